@@ -1,0 +1,8 @@
+//! Pictures from words with discrete-token transformers.
+//!
+//! The modules stand in pipeline order: read downwards.
+
+pub mod error;
+pub mod files;
+
+pub use error::{Error, Result};
