@@ -200,7 +200,7 @@ impl Session<'_> {
             .image_logits(states)
             .into_data()
             .convert::<f32>()
-            .into_vec()
+            .try_into_vec()
             .map_err(|e| Error::invalid("logits", format!("{e:?}")))?;
         for (row, asked) in asked.iter().enumerate() {
             for (i, &position) in asked.iter().enumerate() {

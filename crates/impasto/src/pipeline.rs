@@ -189,7 +189,7 @@ impl Pipeline {
             let nats: Vec<f32> = nats
                 .into_data()
                 .convert::<f32>()
-                .into_vec()
+                .try_into_vec()
                 .map_err(|e| Error::invalid("likelihood", format!("{e:?}")))?;
             let total: f64 = nats.into_iter().map(f64::from).sum();
             if total.is_finite() {

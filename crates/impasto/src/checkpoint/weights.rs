@@ -69,7 +69,7 @@ pub fn serialize(
                 (Dtype::F16, values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect::<Vec<u8>>())
             }
         };
-        let shape: Vec<usize> = data.shape.iter().copied().collect();
+        let shape: Vec<usize> = data.shape().to_vec();
         buffers.push((name.clone(), dtype, shape, bytes));
     }
     let mut views = Vec::with_capacity(buffers.len());

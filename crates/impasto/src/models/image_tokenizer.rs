@@ -101,7 +101,7 @@ impl ImageTokenizer {
         let ids: Vec<i64> = ids
             .into_data()
             .convert::<i64>()
-            .into_vec()
+            .try_into_vec()
             .map_err(|e| Error::invalid("image ids", format!("{e:?}")))?;
         Ok(ids.chunks(ids.len() / batch).map(|row| row.iter().map(|&id| id as u32).collect()).collect())
     }
@@ -143,7 +143,7 @@ impl ImageTokenizer {
                 .decode_pixels(rows)
                 .into_data()
                 .convert::<f32>()
-                .into_vec()
+                .try_into_vec()
                 .map_err(|e| Error::invalid("pixels", format!("{e:?}")))?;
             for picture in values.chunks(3 * size * size) {
                 pictures.push(Picture::from_chw(picture, size, size)?);

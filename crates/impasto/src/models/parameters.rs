@@ -132,7 +132,7 @@ impl ModuleMapper for Load {
             return param;
         };
         let expected = param.val().dims();
-        let found: Vec<usize> = data.shape.iter().copied().collect();
+        let found: Vec<usize> = data.shape().to_vec();
         if found != expected {
             self.report.misshapen.push((name, expected.to_vec(), found));
             return param;

@@ -282,12 +282,12 @@ impl TokenizerTask {
         let width = model.config().code_width;
         let codes = model.config().codebook_size;
         let host = |e| Error::invalid("codes", format!("{e:?}"));
-        let vectors: Vec<f32> = vectors.into_data().into_vec().map_err(host)?;
-        let ids: Vec<i64> = ids.into_data().convert::<i64>().into_vec().map_err(host)?;
+        let vectors: Vec<f32> = vectors.into_data().try_into_vec().map_err(host)?;
+        let ids: Vec<i64> = ids.into_data().convert::<i64>().try_into_vec().map_err(host)?;
         let averages = match &mut self.averages {
             Some(averages) => averages,
             none => {
-                let current: Vec<f32> = model.codebook.val().inner().into_data().into_vec().map_err(host)?;
+                let current: Vec<f32> = model.codebook.val().inner().into_data().try_into_vec().map_err(host)?;
                 none.insert(CodeAverages { counts: vec![1.0; codes], sums: unit(&current, width) })
             }
         };
@@ -375,7 +375,7 @@ impl Task for TokenizerTask {
         if let Some(mut codes) = state.remove("codes") {
             let mut take = |name: &str| -> Result<Vec<f32>> {
                 let data = codes.remove(name);
-                data.ok_or_else(|| Error::invalid("checkpoint", format!("has no {name} of codes")))?.into_vec().map_err(host)
+                data.ok_or_else(|| Error::invalid("checkpoint", format!("has no {name} of codes")))?.try_into_vec().map_err(host)
             };
             self.averages = Some(CodeAverages { counts: take("counts")?, sums: take("sums")? });
         }
@@ -387,7 +387,7 @@ impl Task for TokenizerTask {
             adversary.model = model;
             let mut moments = state.remove("discriminator_moments").unwrap_or_default();
             if let Some(steps) = moments.remove("steps") {
-                adversary.steps = steps.into_vec::<f32>().map_err(host)?.first().map_or(0, |&steps| steps as u64);
+                adversary.steps = steps.try_into_vec::<f32>().map_err(host)?.first().map_or(0, |&steps| steps as u64);
             }
             let names: Vec<String> =
                 moments.keys().filter_map(|name| name.strip_prefix("first.").map(str::to_owned)).collect();

@@ -16,7 +16,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 pub use loss::{DalleBatch, LossWeights, Losses};
-pub use sequence::{Order, Part, image_part};
+pub use sequence::{Order, Part, image_part, raster, shuffled};
 
 use crate::nn::block::Sight;
 use crate::nn::rope::RopeTable;
@@ -210,7 +210,7 @@ impl Dalle {
         for part in parts {
             embedded.push(self.embed(part, batch, &device));
         }
-        let seq = lengths.iter().sum();
+        let seq: usize = lengths.iter().sum();
         let mut own = Vec::with_capacity(batch * seq);
         let mut target = Vec::with_capacity(batch * seq);
         for row in 0..batch {
