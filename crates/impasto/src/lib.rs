@@ -2,7 +2,9 @@
 //!
 //! The modules stand in pipeline order: read downwards.
 
+pub mod data;
 pub mod error;
 pub mod files;
+pub mod image;
 
 pub use error::{Error, Result};

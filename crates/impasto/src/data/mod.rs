@@ -1,0 +1,3 @@
+//! Data: where pictures and captions come from.
+
+pub mod scenes;
