@@ -14,6 +14,6 @@ pub mod sampling;
 pub mod generate;
 pub mod checkpoint;
 pub mod pipeline;
-// pub mod train;
+pub mod train;
 
 pub use error::{Error, Result};

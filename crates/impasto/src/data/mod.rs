@@ -1,5 +1,7 @@
 //! Pictures with captions: composed scenes, and users' own.
 
+pub mod scenes;
+
 use crate::image::Picture;
 
 /// A picture with its captions.
