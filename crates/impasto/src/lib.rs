@@ -4,5 +4,6 @@
 
 pub mod error;
 pub mod files;
+pub mod sampling;
 
 pub use error::{Error, Result};
