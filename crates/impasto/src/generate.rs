@@ -48,16 +48,19 @@ pub fn draw(
     if let Some(drawing) = drawings.iter().find(|drawing| drawing.text_ids.len() != length) {
         return Err(Error::invalid("text ids", format!("expected {length} ids, got {}", drawing.text_ids.len())));
     }
-    let guided = options.guidance_scale != 1.0;
+    let guided = options.needs_unconditional();
     let rows = drawings.len();
     let batch = if guided { 2 * rows } else { rows };
+    let samplers: Result<Vec<Sampler>> =
+        drawings.iter().map(|drawing| Sampler::new(options.clone(), drawing.seed)).collect();
+    let samplers = samplers?;
     let mut session = Session {
         model,
         caches: model.caches(),
         rows,
         guided,
         batch,
-        samplers: drawings.iter().map(|drawing| Sampler::new(options, drawing.seed)).collect(),
+        samplers,
         image_ids: vec![vec![0; config.image_length()]; rows],
         log_likelihoods: vec![0.0; rows],
     };
@@ -206,7 +209,7 @@ impl Session<'_> {
             for (i, &position) in asked.iter().enumerate() {
                 let of = |row: usize| &logits[(row * per_row + i) * codes..][..codes];
                 let unconditional = self.guided.then(|| of(self.rows + row));
-                let sampled = self.samplers[row].sample(of(row), unconditional, u64::from(position))?;
+                let sampled = self.samplers[row].draw(u64::from(position), of(row), unconditional)?;
                 self.image_ids[row][position as usize] = sampled.id;
                 self.log_likelihoods[row] += sampled.log_prob;
             }

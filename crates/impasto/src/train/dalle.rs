@@ -127,7 +127,7 @@ pub fn run(config: &Config, dir: &Path, device: &Device, resume: bool, observer:
         contrastive_width: config.model.contrastive_width,
     };
     dalle_config.validate()?;
-    let source = config.data.open(image.config().picture_size())?;
+    let source = config.data.open(Some(image.config().picture_size()))?;
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     let resolved = serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
     files::write_atomic(dir.join("config.json"), &resolved)?;

@@ -133,7 +133,7 @@ impl Default for DvaeLoss {
 pub fn run(config: &Config, dir: &Path, device: &Device, resume: bool, observer: &mut dyn Observer) -> Result<PathBuf> {
     config.model.validate()?;
     config.run.validate()?;
-    let source = config.data.open(config.model.picture_size())?;
+    let source = config.data.open(Some(config.model.picture_size()))?;
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     let resolved = serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
     files::write_atomic(dir.join("config.json"), &resolved)?;

@@ -38,7 +38,7 @@ impl NamedGradients {
     /// The norm of the whole gradient.
     pub fn norm(&self) -> f64 {
         let total = self.by_name.values().map(|gradient| gradient.clone().square().sum()).reduce(|a, b| a + b);
-        total.map_or(0.0, |total| total.into_scalar::<f32>().into()).max(0.0f64).sqrt()
+        total.map_or(0.0, |total| f64::from(total.into_scalar::<f32>())).max(0.0).sqrt()
     }
 }
 
@@ -59,7 +59,7 @@ impl ModuleVisitor for Collect<'_> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = param.val().grad(self.gradients) {
-            let count = gradient.dims().iter().product();
+            let count: usize = gradient.dims().iter().product();
             self.by_name.insert(self.path.join("."), gradient.reshape([count]));
         }
     }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::data::scenes::{Glyphs, Split, World};
-use crate::data::{Dataset, DataSource, Sample};
+use crate::data::Sample;
+use crate::data::scenes::{Glyphs, Sources, Split, World, render};
 use crate::{Error, Result};
 
 /// The `data` part of a training config.
@@ -27,18 +27,6 @@ pub enum SourceConfig {
         #[serde(default)]
         cldr: Option<PathBuf>,
     },
-    /// A user's pictures with captions.
-    Pairs {
-        /// Where they are.
-        from: DataSource,
-        /// Share of the pairs set aside for validation, by a hash of their names.
-        #[serde(default = "default_validation_share")]
-        validation_share: f64,
-    },
-}
-
-fn default_validation_share() -> f64 {
-    0.05
 }
 
 /// Numbered training samples, and held-out ones.
@@ -52,21 +40,31 @@ pub trait PictureSource: Send + Sync {
 }
 
 impl SourceConfig {
-    /// Opens the source for square pictures of `size` pixels.
-    pub fn open(&self, size: usize) -> Result<Box<dyn PictureSource>> {
+    /// Opens the source for square pictures of `size` pixels, or of whichever size it has.
+    pub fn open(&self, size: Option<usize>) -> Result<Box<dyn PictureSource>> {
         match self {
             SourceConfig::Scenes { world, seed, font, cldr } => {
-                let world = World::preset(world)?.with_picture_size(size)?;
-                let glyphs = Glyphs::load(&world, font.as_deref(), cldr.as_deref())?;
-                Ok(Box::new(Scenes { world, glyphs, seed: *seed }))
-            }
-            SourceConfig::Pairs { from, validation_share } => {
-                let dataset = from.open()?;
-                let (training, validation) = dataset.split(*validation_share)?;
-                if training.is_empty() {
-                    return Err(Error::invalid("data", "no training pairs: every picture needs a caption"));
+                let mut sources = Sources::default();
+                if let Some(font) = font {
+                    sources.font = font.clone();
                 }
-                Ok(Box::new(Pairs { dataset, training, validation, size }))
+                if let Some(cldr) = cldr {
+                    sources.cldr = cldr.clone();
+                }
+                let world = match world.as_str() {
+                    "tiny" => World::tiny(),
+                    _ => World::small(),
+                };
+                if let Some(size) = size
+                    && world.picture_size != size
+                {
+                    return Err(Error::invalid(
+                        "world",
+                        format!("{} is drawn at {} px, the model reads {size} px", world.name, world.picture_size),
+                    ));
+                }
+                let glyphs = Glyphs::load(&world, &sources)?;
+                Ok(Box::new(Scenes { world, glyphs, seed: *seed }))
             }
         }
     }
@@ -83,9 +81,13 @@ impl Scenes {
         let scene = self.world.scene(self.seed, index, split);
         Sample {
             key: format!("{index:08}"),
-            picture: self.glyphs.render(&scene),
-            captions: scene.captions(&self.world),
+            picture: render(&scene, &self.glyphs),
+            captions: self.world.all_captions(&scene),
         }
+    }
+
+    fn samples(&self, start: u64, count: usize, split: Split) -> Vec<Sample> {
+        (start..start + count as u64).into_par_iter().map(|index| self.sample(index, split)).collect()
     }
 }
 
@@ -95,11 +97,10 @@ impl PictureSource for Scenes {
     }
 
     fn train_batch(&self, start: u64, count: usize) -> Result<Vec<Sample>> {
-        Ok((start..start + count as u64).into_par_iter().map(|index| self.sample(index, Split::Train)).collect())
+        Ok(self.samples(start, count, Split::Train))
     }
 
     fn validation(&self, count: usize) -> Result<Vec<Sample>> {
-        Ok((0..count as u64).into_par_iter().map(|index| self.sample(index, Split::HeldOut)).collect())
+        Ok(self.samples(0, count, Split::HeldOut))
     }
 }
-

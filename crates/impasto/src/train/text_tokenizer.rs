@@ -25,8 +25,7 @@ pub struct Config {
 /// Trains and writes `tokenizer.json` into `dir`.
 pub fn run(config: &Config, dir: &Path, observer: &mut dyn Observer) -> Result<PathBuf> {
     const CHUNK: u64 = 512;
-    // Captions only are wanted; the smallest pictures are the cheapest.
-    let source = config.data.open(64)?;
+    let source = config.data.open(None)?;
     let all = source.len();
     let count = match (config.samples, all) {
         (Some(samples), Some(len)) => samples.min(len),
