@@ -61,7 +61,7 @@ impl Glyph {
         let low = percentile(0.04).min(middle - 48.0);
         let high = percentile(0.96).max(middle + 48.0);
         let paint = colour.paint();
-        let dark = paint.map(|c| c * 0.28);
+        let dark = paint.map(|c| c * 0.36);
         let light = paint.map(|c| c + (255.0 - c) * 0.42);
         let mut ramp = [[0u8; 3]; 256];
         for (value, tone) in ramp.iter_mut().enumerate() {
