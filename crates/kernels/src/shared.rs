@@ -58,3 +58,45 @@ pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) ->
     FREE.with_borrow_mut(|free| free.push(scratch));
     result
 }
+
+/// A vector of `len` floats for a kernel to fill, without a pass of zeros.
+///
+/// Crate-private: every caller writes each element before anything reads it.
+#[allow(clippy::uninit_vec)]
+pub(crate) fn fresh(len: usize) -> Vec<f32> {
+    let mut floats = Vec::with_capacity(len);
+    // SAFETY: the capacity is there; any bits are a float, and callers write before they read.
+    unsafe { floats.set_len(len) };
+    floats
+}
+
+/// Elements from which a second thread is worth its start.
+const PARALLEL_FROM: usize = 1 << 15;
+
+/// Runs `work(first_row, rows)` over all rows of `width` elements, in tasks of a fixed size.
+pub(crate) fn for_rows(rows: usize, width: usize, work: impl Fn(usize, usize) + Sync) {
+    use rayon::prelude::*;
+    if rows * width < PARALLEL_FROM || rayon::current_num_threads() == 1 {
+        if rows > 0 {
+            work(0, rows);
+        }
+        return;
+    }
+    let each = (PARALLEL_FROM / 2 / width.max(1)).clamp(1, rows);
+    (0..rows.div_ceil(each))
+        .into_par_iter()
+        .for_each(|task| work(task * each, each.min(rows - task * each)));
+}
+
+/// Rows `first..first + rows` of a row-major matrix that tasks share.
+///
+/// # Safety
+/// They lie within the allocation, and no other task touches them.
+pub(crate) unsafe fn rows_mut<'a>(
+    matrix: SharedPtr<f32>,
+    first: usize,
+    rows: usize,
+    width: usize,
+) -> &'a mut [f32] {
+    unsafe { std::slice::from_raw_parts_mut(matrix.get().add(first * width), rows * width) }
+}

@@ -11,6 +11,8 @@ mod pack;
 mod skinny;
 mod tile;
 
+use std::marker::PhantomData;
+
 use rayon::prelude::*;
 
 use crate::isa::{Isa, isa};
@@ -62,6 +64,16 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
     /// The same elements with rows and columns exchanged.
     pub fn transposed(self) -> Self {
         Self {
@@ -77,10 +89,11 @@ impl<'a> Matrix<'a> {
 /// A matrix to write to: rows are contiguous.
 #[derive(Debug)]
 pub struct MatrixMut<'a> {
-    data: &'a mut [f32],
+    data: *mut f32,
     rows: usize,
     cols: usize,
     row_stride: usize,
+    memory: PhantomData<&'a mut [f32]>,
 }
 
 impl<'a> MatrixMut<'a> {
@@ -105,11 +118,27 @@ impl<'a> MatrixMut<'a> {
                 "result {rows}x{cols} does not fit its slice"
             );
         }
+        // SAFETY: the elements lie in the slice, which stays borrowed.
+        unsafe { Self::from_raw(data.as_mut_ptr(), rows, cols, row_stride) }
+    }
+
+    /// A matrix of elements `[i, j]` at `data + i · row_stride + j`.
+    ///
+    /// # Safety
+    /// For as long as `'a`, the elements may be written and nothing else reads or writes them; the gaps
+    /// between the rows may be anyone's.
+    pub(crate) unsafe fn from_raw(
+        data: *mut f32,
+        rows: usize,
+        cols: usize,
+        row_stride: usize,
+    ) -> Self {
         Self {
             data,
             rows,
             cols,
             row_stride,
+            memory: PhantomData,
         }
     }
 }
@@ -159,7 +188,8 @@ fn run(isa: Isa, parallel: bool, a: Matrix, b: Matrix, c: MatrixMut, into: Into)
     if a.cols == 0 {
         if into == Into::Overwrite {
             for row in 0..c.rows {
-                c.data[row * c.row_stride..][..c.cols].fill(0.0);
+                // SAFETY: a row of the result, which is borrowed mutably.
+                unsafe { c.data.add(row * c.row_stride).write_bytes(0, c.cols) };
             }
         }
         return;
@@ -189,7 +219,7 @@ fn blocked<T: Tile>(parallel: bool, a: Matrix, b: Matrix, c: MatrixMut, into: In
         return skinny::run::<T>(parallel, a, b, c, into);
     }
 
-    let out = SharedPtr::new(c.data.as_mut_ptr());
+    let out = SharedPtr::new(c.data);
     let ldc = c.row_stride;
     // Columns at a time: all of them, unless a single block of k would already be too much.
     let nc = (PACKED_B / KC.min(k))
@@ -285,4 +315,4 @@ fn blocked<T: Tile>(parallel: bool, a: Matrix, b: Matrix, c: MatrixMut, into: In
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

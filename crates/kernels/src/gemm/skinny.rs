@@ -26,7 +26,7 @@ pub(super) fn run<T: Tile>(parallel: bool, a: Matrix, b: Matrix, c: MatrixMut, i
             }
         }
         let rows = &*rows;
-        let out = SharedPtr::new(c.data.as_mut_ptr());
+        let out = SharedPtr::new(c.data);
         let ldc = c.row_stride;
         let threads = if parallel {
             rayon::current_num_threads()

@@ -1,4 +1,6 @@
 //! The register tiles: `MR` rows of `A` times `NR` columns of `B`, one multiply-add chain per element.
+// Indices name the lane, the row and the step: iterators would hide which is which.
+#![allow(clippy::needless_range_loop)]
 
 /// A register tile for one instruction set.
 pub(super) trait Tile {

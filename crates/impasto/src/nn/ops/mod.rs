@@ -7,9 +7,25 @@
 //! Batch and thread invariance: on the CPU, a row's result does not depend on the rows beside it,
 //! nor on the number of threads.
 
+mod flex;
 pub mod plain;
 
+use burn::backend::{Dispatch, DispatchDevice};
 use burn::prelude::*;
+use burn::tensor::DType;
+use flex::KernelOps;
+
+/// Whether the kernels can take it: it is on the CPU, in `f32`.
+fn has_kernels<const D: usize>(x: &Tensor<D>) -> bool {
+    let device = x.device();
+    let cpu = match device.as_dispatch() {
+        DispatchDevice::Flex(_) => true,
+        DispatchDevice::Autodiff(inner) => matches!(&**inner, DispatchDevice::Flex(_)),
+        #[allow(unreachable_patterns)]
+        _ => false,
+    };
+    cpu && x.dtype() == DType::F32
+}
 
 /// `x · w + bias`.
 ///
@@ -19,7 +35,20 @@ use burn::prelude::*;
 /// - `bias`: `[outputs]`
 /// - returns: `[.., outputs]`
 pub fn linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    plain::linear(x, w, bias)
+    if !has_kernels(&x) || !has_kernels(&w) {
+        return plain::linear(x, w, bias);
+    }
+    let [inputs, _] = w.dims();
+    assert_eq!(
+        x.dims()[D - 1],
+        inputs,
+        "last dimension of x against rows of w"
+    );
+    let (x, w) = (x.into_dispatch(), w.into_dispatch());
+    Tensor::from_dispatch(match bias {
+        Some(bias) => Dispatch::kernel_linear_bias(x, w, bias.into_dispatch()),
+        None => Dispatch::kernel_linear(x, w),
+    })
 }
 
 /// Scaled dot-product attention, `softmax(q·kᵀ / √dim)·v`.
@@ -32,7 +61,19 @@ pub fn linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, bias: Option<Tensor<1>
 /// - `k`, `v`: `[batch, heads, keys, dim]`
 /// - returns: `[batch, heads, queries, dim]`
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
-    plain::attention(q, k, v, causal)
+    let [batch, heads, queries, dim] = q.dims();
+    let [_, _, keys, _] = k.dims();
+    assert_eq!(k.dims(), [batch, heads, keys, dim], "shape of the keys");
+    assert_eq!(v.dims(), k.dims(), "shape of the values");
+    assert!(
+        !causal || queries <= keys,
+        "causal queries are the last of the keys"
+    );
+    if !(has_kernels(&q) && has_kernels(&k) && has_kernels(&v)) || keys == 0 {
+        return plain::attention(q, k, v, causal);
+    }
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    Tensor::from_dispatch(Dispatch::kernel_attention(q, k, v, causal))
 }
 
 /// `x / √(mean(x²) + eps) · weight` over the last dimension.
@@ -41,7 +82,16 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tens
 /// - `x`: `[.., width]`
 /// - `weight`: `[width]`
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
-    plain::rms_norm(x, weight, eps)
+    assert_eq!(
+        x.dims()[D - 1],
+        weight.dims()[0],
+        "last dimension of x against the weight"
+    );
+    if !has_kernels(&x) || !has_kernels(&weight) {
+        return plain::rms_norm(x, weight, eps);
+    }
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::kernel_rms_norm(x, weight, eps))
 }
 
 /// `silu(a) · b`, with `a` the first half of the last dimension and `b` the second.
@@ -50,7 +100,14 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
 /// - `x`: `[.., 2 · hidden]`
 /// - returns: `[.., hidden]`
 pub fn swiglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    plain::swiglu(x)
+    assert!(
+        x.dims()[D - 1].is_multiple_of(2),
+        "last dimension has two halves"
+    );
+    if !has_kernels(&x) {
+        return plain::swiglu(x);
+    }
+    Tensor::from_dispatch(Dispatch::kernel_swiglu(x.into_dispatch()))
 }
 
 /// Each row's cross-entropy, `−log softmax(logits)[target]`; weigh and reduce it as you need.
@@ -60,7 +117,16 @@ pub fn swiglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// - `targets`: `[rows]`, each in `0..vocab`
 /// - returns: `[rows]`
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    plain::cross_entropy(logits, targets)
+    assert_eq!(
+        logits.dims()[0],
+        targets.dims()[0],
+        "rows of logits against targets"
+    );
+    if !has_kernels(&logits) {
+        return plain::cross_entropy(logits, targets);
+    }
+    let (logits, targets) = (logits.into_dispatch(), targets.into_dispatch());
+    Tensor::from_dispatch(Dispatch::kernel_cross_entropy(logits, targets))
 }
 
 /// 2-D convolution (cross-correlation) with zero padding.
@@ -113,3 +179,6 @@ pub fn group_norm_silu(
 pub fn upsample2(x: Tensor<4>) -> Tensor<4> {
     plain::upsample2(x)
 }
+
+#[cfg(test)]
+mod tests;
