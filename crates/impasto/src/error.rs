@@ -82,17 +82,27 @@ impl Error {
     /// An [`Error::Io`] builder for `map_err`.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
-        move |source| Error::Io { action, path, source }
+        move |source| Error::Io {
+            action,
+            path,
+            source,
+        }
     }
 
     /// An [`Error::BadFile`].
     pub fn bad_file(path: impl AsRef<Path>, reason: impl Into<String>) -> Self {
-        Error::BadFile { path: path.as_ref().to_path_buf(), reason: reason.into() }
+        Error::BadFile {
+            path: path.as_ref().to_path_buf(),
+            reason: reason.into(),
+        }
     }
 
     /// An [`Error::Invalid`].
     pub fn invalid(what: &'static str, reason: impl Into<String>) -> Self {
-        Error::Invalid { what, reason: reason.into() }
+        Error::Invalid {
+            what,
+            reason: reason.into(),
+        }
     }
 
     /// What the user can do about it, if there is something more to say than the message does.

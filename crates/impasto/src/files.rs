@@ -14,7 +14,10 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
         _ => Path::new("."),
     };
     let fail = || Error::io("write", path);
-    let mut file = tempfile::Builder::new().prefix(".impasto-").tempfile_in(folder).map_err(fail())?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".impasto-")
+        .tempfile_in(folder)
+        .map_err(fail())?;
     file.write_all(bytes).map_err(fail())?;
     file.as_file().sync_all().map_err(fail())?;
     // Temporary files are private; a finished one gets the permissions a plain create would give.
@@ -22,7 +25,9 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     {
         use std::os::unix::fs::PermissionsExt;
         let permissions = std::fs::Permissions::from_mode(0o644);
-        file.as_file().set_permissions(permissions).map_err(fail())?;
+        file.as_file()
+            .set_permissions(permissions)
+            .map_err(fail())?;
     }
     file.persist(path).map_err(|e| fail()(e.error))?;
     Ok(())

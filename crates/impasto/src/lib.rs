@@ -4,6 +4,16 @@
 
 pub mod error;
 pub mod files;
+pub mod image;
+pub mod text;
+pub mod data;
+pub mod device;
+pub mod nn;
+pub mod models;
 pub mod sampling;
+pub mod generate;
+pub mod checkpoint;
+pub mod pipeline;
+pub mod train;
 
 pub use error::{Error, Result};

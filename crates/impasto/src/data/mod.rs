@@ -1,0 +1,16 @@
+//! Pictures with captions: composed scenes, and users' own.
+
+pub mod scenes;
+
+use crate::image::Picture;
+
+/// A picture with its captions.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Its name within its source.
+    pub key: String,
+    /// The pixels.
+    pub picture: Picture,
+    /// One or more.
+    pub captions: Vec<String>,
+}

@@ -1,0 +1,30 @@
+//! Composed scenes: pictures with complete captions that carry nobody's photographs.
+//!
+//! A [`World`] lists things (glyphs of an emoji font), colours, sizes, backgrounds and styles. A seed draws a
+//! [`Scene`] from it, [`render`] its picture, [`World::caption`] its captions in English and Chinese; a hash
+//! of what it combines puts one in ten aside ([`Split::HeldOut`]) for the benchmark.
+//!
+//! Pictures are exact functions of their scene, with no noise and with boxes on a grid: what a small model
+//! has to learn is words and composition.
+
+mod backgrounds;
+mod captions;
+mod glyphs;
+mod render;
+mod scene;
+mod split;
+mod sprites;
+mod things;
+mod world;
+
+pub use captions::{Language, WORDINGS};
+pub use glyphs::{Glyphs, Sources};
+pub use render::render;
+pub use scene::{Arrangement, Kind, Place, Relation, Scene, SceneBox};
+pub use split::Split;
+pub use sprites::{Glyph, Sprite};
+pub use things::Thing;
+pub use world::{Background, BackgroundKind, Colour, Sizes, Style, World};
+
+#[cfg(test)]
+mod tests;

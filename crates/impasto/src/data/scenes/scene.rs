@@ -1,0 +1,357 @@
+//! Scenes, and the grammar that draws them from a seed.
+
+use rand::Rng;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::split::Split;
+use super::world::{Background, BackgroundKind, Colour, Style, World};
+
+/// One of nine places in the picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Place {
+    TopLeft,
+    Top,
+    TopRight,
+    Left,
+    Centre,
+    Right,
+    BottomLeft,
+    Bottom,
+    BottomRight,
+}
+
+impl Place {
+    /// All of them, row by row.
+    pub const ALL: [Place; 9] = [
+        Place::TopLeft,
+        Place::Top,
+        Place::TopRight,
+        Place::Left,
+        Place::Centre,
+        Place::Right,
+        Place::BottomLeft,
+        Place::Bottom,
+        Place::BottomRight,
+    ];
+
+    /// Column and row, each 0, 1 or 2.
+    pub fn column_row(self) -> (usize, usize) {
+        (self as usize % 3, self as usize / 3)
+    }
+}
+
+/// Where the first kind of things is, seen from the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Relation {
+    LeftOf,
+    RightOf,
+    Above,
+    Below,
+}
+
+impl Relation {
+    /// All of them.
+    pub const ALL: [Relation; 4] = [
+        Relation::LeftOf,
+        Relation::RightOf,
+        Relation::Above,
+        Relation::Below,
+    ];
+
+    /// The same fact told from the other side.
+    pub fn converse(self) -> Self {
+        match self {
+            Relation::LeftOf => Relation::RightOf,
+            Relation::RightOf => Relation::LeftOf,
+            Relation::Above => Relation::Below,
+            Relation::Below => Relation::Above,
+        }
+    }
+}
+
+/// How the things of a scene are arranged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arrangement {
+    /// Anywhere.
+    Free,
+    /// All of them at one place.
+    At(Place),
+    /// The first kind so related to the second.
+    Related(Relation),
+}
+
+/// A square that holds one thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SceneBox {
+    /// Left edge in px.
+    pub x: usize,
+    /// Top edge in px.
+    pub y: usize,
+    /// Width and height in px.
+    pub size: usize,
+}
+
+/// Things of one kind and colour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kind {
+    /// Index into [`World::things`].
+    pub thing: usize,
+    /// The colour it is painted in; `None` is natural.
+    pub colour: Option<Colour>,
+    /// Where each of them is: as many boxes as things.
+    pub boxes: Vec<SceneBox>,
+}
+
+impl Kind {
+    /// How many things.
+    pub fn count(&self) -> usize {
+        self.boxes.len()
+    }
+}
+
+/// Everything that a picture shows, as plain data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scene {
+    /// One or two kinds of things.
+    pub kinds: Vec<Kind>,
+    /// Their arrangement.
+    pub arrangement: Arrangement,
+    /// What is behind them.
+    pub background: Background,
+    /// How they are drawn.
+    pub style: Style,
+}
+
+impl World {
+    /// The scene of a seed and an index: always the same one, and never one of the other split.
+    ///
+    /// The world must have passed [`World::check`].
+    pub fn scene(&self, seed: u64, index: u64, split: Split) -> Scene {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(index);
+        loop {
+            let scene = self.draw(&mut rng);
+            if self.split_of(&scene) == split {
+                return scene;
+            }
+        }
+    }
+
+    fn draw(&self, rng: &mut ChaCha8Rng) -> Scene {
+        // Each kind as often as any other, however many colours it has.
+        let mut kinds: Vec<BackgroundKind> = self.backgrounds.iter().map(|b| b.kind).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let kind = *pick(&kinds, rng);
+        let of_kind: Vec<Background> = self
+            .backgrounds
+            .iter()
+            .filter(|b| b.kind == kind)
+            .copied()
+            .collect();
+        let background = *pick(&of_kind, rng);
+        let style = *pick(&self.styles, rng);
+        let first = rng.random_range(0..self.things.len());
+        let first_colour = self.draw_colour(first, background, style, rng);
+        let (kinds, arrangement) = if rng.random_bool(self.two_kinds_share) {
+            // Any of the others.
+            let second = (first + rng.random_range(1..self.things.len())) % self.things.len();
+            let second_colour = self.draw_colour(second, background, style, rng);
+            let (a, b) = *pick(&[(1, 1), (1, 1), (1, 1), (2, 1), (1, 2)], rng);
+            let relation = *pick(&Relation::ALL, rng);
+            let (boxes_a, boxes_b) = self.related_boxes(a, b, relation, rng);
+            let kinds = vec![
+                Kind {
+                    thing: first,
+                    colour: first_colour,
+                    boxes: boxes_a,
+                },
+                Kind {
+                    thing: second,
+                    colour: second_colour,
+                    boxes: boxes_b,
+                },
+            ];
+            (kinds, Arrangement::Related(relation))
+        } else {
+            let count = *pick(&[1, 1, 1, 2, 2, 3, 4], rng);
+            let (boxes, arrangement) = self.boxes_of_one_kind(count, rng);
+            (
+                vec![Kind {
+                    thing: first,
+                    colour: first_colour,
+                    boxes,
+                }],
+                arrangement,
+            )
+        };
+        Scene {
+            kinds,
+            arrangement,
+            background,
+            style,
+        }
+    }
+
+    /// Natural, or a colour that is not the thing's own and not the background's.
+    fn draw_colour(
+        &self,
+        thing: usize,
+        background: Background,
+        style: Style,
+        rng: &mut ChaCha8Rng,
+    ) -> Option<Colour> {
+        let taken = match background.kind {
+            BackgroundKind::Sea => Some(Colour::Blue),
+            _ => background.colour,
+        };
+        let free: Vec<Colour> = self
+            .looks(thing)
+            .flatten()
+            .filter(|&colour| Some(colour) != taken)
+            .collect();
+        // Greyed things show no colour.
+        if style == Style::Grey || free.is_empty() || rng.random_bool(self.natural_share) {
+            return None;
+        }
+        Some(*pick(&free, rng))
+    }
+
+    fn boxes_of_one_kind(
+        &self,
+        count: usize,
+        rng: &mut ChaCha8Rng,
+    ) -> (Vec<SceneBox>, Arrangement) {
+        if count == 1 {
+            let size = *pick(&self.sizes.one, rng);
+            let place = *pick(&Place::ALL, rng);
+            let (column, row) = place.column_row();
+            let x = self.third(size, column, rng);
+            let y = self.third(size, row, rng);
+            return (vec![SceneBox { x, y, size }], Arrangement::At(place));
+        }
+        let sizes = if count == 2 {
+            &self.sizes.two
+        } else {
+            &self.sizes.many
+        };
+        let size = *pick(sizes, rng);
+        let (quadrants, arrangement): (Vec<usize>, _) = if count == 2 && rng.random_bool(0.5) {
+            let (quadrants, place) = *pick(
+                &[
+                    ([0, 1], Place::Top),
+                    ([2, 3], Place::Bottom),
+                    ([0, 2], Place::Left),
+                    ([1, 3], Place::Right),
+                ],
+                rng,
+            );
+            (quadrants.to_vec(), Arrangement::At(place))
+        } else {
+            let mut quadrants = rand::seq::index::sample(rng, 4, count).into_vec();
+            quadrants.sort_unstable();
+            (quadrants, Arrangement::Free)
+        };
+        let boxes = quadrants
+            .into_iter()
+            .map(|q| self.in_quadrant(size, q, rng))
+            .collect();
+        (boxes, arrangement)
+    }
+
+    fn related_boxes(
+        &self,
+        a: usize,
+        b: usize,
+        relation: Relation,
+        rng: &mut ChaCha8Rng,
+    ) -> (Vec<SceneBox>, Vec<SceneBox>) {
+        let size = *pick(
+            if a + b == 2 {
+                &self.sizes.two
+            } else {
+                &self.sizes.many
+            },
+            rng,
+        );
+        // The two halves' quadrants, the first kind's half first.
+        let halves: [[usize; 2]; 2] = match relation {
+            Relation::LeftOf => [[0, 2], [1, 3]],
+            Relation::RightOf => [[1, 3], [0, 2]],
+            Relation::Above => [[0, 1], [2, 3]],
+            Relation::Below => [[2, 3], [0, 1]],
+        };
+        let beside = matches!(relation, Relation::LeftOf | Relation::RightOf);
+        // Along the halves a single thing stays near the middle, the same for both kinds: the
+        // relation is then plain to see.
+        let middle = self.third(size, 1, rng);
+        let mut place = |count: usize, half: [usize; 2]| -> Vec<SceneBox> {
+            if count == 2 {
+                return half
+                    .into_iter()
+                    .map(|q| self.in_quadrant(size, q, rng))
+                    .collect();
+            }
+            let mut one = self.in_quadrant(size, half[0], rng);
+            if beside {
+                one.y = middle;
+            } else {
+                one.x = middle;
+            }
+            vec![one]
+        };
+        let boxes_a = place(a, halves[0]);
+        let boxes_b = place(b, halves[1]);
+        (boxes_a, boxes_b)
+    }
+
+    /// A box somewhere in one of the picture's four quarters.
+    fn in_quadrant(&self, size: usize, quadrant: usize, rng: &mut ChaCha8Rng) -> SceneBox {
+        let half = self.picture_size / 2;
+        let steps = (half - size) / self.snap;
+        SceneBox {
+            x: quadrant % 2 * half + rng.random_range(0..=steps as u32) as usize * self.snap,
+            y: quadrant / 2 * half + rng.random_range(0..=steps as u32) as usize * self.snap,
+            size,
+        }
+    }
+
+    /// A coordinate at the start (0), middle (1) or end (2) of the way that a box of `size` can go:
+    /// one of the snapped ones nearest to the way's 0–12 %, 38–62 %, 88–100 %.
+    fn third(&self, size: usize, third: usize, rng: &mut ChaCha8Rng) -> usize {
+        let way = self.picture_size - size;
+        let steps: Vec<usize> = (0..=way).step_by(self.snap).collect();
+        let range = [0.0..=0.12, 0.38..=0.62, 0.88..=1.0][third].clone();
+        let share = |x: usize| x as f64 / way.max(1) as f64;
+        let within: Vec<usize> = steps
+            .iter()
+            .copied()
+            .filter(|&x| range.contains(&share(x)))
+            .collect();
+        if within.is_empty() {
+            // The grid is coarse: the nearest to the range's middle, either one of two equally near.
+            let aim = [0.0, 0.5, 1.0][third];
+            let far = |x: usize| (share(x) - aim).abs();
+            let best = steps.iter().map(|&x| far(x)).fold(f64::INFINITY, f64::min);
+            let nearest: Vec<usize> = steps
+                .iter()
+                .copied()
+                .filter(|&x| far(x) < best + 1e-9)
+                .collect();
+            return *pick(&nearest, rng);
+        }
+        *pick(&within, rng)
+    }
+}
+
+/// One of `items`, which a checked world never leaves empty.
+fn pick<'a, T>(items: &'a [T], rng: &mut ChaCha8Rng) -> &'a T {
+    &items[rng.random_range(0..items.len() as u32) as usize]
+}
