@@ -2,10 +2,19 @@
 //!
 //! The modules stand in pipeline order: read downwards.
 
-pub mod data;
 pub mod error;
 pub mod eval;
 pub mod files;
 pub mod image;
+pub mod text;
+pub mod data;
+pub mod device;
+pub mod nn;
+pub mod models;
+pub mod sampling;
+pub mod generate;
+pub mod checkpoint;
+pub mod pipeline;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -1,1 +1,23 @@
-//! CPU kernels.
+//! CPU kernels for training and running transformers and convolutional image tokenizers: plain
+//! functions on `f32` slices, with no model and no tensor library.
+//!
+//! Two promises hold everywhere:
+//! - **Invariance.** A result element is accumulated in an order that depends on the length of its
+//!   own reduction only: never on the rows beside it, the number of threads or the instruction set's
+//!   tile. A row computed alone equals the same row of a batch, bit for bit. (Gradients of weights are
+//!   sums over all rows; they do not depend on the threads either.)
+//! - **Run-time dispatch.** One generic binary holds AVX-512, AVX2 and portable versions. The first two
+//!   agree bit for bit (same fused multiply-adds in the same order); the portable one rounds its
+//!   products, and agrees to rounding.
+
+pub mod attention;
+pub mod cross_entropy;
+pub mod gemm;
+mod isa;
+pub mod linear;
+pub mod rms_norm;
+mod shared;
+pub mod swiglu;
+mod vector;
+
+pub use isa::{Isa, isa};

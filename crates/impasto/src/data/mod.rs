@@ -1,3 +1,17 @@
-//! Data: where pictures and captions come from.
+//! Pictures with captions: composed scenes, and users' own.
 
+pub mod pairs;
 pub mod scenes;
+
+use crate::image::Picture;
+
+/// A picture with its captions.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Its name within its source.
+    pub key: String,
+    /// The pixels.
+    pub picture: Picture,
+    /// One or more.
+    pub captions: Vec<String>,
+}

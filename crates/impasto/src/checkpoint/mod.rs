@@ -1,0 +1,10 @@
+//! A checkpoint: a directory of `config.json`, `*.safetensors`, `tokenizer.json` and `MODEL_CARD.md`.
+//!
+//! Nothing in a file is ever executed. Loading is strict: every tensor must be there, have its shape and
+//! be finite, and none may be left over.
+
+mod embedded;
+mod model;
+pub mod weights;
+
+pub use model::{Model, ModelConfig, ModelSource};

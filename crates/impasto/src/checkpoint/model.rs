@@ -1,0 +1,183 @@
+//! A whole model for drawing: text tokenizer, image tokenizer and transformer, with their config.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use super::weights;
+use crate::models::{Dalle, DalleConfig, ImageTokenizer, ImageTokenizerConfig};
+use crate::nn::Init;
+use crate::sampling::SamplingOptions;
+use crate::text::TextTokenizer;
+use crate::{Error, Result, files};
+
+/// `config.json` of a model.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The model's name.
+    pub name: String,
+    /// SPDX expression of the weights' licence.
+    pub licence: String,
+    /// The image tokenizer.
+    pub image_tokenizer: ImageTokenizerConfig,
+    /// The transformer.
+    pub dalle: DalleConfig,
+    /// What `generate` uses where nothing else is asked for.
+    pub sampling: SamplingOptions,
+}
+
+impl ModelConfig {
+    /// Says what is impossible.
+    pub fn validate(&self) -> Result<()> {
+        self.image_tokenizer.validate()?;
+        self.dalle.validate()?;
+        self.sampling.validate()?;
+        let (grid, codes) = (self.image_tokenizer.grid(), self.image_tokenizer.codebook_size());
+        if grid != self.dalle.grid || codes != self.dalle.codebook_size {
+            return Err(Error::invalid(
+                "model config",
+                format!(
+                    "the image tokenizer has {codes} codes on a {grid}x{grid} grid, the transformer expects {} on {}x{}",
+                    self.dalle.codebook_size, self.dalle.grid, self.dalle.grid
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Where a model comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// The one inside the program.
+    Embedded,
+    /// A checkpoint directory.
+    Dir(PathBuf),
+}
+
+/// The embedded model's name.
+pub const EMBEDDED_NAME: &str = "impasto-mini";
+
+const CONFIG: &str = "config.json";
+const TOKENIZER: &str = "tokenizer.json";
+const DALLE: &str = "dalle.safetensors";
+const IMAGE_TOKENIZER: &str = "image_tokenizer.safetensors";
+
+impl ModelSource {
+    /// A model by its name or directory.
+    pub fn parse(text: &str) -> Result<Self> {
+        if text == EMBEDDED_NAME {
+            return Ok(ModelSource::Embedded);
+        }
+        let path = PathBuf::from(text);
+        if path.is_dir() {
+            return Ok(ModelSource::Dir(path));
+        }
+        Err(Error::Missing {
+            what: "model",
+            path,
+            hint: format!("give a checkpoint directory, or {EMBEDDED_NAME}; `impasto model list` shows what is here"),
+        })
+    }
+
+    /// One of the model's files.
+    pub fn read(&self, name: &'static str) -> Result<Cow<'static, [u8]>> {
+        match self {
+            ModelSource::Embedded => super::embedded::file(name).map(Cow::Borrowed).ok_or_else(|| Error::Missing {
+                what: "file of the embedded model",
+                path: name.into(),
+                hint: "build the program with the models/ folder of its repository".into(),
+            }),
+            ModelSource::Dir(dir) => {
+                let path = dir.join(name);
+                std::fs::read(&path).map(Cow::Owned).map_err(Error::io("read", &path))
+            }
+        }
+    }
+
+    /// How the file is named in errors.
+    pub fn path(&self, name: &str) -> PathBuf {
+        match self {
+            ModelSource::Embedded => Path::new(EMBEDDED_NAME).join(name),
+            ModelSource::Dir(dir) => dir.join(name),
+        }
+    }
+
+    /// The model's config, without its weights.
+    pub fn config(&self) -> Result<ModelConfig> {
+        let bytes = self.read(CONFIG)?;
+        let config: ModelConfig = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::bad_file(self.path(CONFIG), format!("not a model config: {e}")))?;
+        config.validate().map_err(|e| Error::bad_file(self.path(CONFIG), e.to_string()))?;
+        Ok(config)
+    }
+
+    /// Bytes of the weight files.
+    pub fn weight_bytes(&self) -> Result<u64> {
+        let mut total = 0;
+        for name in [DALLE, IMAGE_TOKENIZER] {
+            total += match self {
+                ModelSource::Embedded => self.read(name)?.len() as u64,
+                ModelSource::Dir(dir) => {
+                    let path = dir.join(name);
+                    std::fs::metadata(&path).map_err(Error::io("read", &path))?.len()
+                }
+            };
+        }
+        Ok(total)
+    }
+}
+
+/// A model ready to run.
+#[derive(Debug)]
+pub struct Model {
+    /// The config.
+    pub config: ModelConfig,
+    /// Caption ↔ text ids.
+    pub text: TextTokenizer,
+    /// Pixels ↔ image ids.
+    pub image: ImageTokenizer,
+    /// The transformer.
+    pub dalle: Dalle,
+    /// Where the weights are.
+    pub device: Device,
+}
+
+impl Model {
+    /// Loads all of a model onto `device`.
+    pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
+        let config = source.config()?;
+        let text = TextTokenizer::from_bytes(&source.read(TOKENIZER)?)
+            .map_err(|e| Error::bad_file(source.path(TOKENIZER), e.to_string()))?;
+        if text.vocab_size() != config.dalle.text_vocab_size {
+            return Err(Error::bad_file(
+                source.path(TOKENIZER),
+                format!("has {} ids, config.json expects {}", text.vocab_size(), config.dalle.text_vocab_size),
+            ));
+        }
+        // The fresh weights are all replaced; the seed is of no consequence.
+        let mut init = Init::empty(device);
+        let dalle =
+            weights::load_into(config.dalle.init(&mut init), &source.path(DALLE), &source.read(DALLE)?)?;
+        let image = weights::load_into(
+            config.image_tokenizer.init(&mut init),
+            &source.path(IMAGE_TOKENIZER),
+            &source.read(IMAGE_TOKENIZER)?,
+        )?;
+        Ok(Model { config, text, image, dalle, device: device.clone() })
+    }
+
+    /// Writes a checkpoint directory; each file is written whole or not at all, the config last.
+    pub fn save(&self, dir: &Path, precision: weights::Precision) -> Result<()> {
+        std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        use crate::models::parameters::export;
+        weights::write(&dir.join(DALLE), &export(&self.dalle), precision)?;
+        weights::write(&dir.join(IMAGE_TOKENIZER), &export(&self.image), precision)?;
+        self.text.save(dir)?;
+        let config = serde_json::to_vec_pretty(&self.config).map_err(|e| Error::invalid("config", e.to_string()))?;
+        files::write_atomic(dir.join(CONFIG), &config)
+    }
+}

@@ -1,0 +1,68 @@
+//! Which device the models run on. A device asked for by name is used or refused, never replaced.
+
+use burn::tensor::Device;
+
+use crate::{Error, Result};
+
+/// The device called `name` ("auto", "cpu", "cuda", "vulkan", "metal") and a line that describes it.
+pub fn select(name: &str) -> Result<(Device, String)> {
+    let refused = |reason: String| Err(Error::Device { device: name.to_owned(), reason });
+    match name {
+        "cpu" => Ok(cpu()),
+        "auto" => Ok(automatic()),
+        "vulkan" | "cuda" | "metal" => match named(name) {
+            Some(found) => found,
+            None => refused(format!("this program was built without it; build with --features {name}")),
+        },
+        _ => refused("expected auto, cpu, cuda, vulkan or metal".into()),
+    }
+}
+
+fn cpu() -> (Device, String) {
+    (Device::flex(), format!("cpu ({} threads)", rayon::current_num_threads()))
+}
+
+/// The first GPU that answers, else the CPU.
+fn automatic() -> (Device, String) {
+    for name in ["cuda", "metal", "vulkan"] {
+        if let Some(Ok(found)) = named(name) {
+            return found;
+        }
+    }
+    cpu()
+}
+
+/// A GPU of this build, tried with a small computation; none where the build lacks it.
+#[allow(unused_variables)]
+fn named(name: &str) -> Option<Result<(Device, String)>> {
+    #[cfg(feature = "cuda")]
+    if name == "cuda" {
+        return Some(tried(name, || Device::cuda(0)));
+    }
+    #[cfg(feature = "vulkan")]
+    if name == "vulkan" {
+        return Some(tried(name, || Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)));
+    }
+    #[cfg(feature = "metal")]
+    if name == "metal" {
+        return Some(tried(name, || Device::metal(burn::tensor::DeviceKind::DefaultDevice)));
+    }
+    None
+}
+
+/// Drivers that don't answer panic inside the backend: caught here and told as an error.
+#[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal"))]
+fn tried(name: &str, make: impl FnOnce() -> Device + std::panic::UnwindSafe) -> Result<(Device, String)> {
+    let answer = std::panic::catch_unwind(|| {
+        let device = make();
+        let sum: f32 = burn::tensor::Tensor::<1>::ones([4], &device).sum().into_scalar();
+        (sum == 4.0).then_some(device)
+    });
+    match answer {
+        Ok(Some(device)) => {
+            let description = format!("{name} ({device:?})");
+            Ok((device, description))
+        }
+        _ => Err(Error::Device { device: name.to_owned(), reason: "no such device answers on this machine".into() }),
+    }
+}

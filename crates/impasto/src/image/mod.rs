@@ -1,0 +1,306 @@
+//! Pictures in memory and in files.
+
+pub mod metrics;
+
+use std::fmt;
+use std::io::Cursor;
+use std::path::Path;
+use std::str::FromStr;
+
+use fast_image_resize as fir;
+use image::codecs::jpeg::JpegEncoder;
+use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageReader, Limits};
+
+use crate::{Error, Result};
+
+/// The largest side that is decoded, in pixels.
+const MAX_SIDE: u32 = 16_384;
+/// The most pixels that are decoded.
+const MAX_PIXELS: u64 = 64_000_000;
+
+/// An 8-bit sRGB picture.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Picture {
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Row after row, three bytes a pixel.
+    pub rgb: Vec<u8>,
+}
+
+impl fmt::Debug for Picture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Picture({}x{})", self.width, self.height)
+    }
+}
+
+/// A file format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Lossless.
+    #[default]
+    Png,
+    /// Lossy, with a quality.
+    Jpeg,
+    /// Lossless.
+    Webp,
+}
+
+impl Format {
+    /// The usual file name extension.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Format::Png => "png",
+            Format::Jpeg => "jpg",
+            Format::Webp => "webp",
+        }
+    }
+
+    /// By a path's extension.
+    pub fn of_path(path: &Path) -> Result<Self> {
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        extension.parse().map_err(|_| {
+            Error::bad_file(path, format!("the extension is \"{extension}\", expected png, jpg or webp"))
+        })
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "png" => Ok(Format::Png),
+            "jpeg" | "jpg" => Ok(Format::Jpeg),
+            "webp" => Ok(Format::Webp),
+            _ => Err(Error::invalid("format", format!("expected png, jpeg or webp, got \"{text}\""))),
+        }
+    }
+}
+
+impl Picture {
+    /// One colour everywhere.
+    pub fn filled(width: usize, height: usize, colour: [u8; 3]) -> Self {
+        Picture { width, height, rgb: colour.repeat(width * height) }
+    }
+
+    /// Reads a picture file; see [`Picture::decode`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        Picture::decode(&bytes, path)
+    }
+
+    /// Decodes a PNG, JPEG or WebP, turned as its EXIF says, transparent parts on white. `name` is used in
+    /// errors. Pictures beyond 16,384 pixels a side or 64 million in all are refused before their pixels
+    /// are read.
+    pub fn decode(bytes: &[u8], name: impl AsRef<Path>) -> Result<Self> {
+        let name = name.as_ref();
+        let bad = |reason: String| Error::bad_file(name, reason);
+        let mut reader = ImageReader::new(Cursor::new(bytes))
+            .with_guessed_format()
+            .map_err(|e| bad(format!("not a picture: {e}")))?;
+        let mut limits = Limits::default();
+        limits.max_image_width = Some(MAX_SIDE);
+        limits.max_image_height = Some(MAX_SIDE);
+        limits.max_alloc = Some(8 * MAX_PIXELS);
+        reader.limits(limits);
+        if reader.format().is_none() {
+            return Err(bad("not a picture: expected PNG, JPEG or WebP".into()));
+        }
+        let unreadable = |e: image::ImageError| bad(format!("not a whole picture: {e}"));
+        let mut decoder = reader.into_decoder().map_err(unreadable)?;
+        let (width, height) = decoder.dimensions();
+        if width == 0 || height == 0 || u64::from(width) * u64::from(height) > MAX_PIXELS {
+            return Err(bad(format!("is {width}x{height} pixels, expected 1 to {MAX_PIXELS} pixels in all")));
+        }
+        let orientation = decoder.orientation().map_err(unreadable)?;
+        let mut image = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
+        image.apply_orientation(orientation);
+        Ok(Picture::flattened(&image))
+    }
+
+    /// An image on white.
+    fn flattened(image: &DynamicImage) -> Self {
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        if !image.color().has_alpha() {
+            return Picture { width, height, rgb: image.to_rgb8().into_raw() };
+        }
+        let mut rgb = Vec::with_capacity(3 * width * height);
+        for pixel in image.to_rgba8().pixels() {
+            let [r, g, b, alpha] = pixel.0.map(u32::from);
+            rgb.extend([r, g, b].map(|value| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8));
+        }
+        Picture { width, height, rgb }
+    }
+
+    /// The bytes of a file. `quality` from 1 to 100 counts for JPEG only.
+    pub fn encode(&self, format: Format, quality: u8) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let (width, height) = (self.width as u32, self.height as u32);
+        let colour = image::ExtendedColorType::Rgb8;
+        match format {
+            Format::Png => {
+                image::codecs::png::PngEncoder::new(&mut bytes).write_image(&self.rgb, width, height, colour)
+            }
+            Format::Jpeg => JpegEncoder::new_with_quality(&mut bytes, quality.clamp(1, 100))
+                .write_image(&self.rgb, width, height, colour),
+            Format::Webp => image::codecs::webp::WebPEncoder::new_lossless(&mut bytes)
+                .write_image(&self.rgb, width, height, colour),
+        }
+        .map_err(|e| Error::invalid("picture", format!("{width}x{height} can't be encoded: {e}")))?;
+        Ok(bytes)
+    }
+
+    /// The middle square, scaled to `size` × `size`.
+    pub fn fit_square(&self, size: usize) -> Result<Self> {
+        let side = self.width.min(self.height);
+        let left = (self.width - side) / 2;
+        let top = (self.height - side) / 2;
+        let mut rgb = Vec::with_capacity(3 * side * side);
+        for row in top..top + side {
+            let start = 3 * (row * self.width + left);
+            rgb.extend_from_slice(&self.rgb[start..start + 3 * side]);
+        }
+        Picture { width: side, height: side, rgb }.resize(size, size)
+    }
+
+    /// Scaled with a Lanczos-3 filter.
+    pub fn resize(&self, width: usize, height: usize) -> Result<Self> {
+        if (width, height) == (self.width, self.height) {
+            return Ok(self.clone());
+        }
+        let bad = |reason: String| Error::invalid("picture", reason);
+        let kind = fir::PixelType::U8x3;
+        let mut pixels = self.rgb.clone();
+        let from = fir::images::Image::from_slice_u8(self.width as u32, self.height as u32, &mut pixels, kind)
+            .map_err(|e| bad(e.to_string()))?;
+        let mut to = fir::images::Image::new(width as u32, height as u32, kind);
+        let options =
+            fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Lanczos3));
+        fir::Resizer::new().resize(&from, &mut to, &options).map_err(|e| bad(e.to_string()))?;
+        Ok(Picture { width, height, rgb: to.into_vec() })
+    }
+
+    /// Channel after channel, −1..1.
+    pub fn to_chw(&self) -> Vec<f32> {
+        let mut values = Vec::with_capacity(self.rgb.len());
+        for channel in 0..3 {
+            values.extend(self.rgb.iter().skip(channel).step_by(3).map(|&v| f32::from(v) / 127.5 - 1.0));
+        }
+        values
+    }
+
+    /// The inverse of [`Picture::to_chw`]; values beyond −1..1 are cut off, others than numbers refused.
+    pub fn from_chw(values: &[f32], width: usize, height: usize) -> Result<Self> {
+        let area = width * height;
+        if values.len() != 3 * area {
+            return Err(Error::invalid("pixels", format!("expected {} values, got {}", 3 * area, values.len())));
+        }
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            return Err(Error::NonFinite { what: "pixel", detail: format!("{} at value {at}", values[at]) });
+        }
+        let mut rgb = vec![0; 3 * area];
+        for channel in 0..3 {
+            for (i, &value) in values[channel * area..(channel + 1) * area].iter().enumerate() {
+                rgb[3 * i + channel] = ((value.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8;
+            }
+        }
+        Ok(Picture { width, height, rgb })
+    }
+
+    /// Pictures of one size side by side, `columns` a row, `gap` white pixels between them.
+    pub fn grid(pictures: &[Picture], columns: usize, gap: usize) -> Result<Self> {
+        let Some(first) = pictures.first() else {
+            return Err(Error::invalid("grid", "expected 1 or more pictures, got 0"));
+        };
+        let columns = columns.clamp(1, pictures.len());
+        let rows = pictures.len().div_ceil(columns);
+        let width = columns * first.width + (columns - 1) * gap;
+        let height = rows * first.height + (rows - 1) * gap;
+        let mut grid = Picture::filled(width, height, [255; 3]);
+        for (i, picture) in pictures.iter().enumerate() {
+            if (picture.width, picture.height) != (first.width, first.height) {
+                return Err(Error::invalid(
+                    "grid",
+                    format!(
+                        "picture {i} is {}x{}, the first is {}x{}",
+                        picture.width, picture.height, first.width, first.height
+                    ),
+                ));
+            }
+            let left = (i % columns) * (first.width + gap);
+            let top = (i / columns) * (first.height + gap);
+            for row in 0..picture.height {
+                let to = 3 * ((top + row) * width + left);
+                let from = 3 * row * picture.width;
+                grid.rgb[to..to + 3 * picture.width]
+                    .copy_from_slice(&picture.rgb[from..from + 3 * picture.width]);
+            }
+        }
+        Ok(grid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn gradient() -> Picture {
+        let mut picture = Picture::filled(5, 3, [0; 3]);
+        for (i, value) in picture.rgb.iter_mut().enumerate() {
+            *value = (i * 5) as u8;
+        }
+        picture
+    }
+
+    #[test]
+    fn lossless_formats_keep_every_pixel() {
+        for format in [Format::Png, Format::Webp] {
+            let bytes = gradient().encode(format, 90).unwrap();
+            assert_eq!(Picture::decode(&bytes, "x").unwrap(), gradient());
+        }
+    }
+
+    #[test]
+    fn floats_and_bytes_are_one_to_one() {
+        let picture = gradient();
+        assert_eq!(Picture::from_chw(&picture.to_chw(), 5, 3).unwrap(), picture);
+        assert!(Picture::from_chw(&[f32::NAN; 3], 1, 1).is_err());
+    }
+
+    #[test]
+    fn a_bomb_is_refused_before_its_pixels_are_read() {
+        // A PNG header that promises 16,000 × 16,000 pixels and holds none.
+        let mut bytes = Vec::new();
+        image::codecs::png::PngEncoder::new(&mut bytes)
+            .write_image(&[0; 3], 1, 1, image::ExtendedColorType::Rgb8)
+            .unwrap();
+        bytes[16..20].copy_from_slice(&16_000u32.to_be_bytes());
+        bytes[20..24].copy_from_slice(&16_000u32.to_be_bytes());
+        assert!(Picture::decode(&bytes, "bomb.png").is_err());
+    }
+
+    #[test]
+    fn transparent_parts_lie_on_white() {
+        let mut image = image::RgbaImage::new(1, 1);
+        image.put_pixel(0, 0, image::Rgba([0, 0, 0, 0]));
+        assert_eq!(Picture::flattened(&DynamicImage::ImageRgba8(image)).rgb, [255, 255, 255]);
+    }
+
+    #[test]
+    fn a_square_is_cut_from_the_middle() {
+        let picture = Picture { width: 3, height: 1, rgb: vec![1, 1, 1, 2, 2, 2, 3, 3, 3] };
+        assert_eq!(picture.fit_square(1).unwrap().rgb, [2, 2, 2]);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_an_error_and_nothing_else(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(Picture::decode(&bytes, "x").is_err());
+        }
+    }
+}

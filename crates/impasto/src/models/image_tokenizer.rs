@@ -1,0 +1,169 @@
+//! Pixels ↔ image ids, by whichever autoencoder the checkpoint holds.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use super::dvae::{Dvae, DvaeConfig};
+use super::vqgan::{Vqgan, VqganConfig};
+use crate::image::Picture;
+use crate::nn::Init;
+use crate::{Error, Result};
+
+/// Which autoencoder, and its sizes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "architecture", rename_all = "lowercase")]
+pub enum ImageTokenizerConfig {
+    /// [`super::vqgan`].
+    Vqgan(VqganConfig),
+    /// [`super::dvae`].
+    Dvae(DvaeConfig),
+}
+
+impl ImageTokenizerConfig {
+    /// Side of the pictures in pixels.
+    pub fn picture_size(&self) -> usize {
+        match self {
+            ImageTokenizerConfig::Vqgan(config) => config.picture_size,
+            ImageTokenizerConfig::Dvae(config) => config.picture_size,
+        }
+    }
+
+    /// Ids along a side.
+    pub fn grid(&self) -> usize {
+        match self {
+            ImageTokenizerConfig::Vqgan(config) => config.grid(),
+            ImageTokenizerConfig::Dvae(config) => config.grid(),
+        }
+    }
+
+    /// Codes.
+    pub fn codebook_size(&self) -> usize {
+        match self {
+            ImageTokenizerConfig::Vqgan(config) => config.codebook_size,
+            ImageTokenizerConfig::Dvae(config) => config.codebook_size,
+        }
+    }
+
+    /// The published name of the architecture.
+    pub fn name(&self) -> &'static str {
+        match self {
+            ImageTokenizerConfig::Vqgan(_) => "vqgan",
+            ImageTokenizerConfig::Dvae(_) => "dvae",
+        }
+    }
+
+    /// Says which size is impossible.
+    pub fn validate(&self) -> Result<()> {
+        match self {
+            ImageTokenizerConfig::Vqgan(config) => config.validate(),
+            ImageTokenizerConfig::Dvae(config) => config.validate(),
+        }
+    }
+
+    /// A model with fresh weights.
+    pub fn init(&self, init: &mut Init) -> ImageTokenizer {
+        match self {
+            ImageTokenizerConfig::Vqgan(config) => ImageTokenizer::Vqgan(config.init(init)),
+            ImageTokenizerConfig::Dvae(config) => ImageTokenizer::Dvae(config.init(init)),
+        }
+    }
+}
+
+/// An autoencoder with a codebook.
+#[derive(Module, Debug)]
+pub enum ImageTokenizer {
+    /// [`super::vqgan`].
+    Vqgan(Vqgan),
+    /// [`super::dvae`].
+    Dvae(Dvae),
+}
+
+/// Pictures through the tokenizer at a time: bounds memory; results do not depend on it.
+const BATCH: usize = 16;
+
+impl ImageTokenizer {
+    /// Which autoencoder, and its sizes.
+    pub fn config(&self) -> ImageTokenizerConfig {
+        match self {
+            ImageTokenizer::Vqgan(model) => ImageTokenizerConfig::Vqgan(model.config().clone()),
+            ImageTokenizer::Dvae(model) => ImageTokenizerConfig::Dvae(model.config().clone()),
+        }
+    }
+
+    /// `[batch, 3, size, size]` in −1..1 → row-major ids.
+    pub fn encode_pixels(&self, pixels: Tensor<4>) -> Result<Vec<Vec<u32>>> {
+        let [batch, ..] = pixels.dims();
+        let ids = match self {
+            ImageTokenizer::Vqgan(model) => model.encode(pixels),
+            ImageTokenizer::Dvae(model) => model.encode(pixels),
+        };
+        let ids: Vec<i64> = ids
+            .into_data()
+            .convert::<i64>()
+            .try_into_vec()
+            .map_err(|e| Error::invalid("image ids", format!("{e:?}")))?;
+        Ok(ids.chunks(ids.len() / batch).map(|row| row.iter().map(|&id| id as u32).collect()).collect())
+    }
+
+    /// Row-major ids → `[batch, 3, size, size]`, about −1..1.
+    pub fn decode_pixels(&self, ids: &[Vec<u32>]) -> Tensor<4> {
+        match self {
+            ImageTokenizer::Vqgan(model) => model.decode(ids),
+            ImageTokenizer::Dvae(model) => model.decode(ids),
+        }
+    }
+
+    /// The ids of pictures of the model's size.
+    pub fn encode(&self, pictures: &[Picture], device: &Device) -> Result<Vec<Vec<u32>>> {
+        let size = self.config().picture_size();
+        let mut ids = Vec::with_capacity(pictures.len());
+        for pictures in pictures.chunks(BATCH) {
+            ids.extend(self.encode_pixels(pixels(pictures, size, device)?)?);
+        }
+        Ok(ids)
+    }
+
+    /// The pictures of ids; checks their number and range.
+    pub fn decode(&self, ids: &[Vec<u32>]) -> Result<Vec<Picture>> {
+        let config = self.config();
+        let (positions, codes) = (config.grid() * config.grid(), config.codebook_size());
+        for row in ids {
+            if row.len() != positions {
+                return Err(Error::invalid("image ids", format!("expected {positions} ids, got {}", row.len())));
+            }
+            if let Some(id) = row.iter().find(|&&id| id as usize >= codes) {
+                return Err(Error::invalid("image ids", format!("id {id} is not below the codebook's {codes}")));
+            }
+        }
+        let size = config.picture_size();
+        let mut pictures = Vec::with_capacity(ids.len());
+        for rows in ids.chunks(BATCH) {
+            let values: Vec<f32> = self
+                .decode_pixels(rows)
+                .into_data()
+                .convert::<f32>()
+                .try_into_vec()
+                .map_err(|e| Error::invalid("pixels", format!("{e:?}")))?;
+            for picture in values.chunks(3 * size * size) {
+                pictures.push(Picture::from_chw(picture, size, size)?);
+            }
+        }
+        Ok(pictures)
+    }
+}
+
+/// Pictures as a tensor in −1..1: `[batch, 3, size, size]`.
+pub fn pixels(pictures: &[Picture], size: usize, device: &Device) -> Result<Tensor<4>> {
+    let mut values = Vec::with_capacity(pictures.len() * 3 * size * size);
+    for picture in pictures {
+        if picture.width != size || picture.height != size {
+            return Err(Error::invalid(
+                "picture",
+                format!("expected {size}x{size} pixels, got {}x{}", picture.width, picture.height),
+            ));
+        }
+        values.extend(picture.to_chw());
+    }
+    Ok(Tensor::from_data(TensorData::new(values, [pictures.len(), 3, size, size]), device))
+}

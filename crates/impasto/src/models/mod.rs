@@ -1,0 +1,11 @@
+//! One file or folder per published or own architecture; what they share lives in [`crate::nn`].
+
+pub mod dalle;
+pub mod discriminator;
+pub mod dvae;
+pub mod image_tokenizer;
+pub mod parameters;
+pub mod vqgan;
+
+pub use dalle::{Dalle, DalleConfig};
+pub use image_tokenizer::{ImageTokenizer, ImageTokenizerConfig};

@@ -1,0 +1,168 @@
+//! The transformer block of our own `Dalle`: pre-RMSNorm, normalised queries and keys, SwiGLU, no biases.
+//!
+//! Sources: pre-normalisation and RMSNorm as in LLaMA (arXiv:2302.13971), QK-norm as in ViT-22B
+//! (arXiv:2302.05442), SwiGLU (arXiv:2002.05202).
+
+use burn::module::Module;
+use burn::tensor::{Bool, Tensor, activation};
+
+use super::rope::Rotation;
+use super::{Init, Linear, RmsNorm, ops};
+
+/// Keys and values of one layer, allocated once for the longest sequence.
+#[derive(Clone, Debug)]
+pub struct KvCache {
+    /// `[batch, heads, capacity, head_width]`; taken out while it is written, so that it is never copied.
+    keys: Option<Tensor<4>>,
+    values: Option<Tensor<4>>,
+    length: usize,
+    capacity: usize,
+}
+
+impl KvCache {
+    /// An empty cache for `capacity` tokens.
+    pub fn new(capacity: usize) -> Self {
+        KvCache { keys: None, values: None, length: 0, capacity }
+    }
+
+    /// How many tokens it holds.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Appends `[batch, heads, n, head_width]` and returns all keys and values so far.
+    fn append(&mut self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        let [batch, heads, n, head_width] = keys.dims();
+        let end = self.length + n;
+        assert!(end <= self.capacity, "cache of {} tokens asked to hold {end}", self.capacity);
+        let write = |slot: &mut Option<Tensor<4>>, new: Tensor<4>| {
+            let all = slot.take().unwrap_or_else(|| {
+                Tensor::zeros([batch, heads, self.capacity, head_width], &new.device())
+            });
+            let all = all.slice_assign([0..batch, 0..heads, self.length..end, 0..head_width], new);
+            let known = all.clone().narrow(2, 0, end);
+            *slot = Some(all);
+            known
+        };
+        let known_keys = write(&mut self.keys, keys);
+        let known_values = write(&mut self.values, values);
+        self.length = end;
+        (known_keys, known_values)
+    }
+
+    /// What it holds, with `keys` and `values` behind, leaving the cache as it is.
+    fn peek(&self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        let join = |slot: &Option<Tensor<4>>, new: Tensor<4>| match slot {
+            Some(all) => Tensor::cat(vec![all.clone().narrow(2, 0, self.length), new], 2),
+            None => new,
+        };
+        (join(&self.keys, keys), join(&self.values, values))
+    }
+}
+
+/// Which earlier tokens a token sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// All before it, and itself; the new tokens join the cache.
+    Causal,
+    /// The cache, and itself, but none of the other new tokens; the cache stays as it is. Several questions
+    /// are asked of one context in one pass (σ-GPT, arXiv:2404.09562, section 4).
+    Questions,
+}
+
+/// One layer.
+#[derive(Module, Debug)]
+pub struct Block {
+    attention_norm: RmsNorm,
+    qkv: Linear,
+    query_norm: RmsNorm,
+    key_norm: RmsNorm,
+    attention_out: Linear,
+    mlp_norm: RmsNorm,
+    gate_up: Linear,
+    down: Linear,
+    #[module(skip)]
+    n_heads: usize,
+}
+
+impl Block {
+    /// A block of `n_heads` heads over `width`, with `hidden` units in its SwiGLU; `residual_std` is the
+    /// standard deviation of the two projections that write into the residual stream.
+    pub fn new(init: &mut Init, width: usize, n_heads: usize, hidden: usize, residual_std: f64) -> Self {
+        assert!(width % n_heads == 0, "width {width} is not a multiple of {n_heads} heads");
+        let std = 0.02;
+        let head_width = width / n_heads;
+        Block {
+            attention_norm: RmsNorm::new(init, width),
+            qkv: Linear::new(init, width, 3 * width, std),
+            query_norm: RmsNorm::new(init, head_width),
+            key_norm: RmsNorm::new(init, head_width),
+            attention_out: Linear::new(init, width, width, residual_std),
+            mlp_norm: RmsNorm::new(init, width),
+            gate_up: Linear::new(init, width, 2 * hidden, std),
+            down: Linear::new(init, hidden, width, residual_std),
+            n_heads,
+        }
+    }
+
+    /// # Shapes
+    /// - `x`: `[batch, seq, width]`
+    /// - `own`, `target`: the rotations of the tokens' own places (keys) and of the asked ones (queries)
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        own: &Rotation,
+        target: &Rotation,
+        cache: Option<&mut KvCache>,
+        sight: Sight,
+    ) -> Tensor<3> {
+        let [batch, seq, width] = x.dims();
+        let head_width = width / self.n_heads;
+        let qkv = self
+            .qkv
+            .forward(self.attention_norm.forward(x.clone()))
+            .reshape([batch, seq, 3 * self.n_heads, head_width]);
+        let part = |i: usize| qkv.clone().narrow(2, i * self.n_heads, self.n_heads);
+        let query = target.apply(self.query_norm.forward(part(0))).swap_dims(1, 2);
+        let key = own.apply(self.key_norm.forward(part(1))).swap_dims(1, 2);
+        let value = part(2).swap_dims(1, 2);
+        let seen = match (cache, sight) {
+            (None, Sight::Causal) => ops::attention(query, key, value, true),
+            (Some(cache), Sight::Causal) => {
+                let (keys, values) = cache.append(key, value);
+                ops::attention(query, keys, values, true)
+            }
+            (cache, Sight::Questions) => {
+                let known = cache.as_ref().map_or(0, |cache| cache.len());
+                let (keys, values) = match cache {
+                    Some(cache) => cache.peek(key, value),
+                    None => (key, value),
+                };
+                attend_questions(query, keys, values, known)
+            }
+        };
+        let seen = seen.swap_dims(1, 2).reshape([batch, seq, width]);
+        let x = x + self.attention_out.forward(seen);
+        let inner = ops::swiglu(self.gate_up.forward(self.mlp_norm.forward(x.clone())));
+        x + self.down.forward(inner)
+    }
+}
+
+/// Each query sees the `known` first keys and its own.
+fn attend_questions(query: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, known: usize) -> Tensor<4> {
+    let [_, _, n, head_width] = query.dims();
+    let [_, _, total, _] = keys.dims();
+    let device = query.device();
+    let hidden: Vec<bool> =
+        (0..n).flat_map(|i| (0..total).map(move |j| j >= known && j != known + i)).collect();
+    let hidden = Tensor::<4, Bool>::from_data(burn::tensor::TensorData::new(hidden, [1, 1, n, total]), &device);
+    let scores = query.matmul(keys.swap_dims(2, 3)).div_scalar((head_width as f32).sqrt());
+    let scores_shape = scores.dims();
+    let probs = activation::softmax(scores.mask_fill(hidden.expand(scores_shape), f32::NEG_INFINITY), 3);
+    probs.matmul(values)
+}

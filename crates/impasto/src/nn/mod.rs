@@ -1,0 +1,16 @@
+//! The blocks that the models are made of. Each holds its weights and calls [`ops`], which picks our own
+//! CPU kernels or the device's operations.
+
+pub mod block;
+pub mod conv;
+pub mod init;
+pub mod linear;
+pub mod norm;
+pub mod ops;
+pub mod rope;
+
+pub use block::{Block, KvCache};
+pub use conv::{Conv2d, GroupNormSilu, ResBlock};
+pub use init::Init;
+pub use linear::{Embedding, Linear};
+pub use norm::RmsNorm;

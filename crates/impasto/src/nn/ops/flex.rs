@@ -1,0 +1,496 @@
+//! The kernels as an extension of Burn's Flex backend, with hand-written backward passes for its
+//! autodiff decorator. Tensors are read and made in place: a view is copied only where a kernel wants
+//! contiguous rows.
+
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, Backend, Flex, backend_extension};
+use burn::tensor::{Bytes, DType, Shape};
+use impasto_kernels as kernels;
+use impasto_kernels::attention::Heads;
+use impasto_kernels::gemm::Matrix;
+
+/// The operations that have kernels; meaning and shapes: see [`super`].
+#[backend_extension(Autodiff, Flex)]
+pub trait KernelOps: Backend {
+    /// `x · w`.
+    fn kernel_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// `x · w + bias`.
+    fn kernel_linear_bias(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+    /// Attention.
+    fn kernel_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        causal: bool,
+    ) -> FloatTensor<Self>;
+    /// RMS normalisation.
+    fn kernel_rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self>;
+    /// The SwiGLU gate.
+    fn kernel_swiglu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Cross-entropy per row.
+    fn kernel_cross_entropy(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self>;
+}
+
+/// A new tensor of these floats.
+fn tensor(floats: Vec<f32>, shape: Shape) -> FlexTensor {
+    FlexTensor::new(
+        Bytes::from_elems(floats),
+        Layout::contiguous(shape),
+        DType::F32,
+    )
+}
+
+/// The tensor with its elements contiguous, the same one where they are.
+fn contiguous(x: &FlexTensor) -> FlexTensor {
+    if x.is_contiguous() {
+        x.clone()
+    } else {
+        x.to_contiguous()
+    }
+}
+
+/// A contiguous tensor's elements.
+fn floats(x: &FlexTensor) -> &[f32] {
+    let start = x.layout().start_offset();
+    &x.storage::<f32>()[start..start + x.layout().num_elements()]
+}
+
+/// A matrix in place, whatever its strides, unless they are negative.
+fn in_place(x: &FlexTensor) -> FlexTensor {
+    if x.layout().strides().iter().all(|&stride| stride >= 0) {
+        x.clone()
+    } else {
+        contiguous(x)
+    }
+}
+
+/// The view of [`in_place`]'s result.
+fn matrix(x: &FlexTensor) -> Matrix<'_> {
+    let layout = x.layout();
+    let (shape, strides) = (layout.shape(), layout.strides());
+    let data = &x.storage::<f32>()[layout.start_offset()..];
+    Matrix::with_strides(
+        data,
+        shape[0],
+        shape[1],
+        strides[0] as usize,
+        strides[1] as usize,
+    )
+}
+
+/// A contiguous tensor as a matrix whose columns are the last dimension.
+fn rows(x: &FlexTensor) -> Matrix<'_> {
+    let cols = last(x);
+    Matrix::new(floats(x), x.layout().num_elements() / cols.max(1), cols)
+}
+
+/// The last dimension.
+fn last(x: &FlexTensor) -> usize {
+    let shape = x.layout().shape();
+    shape[shape.num_dims() - 1]
+}
+
+/// The shape with another last dimension.
+fn with_last(x: &FlexTensor, size: usize) -> Shape {
+    let mut shape = x.layout().shape().clone();
+    let dims = shape.num_dims();
+    shape[dims - 1] = size;
+    shape
+}
+
+fn linear(x: &FlexTensor, w: &FlexTensor, bias: Option<&FlexTensor>) -> FlexTensor {
+    let (x, w, bias) = (contiguous(x), in_place(w), bias.map(contiguous));
+    let y = kernels::linear::forward(rows(&x), matrix(&w), bias.as_ref().map(floats));
+    tensor(y, with_last(&x, last(&w)))
+}
+
+/// Registers the gradients of the input and the weight.
+fn linear_backward(
+    x: Option<burn::backend::autodiff::NodeId>,
+    w: Option<burn::backend::autodiff::NodeId>,
+    dy: &FlexTensor,
+    state: &(FlexTensor, FlexTensor),
+    grads: &mut Gradients,
+) {
+    let (saved_x, saved_w) = state;
+    if let Some(id) = x {
+        let dx = kernels::linear::backward_input(rows(dy), matrix(saved_w));
+        grads.register::<Flex>(id, tensor(dx, saved_x.layout().shape().clone()));
+    }
+    if let Some(id) = w {
+        let dw = kernels::linear::backward_weight(rows(saved_x), rows(dy));
+        grads.register::<Flex>(id, tensor(dw, saved_w.layout().shape().clone()));
+    }
+}
+
+/// `[batch, heads, length, dim]` in place where `dim` is contiguous.
+fn heads_in_place(x: &FlexTensor) -> FlexTensor {
+    let strides = x.layout().strides();
+    if strides[3] == 1 && strides.iter().all(|&stride| stride >= 0) {
+        x.clone()
+    } else {
+        x.to_contiguous()
+    }
+}
+
+fn heads(x: &FlexTensor) -> Heads<'_> {
+    let strides = x.layout().strides();
+    Heads {
+        data: &x.storage::<f32>()[x.layout().start_offset()..],
+        batch_stride: strides[0] as usize,
+        head_stride: strides[1] as usize,
+        row_stride: strides[2] as usize,
+    }
+}
+
+/// A result in memory order `[batch, length, heads, dim]` as the tensor `[batch, heads, length, dim]`,
+/// so that joining the heads behind it moves nothing.
+fn from_heads(floats: Vec<f32>, [batch, heads, length, dim]: [usize; 4]) -> FlexTensor {
+    let strides = [length * heads * dim, dim, heads * dim, 1].map(|stride| stride as isize);
+    let layout = Layout::new(
+        Shape::from([batch, heads, length, dim]),
+        strides.to_vec(),
+        0,
+    );
+    FlexTensor::new(Bytes::from_elems(floats), layout, DType::F32)
+}
+
+fn attention_shape(q: &FlexTensor, k: &FlexTensor, causal: bool) -> kernels::attention::Shape {
+    let [batch, heads, queries, dim] = q.layout().shape().dims();
+    let keys = k.layout().shape()[2];
+    let scale = 1.0 / (dim as f32).sqrt();
+    kernels::attention::Shape {
+        batch,
+        heads,
+        queries,
+        keys,
+        dim,
+        causal,
+        scale,
+    }
+}
+
+/// The output, and the normalisers.
+fn attention(
+    q: &FlexTensor,
+    k: &FlexTensor,
+    v: &FlexTensor,
+    causal: bool,
+) -> (FlexTensor, Vec<f32>) {
+    let shape = attention_shape(q, k, causal);
+    let (out, normalisers) = kernels::attention::forward(heads(q), heads(k), heads(v), shape);
+    (from_heads(out, q.layout().shape().dims()), normalisers)
+}
+
+fn ids(targets: &FlexTensor) -> Vec<usize> {
+    let targets = contiguous(targets);
+    let range = targets.layout().start_offset()..;
+    let len = targets.layout().num_elements();
+    match targets.dtype() {
+        DType::I64 => targets.storage::<i64>()[range][..len]
+            .iter()
+            .map(|&id| id as usize)
+            .collect(),
+        DType::I32 => targets.storage::<i32>()[range][..len]
+            .iter()
+            .map(|&id| id as usize)
+            .collect(),
+        DType::U32 => targets.storage::<u32>()[range][..len]
+            .iter()
+            .map(|&id| id as usize)
+            .collect(),
+        DType::U8 => targets.storage::<u8>()[range][..len]
+            .iter()
+            .map(|&id| id as usize)
+            .collect(),
+        other => panic!("target ids of type {other:?}"),
+    }
+}
+
+fn cross_entropy(logits: &FlexTensor, ids: &[usize]) -> (FlexTensor, Vec<f32>) {
+    let (losses, normalisers) = kernels::cross_entropy::forward(floats(logits), ids, last(logits));
+    (tensor(losses, Shape::from([ids.len()])), normalisers)
+}
+
+impl KernelOps for Flex {
+    fn kernel_linear(x: FlexTensor, w: FlexTensor) -> FlexTensor {
+        linear(&x, &w, None)
+    }
+
+    fn kernel_linear_bias(x: FlexTensor, w: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        linear(&x, &w, Some(&bias))
+    }
+
+    fn kernel_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, causal: bool) -> FlexTensor {
+        let [q, k, v] = [&q, &k, &v].map(heads_in_place);
+        attention(&q, &k, &v, causal).0
+    }
+
+    fn kernel_rms_norm(x: FlexTensor, weight: FlexTensor, eps: f64) -> FlexTensor {
+        let (x, weight) = (contiguous(&x), contiguous(&weight));
+        let y = kernels::rms_norm::forward(floats(&x), floats(&weight), eps as f32);
+        tensor(y, x.layout().shape().clone())
+    }
+
+    fn kernel_swiglu(x: FlexTensor) -> FlexTensor {
+        let x = contiguous(&x);
+        let hidden = last(&x) / 2;
+        tensor(
+            kernels::swiglu::forward(floats(&x), hidden),
+            with_last(&x, hidden),
+        )
+    }
+
+    fn kernel_cross_entropy(logits: FlexTensor, targets: FlexTensor) -> FlexTensor {
+        cross_entropy(&contiguous(&logits), &ids(&targets)).0
+    }
+}
+
+#[derive(Debug)]
+struct LinearBackward;
+
+impl Backward<Flex, 2> for LinearBackward {
+    type State = (FlexTensor, FlexTensor);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(&grads.consume::<Flex>(&ops.node));
+        let [x, w] = ops.parents.map(|node| node.map(|node| node.id));
+        linear_backward(x, w, &dy, &ops.state, grads);
+    }
+}
+
+#[derive(Debug)]
+struct LinearBiasBackward;
+
+impl Backward<Flex, 3> for LinearBiasBackward {
+    type State = (FlexTensor, FlexTensor);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(&grads.consume::<Flex>(&ops.node));
+        let [x, w, bias] = ops.parents.map(|node| node.map(|node| node.id));
+        linear_backward(x, w, &dy, &ops.state, grads);
+        if let Some(id) = bias {
+            let outputs = last(&dy);
+            let db = kernels::linear::backward_bias(floats(&dy), outputs);
+            grads.register::<Flex>(id, tensor(db, Shape::from([outputs])));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct AttentionBackward;
+
+/// What attention's backward pass needs.
+#[derive(Clone, Debug)]
+struct AttentionState {
+    qkv: [FlexTensor; 3],
+    out: FlexTensor,
+    normalisers: Vec<f32>,
+    causal: bool,
+}
+
+impl Backward<Flex, 3> for AttentionBackward {
+    type State = AttentionState;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dout = heads_in_place(&grads.consume::<Flex>(&ops.node));
+        let AttentionState {
+            qkv: [q, k, v],
+            out,
+            normalisers,
+            causal,
+        } = ops.state;
+        let shape = attention_shape(&q, &k, causal);
+        let (dq, dk, dv) = kernels::attention::backward(
+            heads(&dout),
+            (heads(&q), heads(&k), heads(&v)),
+            (out.storage::<f32>(), &normalisers),
+            shape,
+        );
+        for ((node, floats), x) in ops.parents.into_iter().zip([dq, dk, dv]).zip([&q, &k, &v]) {
+            if let Some(node) = node {
+                grads.register::<Flex>(node.id, from_heads(floats, x.layout().shape().dims()));
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RmsNormBackward;
+
+impl Backward<Flex, 2> for RmsNormBackward {
+    type State = (FlexTensor, FlexTensor, f64);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(&grads.consume::<Flex>(&ops.node));
+        let (x, weight, eps) = ops.state;
+        let (dx, dw) =
+            kernels::rms_norm::backward(floats(&dy), floats(&x), floats(&weight), eps as f32);
+        for ((node, floats), x) in ops.parents.into_iter().zip([dx, dw]).zip([&x, &weight]) {
+            if let Some(node) = node {
+                grads.register::<Flex>(node.id, tensor(floats, x.layout().shape().clone()));
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SwigluBackward;
+
+impl Backward<Flex, 1> for SwigluBackward {
+    type State = FlexTensor;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(&grads.consume::<Flex>(&ops.node));
+        let x = ops.state;
+        let [node] = ops.parents;
+        if let Some(node) = node {
+            let dx = kernels::swiglu::backward(floats(&dy), floats(&x), last(&x) / 2);
+            grads.register::<Flex>(node.id, tensor(dx, x.layout().shape().clone()));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct CrossEntropyBackward;
+
+impl Backward<Flex, 1> for CrossEntropyBackward {
+    type State = (FlexTensor, Vec<usize>, Vec<f32>);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let gradients = contiguous(&grads.consume::<Flex>(&ops.node));
+        let (logits, ids, normalisers) = ops.state;
+        let [node] = ops.parents;
+        if let Some(node) = node {
+            let d = kernels::cross_entropy::backward(
+                floats(&gradients),
+                floats(&logits),
+                &normalisers,
+                &ids,
+                last(&logits),
+            );
+            grads.register::<Flex>(node.id, tensor(d, logits.layout().shape().clone()));
+        }
+    }
+}
+
+impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
+    fn kernel_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
+        let prepared = LinearBackward
+            .prepare::<C>([x.node(), w.node()])
+            .compute_bound()
+            .stateful();
+        let (x, w) = (contiguous(x.primitive()), in_place(w.primitive()));
+        let y = linear(&x, &w, None);
+        match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish((x, w), y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        }
+    }
+
+    fn kernel_linear_bias(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let prepared = LinearBiasBackward
+            .prepare::<C>([x.node(), w.node(), bias.node()])
+            .compute_bound()
+            .stateful();
+        let (x, w) = (contiguous(x.primitive()), in_place(w.primitive()));
+        let y = linear(&x, &w, Some(bias.primitive()));
+        match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish((x, w), y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        }
+    }
+
+    fn kernel_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        causal: bool,
+    ) -> FloatTensor<Self> {
+        let nodes = [q.node(), k.node(), v.node()];
+        let prepared = AttentionBackward
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful();
+        let qkv = [q.primitive(), k.primitive(), v.primitive()].map(heads_in_place);
+        let (out, normalisers) = attention(&qkv[0], &qkv[1], &qkv[2], causal);
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let state = AttentionState {
+                    qkv,
+                    out: out.clone(),
+                    normalisers,
+                    causal,
+                };
+                prepared.finish(state, out)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(out),
+        }
+    }
+
+    fn kernel_rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node()];
+        let prepared = RmsNormBackward
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful();
+        let (x, weight) = (contiguous(x.primitive()), contiguous(weight.primitive()));
+        let y = Flex::kernel_rms_norm(x.clone(), weight.clone(), eps);
+        match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish((x, weight, eps), y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        }
+    }
+
+    fn kernel_swiglu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let prepared = SwigluBackward
+            .prepare::<C>([x.node()])
+            .compute_bound()
+            .stateful();
+        let x = contiguous(x.primitive());
+        let y = Flex::kernel_swiglu(x.clone());
+        match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish(x, y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        }
+    }
+
+    fn kernel_cross_entropy(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let prepared = CrossEntropyBackward
+            .prepare::<C>([logits.node()])
+            .compute_bound()
+            .stateful();
+        let (logits, ids) = (contiguous(logits.primitive()), ids(&targets));
+        let (losses, normalisers) = cross_entropy(&logits, &ids);
+        match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish((logits, ids, normalisers), losses),
+            OpsKind::UnTracked(prepared) => prepared.finish(losses),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The hot operations of our models, as functions on tensors.
+//!
+//! On the CPU (Burn's Flex backend) they run the kernels of `impasto_kernels`, plugged in as a
+//! backend extension with hand-written backward passes; on every other device they are composed of
+//! Burn's own operations ([`plain`]), which also are the reference of the tests.
+//!
+//! Batch and thread invariance: on the CPU, a row's result does not depend on the rows beside it,
+//! nor on the number of threads.
+
+mod flex;
+pub mod plain;
+
+use burn::backend::{Dispatch, DispatchDevice};
+use burn::prelude::*;
+use burn::tensor::DType;
+use flex::KernelOps;
+
+/// Whether the kernels can take it: it is on the CPU, in `f32`.
+fn has_kernels<const D: usize>(x: &Tensor<D>) -> bool {
+    let device = x.device();
+    let cpu = match device.as_dispatch() {
+        DispatchDevice::Flex(_) => true,
+        DispatchDevice::Autodiff(inner) => matches!(&**inner, DispatchDevice::Flex(_)),
+        #[allow(unreachable_patterns)]
+        _ => false,
+    };
+    cpu && x.dtype() == DType::F32
+}
+
+/// `x · w + bias`.
+///
+/// # Shapes
+/// - `x`: `[.., inputs]`
+/// - `w`: `[inputs, outputs]`
+/// - `bias`: `[outputs]`
+/// - returns: `[.., outputs]`
+pub fn linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    if !has_kernels(&x) || !has_kernels(&w) {
+        return plain::linear(x, w, bias);
+    }
+    let [inputs, _] = w.dims();
+    assert_eq!(
+        x.dims()[D - 1],
+        inputs,
+        "last dimension of x against rows of w"
+    );
+    let (x, w) = (x.into_dispatch(), w.into_dispatch());
+    Tensor::from_dispatch(match bias {
+        Some(bias) => Dispatch::kernel_linear_bias(x, w, bias.into_dispatch()),
+        None => Dispatch::kernel_linear(x, w),
+    })
+}
+
+/// Scaled dot-product attention, `softmax(q·kᵀ / √dim)·v`.
+///
+/// With `causal`, query `i` sees the keys `0..=keys − queries + i`: the queries are the last of the
+/// keys' positions, as when decoding with a cache.
+///
+/// # Shapes
+/// - `q`: `[batch, heads, queries, dim]`
+/// - `k`, `v`: `[batch, heads, keys, dim]`
+/// - returns: `[batch, heads, queries, dim]`
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
+    let [batch, heads, queries, dim] = q.dims();
+    let [_, _, keys, _] = k.dims();
+    assert_eq!(k.dims(), [batch, heads, keys, dim], "shape of the keys");
+    assert_eq!(v.dims(), k.dims(), "shape of the values");
+    assert!(
+        !causal || queries <= keys,
+        "causal queries are the last of the keys"
+    );
+    if !(has_kernels(&q) && has_kernels(&k) && has_kernels(&v)) || keys == 0 {
+        return plain::attention(q, k, v, causal);
+    }
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    Tensor::from_dispatch(Dispatch::kernel_attention(q, k, v, causal))
+}
+
+/// `x / √(mean(x²) + eps) · weight` over the last dimension.
+///
+/// # Shapes
+/// - `x`: `[.., width]`
+/// - `weight`: `[width]`
+pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    assert_eq!(
+        x.dims()[D - 1],
+        weight.dims()[0],
+        "last dimension of x against the weight"
+    );
+    if !has_kernels(&x) || !has_kernels(&weight) {
+        return plain::rms_norm(x, weight, eps);
+    }
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::kernel_rms_norm(x, weight, eps))
+}
+
+/// `silu(a) · b`, with `a` the first half of the last dimension and `b` the second.
+///
+/// # Shapes
+/// - `x`: `[.., 2 · hidden]`
+/// - returns: `[.., hidden]`
+pub fn swiglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    assert!(
+        x.dims()[D - 1].is_multiple_of(2),
+        "last dimension has two halves"
+    );
+    if !has_kernels(&x) {
+        return plain::swiglu(x);
+    }
+    Tensor::from_dispatch(Dispatch::kernel_swiglu(x.into_dispatch()))
+}
+
+/// Each row's cross-entropy, `−log softmax(logits)[target]`; weigh and reduce it as you need.
+///
+/// # Shapes
+/// - `logits`: `[rows, vocab]`
+/// - `targets`: `[rows]`, each in `0..vocab`
+/// - returns: `[rows]`
+pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    assert_eq!(
+        logits.dims()[0],
+        targets.dims()[0],
+        "rows of logits against targets"
+    );
+    if !has_kernels(&logits) {
+        return plain::cross_entropy(logits, targets);
+    }
+    let (logits, targets) = (logits.into_dispatch(), targets.into_dispatch());
+    Tensor::from_dispatch(Dispatch::kernel_cross_entropy(logits, targets))
+}
+
+/// 2-D convolution (cross-correlation) with zero padding.
+///
+/// # Shapes
+/// - `x`: `[batch, inputs, height, width]`
+/// - `w`: `[outputs, inputs, kernel_height, kernel_width]`
+/// - `bias`: `[outputs]`
+pub fn conv2d(
+    x: Tensor<4>,
+    w: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    stride: usize,
+    padding: usize,
+) -> Tensor<4> {
+    plain::conv2d(x, w, bias, stride, padding)
+}
+
+/// Group normalisation with a weight and bias per channel.
+///
+/// # Shapes
+/// - `x`: `[batch, channels, height, width]`, `channels` a multiple of `groups`
+/// - `weight`, `bias`: `[channels]`
+pub fn group_norm(
+    x: Tensor<4>,
+    groups: usize,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    eps: f64,
+) -> Tensor<4> {
+    plain::group_norm(x, groups, weight, bias, eps)
+}
+
+/// [`group_norm`] followed by SiLU.
+pub fn group_norm_silu(
+    x: Tensor<4>,
+    groups: usize,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    eps: f64,
+) -> Tensor<4> {
+    plain::group_norm_silu(x, groups, weight, bias, eps)
+}
+
+/// Nearest-neighbour doubling of height and width.
+///
+/// # Shapes
+/// - `x`: `[batch, channels, height, width]`
+/// - returns: `[batch, channels, 2 · height, 2 · width]`
+pub fn upsample2(x: Tensor<4>) -> Tensor<4> {
+    plain::upsample2(x)
+}
+
+#[cfg(test)]
+mod tests;

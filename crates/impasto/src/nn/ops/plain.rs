@@ -1,0 +1,105 @@
+//! The operations of [`super`] composed of Burn's own: for the devices that have no kernels of ours,
+//! and the reference that the kernels are tested against. Shapes and meaning: see [`super`].
+
+use burn::prelude::*;
+use burn::tensor::activation::{log_softmax, silu, softmax};
+use burn::tensor::module;
+use burn::tensor::ops::ConvOptions;
+
+/// See [`super::linear`].
+pub fn linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    let mut shape = x.dims();
+    let [inputs, outputs] = w.dims();
+    let rows = shape[..D - 1].iter().product::<usize>();
+    shape[D - 1] = outputs;
+    let mut y = x.reshape([rows, inputs]).matmul(w);
+    if let Some(bias) = bias {
+        y = y + bias.unsqueeze();
+    }
+    y.reshape(shape)
+}
+
+/// See [`super::attention`].
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
+    let [_, _, queries, dim] = q.dims();
+    let keys = k.dims()[2];
+    let mut scores = q.matmul(k.transpose()) * (1.0 / (dim as f64).sqrt());
+    if causal && queries > 1 {
+        let hidden = Tensor::<2, Bool>::tril_mask(
+            [queries, keys],
+            keys as i64 - queries as i64,
+            &scores.device(),
+        );
+        scores = scores.mask_fill(hidden.unsqueeze(), f32::NEG_INFINITY);
+    }
+    softmax(scores, 3).matmul(v)
+}
+
+/// See [`super::rms_norm`].
+pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    let mean_square = (x.clone() * x.clone()).mean_dim(D - 1);
+    x / (mean_square + eps).sqrt() * weight.unsqueeze()
+}
+
+/// See [`super::swiglu`].
+pub fn swiglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let hidden = x.dims()[D - 1] / 2;
+    let gate = x.clone().narrow(D - 1, 0, hidden);
+    silu(gate) * x.narrow(D - 1, hidden, hidden)
+}
+
+/// See [`super::cross_entropy`].
+pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let [rows, _] = logits.dims();
+    log_softmax(logits, 1)
+        .gather(1, targets.reshape([rows, 1]))
+        .neg()
+        .reshape([rows])
+}
+
+/// See [`super::conv2d`].
+pub fn conv2d(
+    x: Tensor<4>,
+    w: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    stride: usize,
+    padding: usize,
+) -> Tensor<4> {
+    let options = ConvOptions::new([stride, stride], [padding, padding], [1, 1], 1);
+    module::conv2d(x, w, bias, options)
+}
+
+/// See [`super::group_norm`].
+pub fn group_norm(
+    x: Tensor<4>,
+    groups: usize,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    eps: f64,
+) -> Tensor<4> {
+    let [batch, channels, height, width] = x.dims();
+    let grouped = x.reshape([batch, groups, channels / groups * height * width]);
+    let centred = grouped.clone() - grouped.mean_dim(2);
+    let variance = (centred.clone() * centred.clone()).mean_dim(2);
+    let normal = (centred / (variance + eps).sqrt()).reshape([batch, channels, height, width]);
+    normal * weight.reshape([1, channels, 1, 1]) + bias.reshape([1, channels, 1, 1])
+}
+
+/// See [`super::group_norm_silu`].
+pub fn group_norm_silu(
+    x: Tensor<4>,
+    groups: usize,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    eps: f64,
+) -> Tensor<4> {
+    silu(group_norm(x, groups, weight, bias, eps))
+}
+
+/// See [`super::upsample2`].
+pub fn upsample2(x: Tensor<4>) -> Tensor<4> {
+    let [batch, channels, height, width] = x.dims();
+    x.reshape([batch, channels, height, 1, width, 1])
+        .expand([batch, channels, height, 2, width, 2])
+        .reshape([batch, channels, 2 * height, 2 * width])
+}

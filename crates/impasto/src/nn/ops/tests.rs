@@ -1,0 +1,180 @@
+//! The kernels against Burn's own operations: values, and gradients through autodiff.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use burn::tensor::{Distribution, Tolerance};
+
+fn random<const D: usize>(dims: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::random(dims, Distribution::Uniform(-1.0, 1.0), device)
+}
+
+/// Sums of some hundred products of numbers below one, in another order.
+fn close<const D: usize>(what: &str, ours: Tensor<D>, theirs: Tensor<D>) {
+    assert_eq!(ours.dims(), theirs.dims(), "{what}");
+    let (ours, theirs) = (ours.into_data(), theirs.into_data());
+    ours.assert_approx_eq::<f32>(&theirs, Tolerance::rel_abs(2e-5, 2e-5));
+}
+
+/// Asserts that two functions of the tensors have the same values and gradients, weighed at random.
+fn same<const D: usize>(
+    ours: impl Fn(&mut Leaves) -> Tensor<D>,
+    theirs: impl Fn(&mut Leaves) -> Tensor<D>,
+) {
+    let device = Device::flex().autodiff();
+    device.seed(7);
+    let mut leaves = Leaves {
+        device: device.clone(),
+        made: vec![],
+        next: None,
+    };
+    let y = ours(&mut leaves);
+    let weights = random(y.dims(), &device);
+    let gradients = (y.clone() * weights.clone()).sum().backward();
+    let mut again = Leaves {
+        device,
+        made: leaves.made.clone(),
+        next: Some(0),
+    };
+    let y2 = theirs(&mut again);
+    close("value", y, y2.clone());
+    let gradients2 = (y2 * weights).sum().backward();
+    for (i, (a, b)) in leaves.made.iter().zip(&again.made).enumerate() {
+        let what = format!("gradient {i}");
+        close(
+            &what,
+            a.grad(&gradients).unwrap(),
+            b.grad(&gradients2).unwrap(),
+        );
+    }
+}
+
+/// Makes leaves at random, then the same ones again. They are flat: functions shape them, so that views
+/// are part of what is tested.
+struct Leaves {
+    device: Device,
+    made: Vec<Tensor<1>>,
+    next: Option<usize>,
+}
+
+impl Leaves {
+    fn get<const D: usize>(&mut self, dims: [usize; D]) -> Tensor<D> {
+        let leaf = match &mut self.next {
+            Some(next) => {
+                let data = self.made[*next].to_data();
+                let leaf = Tensor::<1>::from_data(data, &self.device).require_grad();
+                self.made[*next] = leaf.clone();
+                *next += 1;
+                leaf
+            }
+            None => {
+                let leaf = random([dims.iter().product()], &self.device).require_grad();
+                self.made.push(leaf.clone());
+                leaf
+            }
+        };
+        leaf.reshape(dims)
+    }
+}
+
+#[test]
+fn linear_equals_burns() {
+    for (b, t, inputs, outputs) in [(1, 1, 5, 3), (2, 7, 33, 50), (3, 50, 64, 130)] {
+        same(
+            |l| linear(l.get([b, t, inputs]), l.get([inputs, outputs]), None),
+            |l| plain::linear(l.get([b, t, inputs]), l.get([inputs, outputs]), None),
+        );
+        same(
+            |l| {
+                linear(
+                    l.get([b, t, inputs]),
+                    l.get([inputs, outputs]),
+                    Some(l.get([outputs])),
+                )
+            },
+            |l| {
+                plain::linear(
+                    l.get([b, t, inputs]),
+                    l.get([inputs, outputs]),
+                    Some(l.get([outputs])),
+                )
+            },
+        );
+        // Transposed weight (as for tied embeddings) and a strided input.
+        same(
+            |l| {
+                linear(
+                    l.get([t, b, inputs]).swap_dims(0, 1),
+                    l.get([outputs, inputs]).transpose(),
+                    None,
+                )
+            },
+            |l| {
+                let x = l.get([t, b, inputs]).swap_dims(0, 1);
+                plain::linear(x, l.get([outputs, inputs]).transpose(), None)
+            },
+        );
+    }
+}
+
+#[test]
+fn attention_equals_burns() {
+    for (b, h, queries, keys, dim, causal) in [
+        (1, 1, 1, 1, 4, true),
+        (2, 3, 5, 9, 8, false),
+        (2, 3, 5, 9, 8, true),
+        (2, 2, 110, 110, 16, true),
+    ] {
+        // Heads as slices of one projection, in memory order [batch, length, heads, dim].
+        let make = |l: &mut Leaves, length: usize| {
+            l.get([b, length, h, dim + 3])
+                .narrow(3, 2, dim)
+                .swap_dims(1, 2)
+        };
+        same(
+            |l| attention(make(l, queries), make(l, keys), make(l, keys), causal),
+            |l| plain::attention(make(l, queries), make(l, keys), make(l, keys), causal),
+        );
+    }
+}
+
+#[test]
+fn norm_gate_and_loss_equal_burns() {
+    for (rows, width) in [(1, 2), (7, 34), (150, 192)] {
+        same(
+            |l| rms_norm(l.get([rows, 2, width]), l.get([width]), 1e-6),
+            |l| plain::rms_norm(l.get([rows, 2, width]), l.get([width]), 1e-6),
+        );
+        same(
+            |l| swiglu(l.get([rows, 2, width]) * 5.0),
+            |l| plain::swiglu(l.get([rows, 2, width]) * 5.0),
+        );
+        let targets = |device: &Device| {
+            let ids: Vec<i64> = (0..rows as i64).map(|i| i * 5 % width as i64).collect();
+            Tensor::<1, Int>::from_data(&ids[..], device)
+        };
+        same(
+            |l| cross_entropy(l.get([rows, width]) * 9.0, targets(&l.device)),
+            |l| plain::cross_entropy(l.get([rows, width]) * 9.0, targets(&l.device)),
+        );
+    }
+}
+
+#[test]
+fn without_autodiff_the_values_are_the_same_bits() {
+    let device = Device::flex();
+    let (x, w) = (random([3, 20, 32], &device), random([32, 50], &device));
+    let plain_device = linear(x.clone(), w.clone(), None).into_data();
+    let tracked = linear(x.autodiff(), w.autodiff().require_grad(), None);
+    assert_eq!(tracked.into_data(), plain_device);
+}
+
+#[test]
+fn an_untracked_input_gets_no_gradient_and_harms_none() {
+    let device = Device::flex().autodiff();
+    let x = random([4, 8], &device);
+    let w = random([8, 3], &device).require_grad();
+    let gradients = linear(x.clone(), w.clone(), None).sum().backward();
+    assert!(x.grad(&gradients).is_none());
+    let exact = x.sum_dim(0).transpose().expand([8, 3]);
+    close("weight", w.grad(&gradients).unwrap(), exact.inner());
+}

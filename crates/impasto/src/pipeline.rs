@@ -1,0 +1,254 @@
+//! The whole way: prompt → ids → picture, and back: picture → ids → likelihood.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use burn::tensor::Device;
+use serde::Serialize;
+
+use crate::checkpoint::{Model, ModelConfig, ModelSource};
+use crate::generate::{Drawing, draw};
+use crate::image::Picture;
+use crate::models::dalle::{DalleBatch, Order, Part, image_part, raster};
+use crate::nn::block::Sight;
+use crate::sampling::SamplingOptions;
+use crate::{Error, Result};
+
+/// A model that draws.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// The model.
+    pub model: Model,
+    /// How long loading took.
+    pub load_time: Duration,
+}
+
+/// What to draw.
+#[derive(Clone, Debug)]
+pub struct GenerateRequest {
+    /// The caption.
+    pub prompt: String,
+    /// Pictures; picture number i has the seed `seed + i`.
+    pub n: usize,
+    /// Seed of the first picture.
+    pub seed: u64,
+    /// Guidance, temperature, cuts.
+    pub sampling: SamplingOptions,
+    /// Token order.
+    pub order: Order,
+    /// Cut a caption that is too long instead of refusing it.
+    pub truncate: bool,
+}
+
+/// How far a request is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Image tokens drawn, over all pictures.
+    pub done: usize,
+    /// Image tokens to draw.
+    pub total: usize,
+}
+
+/// A picture drawn.
+#[derive(Clone, Debug)]
+pub struct Drawn {
+    /// The pixels.
+    pub picture: Picture,
+    /// Its seed.
+    pub seed: u64,
+    /// Its row-major ids.
+    pub image_ids: Vec<u32>,
+    /// log p of the ids given the caption, in nats.
+    pub log_likelihood: f64,
+}
+
+/// How long each part of a request took, in seconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Timings {
+    /// Reading the model.
+    pub load: f64,
+    /// Tokenizing the caption.
+    pub text: f64,
+    /// Drawing the ids.
+    pub decode: f64,
+    /// Ids to pixels.
+    pub pixels: f64,
+}
+
+/// The likelihood of a pair under the model.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Likelihood {
+    /// ln p(text).
+    pub text_log_likelihood: f64,
+    /// ln p(picture | text), in raster order.
+    pub image_log_likelihood: f64,
+    /// Text tokens counted, the end among them.
+    pub text_tokens: usize,
+    /// Image tokens counted.
+    pub image_tokens: usize,
+}
+
+/// What a model is and what it takes to run it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelInfo {
+    /// The model's name.
+    pub name: String,
+    /// SPDX expression of the weights' licence.
+    pub licence: String,
+    /// Parameters of the transformer.
+    pub dalle_parameters: usize,
+    /// Parameters of the image tokenizer.
+    pub image_tokenizer_parameters: usize,
+    /// Bytes of the weight files.
+    pub weight_bytes: u64,
+    /// Estimated peak memory of drawing one picture with guidance.
+    pub peak_memory_bytes: u64,
+    /// The whole config.
+    pub config: ModelConfig,
+}
+
+/// Pictures drawn in one batch; more are drawn batch after batch.
+const BATCH: usize = 16;
+
+impl Pipeline {
+    /// Loads a model onto `device`.
+    pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
+        let started = Instant::now();
+        let model = Model::load(source, device)?;
+        Ok(Pipeline { model, load_time: started.elapsed() })
+    }
+
+    /// Side of the pictures in pixels.
+    pub fn picture_size(&self) -> usize {
+        self.model.config.image_tokenizer.picture_size()
+    }
+
+    /// Draws. `progress` may stop the work, which is then [`Error::Stopped`].
+    pub fn generate(
+        &self,
+        request: &GenerateRequest,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<(Vec<Drawn>, Timings)> {
+        if request.n == 0 {
+            return Err(Error::invalid("n", "expected 1 or more pictures, got 0"));
+        }
+        let mut timings = Timings { load: self.load_time.as_secs_f64(), ..Timings::default() };
+        let clock = Instant::now();
+        let length = self.model.config.dalle.text_length;
+        let text_ids = self.model.text.encode_caption(&request.prompt, length, request.truncate)?;
+        let null_caption = self.model.text.null_caption(length);
+        timings.text = clock.elapsed().as_secs_f64();
+        let positions = self.model.config.dalle.image_length();
+        let total = positions * request.n;
+        let mut drawn = Vec::with_capacity(request.n);
+        for first in (0..request.n).step_by(BATCH) {
+            let rows = BATCH.min(request.n - first);
+            let drawings: Vec<Drawing> = (first..first + rows)
+                .map(|i| Drawing { text_ids: text_ids.clone(), seed: request.seed.wrapping_add(i as u64) })
+                .collect();
+            let clock = Instant::now();
+            let ids = draw(&self.model.dalle, &drawings, &null_caption, &request.sampling, request.order, &mut |done, _| {
+                progress(Progress { done: first * positions + done * rows, total })
+            })?;
+            timings.decode += clock.elapsed().as_secs_f64();
+            let clock = Instant::now();
+            let image_ids: Vec<Vec<u32>> = ids.iter().map(|ids| ids.image_ids.clone()).collect();
+            let pictures = self.model.image.decode(&image_ids)?;
+            timings.pixels += clock.elapsed().as_secs_f64();
+            for ((picture, ids), drawing) in pictures.into_iter().zip(ids).zip(drawings) {
+                drawn.push(Drawn {
+                    picture,
+                    seed: drawing.seed,
+                    image_ids: ids.image_ids,
+                    log_likelihood: ids.log_likelihood,
+                });
+            }
+        }
+        Ok((drawn, timings))
+    }
+
+    /// ln p of a caption and of a picture given it.
+    pub fn likelihood(&self, caption: &str, picture: &Picture, truncate: bool) -> Result<Likelihood> {
+        let config = &self.model.config.dalle;
+        let text_ids = vec![self.model.text.encode_caption(caption, config.text_length, truncate)?];
+        let image_ids = vec![self.encode(picture)?];
+        let batch = DalleBatch {
+            orders: vec![raster(config.image_length())],
+            text_ids,
+            image_ids,
+            captioned: 0,
+        };
+        let text = Part::Text { ids: batch.text_ids[0].clone(), start: 0 };
+        let image = image_part(&batch.image_ids, &batch.orders, config.codebook_size, false);
+        let states = self.model.dalle.forward(&[text, image], 1, None, Sight::Causal);
+        let (text_nats, counted) =
+            self.model.dalle.text_nats(states.clone().narrow(1, 0, config.text_length), &batch.text_ids);
+        let image_states = states.narrow(1, config.text_length, config.image_length());
+        let image_nats = self.model.dalle.image_nats(image_states, &batch, 1);
+        let sum = |nats: burn::tensor::Tensor<1>| -> Result<f64> {
+            let nats: Vec<f32> = nats
+                .into_data()
+                .convert::<f32>()
+                .try_into_vec()
+                .map_err(|e| Error::invalid("likelihood", format!("{e:?}")))?;
+            let total: f64 = nats.into_iter().map(f64::from).sum();
+            if total.is_finite() {
+                Ok(-total)
+            } else {
+                Err(Error::NonFinite { what: "likelihood", detail: format!("{total}") })
+            }
+        };
+        Ok(Likelihood {
+            text_log_likelihood: sum(text_nats)?,
+            image_log_likelihood: sum(image_nats)?,
+            text_tokens: counted.iter().filter(|&&counts| counts).count(),
+            image_tokens: config.image_length(),
+        })
+    }
+
+    /// Row-major ids of a picture of any size: its middle square, scaled to the model's.
+    pub fn encode(&self, picture: &Picture) -> Result<Vec<u32>> {
+        let picture = picture.fit_square(self.picture_size())?;
+        Ok(self.model.image.encode(&[picture], &self.model.device)?.swap_remove(0))
+    }
+
+    /// The picture of row-major ids.
+    pub fn decode(&self, image_ids: &[u32]) -> Result<Picture> {
+        Ok(self.model.image.decode(&[image_ids.to_vec()])?.swap_remove(0))
+    }
+
+    /// A picture through the image tokenizer and back.
+    pub fn reconstruct(&self, picture: &Picture) -> Result<Picture> {
+        self.decode(&self.encode(picture)?)
+    }
+}
+
+/// What a model is, without loading its weights.
+pub fn info(source: &ModelSource) -> Result<ModelInfo> {
+    use crate::models::parameters::shapes;
+    use crate::nn::Init;
+    let config = source.config()?;
+    let weight_bytes = source.weight_bytes()?;
+    let mut init = Init::empty(&Device::flex());
+    let count = |shapes: std::collections::BTreeMap<String, Vec<usize>>| -> usize {
+        shapes.values().map(|shape| shape.iter().product::<usize>()).sum()
+    };
+    let dalle_parameters = count(shapes(&config.dalle.init(&mut init)));
+    let image_tokenizer_parameters = count(shapes(&config.image_tokenizer.init(&mut init)));
+    let dalle = &config.dalle;
+    // Weights in f32 beside the file they come from; both caches of a guided batch of one; the widest
+    // activations of the decoder; the program.
+    let weights = 4 * (dalle_parameters + image_tokenizer_parameters) as u64;
+    let caches = (4 * 2 * 2 * dalle.n_layers * dalle.sequence_length() * dalle.width) as u64;
+    let size = config.image_tokenizer.picture_size() as u64;
+    let activations = 4 * 64 * size * size;
+    Ok(ModelInfo {
+        name: config.name.clone(),
+        licence: config.licence.clone(),
+        dalle_parameters,
+        image_tokenizer_parameters,
+        weight_bytes,
+        peak_memory_bytes: weights + weight_bytes + caches + activations + (64 << 20),
+        config,
+    })
+}

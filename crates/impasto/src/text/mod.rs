@@ -1,0 +1,218 @@
+//! Captions as ids: byte-level byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909; bytes as in
+//! GPT-2), trained on the captions, so that any text in any language has ids and comes back unchanged.
+
+use std::path::Path;
+
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, Tokenizer, TokenizerBuilder};
+
+use crate::{Error, Result, files};
+
+/// Fills a caption up to the model's length.
+pub const PAD: u32 = 0;
+/// Begins a caption.
+pub const BOS: u32 = 1;
+/// Ends a caption.
+pub const EOS: u32 = 2;
+
+const SPECIAL: [&str; 3] = ["<pad>", "<bos>", "<eos>"];
+
+/// Caption ↔ ids.
+#[derive(Clone, Debug)]
+pub struct TextTokenizer {
+    tokenizer: Tokenizer,
+}
+
+impl TextTokenizer {
+    /// Learns `vocab_size` ids (256 bytes and 3 special ones among them) from captions.
+    pub fn train(captions: impl Iterator<Item = String> + Send, vocab_size: usize) -> Result<Self> {
+        if !(259..=1 << 20).contains(&vocab_size) {
+            return Err(Error::invalid("vocab_size", format!("expected 259 to 2^20, got {vocab_size}")));
+        }
+        let bad = |e: tokenizers::Error| Error::invalid("text tokenizer", e.to_string());
+        let mut trainer = BpeTrainer::builder()
+            .vocab_size(vocab_size)
+            .min_frequency(2)
+            .show_progress(false)
+            .special_tokens(SPECIAL.map(|token| AddedToken::from(token, true)).to_vec())
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .build();
+        let bytes = ByteLevel::default().add_prefix_space(false);
+        let mut tokenizer = TokenizerBuilder::<BPE, NormalizerWrapper, ByteLevel, PostProcessorWrapper, ByteLevel>::new()
+            .with_model(BPE::default())
+            .with_normalizer(None)
+            .with_pre_tokenizer(Some(bytes))
+            .with_post_processor(None)
+            .with_decoder(Some(bytes))
+            .build()
+            .map_err(bad)?;
+        tokenizer.train(&mut trainer, captions).map_err(bad)?;
+        let json = tokenizer.to_string(false).map_err(bad)?;
+        TextTokenizer::from_bytes(json.as_bytes())
+    }
+
+    /// Reads a `tokenizer.json`.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let bad = |reason: String| Error::invalid("tokenizer.json", reason);
+        let tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| bad(format!("not a tokenizer: {e}")))?;
+        for (id, token) in SPECIAL.iter().enumerate() {
+            let found = tokenizer.token_to_id(token);
+            if found != Some(id as u32) {
+                return Err(bad(format!("{token} has id {found:?}, expected {id}")));
+            }
+        }
+        Ok(TextTokenizer { tokenizer })
+    }
+
+    /// Reads `tokenizer.json` in `dir`.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join("tokenizer.json");
+        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        TextTokenizer::from_bytes(&bytes).map_err(|e| Error::bad_file(path, e.to_string()))
+    }
+
+    /// Writes `tokenizer.json` into `dir`.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        let json = self.tokenizer.to_string(true).map_err(|e| Error::invalid("text tokenizer", e.to_string()))?;
+        files::write_atomic(dir.join("tokenizer.json"), json.as_bytes())
+    }
+
+    /// Number of ids.
+    pub fn vocab_size(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
+    /// The ids of a text, without special ones. A text that spells a special token is split so that it does
+    /// not become one.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        for piece in pieces(text) {
+            let encoding = self
+                .tokenizer
+                .encode_fast(piece, false)
+                .map_err(|e| Error::invalid("text", e.to_string()))?;
+            ids.extend_from_slice(encoding.get_ids());
+        }
+        Ok(ids)
+    }
+
+    /// Start, ids, end, and padding to exactly `limit` ids. A longer caption is refused, or cut in front of
+    /// its end where `truncate` says so.
+    pub fn encode_caption(&self, caption: &str, limit: usize, truncate: bool) -> Result<Vec<u32>> {
+        if caption.trim().is_empty() {
+            return Err(Error::invalid("prompt", "is empty, expected a caption"));
+        }
+        let mut ids = vec![BOS];
+        ids.extend(self.encode(caption)?);
+        if ids.len() + 1 > limit {
+            if !truncate {
+                return Err(Error::CaptionTooLong {
+                    tokens: ids.len() + 1,
+                    limit,
+                    caption: shortened(caption),
+                });
+            }
+            ids.truncate(limit - 1);
+        }
+        ids.push(EOS);
+        ids.resize(limit, PAD);
+        Ok(ids)
+    }
+
+    /// What stands in for a caption that is not told.
+    pub fn null_caption(&self, limit: usize) -> Vec<u32> {
+        let mut ids = vec![BOS, EOS];
+        ids.resize(limit, PAD);
+        ids
+    }
+
+    /// The text of ids, special ones left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.tokenizer.decode(ids, true).map_err(|e| Error::invalid("text ids", e.to_string()))
+    }
+}
+
+/// The text cut inside every special token that it spells.
+fn pieces(text: &str) -> Vec<&str> {
+    let mut cuts: Vec<usize> = SPECIAL.iter().flat_map(|token| text.match_indices(token)).map(|(at, _)| at + 1).collect();
+    cuts.sort_unstable();
+    let mut pieces = Vec::with_capacity(cuts.len() + 1);
+    let mut start = 0;
+    for cut in cuts {
+        pieces.push(&text[start..cut]);
+        start = cut;
+    }
+    pieces.push(&text[start..]);
+    pieces
+}
+
+fn shortened(caption: &str) -> String {
+    if caption.chars().count() <= 60 {
+        return caption.to_owned();
+    }
+    caption.chars().take(57).chain("...".chars()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn tokenizer() -> TextTokenizer {
+        let captions = ["a red turtle", "two red turtles on a yellow background", "夜空下的红色乌龟"];
+        TextTokenizer::train(captions.iter().map(|caption| (*caption).to_owned()).cycle().take(60), 300).unwrap()
+    }
+
+    #[test]
+    fn captions_are_framed_and_padded() {
+        let tokenizer = tokenizer();
+        let ids = tokenizer.encode_caption("a red turtle", 16, false).unwrap();
+        assert_eq!(ids.len(), 16);
+        assert_eq!(ids[0], BOS);
+        let end = ids.iter().position(|&id| id == EOS).unwrap();
+        assert!(ids[end + 1..].iter().all(|&id| id == PAD));
+        assert_eq!(tokenizer.decode(&ids).unwrap(), "a red turtle");
+    }
+
+    #[test]
+    fn a_long_caption_is_refused_with_both_lengths_or_cut() {
+        let tokenizer = tokenizer();
+        let long = "zebra ".repeat(20);
+        let error = tokenizer.encode_caption(&long, 8, false).unwrap_err().to_string();
+        assert!(error.contains("but the model reads 8"), "{error}");
+        let cut = tokenizer.encode_caption(&long, 8, true).unwrap();
+        assert_eq!((cut.len(), cut[7]), (8, EOS));
+    }
+
+    #[test]
+    fn an_empty_prompt_is_refused() {
+        assert!(tokenizer().encode_caption(" \n", 8, false).is_err());
+    }
+
+    #[test]
+    fn a_text_that_spells_a_special_token_is_only_text() {
+        let tokenizer = tokenizer();
+        let ids = tokenizer.encode("<eos> a <pad><bos>").unwrap();
+        assert!(ids.iter().all(|&id| id > EOS), "{ids:?}");
+        assert_eq!(tokenizer.decode(&ids).unwrap(), "<eos> a <pad><bos>");
+    }
+
+    #[test]
+    fn training_twice_gives_the_same_tokenizer() {
+        let json = |tokenizer: TextTokenizer| tokenizer.tokenizer.to_string(false).unwrap();
+        assert_eq!(json(tokenizer()), json(tokenizer()));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn any_text_comes_back(text in "\\PC{0,40}") {
+            thread_local!(static TOKENIZER: TextTokenizer = tokenizer());
+            TOKENIZER.with(|tokenizer| {
+                assert_eq!(tokenizer.decode(&tokenizer.encode(&text).unwrap()).unwrap(), text);
+            });
+        }
+    }
+}

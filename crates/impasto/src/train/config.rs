@@ -1,0 +1,158 @@
+//! What every run is told, whatever it trains.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{Error, Result};
+
+/// The part of a training config that does not depend on the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    /// Seed of the weights, the data order and all draws.
+    pub seed: u64,
+    /// Optimizer steps of the whole run.
+    pub steps: u64,
+    /// Samples in a forward pass.
+    pub batch_size: usize,
+    /// Forward passes in a step; their gradients are averaged.
+    pub gradient_accumulation: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Steps over which it rises from 0.
+    pub warmup_steps: u64,
+    /// Where the cosine ends, as a share of the peak.
+    pub final_learning_rate: f64,
+    /// AdamW's decay of matrices (vectors, embeddings and positions are not decayed).
+    pub weight_decay: f64,
+    /// AdamW's β₁.
+    pub beta1: f64,
+    /// AdamW's β₂.
+    pub beta2: f64,
+    /// Largest norm of the whole gradient; 0 switches clipping off.
+    pub gradient_clip: f64,
+    /// Decay of the moving average of the weights, which is what is shipped; 0 switches it off.
+    pub ema_decay: f64,
+    /// Recompute cheap operations in the backward pass instead of keeping their results.
+    pub gradient_checkpointing: bool,
+    /// Steps between lines of metrics.jsonl.
+    pub log_every: u64,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// Checkpoints kept.
+    pub keep_checkpoints: usize,
+    /// Where the metrics of a healthy run end; one that ends elsewhere is an error.
+    pub expect: BTreeMap<String, Bounds>,
+}
+
+/// Where a metric is expected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bounds {
+    /// No lower than this.
+    pub at_least: Option<f64>,
+    /// No higher than this.
+    pub at_most: Option<f64>,
+}
+
+impl Bounds {
+    /// Whether `value` lies within.
+    pub fn hold(&self, value: f64) -> bool {
+        // A value that is no number holds nowhere.
+        self.at_least.is_none_or(|bound| value >= bound) && self.at_most.is_none_or(|bound| value <= bound)
+    }
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        RunConfig {
+            seed: 1,
+            steps: 10_000,
+            batch_size: 64,
+            gradient_accumulation: 1,
+            learning_rate: 1e-3,
+            warmup_steps: 200,
+            final_learning_rate: 0.05,
+            weight_decay: 0.05,
+            beta1: 0.9,
+            beta2: 0.95,
+            gradient_clip: 1.0,
+            ema_decay: 0.999,
+            gradient_checkpointing: false,
+            log_every: 20,
+            checkpoint_every: 1000,
+            keep_checkpoints: 2,
+            expect: BTreeMap::new(),
+        }
+    }
+}
+
+impl RunConfig {
+    /// The learning rate of a step: linear warm-up, then half a cosine.
+    pub fn learning_rate_at(&self, step: u64) -> f64 {
+        if step < self.warmup_steps {
+            return self.learning_rate * (step + 1) as f64 / self.warmup_steps as f64;
+        }
+        let span = self.steps.saturating_sub(self.warmup_steps).max(1) as f64;
+        let done = ((step - self.warmup_steps) as f64 / span).min(1.0);
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
+        self.learning_rate * (self.final_learning_rate + (1.0 - self.final_learning_rate) * cosine)
+    }
+
+    /// Says which value is impossible.
+    pub fn validate(&self) -> Result<()> {
+        let bad = |reason: String| Err(Error::invalid("training config", reason));
+        let positive = [
+            ("steps", self.steps),
+            ("batch_size", self.batch_size as u64),
+            ("gradient_accumulation", self.gradient_accumulation as u64),
+            ("log_every", self.log_every),
+            ("checkpoint_every", self.checkpoint_every),
+            ("keep_checkpoints", self.keep_checkpoints as u64),
+        ];
+        for (name, value) in positive {
+            if value == 0 {
+                return bad(format!("{name} is 0, expected 1 or more"));
+            }
+        }
+        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
+            return bad(format!("learning_rate is {}, expected a positive number", self.learning_rate));
+        }
+        let shares = [
+            ("final_learning_rate", self.final_learning_rate),
+            ("beta1", self.beta1),
+            ("beta2", self.beta2),
+            ("ema_decay", self.ema_decay),
+        ];
+        for (name, value) in shares {
+            if !(0.0..=1.0).contains(&value) {
+                return bad(format!("{name} is {value}, expected 0 to 1"));
+            }
+        }
+        if self.weight_decay.is_nan() || self.weight_decay < 0.0 || self.gradient_clip.is_nan() || self.gradient_clip < 0.0 {
+            return bad("weight_decay and gradient_clip must not be negative".into());
+        }
+        Ok(())
+    }
+}
+
+/// Reads a config file.
+pub fn read<C: DeserializeOwned>(path: &Path) -> Result<C> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    serde_json::from_str(&text).map_err(|e| Error::bad_file(path, format!("not a training config: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_learning_rate_rises_and_falls() {
+        let config = RunConfig { steps: 100, warmup_steps: 10, learning_rate: 1.0, ..RunConfig::default() };
+        assert!((config.learning_rate_at(0) - 0.1).abs() < 1e-12);
+        assert!((config.learning_rate_at(10) - 1.0).abs() < 1e-12);
+        assert!((config.learning_rate_at(100) - config.final_learning_rate).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,352 @@
+//! Training the transformer on captions and encoded pictures.
+
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::Device;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::config::RunConfig;
+use super::engine::{self, Evaluation, Event, Observer, Pass, Task};
+use super::image_tokenizer::{self, training_device};
+use super::source::{PictureSource, SourceConfig, epoch_index, open};
+use crate::checkpoint::weights::Precision;
+use crate::checkpoint::{Model, ModelConfig};
+use crate::data::Sample;
+use crate::generate::{Drawing, draw};
+use crate::image::{Format, Picture};
+use crate::models::dalle::{DalleBatch, LossWeights, Order, raster, shuffled};
+use crate::models::{Dalle, DalleConfig, ImageTokenizer};
+use crate::nn::Init;
+use crate::sampling::SamplingOptions;
+use crate::text::TextTokenizer;
+use crate::{Error, Result, files};
+
+/// The config file of `impasto train dalle`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The finished model's name.
+    pub name: String,
+    /// SPDX expression of the finished weights' licence.
+    pub licence: String,
+    /// Output directory of `train text-tokenizer`.
+    pub text_tokenizer: PathBuf,
+    /// Output directory of `train image-tokenizer`.
+    pub image_tokenizer: PathBuf,
+    /// Sizes of the transformer.
+    pub model: Sizes,
+    /// The pairs.
+    pub data: SourceConfig,
+    /// Pictures encoded ahead of the training; each step draws from these. None: all of a finite data
+    /// set, required for an endless one.
+    #[serde(default)]
+    pub encoded_pictures: Option<u64>,
+    /// The run.
+    #[serde(default)]
+    pub run: RunConfig,
+    /// How much each loss counts.
+    #[serde(default)]
+    pub losses: LossWeights,
+    /// Share of the pictures told in raster order; the others in random orders.
+    #[serde(default = "default_raster_share")]
+    pub raster_share: f64,
+    /// Share of the captions dropped, for guidance.
+    #[serde(default = "default_caption_dropout")]
+    pub caption_dropout: f64,
+    /// Share of each batch that also trains captioning.
+    #[serde(default = "default_captioning_share")]
+    pub captioning_share: f64,
+    /// What the finished model's `generate` uses by default, and the samples drawn on the way.
+    #[serde(default)]
+    pub sampling: SamplingOptions,
+    /// Held-out pairs measured at each checkpoint.
+    #[serde(default = "default_validation")]
+    pub validation: usize,
+}
+
+/// Sizes that don't follow from the tokenizers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sizes {
+    /// Text tokens, padding included.
+    pub text_length: usize,
+    /// Width of the residual stream.
+    pub width: usize,
+    /// Blocks.
+    pub n_layers: usize,
+    /// Heads.
+    pub n_heads: usize,
+    /// Units of each SwiGLU.
+    pub hidden: usize,
+    /// Width of the contrastive space.
+    #[serde(default)]
+    pub contrastive_width: Option<usize>,
+}
+
+fn default_raster_share() -> f64 {
+    0.5
+}
+
+fn default_caption_dropout() -> f64 {
+    0.1
+}
+
+fn default_captioning_share() -> f64 {
+    0.125
+}
+
+fn default_validation() -> usize {
+    128
+}
+
+/// Trains (or goes on) and writes the whole model into `dir/model`.
+pub fn run(config: &Config, dir: &Path, device: &Device, resume: bool, observer: &mut dyn Observer) -> Result<PathBuf> {
+    config.run.validate()?;
+    config.sampling.validate()?;
+    let shares = [config.raster_share, config.caption_dropout, config.captioning_share];
+    if shares.iter().any(|share| !(0.0..=1.0).contains(share)) {
+        return Err(Error::invalid(
+            "training config",
+            "raster_share, caption_dropout and captioning_share must lie between 0 and 1",
+        ));
+    }
+    let text = TextTokenizer::load(&config.text_tokenizer)?;
+    let image = image_tokenizer::load(&config.image_tokenizer, device)?;
+    let dalle_config = DalleConfig {
+        text_vocab_size: text.vocab_size(),
+        text_length: config.model.text_length,
+        codebook_size: image.config().codebook_size(),
+        grid: image.config().grid(),
+        width: config.model.width,
+        n_layers: config.model.n_layers,
+        n_heads: config.model.n_heads,
+        hidden: config.model.hidden,
+        contrastive_width: config.model.contrastive_width,
+    };
+    dalle_config.validate()?;
+    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    let source = open(&config.data, Some(image.config().picture_size()), dir, observer)?;
+    let resolved = serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
+    files::write_atomic(dir.join("config.json"), &resolved)?;
+    let count = match (config.encoded_pictures, source.len()) {
+        (Some(count), Some(len)) => count.min(len),
+        (Some(count), None) => count,
+        (None, Some(len)) => len,
+        (None, None) => {
+            return Err(Error::invalid("training config", "encoded_pictures must be given: the data has no end"));
+        }
+    };
+    let training = encode_training(source.as_ref(), count, &text, &image, config, device, dir, observer)?;
+    let validation = source.validation(config.validation)?;
+    let validation = Encoded::of(&validation, &text, &image, &dalle_config, device)?;
+    let train_device = training_device(device, &config.run);
+    let dalle = dalle_config.init(&mut Init::new(config.run.seed, &train_device));
+    let model_config = ModelConfig {
+        name: config.name.clone(),
+        licence: config.licence.clone(),
+        image_tokenizer: image.config(),
+        dalle: dalle_config,
+        sampling: config.sampling.clone(),
+    };
+    let mut task =
+        DalleTask { config: config.clone(), model_config: model_config.clone(), text, image, training, validation };
+    let trained = engine::train(&mut task, dalle, &config.run, dir, resume, observer)?.valid();
+    let model = Model { config: model_config, text: task.text, image: task.image, dalle: trained, device: device.clone() };
+    let path = dir.join("model");
+    model.save(&path, Precision::F16)?;
+    Ok(path)
+}
+
+/// Pairs with their ids; a picture may have several captions.
+struct Encoded {
+    /// `[pictures][captions][text_length]`.
+    text_ids: Vec<Vec<Vec<u32>>>,
+    /// `[pictures][grid²]`.
+    image_ids: Vec<Vec<u32>>,
+    /// The first caption of each.
+    captions: Vec<String>,
+}
+
+impl Encoded {
+    fn of(samples: &[Sample], text: &TextTokenizer, image: &ImageTokenizer, config: &DalleConfig, device: &Device) -> Result<Self> {
+        let pictures: Vec<Picture> = samples.iter().map(|sample| sample.picture.clone()).collect();
+        let image_ids = image.encode(&pictures, device)?;
+        let mut text_ids = Vec::with_capacity(samples.len());
+        for sample in samples {
+            text_ids.push(encode_captions(&sample.captions, text, config.text_length)?);
+        }
+        let captions = samples.iter().map(|sample| sample.captions.first().cloned().unwrap_or_default()).collect();
+        Ok(Encoded { text_ids, image_ids, captions })
+    }
+}
+
+fn encode_captions(captions: &[String], text: &TextTokenizer, length: usize) -> Result<Vec<Vec<u32>>> {
+    captions.iter().map(|caption| text.encode_caption(caption, length, true)).collect()
+}
+
+/// The cache of encoded pictures: image ids and captions, tied to the tokenizer that made them.
+#[derive(Serialize, Deserialize)]
+struct TokenFile {
+    fingerprint: String,
+    image_ids: Vec<Vec<u16>>,
+    captions: Vec<Vec<String>>,
+}
+
+/// Pictures rendered or read, encoded and dropped again at a time.
+const CHUNK: u64 = 512;
+
+#[allow(clippy::too_many_arguments)]
+fn encode_training(
+    source: &dyn PictureSource,
+    count: u64,
+    text: &TextTokenizer,
+    image: &ImageTokenizer,
+    config: &Config,
+    device: &Device,
+    dir: &Path,
+    observer: &mut dyn Observer,
+) -> Result<Encoded> {
+    let path = dir.join("tokens.json");
+    let fingerprint = fingerprint(config, count)?;
+    let known = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<TokenFile>(&bytes).ok());
+    let tokens = match known {
+        Some(tokens) if tokens.fingerprint == fingerprint => tokens,
+        _ => {
+            let mut tokens = TokenFile { fingerprint, image_ids: Vec::new(), captions: Vec::new() };
+            let mut done = 0;
+            while done < count {
+                let samples = source.train_batch(done, CHUNK.min(count - done) as usize)?;
+                let pictures: Vec<Picture> = samples.iter().map(|sample| sample.picture.clone()).collect();
+                for ids in image.encode(&pictures, device)? {
+                    tokens.image_ids.push(ids.into_iter().map(|id| id as u16).collect());
+                }
+                tokens.captions.extend(samples.into_iter().map(|sample| sample.captions));
+                done += pictures.len() as u64;
+                observer.event(Event::Preparing(format!("encoded {done} of {count} pictures")));
+                if observer.stop() {
+                    return Err(Error::Stopped);
+                }
+            }
+            let bytes = serde_json::to_vec(&tokens).map_err(|e| Error::invalid("tokens", e.to_string()))?;
+            files::write_atomic(&path, &bytes)?;
+            tokens
+        }
+    };
+    let mut text_ids = Vec::with_capacity(tokens.captions.len());
+    for captions in &tokens.captions {
+        text_ids.push(encode_captions(captions, text, config.model.text_length)?);
+    }
+    let image_ids =
+        tokens.image_ids.into_iter().map(|ids| ids.into_iter().map(u32::from).collect()).collect();
+    let captions = tokens.captions.into_iter().map(|mut captions| captions.swap_remove(0)).collect();
+    Ok(Encoded { text_ids, image_ids, captions })
+}
+
+/// What the ids depend on: the tokenizer's weights, the data, their number.
+fn fingerprint(config: &Config, count: u64) -> Result<String> {
+    use sha2::{Digest, Sha256};
+    let path = config.image_tokenizer.join("image_tokenizer.safetensors");
+    let weights = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    let data = serde_json::to_vec(&config.data).map_err(|e| Error::invalid("data", e.to_string()))?;
+    let digest = Sha256::new().chain_update(weights).chain_update(data).chain_update(count.to_le_bytes()).finalize();
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+struct DalleTask {
+    config: Config,
+    model_config: ModelConfig,
+    text: TextTokenizer,
+    image: ImageTokenizer,
+    training: Encoded,
+    validation: Encoded,
+}
+
+impl DalleTask {
+    /// Everything random of a pass comes from (seed, pass).
+    fn batch(&self, pass: u64) -> DalleBatch {
+        let size = self.config.run.batch_size;
+        let mut rng = ChaCha8Rng::seed_from_u64(self.config.run.seed);
+        rng.set_stream(pass + 1);
+        let positions = self.model_config.dalle.image_length();
+        let mut batch = DalleBatch {
+            text_ids: Vec::with_capacity(size),
+            image_ids: Vec::with_capacity(size),
+            orders: Vec::with_capacity(size),
+            captioned: (size as f64 * self.config.captioning_share).round() as usize,
+        };
+        let pictures = self.training.image_ids.len() as u64;
+        for row in 0..size {
+            let sample = epoch_index(self.config.run.seed, pictures, pass * size as u64 + row as u64);
+            let captions = &self.training.text_ids[sample];
+            let caption = captions[rng.random_range(0..captions.len())].clone();
+            let dropped = rng.random_bool(self.config.caption_dropout) && row >= batch.captioned;
+            batch.text_ids.push(if dropped { self.text.null_caption(self.model_config.dalle.text_length) } else { caption });
+            batch.image_ids.push(self.training.image_ids[sample].clone());
+            let told_in_raster = rng.random_bool(self.config.raster_share);
+            batch.orders.push(if told_in_raster { raster(positions) } else { shuffled(positions, &mut rng) });
+        }
+        batch
+    }
+}
+
+impl Task for DalleTask {
+    type Model = Dalle;
+
+    fn pass(&mut self, model: &Dalle, pass: u64, _step: u64) -> Result<Pass> {
+        let losses = model.losses(&self.batch(pass), &self.config.losses);
+        let mut metrics = vec![("text_nats", losses.text), ("image_nats", losses.image)];
+        metrics.extend(losses.caption.map(|loss| ("caption_nats", loss)));
+        metrics.extend(losses.contrastive.map(|loss| ("contrastive", loss)));
+        Ok(Pass { loss: losses.total, metrics })
+    }
+
+    fn describe_pass(&self, pass: u64) -> String {
+        let size = self.config.run.batch_size as u64;
+        format!("samples {} to {}", pass * size, (pass + 1) * size - 1)
+    }
+
+    fn evaluate(&mut self, model: &Dalle, step: u64, dir: &Path) -> Result<Evaluation> {
+        let model = model.valid();
+        let positions = self.model_config.dalle.image_length();
+        let (mut text, mut image, mut batches) = (0.0, 0.0, 0.0f64);
+        let rows = self.validation.image_ids.len();
+        for start in (0..rows).step_by(32) {
+            let end = (start + 32).min(rows);
+            let batch = DalleBatch {
+                text_ids: self.validation.text_ids[start..end].iter().map(|captions| captions[0].clone()).collect(),
+                image_ids: self.validation.image_ids[start..end].to_vec(),
+                orders: vec![raster(positions); end - start],
+                captioned: 0,
+            };
+            let losses = model.losses(&batch, &self.config.losses);
+            let weight = (end - start) as f64;
+            text += weight * f64::from(losses.text.into_scalar::<f32>());
+            image += weight * f64::from(losses.image.into_scalar::<f32>());
+            batches += weight;
+        }
+        let mut evaluation = Evaluation::default();
+        if batches > 0.0 {
+            evaluation.values =
+                vec![("validation_text_nats".into(), text / batches), ("validation_image_nats".into(), image / batches)];
+        }
+        let shown = rows.min(8);
+        let drawings: Vec<Drawing> = (0..shown)
+            .map(|row| Drawing { text_ids: self.validation.text_ids[row][0].clone(), seed: row as u64 })
+            .collect();
+        if shown > 0 {
+            let null = self.text.null_caption(self.model_config.dalle.text_length);
+            let drawn = draw(&model, &drawings, &null, &self.config.sampling, Order::Raster, &mut |_, _| std::ops::ControlFlow::Continue(()))?;
+            let ids: Vec<Vec<u32>> = drawn.into_iter().map(|drawn| drawn.image_ids).collect();
+            let grid = Picture::grid(&self.image.decode(&ids)?, 4, 2)?;
+            let samples = dir.join("samples");
+            std::fs::create_dir_all(&samples).map_err(Error::io("create", &samples))?;
+            files::write_atomic(samples.join(format!("step-{step:08}.png")), &grid.encode(Format::Png, 100)?)?;
+            let captions = self.validation.captions[..shown].join("\n") + "\n";
+            files::write_atomic(samples.join("captions.txt"), captions.as_bytes())?;
+        }
+        Ok(evaluation)
+    }
+}

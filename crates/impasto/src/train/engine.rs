@@ -1,0 +1,332 @@
+//! The loop that every training runs: forward, backward, clip, step, average, log, checkpoint.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::checkpoints::{Checkpoints, Snapshot};
+use super::config::RunConfig;
+use super::metrics::MetricsFile;
+use super::optimizer::{Moments, NamedGradients, Optimizer};
+use crate::models::parameters::{self, Parameters};
+use crate::{Error, Result};
+
+/// What a run tells the one who started it.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The run goes on from a checkpoint.
+    Resumed {
+        /// Steps done so far.
+        step: u64,
+    },
+    /// A step is done.
+    Step {
+        /// Steps done.
+        step: u64,
+        /// Steps of the whole run.
+        steps: u64,
+        /// The trained loss.
+        loss: f64,
+        /// Samples trained per second, over the last few seconds.
+        samples_per_second: f64,
+        /// Until the end at this speed.
+        remaining: Duration,
+    },
+    /// Metrics were measured.
+    Metrics {
+        /// Steps done.
+        step: u64,
+        /// Name and value.
+        values: Vec<(String, f64)>,
+    },
+    /// A checkpoint was written.
+    Checkpoint {
+        /// Steps done.
+        step: u64,
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// Something deserves attention: a collapsed codebook, dropped pictures.
+    Warning(String),
+    /// Something is under way before the first step.
+    Preparing(String),
+}
+
+/// The one who started the run.
+pub trait Observer {
+    /// Called for each event.
+    fn event(&mut self, event: Event);
+    /// Asked after each step: whether to write a checkpoint and stop.
+    fn stop(&self) -> bool {
+        false
+    }
+}
+
+/// The loss of one forward pass and what else is worth logging.
+pub struct Pass {
+    /// `[1]`, with a gradient.
+    pub loss: Tensor<1>,
+    /// Further values, `[1]` each.
+    pub metrics: Vec<(&'static str, Tensor<1>)>,
+}
+
+/// What is trained.
+pub trait Task {
+    /// The model.
+    type Model: Module;
+
+    /// The loss of forward pass number `pass` (from 0, `gradient_accumulation` of them a step).
+    fn pass(&mut self, model: &Self::Model, pass: u64, step: u64) -> Result<Pass>;
+
+    /// Which data a pass sees, for the message when its loss is not finite.
+    fn describe_pass(&self, pass: u64) -> String;
+
+    /// Called after each step, for what gradients don't train. Changes to the returned parameters are kept.
+    fn after_step(&mut self, model: Self::Model, _step: u64) -> Result<Self::Model> {
+        Ok(model)
+    }
+
+    /// What else a checkpoint must hold, by file name.
+    fn state(&self) -> BTreeMap<String, Parameters> {
+        BTreeMap::new()
+    }
+
+    /// Takes back what [`Task::state`] gave.
+    fn restore(&mut self, _state: BTreeMap<String, Parameters>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Measures the averaged model at a checkpoint and may write sample pictures into `dir`.
+    fn evaluate(&mut self, model: &Self::Model, step: u64, dir: &Path) -> Result<Evaluation>;
+}
+
+/// What [`Task::evaluate`] found.
+#[derive(Default)]
+pub struct Evaluation {
+    /// Metrics on the validation set.
+    pub values: Vec<(String, f64)>,
+    /// What deserves attention.
+    pub warnings: Vec<String>,
+}
+
+/// Files that the engine keeps itself.
+const MODEL: &str = "model";
+const EMA: &str = "ema";
+const FIRST: &str = "first";
+const SECOND: &str = "second";
+
+/// Trains to the end, or until stopped; returns the averaged model.
+pub fn train<T: Task>(
+    task: &mut T,
+    mut model: T::Model,
+    config: &RunConfig,
+    dir: &Path,
+    resume: bool,
+    observer: &mut dyn Observer,
+) -> Result<T::Model> {
+    let checkpoints = Checkpoints::open(dir, config.keep_checkpoints)?;
+    let mut optimizer = Optimizer::new(config);
+    let mut step = 0;
+    let latest = checkpoints.latest()?;
+    match (latest, resume) {
+        (Some(_), false) => {
+            return Err(Error::invalid(
+                "output",
+                format!("{} holds checkpoints already; pass --resume to go on from them, or choose another --out", dir.display()),
+            ));
+        }
+        (Some(snapshot), true) => {
+            step = snapshot.step;
+            model = restore(model, &mut optimizer, task, snapshot)?;
+            observer.event(Event::Resumed { step });
+        }
+        (None, _) => {}
+    }
+    let mut metrics = MetricsFile::open(dir, step)?;
+    let mut last_good = checkpoints.list()?.pop().map(|(_, path)| path);
+    let mut clock = Clock::new(config);
+    let mut saved_at = step;
+    let mut missed = None;
+    while step < config.steps {
+        let accumulated = config.gradient_accumulation as u64;
+        let mut gradients = NamedGradients::default();
+        let mut loss = 0.0;
+        let mut logged: Vec<(&'static str, f64)> = Vec::new();
+        let logs = (step + 1) % config.log_every == 0 || step + 1 == config.steps;
+        for micro in 0..accumulated {
+            let number = step * accumulated + micro;
+            let pass = task.pass(&model, number, step)?;
+            let value: f64 = pass.loss.clone().into_scalar::<f32>().into();
+            if !value.is_finite() {
+                return Err(Error::NonFinite {
+                    what: "loss",
+                    detail: format!(
+                        "{value} at step {step}, {}; the last good checkpoint is {}",
+                        task.describe_pass(number),
+                        last_good.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string())
+                    ),
+                });
+            }
+            loss += value / accumulated as f64;
+            if logs {
+                for (name, tensor) in pass.metrics {
+                    let value: f64 = f64::from(tensor.into_scalar::<f32>()) / accumulated as f64;
+                    match logged.iter_mut().find(|(known, _)| *known == name) {
+                        Some((_, sum)) => *sum += value,
+                        None => logged.push((name, value)),
+                    }
+                }
+            }
+            let found = pass.loss.backward();
+            gradients.add(NamedGradients::collect(&model, &found));
+        }
+        let norm = gradients.norm() / accumulated as f64;
+        if !norm.is_finite() {
+            return Err(Error::NonFinite {
+                what: "gradient",
+                detail: format!("norm {norm} at step {step}, {}", task.describe_pass(step * accumulated)),
+            });
+        }
+        let clip = if config.gradient_clip > 0.0 { (config.gradient_clip / norm.max(1e-12)).min(1.0) } else { 1.0 };
+        let learning_rate = config.learning_rate_at(step);
+        model = optimizer.step(model, gradients, learning_rate, clip / accumulated as f64, step);
+        model = task.after_step(model, step)?;
+        step += 1;
+        clock.tick();
+        observer.event(Event::Step {
+            step,
+            steps: config.steps,
+            loss,
+            samples_per_second: clock.samples_per_second(),
+            remaining: clock.remaining(config.steps - step),
+        });
+        if logs {
+            let mut values = vec![("loss".to_owned(), loss)];
+            values.extend(logged.iter().map(|(name, value)| ((*name).to_owned(), *value)));
+            values.push(("gradient_norm".to_owned(), norm));
+            values.push(("learning_rate".to_owned(), learning_rate));
+            metrics.log(step, &values)?;
+        }
+        let stopped = observer.stop();
+        let due = step % config.checkpoint_every == 0 || step == config.steps;
+        if due {
+            // Evaluated before the checkpoint is written: it must not change what follows.
+            let averaged = optimizer.averaged(model.clone());
+            let evaluation = task.evaluate(&averaged, step, dir)?;
+            for warning in evaluation.warnings {
+                observer.event(Event::Warning(warning));
+            }
+            metrics.log(step, &evaluation.values)?;
+            metrics.plot(dir)?;
+            if step == config.steps {
+                missed = missed_expectation(config, &evaluation.values);
+            }
+            observer.event(Event::Metrics { step, values: evaluation.values });
+        }
+        if (due || stopped) && step > saved_at {
+            let path = checkpoints.save(&snapshot(&model, &optimizer, task, step)?)?;
+            saved_at = step;
+            observer.event(Event::Checkpoint { step, path: path.clone() });
+            last_good = Some(path);
+        }
+        if due {
+            clock.restart();
+        }
+        if stopped {
+            return Err(Error::Stopped);
+        }
+    }
+    match missed {
+        Some(reason) => Err(Error::invalid("training", reason)),
+        None => Ok(optimizer.averaged(model)),
+    }
+}
+
+/// The first metric that ended where a healthy run's does not.
+fn missed_expectation(config: &RunConfig, values: &[(String, f64)]) -> Option<String> {
+    config.expect.iter().find_map(|(name, bounds)| {
+        let value = values.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
+        match value {
+            None => Some(format!("a bound is expected of {name}, which is not measured")),
+            Some(value) if bounds.hold(value) => None,
+            Some(value) => Some(format!("{name} ended at {value:.4}, a healthy run ends within {bounds:?}")),
+        }
+    })
+}
+
+fn snapshot<T: Task>(model: &T::Model, optimizer: &Optimizer, task: &T, step: u64) -> Result<Snapshot> {
+    let flat = |tensor: &Tensor<1>| tensor.to_data();
+    let mut tensors = task.state();
+    tensors.insert(MODEL.into(), parameters::export(model));
+    let moments = |pick: fn(&Moments) -> &Tensor<1>| -> Parameters {
+        optimizer.moments.iter().map(|(name, moments)| (name.clone(), flat(pick(moments)))).collect()
+    };
+    tensors.insert(FIRST.into(), moments(|moments| &moments.first));
+    tensors.insert(SECOND.into(), moments(|moments| &moments.second));
+    tensors.insert(EMA.into(), optimizer.ema.iter().map(|(name, average)| (name.clone(), flat(average))).collect());
+    Ok(Snapshot { step, tensors })
+}
+
+fn restore<T: Task>(
+    model: T::Model,
+    optimizer: &mut Optimizer,
+    task: &mut T,
+    mut snapshot: Snapshot,
+) -> Result<T::Model> {
+    let devices = model.devices();
+    let device: Device = devices.into_iter().next().map(Device::inner).unwrap_or_default();
+    let mut take = |name: &str| snapshot.tensors.remove(name).unwrap_or_default();
+    let (weights, average, first, mut second) = (take(MODEL), take(EMA), take(FIRST), take(SECOND));
+    let (model, report) = parameters::load(model, weights);
+    if !report.is_complete() {
+        return Err(Error::invalid("checkpoint", format!("does not fit the config: {}", report.summary())));
+    }
+    let tensor = |data: TensorData| Tensor::<1>::from_data(data, &device);
+    for (name, first) in first {
+        let Some(second) = second.remove(&name) else {
+            return Err(Error::invalid("checkpoint", format!("has no second moments of {name}")));
+        };
+        optimizer.moments.insert(name, Moments { first: tensor(first), second: tensor(second) });
+    }
+    optimizer.ema = average.into_iter().map(|(name, data)| (name, tensor(data))).collect();
+    task.restore(snapshot.tensors)?;
+    Ok(model)
+}
+
+/// Speed over the last stretch.
+struct Clock {
+    samples_per_step: f64,
+    started: Instant,
+    ticks: u64,
+}
+
+impl Clock {
+    fn new(config: &RunConfig) -> Self {
+        let samples_per_step = (config.batch_size * config.gradient_accumulation) as f64;
+        Clock { samples_per_step, started: Instant::now(), ticks: 0 }
+    }
+
+    fn restart(&mut self) {
+        self.started = Instant::now();
+        self.ticks = 0;
+    }
+
+    fn tick(&mut self) {
+        self.ticks += 1;
+    }
+
+    fn seconds_per_step(&self) -> f64 {
+        self.started.elapsed().as_secs_f64() / self.ticks.max(1) as f64
+    }
+
+    fn samples_per_second(&self) -> f64 {
+        self.samples_per_step / self.seconds_per_step().max(1e-9)
+    }
+
+    fn remaining(&self, steps: u64) -> Duration {
+        Duration::from_secs_f64((self.seconds_per_step() * steps as f64).min(1e9))
+    }
+}

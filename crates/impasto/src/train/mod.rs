@@ -1,0 +1,20 @@
+//! Training: `text_tokenizer`, then `image_tokenizer`, then `dalle`, each from one config file.
+//!
+//! Everything random in a step is drawn from (seed, step), and everything that a step changes is in the
+//! checkpoint, so that a run that was stopped goes on bit for bit.
+
+mod checkpoints;
+pub mod config;
+pub mod dalle;
+mod engine;
+pub mod image_tokenizer;
+mod metrics;
+mod optimizer;
+pub mod source;
+pub mod text_tokenizer;
+
+pub use config::RunConfig;
+pub use engine::{Event, Observer};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,487 @@
+//! Scaled dot-product attention, `softmax(scale · q·kᵀ)·v`, and its gradients, head by head: scores of
+//! some queries at a time stay in the cache and are recomputed going backward (Dao et al. 2022;
+//! deviation: whole rows of keys instead of online softmax, as sequences here are some hundred long).
+
+use rayon::prelude::*;
+
+use crate::gemm::{Into, Matrix, MatrixMut, gemm_serial};
+use crate::shared::{SharedPtr, fresh, with_scratch};
+use crate::vector::{dot, exp, maximum, sum_by, vectorised};
+
+/// `[batch, heads, length, dim]` within a slice, with any strides but that of `dim`, which is one. So
+/// `[batch, length, heads, dim]` in memory needs no copy.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads<'a> {
+    /// The elements; the first one of the view is the first one of the slice.
+    pub data: &'a [f32],
+    /// Elements from a batch entry to the next one.
+    pub batch_stride: usize,
+    /// Elements from a head to the next one.
+    pub head_stride: usize,
+    /// Elements from a position to the next one.
+    pub row_stride: usize,
+}
+
+impl<'a> Heads<'a> {
+    fn matrix(&self, batch: usize, head: usize, rows: usize, dim: usize) -> Matrix<'a> {
+        let start = batch * self.batch_stride + head * self.head_stride;
+        Matrix::with_strides(&self.data[start..], rows, dim, self.row_stride, 1)
+    }
+
+    fn row_block(&self, batch: usize, head: usize, first: usize) -> &'a [f32] {
+        &self.data[batch * self.batch_stride + head * self.head_stride + first * self.row_stride..]
+    }
+
+    fn row(&self, batch: usize, head: usize, row: usize, dim: usize) -> &'a [f32] {
+        &self.data[batch * self.batch_stride + head * self.head_stride + row * self.row_stride..]
+            [..dim]
+    }
+}
+
+/// What an attention computes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shape {
+    /// Entries of the batch.
+    pub batch: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Positions that ask.
+    pub queries: usize,
+    /// Positions that are asked.
+    pub keys: usize,
+    /// Width of a head.
+    pub dim: usize,
+    /// Whether query `i` sees the keys `0..=keys − queries + i` only.
+    pub causal: bool,
+    /// Factor of the scores.
+    pub scale: f32,
+}
+
+impl Shape {
+    /// Keys that a query sees.
+    fn visible(&self, query: usize) -> usize {
+        if self.causal {
+            self.keys + query + 1 - self.queries
+        } else {
+            self.keys
+        }
+    }
+
+    fn check(&self) {
+        assert!(self.keys > 0 && self.dim > 0, "attention to nothing");
+        assert!(
+            !self.causal || self.queries <= self.keys,
+            "causal queries are among the keys"
+        );
+    }
+}
+
+/// Queries whose scores are held at a time: with 512 keys, 192 KiB of the L2 cache.
+const QUERIES: usize = 96;
+
+/// A result in memory order `[batch, length, heads, dim]`.
+#[derive(Clone, Copy)]
+struct Target {
+    data: SharedPtr<f32>,
+    len: usize,
+    heads: usize,
+}
+
+impl Target {
+    fn new(data: &mut [f32], heads: usize) -> Self {
+        Self {
+            data: SharedPtr::new(data.as_mut_ptr()),
+            len: data.len(),
+            heads,
+        }
+    }
+
+    /// Runs a product into rows `first..first + rows` of a head.
+    ///
+    /// # Safety
+    /// No other task writes to this head; `self` came from a live slice.
+    unsafe fn product(
+        &self,
+        (batch, head): (usize, usize),
+        (length, dim): (usize, usize),
+        (first, rows): (usize, usize),
+        (a, b): (Matrix, Matrix),
+        into: Into,
+    ) {
+        let width = self.heads * dim;
+        let start = (batch * length + first) * width + head * dim;
+        let span = (rows - 1) * width + dim;
+        assert!(start + span <= self.len);
+        // SAFETY: the rows lie within the slice, and only this task touches them.
+        let part = unsafe { MatrixMut::from_raw(self.data.get().add(start), rows, dim, width) };
+        gemm_serial(a, b, part, into);
+    }
+}
+
+/// The output in memory order `[batch, queries, heads, dim]`, and each row's log of the sum of
+/// exponentials, `[batch, heads, queries]`, which [`backward`] wants.
+pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32>) {
+    shape.check();
+    let Shape {
+        batch,
+        heads,
+        queries,
+        dim,
+        ..
+    } = shape;
+    let mut out = fresh(batch * queries * heads * dim);
+    let mut normalisers = fresh(batch * heads * queries);
+    let target = Target::new(&mut out, heads);
+    let blocks = queries.div_ceil(QUERIES);
+    let norms = SharedPtr::new(normalisers.as_mut_ptr());
+    let task = |index: usize| {
+        let (unit, block) = (index / blocks, index % blocks);
+        let (b, h) = (unit / heads, unit % heads);
+        let first = block * QUERIES;
+        let rows = QUERIES.min(queries - first);
+        let keys = shape.visible(first + rows - 1);
+        with_scratch(rows * keys, |scores| {
+            let qm = Matrix::with_strides(q.row_block(b, h, first), rows, dim, q.row_stride, 1);
+            let km = k.matrix(b, h, keys, dim);
+            let vm = v.matrix(b, h, keys, dim);
+            gemm_serial(
+                qm,
+                km.transposed(),
+                MatrixMut::new(scores, rows, keys),
+                Into::Overwrite,
+            );
+            for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+                let normaliser = softmax(row, shape.visible(first + i), shape.scale);
+                // SAFETY: this row is this task's alone.
+                unsafe { *norms.get().add(unit * queries + first + i) = normaliser };
+            }
+            let factors = (Matrix::new(scores, rows, keys), vm);
+            // SAFETY: tasks have rows of their own.
+            unsafe {
+                target.product(
+                    (b, h),
+                    (queries, dim),
+                    (first, rows),
+                    factors,
+                    Into::Overwrite,
+                )
+            };
+        });
+    };
+    let tasks = batch * heads * blocks;
+    if tasks * queries.min(QUERIES) * shape.keys * dim < 1 << 17 {
+        (0..tasks).for_each(task);
+    } else {
+        (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+    }
+    (out, normalisers)
+}
+
+vectorised! {
+    /// Softmax of the scaled first `visible` scores, zeros behind; returns the log of the sum.
+    fn softmax(row: &mut [f32], visible: usize, scale: f32) -> f32 {
+        let (row, hidden) = row.split_at_mut(visible);
+        hidden.fill(0.0);
+        for x in row.iter_mut() {
+            *x *= scale;
+        }
+        let largest = maximum(row);
+        for x in row.iter_mut() {
+            *x = exp::<FUSED>(*x - largest);
+        }
+        let sum = sum_by(visible, |i| row[i]);
+        let factor = 1.0 / sum;
+        for x in row.iter_mut() {
+            *x *= factor;
+        }
+        largest + sum.ln()
+    }
+}
+
+/// The gradients of `q`, `k` and `v`, each in memory order `[batch, length, heads, dim]`.
+///
+/// `out` and `normalisers` are what [`forward`] gave, `dout` is the output's gradient.
+pub fn backward(
+    dout: Heads,
+    (q, k, v): (Heads, Heads, Heads),
+    (out, normalisers): (&[f32], &[f32]),
+    shape: Shape,
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    shape.check();
+    let Shape {
+        batch,
+        heads,
+        queries,
+        keys,
+        dim,
+        scale,
+        ..
+    } = shape;
+    assert_eq!(
+        out.len(),
+        batch * queries * heads * dim,
+        "output of the forward pass"
+    );
+    assert_eq!(
+        normalisers.len(),
+        batch * heads * queries,
+        "normalisers of the forward pass"
+    );
+    let out = Heads {
+        data: out,
+        batch_stride: queries * heads * dim,
+        head_stride: dim,
+        row_stride: heads * dim,
+    };
+    let mut dq = fresh(batch * queries * heads * dim);
+    // Keys that no query sees get no gradient.
+    let mut dk = vec![0.0; batch * keys * heads * dim];
+    let mut dv = vec![0.0; batch * keys * heads * dim];
+    let (tq, tk, tv) = (
+        Target::new(&mut dq, heads),
+        Target::new(&mut dk, heads),
+        Target::new(&mut dv, heads),
+    );
+    let task = |unit: usize| {
+        let (b, h) = (unit / heads, unit % heads);
+        for first in (0..queries).step_by(QUERIES) {
+            let rows = QUERIES.min(queries - first);
+            let seen = shape.visible(first + rows - 1);
+            with_scratch(2 * rows * seen, |scratch| {
+                let (probs, dscores) = scratch.split_at_mut(rows * seen);
+                let qm = Matrix::with_strides(q.row_block(b, h, first), rows, dim, q.row_stride, 1);
+                let dm = Matrix::with_strides(
+                    dout.row_block(b, h, first),
+                    rows,
+                    dim,
+                    dout.row_stride,
+                    1,
+                );
+                let (km, vm) = (k.matrix(b, h, seen, dim), v.matrix(b, h, seen, dim));
+                gemm_serial(
+                    qm,
+                    km.transposed(),
+                    MatrixMut::new(probs, rows, seen),
+                    Into::Overwrite,
+                );
+                gemm_serial(
+                    dm,
+                    vm.transposed(),
+                    MatrixMut::new(dscores, rows, seen),
+                    Into::Overwrite,
+                );
+                for i in 0..rows {
+                    let row = first + i;
+                    score_gradients(
+                        &mut probs[i * seen..][..seen],
+                        &mut dscores[i * seen..][..seen],
+                        shape.visible(row),
+                        scale,
+                        normalisers[unit * queries + row],
+                        dout.row(b, h, row, dim),
+                        out.row(b, h, row, dim),
+                    );
+                }
+                let (pm, sm) = (
+                    Matrix::new(probs, rows, seen),
+                    Matrix::new(dscores, rows, seen),
+                );
+                let into = Into::Add;
+                // SAFETY: each task has a head of its own.
+                unsafe {
+                    tq.product(
+                        (b, h),
+                        (queries, dim),
+                        (first, rows),
+                        (sm, km),
+                        Into::Overwrite,
+                    );
+                    tk.product((b, h), (keys, dim), (0, seen), (sm.transposed(), qm), into);
+                    tv.product((b, h), (keys, dim), (0, seen), (pm.transposed(), dm), into);
+                }
+            });
+        }
+    };
+    (0..batch * heads)
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(task);
+    (dq, dk, dv)
+}
+
+vectorised! {
+    /// From raw scores to probabilities, from the probabilities' gradients to those of the raw scores.
+    fn score_gradients(
+        probs: &mut [f32],
+        gradients: &mut [f32],
+        visible: usize,
+        scale: f32,
+        normaliser: f32,
+        dout: &[f32],
+        out: &[f32],
+    ) {
+        let mean = dot::<FUSED>(dout, out);
+        let (probs, hidden) = probs.split_at_mut(visible);
+        hidden.fill(0.0);
+        let (gradients, hidden) = gradients.split_at_mut(visible);
+        hidden.fill(0.0);
+        for (p, g) in probs.iter_mut().zip(gradients) {
+            *p = exp::<FUSED>(*p * scale - normaliser);
+            *g = *p * (*g - mean) * scale;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gemm::tests::numbers;
+
+    /// Memory order `[batch, length, heads, dim]`.
+    fn heads<'a>(data: &'a [f32], length: usize, heads: usize, dim: usize) -> Heads<'a> {
+        Heads {
+            data,
+            batch_stride: length * heads * dim,
+            head_stride: dim,
+            row_stride: heads * dim,
+        }
+    }
+
+    /// Loss `Σ dout · attention` in `f64`, and its gradients by the definition.
+    fn reference([q, k, v, dout]: [&[f32]; 4], s: Shape) -> [Vec<f64>; 4] {
+        let at = |x: &[f32], length: usize, b: usize, h: usize, t: usize, i: usize| {
+            x[((b * length + t) * s.heads + h) * s.dim + i] as f64
+        };
+        let place = |length: usize, b: usize, h: usize, t: usize, i: usize| {
+            ((b * length + t) * s.heads + h) * s.dim + i
+        };
+        let mut out = vec![0.0; q.len()];
+        let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; k.len()]);
+        for b in 0..s.batch {
+            for h in 0..s.heads {
+                for t in 0..s.queries {
+                    let keys = s.visible(t);
+                    let scores: Vec<f64> = (0..keys)
+                        .map(|u| {
+                            (0..s.dim)
+                                .map(|i| at(q, s.queries, b, h, t, i) * at(k, s.keys, b, h, u, i))
+                                .sum::<f64>()
+                                * s.scale as f64
+                        })
+                        .collect();
+                    let total: f64 = scores.iter().map(|x| x.exp()).sum();
+                    let p: Vec<f64> = scores.iter().map(|x| x.exp() / total).collect();
+                    let dp: Vec<f64> = (0..keys)
+                        .map(|u| {
+                            (0..s.dim)
+                                .map(|i| {
+                                    at(dout, s.queries, b, h, t, i) * at(v, s.keys, b, h, u, i)
+                                })
+                                .sum()
+                        })
+                        .collect();
+                    let mean: f64 = p.iter().zip(&dp).map(|(p, d)| p * d).sum();
+                    for u in 0..keys {
+                        let ds = p[u] * (dp[u] - mean) * s.scale as f64;
+                        for i in 0..s.dim {
+                            out[place(s.queries, b, h, t, i)] += p[u] * at(v, s.keys, b, h, u, i);
+                            dq[place(s.queries, b, h, t, i)] += ds * at(k, s.keys, b, h, u, i);
+                            dk[place(s.keys, b, h, u, i)] += ds * at(q, s.queries, b, h, t, i);
+                            dv[place(s.keys, b, h, u, i)] += p[u] * at(dout, s.queries, b, h, t, i);
+                        }
+                    }
+                }
+            }
+        }
+        [out, dq, dk, dv]
+    }
+
+    fn close(what: &str, x: &[f32], exact: &[f64]) {
+        for (x, exact) in x.iter().zip(exact) {
+            // Sums of some hundred products of numbers below one, and exponentials of rounded scores.
+            assert!(
+                (*x as f64 - exact).abs() < 2e-5 * (1.0 + exact.abs()),
+                "{what}: {x} {exact}"
+            );
+        }
+    }
+
+    #[test]
+    fn output_and_gradients_equal_the_plain_ones() {
+        for (batch, n_heads, queries, keys, dim, causal) in [
+            (1, 1, 1, 1, 1, false),
+            (2, 3, 5, 9, 7, false),
+            (2, 3, 5, 9, 7, true),
+            (1, 2, 200, 200, 32, true),
+            (1, 2, 130, 77, 16, false),
+            (3, 2, 1, 50, 24, true),
+        ] {
+            let scale = 1.0 / (dim as f32).sqrt();
+            let shape = Shape {
+                batch,
+                heads: n_heads,
+                queries,
+                keys,
+                dim,
+                causal,
+                scale,
+            };
+            let (nq, nk) = (
+                batch * n_heads * queries * dim,
+                batch * n_heads * keys * dim,
+            );
+            let (q, k, v, dout) = (
+                numbers(nq, 1),
+                numbers(nk, 2),
+                numbers(nk, 3),
+                numbers(nq, 4),
+            );
+            let view = (
+                heads(&q, queries, n_heads, dim),
+                heads(&k, keys, n_heads, dim),
+                heads(&v, keys, n_heads, dim),
+            );
+            let (out, normalisers) = forward(view.0, view.1, view.2, shape);
+            let (dq, dk, dv) = backward(
+                heads(&dout, queries, n_heads, dim),
+                view,
+                (&out, &normalisers),
+                shape,
+            );
+            let exact = reference([&q, &k, &v, &dout], shape);
+            close("out", &out, &exact[0]);
+            close("dq", &dq, &exact[1]);
+            close("dk", &dk, &exact[2]);
+            close("dv", &dv, &exact[3]);
+        }
+    }
+
+    #[test]
+    fn a_query_alone_equals_the_query_in_a_causal_batch() {
+        let (n_heads, t, dim) = (2, 150, 32);
+        let n = n_heads * t * dim;
+        let (q, k, v) = (numbers(n, 1), numbers(n, 2), numbers(n, 3));
+        let view = |x| heads(x, t, n_heads, dim);
+        let scale = 0.2;
+        let whole = Shape {
+            batch: 1,
+            heads: n_heads,
+            queries: t,
+            keys: t,
+            dim,
+            causal: true,
+            scale,
+        };
+        let (all, _) = forward(view(&q), view(&k), view(&v), whole);
+        for i in [0, 1, 17, 95, 96, 149] {
+            let one = Shape {
+                queries: 1,
+                keys: i + 1,
+                ..whole
+            };
+            let alone = heads(&q[i * n_heads * dim..], 1, n_heads, dim);
+            let (out, _) = forward(alone, view(&k), view(&v), one);
+            assert_eq!(out, all[i * n_heads * dim..][..n_heads * dim]);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Packing: panels of `MR` rows or `NR` columns, step after step of `k`, zeros at the edges.
+
+use super::Matrix;
+use super::tile::Tile;
+
+/// Packs `rows` rows of A from `i0` and `kc` columns from `k0` into panels `[panel][step][MR]`.
+pub(super) fn rows<T: Tile>(
+    target: &mut [f32],
+    a: Matrix,
+    i0: usize,
+    rows: usize,
+    k0: usize,
+    kc: usize,
+) {
+    pack(target, T::MR, a, i0, rows, k0, kc);
+}
+
+/// Packs `kc` rows of B from `k0` and `cols` columns from `j0` into panels `[panel][step][NR]`.
+pub(super) fn columns<T: Tile>(
+    target: &mut [f32],
+    b: Matrix,
+    k0: usize,
+    kc: usize,
+    j0: usize,
+    cols: usize,
+) {
+    pack(target, T::NR, b.transposed(), j0, cols, k0, kc);
+}
+
+/// Packs rows `i0..i0 + rows`, columns `k0..k0 + kc` into panels of `width` rows.
+fn pack(target: &mut [f32], width: usize, x: Matrix, i0: usize, rows: usize, k0: usize, kc: usize) {
+    let panels = rows.div_ceil(width);
+    debug_assert!(target.len() >= panels * width * kc);
+    let source = &x.data[i0 * x.row_stride + k0 * x.col_stride..];
+    if x.row_stride == 1 {
+        // Neighbours of a step are contiguous. Steps outside, so that the source is read in order.
+        let whole = rows / width;
+        for p in 0..kc {
+            let line = &source[p * x.col_stride..][..rows];
+            for panel in 0..whole {
+                let to = &mut target[(panel * kc + p) * width..][..width];
+                copy(to, &line[panel * width..][..width]);
+            }
+            if whole < panels {
+                let (to, pad) =
+                    target[(whole * kc + p) * width..][..width].split_at_mut(rows - whole * width);
+                to.copy_from_slice(&line[whole * width..]);
+                pad.fill(0.0);
+            }
+        }
+    } else {
+        for panel in 0..panels {
+            let from = &source[panel * width * x.row_stride..];
+            let to = &mut target[panel * kc * width..][..kc * width];
+            let rows = width.min(rows - panel * width);
+            if x.col_stride == 1 {
+                transpose(to, width, from, x.row_stride, rows, kc);
+            } else {
+                for p in 0..kc {
+                    for i in 0..rows {
+                        to[p * width + i] = from[i * x.row_stride + p * x.col_stride];
+                    }
+                }
+            }
+            if rows < width {
+                for p in 0..kc {
+                    to[p * width + rows..(p + 1) * width].fill(0.0);
+                }
+            }
+        }
+    }
+}
+
+/// Copies some multiple of four floats without a call to `memcpy`.
+#[inline(always)]
+fn copy(to: &mut [f32], from: &[f32]) {
+    let (to, to_rest) = to.as_chunks_mut::<4>();
+    let (from, from_rest) = from.as_chunks::<4>();
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+    for (to, from) in to_rest.iter_mut().zip(from_rest) {
+        *to = *from;
+    }
+}
+
+/// `to[p · width + i] = from[i · stride + p]`.
+fn transpose(to: &mut [f32], width: usize, from: &[f32], stride: usize, rows: usize, kc: usize) {
+    let mut i = 0;
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::*;
+        // Steps outside would walk over the target in order; rows outside read each source line whole.
+        while i + 4 <= rows {
+            assert!(
+                (i + 3) * stride + kc <= from.len() && kc * width <= to.len() && i + 4 <= width
+            );
+            let mut p = 0;
+            while p + 4 <= kc {
+                // SAFETY: SSE is part of x86-64; the block lies within both slices, see above.
+                unsafe {
+                    let at = from.as_ptr().add(i * stride + p);
+                    let mut r0 = _mm_loadu_ps(at);
+                    let mut r1 = _mm_loadu_ps(at.add(stride));
+                    let mut r2 = _mm_loadu_ps(at.add(2 * stride));
+                    let mut r3 = _mm_loadu_ps(at.add(3 * stride));
+                    _MM_TRANSPOSE4_PS(&mut r0, &mut r1, &mut r2, &mut r3);
+                    let at = to.as_mut_ptr().add(p * width + i);
+                    _mm_storeu_ps(at, r0);
+                    _mm_storeu_ps(at.add(width), r1);
+                    _mm_storeu_ps(at.add(2 * width), r2);
+                    _mm_storeu_ps(at.add(3 * width), r3);
+                }
+                p += 4;
+            }
+            while p < kc {
+                for r in i..i + 4 {
+                    to[p * width + r] = from[r * stride + p];
+                }
+                p += 1;
+            }
+            i += 4;
+        }
+    }
+    while i < rows {
+        for (p, &x) in from[i * stride..][..kc].iter().enumerate() {
+            to[p * width + i] = x;
+        }
+        i += 1;
+    }
+}
