@@ -3,6 +3,7 @@
 //! The modules stand in pipeline order: read downwards.
 
 pub mod error;
+pub mod eval;
 pub mod files;
 pub mod image;
 pub mod text;
