@@ -13,6 +13,7 @@ pub mod models;
 pub mod sampling;
 pub mod generate;
 pub mod checkpoint;
+pub mod provenance;
 pub mod pipeline;
 pub mod train;
 
