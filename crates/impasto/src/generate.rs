@@ -51,9 +51,7 @@ pub fn draw(
     let guided = options.needs_unconditional();
     let rows = drawings.len();
     let batch = if guided { 2 * rows } else { rows };
-    let samplers: Result<Vec<Sampler>> =
-        drawings.iter().map(|drawing| Sampler::new(options.clone(), drawing.seed)).collect();
-    let samplers = samplers?;
+    let samplers = drawings.iter().map(|drawing| Sampler::new(options, drawing.seed)).collect();
     let mut session = Session {
         model,
         caches: model.caches(),
@@ -209,7 +207,7 @@ impl Session<'_> {
             for (i, &position) in asked.iter().enumerate() {
                 let of = |row: usize| &logits[(row * per_row + i) * codes..][..codes];
                 let unconditional = self.guided.then(|| of(self.rows + row));
-                let sampled = self.samplers[row].draw(u64::from(position), of(row), unconditional)?;
+                let sampled = self.samplers[row].sample(of(row), unconditional, u64::from(position))?;
                 self.image_ids[row][position as usize] = sampled.id;
                 self.log_likelihoods[row] += sampled.log_prob;
             }

@@ -152,7 +152,7 @@ pub fn run(config: &Config, dir: &Path, device: &Device, resume: bool, observer:
         sampling: config.sampling.clone(),
     };
     let mut task =
-        DalleTask { config: config.clone(), model_config: model_config.clone(), text, image, training, validation, device: device.clone() };
+        DalleTask { config: config.clone(), model_config: model_config.clone(), text, image, training, validation };
     let trained = engine::train(&mut task, dalle, &config.run, dir, resume, observer)?.valid();
     let model = Model { config: model_config, text: task.text, image: task.image, dalle: trained, device: device.clone() };
     let path = dir.join("model");
@@ -262,7 +262,6 @@ struct DalleTask {
     image: ImageTokenizer,
     training: Encoded,
     validation: Encoded,
-    device: Device,
 }
 
 impl DalleTask {

@@ -51,10 +51,7 @@ impl SourceConfig {
                 if let Some(cldr) = cldr {
                     sources.cldr = cldr.clone();
                 }
-                let world = match world.as_str() {
-                    "tiny" => World::tiny(),
-                    _ => World::small(),
-                };
+                let world = World::preset(world, &sources)?;
                 if let Some(size) = size
                     && world.picture_size != size
                 {
