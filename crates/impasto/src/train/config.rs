@@ -1,5 +1,6 @@
 //! What every run is told, whatever it trains.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -42,6 +43,26 @@ pub struct RunConfig {
     pub checkpoint_every: u64,
     /// Checkpoints kept.
     pub keep_checkpoints: usize,
+    /// Where the metrics of a healthy run end; one that ends elsewhere is an error.
+    pub expect: BTreeMap<String, Bounds>,
+}
+
+/// Where a metric is expected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bounds {
+    /// No lower than this.
+    pub at_least: Option<f64>,
+    /// No higher than this.
+    pub at_most: Option<f64>,
+}
+
+impl Bounds {
+    /// Whether `value` lies within.
+    pub fn hold(&self, value: f64) -> bool {
+        // A value that is no number holds nowhere.
+        self.at_least.is_none_or(|bound| value >= bound) && self.at_most.is_none_or(|bound| value <= bound)
+    }
 }
 
 impl Default for RunConfig {
@@ -63,6 +84,7 @@ impl Default for RunConfig {
             log_every: 20,
             checkpoint_every: 1000,
             keep_checkpoints: 2,
+            expect: BTreeMap::new(),
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::config::RunConfig;
 use super::engine::{self, Evaluation, Event, Observer, Pass, Task};
 use super::image_tokenizer::{self, training_device};
-use super::source::{PictureSource, SourceConfig};
+use super::source::{PictureSource, SourceConfig, epoch_index, open};
 use crate::checkpoint::weights::Precision;
 use crate::checkpoint::{Model, ModelConfig};
 use crate::data::Sample;
@@ -127,8 +127,8 @@ pub fn run(config: &Config, dir: &Path, device: &Device, resume: bool, observer:
         contrastive_width: config.model.contrastive_width,
     };
     dalle_config.validate()?;
-    let source = config.data.open(Some(image.config().picture_size()))?;
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    let source = open(&config.data, Some(image.config().picture_size()), dir, observer)?;
     let resolved = serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
     files::write_atomic(dir.join("config.json"), &resolved)?;
     let count = match (config.encoded_pictures, source.len()) {
@@ -292,24 +292,6 @@ impl DalleTask {
     }
 }
 
-/// Sample number `number` of endless epochs, each an order of its own: a Feistel-like bijection would do,
-/// but epochs are short enough to walk by a stride prime to their length.
-fn epoch_index(seed: u64, len: u64, number: u64) -> usize {
-    let (epoch, place) = (number / len, number % len);
-    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x0e90c);
-    rng.set_stream(epoch);
-    let offset = rng.random_range(0..len);
-    let mut stride = rng.random_range(1..=len);
-    while gcd(stride, len) != 1 {
-        stride = stride % len + 1;
-    }
-    ((u128::from(place) * u128::from(stride) + u128::from(offset)) % u128::from(len)) as usize
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
 impl Task for DalleTask {
     type Model = Dalle;
 
@@ -366,21 +348,5 @@ impl Task for DalleTask {
             files::write_atomic(samples.join("captions.txt"), captions.as_bytes())?;
         }
         Ok(evaluation)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_epoch_visits_every_sample_once() {
-        for len in [1u64, 2, 7, 12, 100] {
-            for epoch in 0..3 {
-                let mut seen: Vec<usize> = (0..len).map(|place| epoch_index(5, len, epoch * len + place)).collect();
-                seen.sort_unstable();
-                assert_eq!(seen, (0..len as usize).collect::<Vec<_>>());
-            }
-        }
     }
 }

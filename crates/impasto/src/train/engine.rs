@@ -149,6 +149,7 @@ pub fn train<T: Task>(
     let mut last_good = checkpoints.list()?.pop().map(|(_, path)| path);
     let mut clock = Clock::new(config);
     let mut saved_at = step;
+    let mut missed = None;
     while step < config.steps {
         let accumulated = config.gradient_accumulation as u64;
         let mut gradients = NamedGradients::default();
@@ -220,6 +221,9 @@ pub fn train<T: Task>(
             }
             metrics.log(step, &evaluation.values)?;
             metrics.plot(dir)?;
+            if step == config.steps {
+                missed = missed_expectation(config, &evaluation.values);
+            }
             observer.event(Event::Metrics { step, values: evaluation.values });
         }
         if (due || stopped) && step > saved_at {
@@ -235,7 +239,22 @@ pub fn train<T: Task>(
             return Err(Error::Stopped);
         }
     }
-    Ok(optimizer.averaged(model))
+    match missed {
+        Some(reason) => Err(Error::invalid("training", reason)),
+        None => Ok(optimizer.averaged(model)),
+    }
+}
+
+/// The first metric that ended where a healthy run's does not.
+fn missed_expectation(config: &RunConfig, values: &[(String, f64)]) -> Option<String> {
+    config.expect.iter().find_map(|(name, bounds)| {
+        let value = values.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
+        match value {
+            None => Some(format!("a bound is expected of {name}, which is not measured")),
+            Some(value) if bounds.hold(value) => None,
+            Some(value) => Some(format!("{name} ended at {value:.4}, a healthy run ends within {bounds:?}")),
+        }
+    })
 }
 
 fn snapshot<T: Task>(model: &T::Model, optimizer: &Optimizer, task: &T, step: u64) -> Result<Snapshot> {

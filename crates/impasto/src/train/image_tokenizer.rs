@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::config::RunConfig;
 use super::engine::{self, Evaluation, Observer, Pass, Task};
 use super::optimizer::{NamedGradients, Optimizer, rewrap};
-use super::source::{PictureSource, SourceConfig};
+use super::source::{PictureSource, SourceConfig, open};
 use crate::checkpoint::weights::{self, Precision};
 use crate::image::metrics::{psnr, ssim};
 use crate::image::{Format, Picture};
@@ -133,8 +133,8 @@ impl Default for DvaeLoss {
 pub fn run(config: &Config, dir: &Path, device: &Device, resume: bool, observer: &mut dyn Observer) -> Result<PathBuf> {
     config.model.validate()?;
     config.run.validate()?;
-    let source = config.data.open(Some(config.model.picture_size()))?;
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    let source = open(&config.data, Some(config.model.picture_size()), dir, observer)?;
     let resolved = serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
     files::write_atomic(dir.join("config.json"), &resolved)?;
     let train_device = training_device(device, &config.run);

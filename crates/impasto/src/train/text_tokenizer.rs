@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::engine::{Event, Observer};
-use super::source::SourceConfig;
+use super::source::{SourceConfig, open};
 use crate::text::TextTokenizer;
 use crate::{Error, Result, files};
 
@@ -25,7 +25,8 @@ pub struct Config {
 /// Trains and writes `tokenizer.json` into `dir`.
 pub fn run(config: &Config, dir: &Path, observer: &mut dyn Observer) -> Result<PathBuf> {
     const CHUNK: u64 = 512;
-    let source = config.data.open(None)?;
+    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    let source = open(&config.data, None, dir, observer)?;
     let all = source.len();
     let count = match (config.samples, all) {
         (Some(samples), Some(len)) => samples.min(len),
@@ -44,7 +45,6 @@ pub fn run(config: &Config, dir: &Path, observer: &mut dyn Observer) -> Result<P
             return Err(Error::Stopped);
         }
     }
-    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     let tokenizer = TextTokenizer::train(captions.into_iter(), config.vocab_size)?;
     tokenizer.save(dir)?;
     let resolved = serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
