@@ -14,6 +14,7 @@ pub mod models;
 pub mod sampling;
 pub mod generate;
 pub mod checkpoint;
+pub mod provenance;
 pub mod pipeline;
 pub mod train;
 
