@@ -96,7 +96,7 @@ impl SamplingOptions {
 
 /// An id that was drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Choice {
+pub struct Sampled {
     /// The id.
     pub id: u32,
     /// Its log-probability in nats under the conditional logits as the model gave them: before
@@ -113,40 +113,33 @@ pub struct Sampler {
 
 impl Sampler {
     /// A sampler for the sample of this seed.
-    pub fn new(options: SamplingOptions, seed: u64) -> Result<Self> {
-        options.validate()?;
-        Ok(Self { options, seed })
+    pub fn new(options: &SamplingOptions, seed: u64) -> Self {
+        Self {
+            options: options.clone(),
+            seed,
+        }
     }
 
-    /// What it was made with.
-    pub fn options(&self) -> &SamplingOptions {
-        &self.options
-    }
-
-    /// The sample's seed.
-    pub fn seed(&self) -> u64 {
-        self.seed
-    }
-
-    /// Draws the id of one step from its conditional logits, and the unconditional ones where
+    /// Draws the id of `step` from its conditional logits, and the unconditional ones where
     /// [`SamplingOptions::needs_unconditional`].
     ///
     /// # Shapes
     /// - `conditional`, `unconditional`: `[vocab]`
-    pub fn draw(
+    pub fn sample(
         &self,
-        step: u64,
         conditional: &[f32],
         unconditional: Option<&[f32]>,
-    ) -> Result<Choice> {
-        let mixed = self.mix(step, conditional, unconditional)?;
+        step: u64,
+    ) -> Result<Sampled> {
+        self.options.validate()?;
+        let mixed = self.mix(conditional, unconditional, step)?;
         let id = if self.options.temperature == 0.0 {
             argmax(&mixed)
         } else {
             let probs = self.probs(&mixed);
             pick(&probs, self.uniform(step))
         };
-        Ok(Choice {
+        Ok(Sampled {
             id: id as u32,
             log_prob: log_prob(conditional, id),
         })
@@ -163,9 +156,9 @@ impl Sampler {
     /// Guided logits.
     fn mix(
         &self,
-        step: u64,
         conditional: &[f32],
         unconditional: Option<&[f32]>,
+        step: u64,
     ) -> Result<Vec<f64>> {
         if conditional.is_empty() {
             return Err(Error::invalid("logits", "expected at least one, got none"));
@@ -328,18 +321,15 @@ mod tests {
             top_k: None,
             top_p: None,
         };
-        Sampler::new(options, seed).unwrap()
+        Sampler::new(&options, seed)
     }
 
     fn sampler_with(options: SamplingOptions, seed: u64) -> Sampler {
-        Sampler::new(
-            SamplingOptions {
-                guidance_scale: 1.0,
-                ..options
-            },
-            seed,
-        )
-        .unwrap()
+        let options = SamplingOptions {
+            guidance_scale: 1.0,
+            ..options
+        };
+        Sampler::new(&options, seed)
     }
 
     #[test]
@@ -390,7 +380,8 @@ mod tests {
         ];
         for (options, message) in refusals {
             assert_eq!(options.validate().unwrap_err().to_string(), message);
-            assert!(Sampler::new(options, 0).is_err());
+            let sampler = Sampler::new(&options, 0);
+            assert!(sampler.sample(&[0.0, 1.0], Some(&[0.0, 1.0]), 0).is_err());
         }
         SamplingOptions::default().validate().unwrap();
         SamplingOptions::greedy().validate().unwrap();
@@ -403,12 +394,12 @@ mod tests {
                 let sampler = sampler(2.0, temperature, 0);
                 let fine = [0.0, 1.0, 2.0];
                 let broken = [0.0, bad, 2.0];
-                let error = sampler.draw(7, &broken, Some(&fine)).unwrap_err();
+                let error = sampler.sample(&broken, Some(&fine), 7).unwrap_err();
                 assert_eq!(
                     error.to_string(),
                     format!("non-finite logits: the conditional logit of id 1 at step 7 is {bad}")
                 );
-                let error = sampler.draw(7, &fine, Some(&broken)).unwrap_err();
+                let error = sampler.sample(&fine, Some(&broken), 7).unwrap_err();
                 assert!(error.to_string().contains("the unconditional logit"));
             }
         }
@@ -416,14 +407,14 @@ mod tests {
 
     #[test]
     fn guidance_without_unconditional_logits_is_an_error() {
-        assert!(sampler(2.0, 1.0, 0).draw(0, &[0.0, 1.0], None).is_err());
+        assert!(sampler(2.0, 1.0, 0).sample(&[0.0, 1.0], None, 0).is_err());
         assert!(
             sampler(2.0, 1.0, 0)
-                .draw(0, &[0.0, 1.0], Some(&[0.0]))
+                .sample(&[0.0, 1.0], Some(&[0.0]), 0)
                 .is_err()
         );
-        assert!(sampler(1.0, 1.0, 0).draw(0, &[], None).is_err());
-        assert!(sampler(1.0, 1.0, 0).draw(0, &[0.0, 1.0], None).is_ok());
+        assert!(sampler(1.0, 1.0, 0).sample(&[], None, 0).is_err());
+        assert!(sampler(1.0, 1.0, 0).sample(&[0.0, 1.0], None, 0).is_ok());
     }
 
     #[test]
@@ -432,19 +423,19 @@ mod tests {
         let (cond, uncond) = ([2.0, 1.0], [2.0, 0.0]);
         let id = |scale| {
             sampler(scale, 0.0, 0)
-                .draw(0, &cond, Some(&uncond))
+                .sample(&cond, Some(&uncond), 0)
                 .unwrap()
                 .id
         };
         assert_eq!((id(0.0), id(1.0), id(3.0)), (0, 0, 1));
-        let mixed = sampler(3.0, 1.0, 0).mix(0, &cond, Some(&uncond)).unwrap();
+        let mixed = sampler(3.0, 1.0, 0).mix(&cond, Some(&uncond), 0).unwrap();
         assert_eq!(mixed, [2.0, 3.0]);
     }
 
     #[test]
     fn zero_temperature_takes_the_first_of_the_largest() {
         let choice = sampler(1.0, 0.0, 9)
-            .draw(3, &[0.5, 2.0, 2.0, 1.0], None)
+            .sample(&[0.5, 2.0, 2.0, 1.0], None, 3)
             .unwrap();
         assert_eq!(choice.id, 1);
     }
@@ -452,7 +443,7 @@ mod tests {
     #[test]
     fn a_tiny_temperature_is_not_a_division_by_zero() {
         let choice = sampler(1.0, f32::MIN_POSITIVE, 1)
-            .draw(0, &[-1e30, 3e38, 0.0], None)
+            .sample(&[-1e30, 3e38, 0.0], None, 0)
             .unwrap();
         assert_eq!(choice.id, 1);
     }
@@ -499,9 +490,8 @@ mod tests {
             top_k: Some(1),
             top_p: Some(0.5),
         };
-        let choice = Sampler::new(options, 0)
-            .unwrap()
-            .draw(0, &cond, Some(&uncond))
+        let choice = Sampler::new(&options, 0)
+            .sample(&cond, Some(&uncond), 0)
             .unwrap();
         assert_eq!(choice.id, 2);
         // 1e-6: the logits were rounded to f32.
@@ -513,7 +503,12 @@ mod tests {
     fn the_seed_to_id_mapping_does_not_drift() {
         let logits = vec![0.0f32; 1000];
         let ids: Vec<u32> = (0..6)
-            .map(|step| sampler(1.0, 1.0, 42).draw(step, &logits, None).unwrap().id)
+            .map(|step| {
+                sampler(1.0, 1.0, 42)
+                    .sample(&logits, None, step)
+                    .unwrap()
+                    .id
+            })
             .collect();
         assert_eq!(ids, [681, 716, 183, 361, 911, 352]);
     }
@@ -531,7 +526,7 @@ mod tests {
             for seed in 0..seeds {
                 let sampler = sampler(1.0, temperature, seed);
                 for step in 0..steps {
-                    let choice = sampler.draw(step, &logits, None).unwrap();
+                    let choice = sampler.sample(&logits, None, step).unwrap();
                     counts[choice.id as usize] += 1;
                 }
             }
@@ -563,7 +558,7 @@ mod tests {
             logits in logits(), k in 1usize..10, seed: u64, step: u64, temperature in 0.0f32..5.0,
         ) {
             let options = SamplingOptions { temperature, top_k: Some(k), ..Default::default() };
-            let choice = sampler_with(options, seed).draw(step, &logits, None).unwrap();
+            let choice = sampler_with(options, seed).sample(&logits, None, step).unwrap();
             let drawn = logits[choice.id as usize];
             prop_assert!(logits.iter().filter(|&&logit| logit > drawn).count() < k);
             prop_assert!(choice.log_prob <= 1e-12 && choice.log_prob.is_finite());
@@ -572,7 +567,7 @@ mod tests {
         #[test]
         fn a_draw_is_in_the_nucleus(logits in logits(), top_p in 0.01f32..1.0, seed: u64) {
             let options = SamplingOptions { temperature: 1.0, top_p: Some(top_p), ..Default::default() };
-            let id = sampler_with(options, seed).draw(0, &logits, None).unwrap().id as usize;
+            let id = sampler_with(options, seed).sample(&logits, None, 0).unwrap().id as usize;
             // What is likelier than the drawn id alone must not have reached top_p already.
             let likelier: f64 = (0..logits.len())
                 .filter(|&other| logits[other] > logits[id])
@@ -586,9 +581,9 @@ mod tests {
             logits in logits(), seed: u64, steps in proptest::collection::vec(0u64..1000, 1..20),
         ) {
             let one = sampler(1.0, 1.0, seed);
-            let forwards: Vec<_> = steps.iter().map(|&step| one.draw(step, &logits, None).unwrap()).collect();
+            let forwards: Vec<_> = steps.iter().map(|&step| one.sample(&logits, None, step).unwrap()).collect();
             let mut backwards: Vec<_> = steps.iter().rev()
-                .map(|&step| sampler(1.0, 1.0, seed).draw(step, &logits, None).unwrap()).collect();
+                .map(|&step| sampler(1.0, 1.0, seed).sample(&logits, None, step).unwrap()).collect();
             backwards.reverse();
             prop_assert_eq!(forwards, backwards);
         }
@@ -612,8 +607,8 @@ mod tests {
             let uncond = vec![0.0; logits.len()];
             let sampler = sampler(guidance, 0.0, seed);
             let (a, b) = (
-                sampler.draw(0, &logits, Some(&uncond)).unwrap(),
-                sampler.draw(0, &shifted, Some(&uncond)).unwrap(),
+                sampler.sample(&logits, Some(&uncond), 0).unwrap(),
+                sampler.sample(&shifted, Some(&uncond), 0).unwrap(),
             );
             prop_assert_eq!(a.id, b.id);
             prop_assert!((a.log_prob - b.log_prob).abs() < 1e-9);

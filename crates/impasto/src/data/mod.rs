@@ -1,5 +1,6 @@
 //! Pictures with captions: composed scenes, and users' own.
 
+pub mod pairs;
 pub mod scenes;
 
 use crate::image::Picture;

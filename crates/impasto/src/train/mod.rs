@@ -15,3 +15,6 @@ pub mod text_tokenizer;
 
 pub use config::RunConfig;
 pub use engine::{Event, Observer};
+
+#[cfg(test)]
+mod tests;

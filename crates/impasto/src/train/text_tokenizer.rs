@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::engine::{Event, Observer};
-use super::source::SourceConfig;
+use super::source::{SourceConfig, open};
 use crate::text::TextTokenizer;
 use crate::{Error, Result, files};
 
@@ -25,8 +25,8 @@ pub struct Config {
 /// Trains and writes `tokenizer.json` into `dir`.
 pub fn run(config: &Config, dir: &Path, observer: &mut dyn Observer) -> Result<PathBuf> {
     const CHUNK: u64 = 512;
-    // Captions only are wanted; the smallest pictures are the cheapest.
-    let source = config.data.open(64)?;
+    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    let source = open(&config.data, None, dir, observer)?;
     let all = source.len();
     let count = match (config.samples, all) {
         (Some(samples), Some(len)) => samples.min(len),
@@ -40,15 +40,17 @@ pub fn run(config: &Config, dir: &Path, observer: &mut dyn Observer) -> Result<P
         let batch = source.train_batch(start, CHUNK.min(count - start) as usize)?;
         start += batch.len() as u64;
         captions.extend(batch.into_iter().flat_map(|sample| sample.captions));
-        observer.event(Event::Preparing(format!("read the captions of {start} of {count} pictures")));
+        observer.event(Event::Preparing(format!(
+            "read the captions of {start} of {count} pictures"
+        )));
         if observer.stop() {
             return Err(Error::Stopped);
         }
     }
-    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     let tokenizer = TextTokenizer::train(captions.into_iter(), config.vocab_size)?;
     tokenizer.save(dir)?;
-    let resolved = serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
+    let resolved =
+        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
     files::write_atomic(dir.join("config.json"), &resolved)?;
     Ok(dir.join("tokenizer.json"))
 }

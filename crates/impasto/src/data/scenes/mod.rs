@@ -9,6 +9,8 @@
 
 mod backgrounds;
 mod captions;
+mod catalogue;
+mod export;
 mod glyphs;
 mod render;
 mod scene;
@@ -18,6 +20,7 @@ mod things;
 mod world;
 
 pub use captions::{Language, WORDINGS};
+pub use export::{Export, Form, Report, export};
 pub use glyphs::{Glyphs, Sources};
 pub use render::render;
 pub use scene::{Arrangement, Kind, Place, Relation, Scene, SceneBox};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::catalogue;
+use super::glyphs::Sources;
 use super::things::{self, Thing};
 use crate::{Error, Result};
 
@@ -251,6 +253,52 @@ impl World {
             styles: vec![Style::Flat],
             natural_share: 0.5,
             two_kinds_share: 0.4,
+        }
+    }
+
+    /// All things of the font that CLDR names in both languages, at 128 px, in all styles.
+    pub fn full(sources: &Sources) -> Result<Self> {
+        let things = catalogue::things(sources)?;
+        Ok(World {
+            name: "full".into(),
+            picture_size: 128,
+            snap: 2,
+            things,
+            colours: Colour::OF_THINGS.to_vec(),
+            sizes: Sizes {
+                one: vec![64, 80, 96],
+                two: vec![48, 56, 64],
+                many: vec![40, 48, 56],
+            },
+            backgrounds: backgrounds(&BackgroundKind::ALL, &Colour::ALL),
+            styles: vec![
+                Style::Flat,
+                Style::Pixels,
+                Style::Outline,
+                Style::Grey,
+                Style::Sticker,
+            ],
+            natural_share: 0.6,
+            two_kinds_share: 0.4,
+        })
+    }
+
+    /// The presets' names.
+    pub const PRESETS: [&'static str; 3] = ["tiny", "small", "full"];
+
+    /// A preset by its name; only `full` reads `sources` here.
+    pub fn preset(name: &str, sources: &Sources) -> Result<Self> {
+        match name {
+            "tiny" => Ok(World::tiny()),
+            "small" => Ok(World::small()),
+            "full" => World::full(sources),
+            _ => Err(Error::invalid(
+                "world",
+                format!(
+                    "expected one of {}, got \"{name}\"",
+                    World::PRESETS.join(", ")
+                ),
+            )),
         }
     }
 

@@ -1,0 +1,261 @@
+#![allow(clippy::unwrap_used)]
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+use crate::Error;
+
+/// Stops after so many steps.
+struct StopAfter(Cell<u64>);
+
+impl StopAfter {
+    fn steps(n: u64) -> Self {
+        StopAfter(Cell::new(n))
+    }
+}
+
+impl Observer for StopAfter {
+    fn event(&mut self, event: Event) {
+        if matches!(event, Event::Step { .. }) {
+            self.0.set(self.0.get().saturating_sub(1));
+        }
+    }
+
+    fn stop(&self) -> bool {
+        self.0.get() == 0
+    }
+}
+
+const NEVER: u64 = u64::MAX;
+
+fn run_config() -> serde_json::Value {
+    json!({
+        "seed": 5, "steps": 6, "batch_size": 4, "gradient_accumulation": 2, "learning_rate": 0.003,
+        "warmup_steps": 2, "log_every": 1, "checkpoint_every": 2, "keep_checkpoints": 2
+    })
+}
+
+fn vqgan() -> image_tokenizer::Config {
+    serde_json::from_value(json!({
+        "model": {
+            "architecture": "vqgan", "picture_size": 64, "patch": 8, "widths": [8, 16],
+            "n_res_blocks": 1, "groups": 4, "codebook_size": 32, "code_width": 4
+        },
+        "data": {"scenes": {"world": "tiny", "seed": 3}},
+        "run": run_config(),
+        "vqgan": {"adversarial": {"weight": 0.1, "start_step": 1, "width": 4, "n_layers": 2, "learning_rate": 0.001}},
+        "validation": 4
+    }))
+    .unwrap()
+}
+
+fn dvae() -> image_tokenizer::Config {
+    serde_json::from_value(json!({
+        "model": {
+            "architecture": "dvae", "picture_size": 64, "n_groups": 4, "n_blocks": 1, "width": 8,
+            "code_width": 8, "codebook_size": 16
+        },
+        "data": {"scenes": {"world": "tiny", "seed": 3}},
+        "run": run_config(),
+        "validation": 4
+    }))
+    .unwrap()
+}
+
+/// Every file of a directory by its path in it.
+fn files_of(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![dir.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.insert(
+                    path.strip_prefix(dir).unwrap().to_path_buf(),
+                    std::fs::read(&path).unwrap(),
+                );
+            }
+        }
+    }
+    found
+}
+
+fn assert_same_files(a: &Path, b: &Path) {
+    let (a, b) = (files_of(a), files_of(b));
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+    for (path, bytes) in &a {
+        assert!(bytes == &b[path], "{} differs", path.display());
+    }
+}
+
+fn train_image_tokenizer(
+    config: &image_tokenizer::Config,
+    dir: &Path,
+    resume: bool,
+    stop: u64,
+) -> crate::Result<PathBuf> {
+    image_tokenizer::run(
+        config,
+        dir,
+        &Device::flex(),
+        resume,
+        &mut StopAfter::steps(stop),
+    )
+}
+
+/// A run of 6 steps must leave the same bits as one stopped after 3 (between two checkpoints) and resumed:
+/// weights, moments, averages, codebook, discriminator, metrics, pictures.
+#[test]
+fn resumed_image_tokenizers_equal_uninterrupted_ones() {
+    for config in [vqgan(), dvae()] {
+        let dir = TempDir::new().unwrap();
+        let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+        train_image_tokenizer(&config, &whole, false, NEVER).unwrap();
+        assert!(matches!(
+            train_image_tokenizer(&config, &parts, false, 3),
+            Err(Error::Stopped)
+        ));
+        train_image_tokenizer(&config, &parts, true, NEVER).unwrap();
+        // The stop at step 3 left a checkpoint more, which pushed none of the last two out.
+        assert_same_files(&whole, &parts);
+    }
+}
+
+fn dalle_config(dir: &Path) -> dalle::Config {
+    serde_json::from_value(json!({
+        "name": "test", "licence": "CC0-1.0",
+        "text_tokenizer": dir.join("text"), "image_tokenizer": dir.join("image"),
+        "model": {"text_length": 40, "width": 16, "n_layers": 2, "n_heads": 2, "hidden": 32, "contrastive_width": 8},
+        "data": {"scenes": {"world": "tiny", "seed": 3}},
+        "encoded_pictures": 16,
+        "run": run_config(),
+        "losses": {"contrastive": 0.1},
+        "captioning_share": 0.5,
+        "validation": 4
+    }))
+    .unwrap()
+}
+
+/// Trains the tokenizers that a transformer needs, for a step or two.
+fn prepare(dir: &Path) -> dalle::Config {
+    let text = serde_json::from_value(json!({
+        "vocab_size": 300, "samples": 50, "data": {"scenes": {"world": "tiny", "seed": 3}}
+    }))
+    .unwrap();
+    text_tokenizer::run(&text, &dir.join("text"), &mut StopAfter::steps(NEVER)).unwrap();
+    let mut image = vqgan();
+    image.run.steps = 1;
+    train_image_tokenizer(&image, &dir.join("image"), false, NEVER).unwrap();
+    dalle_config(dir)
+}
+
+#[test]
+fn resumed_transformers_equal_uninterrupted_ones() {
+    let dir = TempDir::new().unwrap();
+    let config = prepare(dir.path());
+    let run = |out: &str, resume: bool, stop: u64| {
+        dalle::run(
+            &config,
+            &dir.path().join(out),
+            &Device::flex(),
+            resume,
+            &mut StopAfter::steps(stop),
+        )
+    };
+    run("whole", false, NEVER).unwrap();
+    assert!(matches!(run("parts", false, 3), Err(Error::Stopped)));
+    run("parts", true, NEVER).unwrap();
+    assert_same_files(&dir.path().join("whole"), &dir.path().join("parts"));
+}
+
+#[test]
+fn a_run_does_not_overwrite_another_unasked() {
+    let dir = TempDir::new().unwrap();
+    let mut config = vqgan();
+    config.run.steps = 2;
+    train_image_tokenizer(&config, dir.path(), false, NEVER).unwrap();
+    let error = train_image_tokenizer(&config, dir.path(), false, NEVER)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("pass --resume"), "{error}");
+}
+
+/// A learning rate that throws the weights to infinity must stop the run and name step and samples.
+#[test]
+fn a_loss_that_is_no_number_stops_the_run() {
+    let dir = TempDir::new().unwrap();
+    let mut config = vqgan();
+    config.run.learning_rate = 1e30;
+    config.run.warmup_steps = 1;
+    let error = train_image_tokenizer(&config, dir.path(), false, NEVER).unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with("non-finite"), "{text}");
+    assert!(text.contains("step") && text.contains("samples"), "{text}");
+}
+
+#[test]
+fn a_run_that_ends_outside_its_expectation_fails() {
+    let dir = TempDir::new().unwrap();
+    let mut config = vqgan();
+    config.run.steps = 1;
+    let bounds = config::Bounds {
+        at_least: Some(90.0),
+        at_most: None,
+    };
+    config.run.expect.insert("validation_psnr".into(), bounds);
+    let error = train_image_tokenizer(&config, dir.path(), false, NEVER)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("validation_psnr ended at"), "{error}");
+}
+
+/// A user's own pictures, with a broken one and one without a caption among them, train without code.
+#[test]
+fn a_folder_of_pictures_trains_and_lists_what_it_leaves_out() {
+    use crate::image::{Format, Picture};
+    let dir = TempDir::new().unwrap();
+    let pictures = dir.path().join("pictures");
+    std::fs::create_dir(&pictures).unwrap();
+    for i in 0..20u8 {
+        let picture = Picture::filled(70, 90, [i * 12, 100, 255 - i * 12]);
+        std::fs::write(
+            pictures.join(format!("{i}.png")),
+            picture.encode(Format::Png, 100).unwrap(),
+        )
+        .unwrap();
+        std::fs::write(
+            pictures.join(format!("{i}.txt")),
+            format!("picture number {i}\n"),
+        )
+        .unwrap();
+    }
+    std::fs::write(
+        pictures.join("alone.png"),
+        Picture::filled(9, 9, [0; 3])
+            .encode(Format::Png, 100)
+            .unwrap(),
+    )
+    .unwrap();
+    std::fs::write(pictures.join("broken.jpg"), b"no").unwrap();
+    std::fs::write(pictures.join("broken.txt"), b"a caption").unwrap();
+    let mut config = vqgan();
+    config.data = serde_json::from_value(
+        json!({"pairs": {"from": {"folder": pictures}, "validation_share": 0.2}}),
+    )
+    .unwrap();
+    let out = dir.path().join("out");
+    train_image_tokenizer(&config, &out, false, NEVER).unwrap();
+    let excluded: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(out.join("excluded.json")).unwrap()).unwrap();
+    assert_eq!(excluded["usable"], 20);
+    assert_eq!(excluded["without_caption"], json!(["alone.png"]));
+    assert_eq!(excluded["unreadable"][0]["key"], "broken.jpg");
+}
