@@ -59,9 +59,15 @@ impl Format {
 
     /// By a path's extension.
     pub fn of_path(path: &Path) -> Result<Self> {
-        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        let extension = path
+            .extension()
+            .and_then(|extension| extension.to_str())
+            .unwrap_or_default();
         extension.parse().map_err(|_| {
-            Error::bad_file(path, format!("the extension is \"{extension}\", expected png, jpg or webp"))
+            Error::bad_file(
+                path,
+                format!("the extension is \"{extension}\", expected png, jpg or webp"),
+            )
         })
     }
 }
@@ -74,7 +80,10 @@ impl FromStr for Format {
             "png" => Ok(Format::Png),
             "jpeg" | "jpg" => Ok(Format::Jpeg),
             "webp" => Ok(Format::Webp),
-            _ => Err(Error::invalid("format", format!("expected png, jpeg or webp, got \"{text}\""))),
+            _ => Err(Error::invalid(
+                "format",
+                format!("expected png, jpeg or webp, got \"{text}\""),
+            )),
         }
     }
 }
@@ -82,7 +91,11 @@ impl FromStr for Format {
 impl Picture {
     /// One colour everywhere.
     pub fn filled(width: usize, height: usize, colour: [u8; 3]) -> Self {
-        Picture { width, height, rgb: colour.repeat(width * height) }
+        Picture {
+            width,
+            height,
+            rgb: colour.repeat(width * height),
+        }
     }
 
     /// Reads a picture file; see [`Picture::decode`].
@@ -113,7 +126,9 @@ impl Picture {
         let mut decoder = reader.into_decoder().map_err(unreadable)?;
         let (width, height) = decoder.dimensions();
         if width == 0 || height == 0 || u64::from(width) * u64::from(height) > MAX_PIXELS {
-            return Err(bad(format!("is {width}x{height} pixels, expected 1 to {MAX_PIXELS} pixels in all")));
+            return Err(bad(format!(
+                "is {width}x{height} pixels, expected 1 to {MAX_PIXELS} pixels in all"
+            )));
         }
         let orientation = decoder.orientation().map_err(unreadable)?;
         let mut image = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
@@ -125,12 +140,18 @@ impl Picture {
     fn flattened(image: &DynamicImage) -> Self {
         let (width, height) = (image.width() as usize, image.height() as usize);
         if !image.color().has_alpha() {
-            return Picture { width, height, rgb: image.to_rgb8().into_raw() };
+            return Picture {
+                width,
+                height,
+                rgb: image.to_rgb8().into_raw(),
+            };
         }
         let mut rgb = Vec::with_capacity(3 * width * height);
         for pixel in image.to_rgba8().pixels() {
             let [r, g, b, alpha] = pixel.0.map(u32::from);
-            rgb.extend([r, g, b].map(|value| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8));
+            rgb.extend(
+                [r, g, b].map(|value| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8),
+            );
         }
         Picture { width, height, rgb }
     }
@@ -141,15 +162,16 @@ impl Picture {
         let (width, height) = (self.width as u32, self.height as u32);
         let colour = image::ExtendedColorType::Rgb8;
         match format {
-            Format::Png => {
-                image::codecs::png::PngEncoder::new(&mut bytes).write_image(&self.rgb, width, height, colour)
-            }
+            Format::Png => image::codecs::png::PngEncoder::new(&mut bytes)
+                .write_image(&self.rgb, width, height, colour),
             Format::Jpeg => JpegEncoder::new_with_quality(&mut bytes, quality.clamp(1, 100))
                 .write_image(&self.rgb, width, height, colour),
             Format::Webp => image::codecs::webp::WebPEncoder::new_lossless(&mut bytes)
                 .write_image(&self.rgb, width, height, colour),
         }
-        .map_err(|e| Error::invalid("picture", format!("{width}x{height} can't be encoded: {e}")))?;
+        .map_err(|e| {
+            Error::invalid("picture", format!("{width}x{height} can't be encoded: {e}"))
+        })?;
         Ok(bytes)
     }
 
@@ -163,7 +185,12 @@ impl Picture {
             let start = 3 * (row * self.width + left);
             rgb.extend_from_slice(&self.rgb[start..start + 3 * side]);
         }
-        Picture { width: side, height: side, rgb }.resize(size, size)
+        Picture {
+            width: side,
+            height: side,
+            rgb,
+        }
+        .resize(size, size)
     }
 
     /// Scaled with a Lanczos-3 filter.
@@ -174,20 +201,37 @@ impl Picture {
         let bad = |reason: String| Error::invalid("picture", reason);
         let kind = fir::PixelType::U8x3;
         let mut pixels = self.rgb.clone();
-        let from = fir::images::Image::from_slice_u8(self.width as u32, self.height as u32, &mut pixels, kind)
-            .map_err(|e| bad(e.to_string()))?;
+        let from = fir::images::Image::from_slice_u8(
+            self.width as u32,
+            self.height as u32,
+            &mut pixels,
+            kind,
+        )
+        .map_err(|e| bad(e.to_string()))?;
         let mut to = fir::images::Image::new(width as u32, height as u32, kind);
-        let options =
-            fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Lanczos3));
-        fir::Resizer::new().resize(&from, &mut to, &options).map_err(|e| bad(e.to_string()))?;
-        Ok(Picture { width, height, rgb: to.into_vec() })
+        let options = fir::ResizeOptions::new()
+            .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Lanczos3));
+        fir::Resizer::new()
+            .resize(&from, &mut to, &options)
+            .map_err(|e| bad(e.to_string()))?;
+        Ok(Picture {
+            width,
+            height,
+            rgb: to.into_vec(),
+        })
     }
 
     /// Channel after channel, −1..1.
     pub fn to_chw(&self) -> Vec<f32> {
         let mut values = Vec::with_capacity(self.rgb.len());
         for channel in 0..3 {
-            values.extend(self.rgb.iter().skip(channel).step_by(3).map(|&v| f32::from(v) / 127.5 - 1.0));
+            values.extend(
+                self.rgb
+                    .iter()
+                    .skip(channel)
+                    .step_by(3)
+                    .map(|&v| f32::from(v) / 127.5 - 1.0),
+            );
         }
         values
     }
@@ -196,14 +240,23 @@ impl Picture {
     pub fn from_chw(values: &[f32], width: usize, height: usize) -> Result<Self> {
         let area = width * height;
         if values.len() != 3 * area {
-            return Err(Error::invalid("pixels", format!("expected {} values, got {}", 3 * area, values.len())));
+            return Err(Error::invalid(
+                "pixels",
+                format!("expected {} values, got {}", 3 * area, values.len()),
+            ));
         }
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            return Err(Error::NonFinite { what: "pixel", detail: format!("{} at value {at}", values[at]) });
+            return Err(Error::NonFinite {
+                what: "pixel",
+                detail: format!("{} at value {at}", values[at]),
+            });
         }
         let mut rgb = vec![0; 3 * area];
         for channel in 0..3 {
-            for (i, &value) in values[channel * area..(channel + 1) * area].iter().enumerate() {
+            for (i, &value) in values[channel * area..(channel + 1) * area]
+                .iter()
+                .enumerate()
+            {
                 rgb[3 * i + channel] = ((value.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8;
             }
         }
@@ -288,12 +341,19 @@ mod tests {
     fn transparent_parts_lie_on_white() {
         let mut image = image::RgbaImage::new(1, 1);
         image.put_pixel(0, 0, image::Rgba([0, 0, 0, 0]));
-        assert_eq!(Picture::flattened(&DynamicImage::ImageRgba8(image)).rgb, [255, 255, 255]);
+        assert_eq!(
+            Picture::flattened(&DynamicImage::ImageRgba8(image)).rgb,
+            [255, 255, 255]
+        );
     }
 
     #[test]
     fn a_square_is_cut_from_the_middle() {
-        let picture = Picture { width: 3, height: 1, rgb: vec![1, 1, 1, 2, 2, 2, 3, 3, 3] };
+        let picture = Picture {
+            width: 3,
+            height: 1,
+            rgb: vec![1, 1, 1, 2, 2, 2, 3, 3, 3],
+        };
         assert_eq!(picture.fit_square(1).unwrap().rgb, [2, 2, 2]);
     }
 

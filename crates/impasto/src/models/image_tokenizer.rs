@@ -103,7 +103,10 @@ impl ImageTokenizer {
             .convert::<i64>()
             .try_into_vec()
             .map_err(|e| Error::invalid("image ids", format!("{e:?}")))?;
-        Ok(ids.chunks(ids.len() / batch).map(|row| row.iter().map(|&id| id as u32).collect()).collect())
+        Ok(ids
+            .chunks(ids.len() / batch)
+            .map(|row| row.iter().map(|&id| id as u32).collect())
+            .collect())
     }
 
     /// Row-major ids → `[batch, 3, size, size]`, about −1..1.
@@ -130,10 +133,16 @@ impl ImageTokenizer {
         let (positions, codes) = (config.grid() * config.grid(), config.codebook_size());
         for row in ids {
             if row.len() != positions {
-                return Err(Error::invalid("image ids", format!("expected {positions} ids, got {}", row.len())));
+                return Err(Error::invalid(
+                    "image ids",
+                    format!("expected {positions} ids, got {}", row.len()),
+                ));
             }
             if let Some(id) = row.iter().find(|&&id| id as usize >= codes) {
-                return Err(Error::invalid("image ids", format!("id {id} is not below the codebook's {codes}")));
+                return Err(Error::invalid(
+                    "image ids",
+                    format!("id {id} is not below the codebook's {codes}"),
+                ));
             }
         }
         let size = config.picture_size();
@@ -160,10 +169,16 @@ pub fn pixels(pictures: &[Picture], size: usize, device: &Device) -> Result<Tens
         if picture.width != size || picture.height != size {
             return Err(Error::invalid(
                 "picture",
-                format!("expected {size}x{size} pixels, got {}x{}", picture.width, picture.height),
+                format!(
+                    "expected {size}x{size} pixels, got {}x{}",
+                    picture.width, picture.height
+                ),
             ));
         }
         values.extend(picture.to_chw());
     }
-    Ok(Tensor::from_data(TensorData::new(values, [pictures.len(), 3, size, size]), device))
+    Ok(Tensor::from_data(
+        TensorData::new(values, [pictures.len(), 3, size, size]),
+        device,
+    ))
 }

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, Tokenizer, TokenizerBuilder};
+use tokenizers::{
+    AddedToken, NormalizerWrapper, PostProcessorWrapper, Tokenizer, TokenizerBuilder,
+};
 
 use crate::{Error, Result, files};
 
@@ -28,7 +30,10 @@ impl TextTokenizer {
     /// Learns `vocab_size` ids (256 bytes and 3 special ones among them) from captions.
     pub fn train(captions: impl Iterator<Item = String> + Send, vocab_size: usize) -> Result<Self> {
         if !(259..=1 << 20).contains(&vocab_size) {
-            return Err(Error::invalid("vocab_size", format!("expected 259 to 2^20, got {vocab_size}")));
+            return Err(Error::invalid(
+                "vocab_size",
+                format!("expected 259 to 2^20, got {vocab_size}"),
+            ));
         }
         let bad = |e: tokenizers::Error| Error::invalid("text tokenizer", e.to_string());
         let mut trainer = BpeTrainer::builder()
@@ -39,14 +44,20 @@ impl TextTokenizer {
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
             .build();
         let bytes = ByteLevel::default().add_prefix_space(false);
-        let mut tokenizer = TokenizerBuilder::<BPE, NormalizerWrapper, ByteLevel, PostProcessorWrapper, ByteLevel>::new()
-            .with_model(BPE::default())
-            .with_normalizer(None)
-            .with_pre_tokenizer(Some(bytes))
-            .with_post_processor(None)
-            .with_decoder(Some(bytes))
-            .build()
-            .map_err(bad)?;
+        let mut tokenizer = TokenizerBuilder::<
+            BPE,
+            NormalizerWrapper,
+            ByteLevel,
+            PostProcessorWrapper,
+            ByteLevel,
+        >::new()
+        .with_model(BPE::default())
+        .with_normalizer(None)
+        .with_pre_tokenizer(Some(bytes))
+        .with_post_processor(None)
+        .with_decoder(Some(bytes))
+        .build()
+        .map_err(bad)?;
         tokenizer.train(&mut trainer, captions).map_err(bad)?;
         let json = tokenizer.to_string(false).map_err(bad)?;
         TextTokenizer::from_bytes(json.as_bytes())
@@ -55,7 +66,8 @@ impl TextTokenizer {
     /// Reads a `tokenizer.json`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let bad = |reason: String| Error::invalid("tokenizer.json", reason);
-        let tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| bad(format!("not a tokenizer: {e}")))?;
+        let tokenizer =
+            Tokenizer::from_bytes(bytes).map_err(|e| bad(format!("not a tokenizer: {e}")))?;
         for (id, token) in SPECIAL.iter().enumerate() {
             let found = tokenizer.token_to_id(token);
             if found != Some(id as u32) {
@@ -74,7 +86,10 @@ impl TextTokenizer {
 
     /// Writes `tokenizer.json` into `dir`.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        let json = self.tokenizer.to_string(true).map_err(|e| Error::invalid("text tokenizer", e.to_string()))?;
+        let json = self
+            .tokenizer
+            .to_string(true)
+            .map_err(|e| Error::invalid("text tokenizer", e.to_string()))?;
         files::write_atomic(dir.join("tokenizer.json"), json.as_bytes())
     }
 
@@ -129,13 +144,19 @@ impl TextTokenizer {
 
     /// The text of ids, special ones left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.tokenizer.decode(ids, true).map_err(|e| Error::invalid("text ids", e.to_string()))
+        self.tokenizer
+            .decode(ids, true)
+            .map_err(|e| Error::invalid("text ids", e.to_string()))
     }
 }
 
 /// The text cut inside every special token that it spells.
 fn pieces(text: &str) -> Vec<&str> {
-    let mut cuts: Vec<usize> = SPECIAL.iter().flat_map(|token| text.match_indices(token)).map(|(at, _)| at + 1).collect();
+    let mut cuts: Vec<usize> = SPECIAL
+        .iter()
+        .flat_map(|token| text.match_indices(token))
+        .map(|(at, _)| at + 1)
+        .collect();
     cuts.sort_unstable();
     let mut pieces = Vec::with_capacity(cuts.len() + 1);
     let mut start = 0;
@@ -161,8 +182,20 @@ mod tests {
     use proptest::prelude::*;
 
     fn tokenizer() -> TextTokenizer {
-        let captions = ["a red turtle", "two red turtles on a yellow background", "夜空下的红色乌龟"];
-        TextTokenizer::train(captions.iter().map(|caption| (*caption).to_owned()).cycle().take(60), 300).unwrap()
+        let captions = [
+            "a red turtle",
+            "two red turtles on a yellow background",
+            "夜空下的红色乌龟",
+        ];
+        TextTokenizer::train(
+            captions
+                .iter()
+                .map(|caption| (*caption).to_owned())
+                .cycle()
+                .take(60),
+            300,
+        )
+        .unwrap()
     }
 
     #[test]
@@ -180,7 +213,10 @@ mod tests {
     fn a_long_caption_is_refused_with_both_lengths_or_cut() {
         let tokenizer = tokenizer();
         let long = "zebra ".repeat(20);
-        let error = tokenizer.encode_caption(&long, 8, false).unwrap_err().to_string();
+        let error = tokenizer
+            .encode_caption(&long, 8, false)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("but the model reads 8"), "{error}");
         let cut = tokenizer.encode_caption(&long, 8, true).unwrap();
         assert_eq!((cut.len(), cut[7]), (8, EOS));

@@ -1,0 +1,4 @@
+//! Judging what a model draws.
+
+pub mod detector;
+pub mod scenes;
