@@ -11,8 +11,10 @@
 //!   products, and agrees to rounding.
 
 pub mod attention;
+pub mod conv2d;
 pub mod cross_entropy;
 pub mod gemm;
+pub mod group_norm;
 mod isa;
 pub mod linear;
 pub mod rms_norm;

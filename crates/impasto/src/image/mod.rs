@@ -62,9 +62,15 @@ impl Format {
 
     /// By a path's extension.
     pub fn of_path(path: &Path) -> Result<Self> {
-        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        let extension = path
+            .extension()
+            .and_then(|extension| extension.to_str())
+            .unwrap_or_default();
         extension.parse().map_err(|_| {
-            Error::bad_file(path, format!("the extension is \"{extension}\", expected png, jpg or webp"))
+            Error::bad_file(
+                path,
+                format!("the extension is \"{extension}\", expected png, jpg or webp"),
+            )
         })
     }
 }
@@ -77,7 +83,10 @@ impl FromStr for Format {
             "png" => Ok(Format::Png),
             "jpeg" | "jpg" => Ok(Format::Jpeg),
             "webp" => Ok(Format::Webp),
-            _ => Err(Error::invalid("format", format!("expected png, jpeg or webp, got \"{text}\""))),
+            _ => Err(Error::invalid(
+                "format",
+                format!("expected png, jpeg or webp, got \"{text}\""),
+            )),
         }
     }
 }
@@ -85,9 +94,14 @@ impl FromStr for Format {
 impl Picture {
     /// A picture of given pixels; `rgb` has three bytes for each.
     pub fn new(width: usize, height: usize, rgb: Vec<u8>) -> Result<Self> {
-        let expected = width.checked_mul(height).and_then(|area| area.checked_mul(3));
+        let expected = width
+            .checked_mul(height)
+            .and_then(|area| area.checked_mul(3));
         if expected != Some(rgb.len()) || rgb.is_empty() {
-            let reason = format!("{width}x{height} pixels take 3 bytes each, got {} bytes", rgb.len());
+            let reason = format!(
+                "{width}x{height} pixels take 3 bytes each, got {} bytes",
+                rgb.len()
+            );
             return Err(Error::invalid("picture", reason));
         }
         Ok(Picture { width, height, rgb })
@@ -95,7 +109,11 @@ impl Picture {
 
     /// One colour everywhere.
     pub fn filled(width: usize, height: usize, colour: [u8; 3]) -> Self {
-        Picture { width, height, rgb: colour.repeat(width * height) }
+        Picture {
+            width,
+            height,
+            rgb: colour.repeat(width * height),
+        }
     }
 
     /// Reads a picture file; see [`Picture::decode`].
@@ -122,13 +140,17 @@ impl Picture {
             return Err(bad("not a picture: expected PNG, JPEG or WebP".into()));
         }
         if reader.format() == Some(image::ImageFormat::Jpeg) && !jpeg_is_whole(bytes) {
-            return Err(bad("not a whole picture: the JPEG ends before its last pixel".into()));
+            return Err(bad(
+                "not a whole picture: the JPEG ends before its last pixel".into(),
+            ));
         }
         let unreadable = |e: image::ImageError| bad(format!("not a whole picture: {e}"));
         let mut decoder = reader.into_decoder().map_err(unreadable)?;
         let (width, height) = decoder.dimensions();
         if width == 0 || height == 0 || u64::from(width) * u64::from(height) > MAX_PIXELS {
-            return Err(bad(format!("is {width}x{height} pixels, expected 1 to {MAX_PIXELS} pixels in all")));
+            return Err(bad(format!(
+                "is {width}x{height} pixels, expected 1 to {MAX_PIXELS} pixels in all"
+            )));
         }
         let orientation = decoder.orientation().map_err(unreadable)?;
         let mut image = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
@@ -140,12 +162,18 @@ impl Picture {
     fn flattened(image: &DynamicImage) -> Self {
         let (width, height) = (image.width() as usize, image.height() as usize);
         if !image.color().has_alpha() {
-            return Picture { width, height, rgb: image.to_rgb8().into_raw() };
+            return Picture {
+                width,
+                height,
+                rgb: image.to_rgb8().into_raw(),
+            };
         }
         let mut rgb = Vec::with_capacity(3 * width * height);
         for pixel in image.to_rgba8().pixels() {
             let [r, g, b, alpha] = pixel.0.map(u32::from);
-            rgb.extend([r, g, b].map(|value| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8));
+            rgb.extend(
+                [r, g, b].map(|value| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8),
+            );
         }
         Picture { width, height, rgb }
     }
@@ -156,15 +184,16 @@ impl Picture {
         let (width, height) = (self.width as u32, self.height as u32);
         let colour = image::ExtendedColorType::Rgb8;
         match format {
-            Format::Png => {
-                image::codecs::png::PngEncoder::new(&mut bytes).write_image(&self.rgb, width, height, colour)
-            }
+            Format::Png => image::codecs::png::PngEncoder::new(&mut bytes)
+                .write_image(&self.rgb, width, height, colour),
             Format::Jpeg => JpegEncoder::new_with_quality(&mut bytes, quality.clamp(1, 100))
                 .write_image(&self.rgb, width, height, colour),
             Format::Webp => image::codecs::webp::WebPEncoder::new_lossless(&mut bytes)
                 .write_image(&self.rgb, width, height, colour),
         }
-        .map_err(|e| Error::invalid("picture", format!("{width}x{height} can't be encoded: {e}")))?;
+        .map_err(|e| {
+            Error::invalid("picture", format!("{width}x{height} can't be encoded: {e}"))
+        })?;
         Ok(bytes)
     }
 
@@ -178,7 +207,12 @@ impl Picture {
             let start = 3 * (row * self.width + left);
             rgb.extend_from_slice(&self.rgb[start..start + 3 * side]);
         }
-        Picture { width: side, height: side, rgb }.resize(size, size)
+        Picture {
+            width: side,
+            height: side,
+            rgb,
+        }
+        .resize(size, size)
     }
 
     /// Scaled with a Lanczos-3 filter.
@@ -190,40 +224,66 @@ impl Picture {
         let kind = fir::PixelType::U8x3;
         if width == 0 || height == 0 || self.rgb.is_empty() {
             let (from_width, from_height) = (self.width, self.height);
-            return Err(bad(format!("{from_width}x{from_height} can't be scaled to {width}x{height}")));
+            return Err(bad(format!(
+                "{from_width}x{from_height} can't be scaled to {width}x{height}"
+            )));
         }
-        let from = fir::images::ImageRef::new(self.width as u32, self.height as u32, &self.rgb, kind)
-            .map_err(|e| bad(e.to_string()))?;
+        let from =
+            fir::images::ImageRef::new(self.width as u32, self.height as u32, &self.rgb, kind)
+                .map_err(|e| bad(e.to_string()))?;
         let mut to = fir::images::Image::new(width as u32, height as u32, kind);
-        let options =
-            fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Lanczos3));
-        fir::Resizer::new().resize(&from, &mut to, &options).map_err(|e| bad(e.to_string()))?;
-        Ok(Picture { width, height, rgb: to.into_vec() })
+        let options = fir::ResizeOptions::new()
+            .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Lanczos3));
+        fir::Resizer::new()
+            .resize(&from, &mut to, &options)
+            .map_err(|e| bad(e.to_string()))?;
+        Ok(Picture {
+            width,
+            height,
+            rgb: to.into_vec(),
+        })
     }
 
     /// Channel after channel, −1..1.
     pub fn to_chw(&self) -> Vec<f32> {
         let mut values = Vec::with_capacity(self.rgb.len());
         for channel in 0..3 {
-            values.extend(self.rgb.iter().skip(channel).step_by(3).map(|&v| f32::from(v) / 127.5 - 1.0));
+            values.extend(
+                self.rgb
+                    .iter()
+                    .skip(channel)
+                    .step_by(3)
+                    .map(|&v| f32::from(v) / 127.5 - 1.0),
+            );
         }
         values
     }
 
     /// The inverse of [`Picture::to_chw`]; values beyond −1..1 are cut off, others than numbers refused.
     pub fn from_chw(values: &[f32], width: usize, height: usize) -> Result<Self> {
-        let expected = width.checked_mul(height).and_then(|area| area.checked_mul(3));
+        let expected = width
+            .checked_mul(height)
+            .and_then(|area| area.checked_mul(3));
         if expected != Some(values.len()) {
-            let reason = format!("{width}x{height} pixels take 3 values each, got {} values", values.len());
+            let reason = format!(
+                "{width}x{height} pixels take 3 values each, got {} values",
+                values.len()
+            );
             return Err(Error::invalid("pixels", reason));
         }
         let area = width * height;
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            return Err(Error::NonFinite { what: "pixel", detail: format!("{} at value {at}", values[at]) });
+            return Err(Error::NonFinite {
+                what: "pixel",
+                detail: format!("{} at value {at}", values[at]),
+            });
         }
         let mut rgb = vec![0; 3 * area];
         for channel in 0..3 {
-            for (i, &value) in values[channel * area..(channel + 1) * area].iter().enumerate() {
+            for (i, &value) in values[channel * area..(channel + 1) * area]
+                .iter()
+                .enumerate()
+            {
                 rgb[3 * i + channel] = ((value.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8;
             }
         }
@@ -267,9 +327,14 @@ impl Picture {
 fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(Error::io("read", path))?;
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    file.take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(Error::io("read", path))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(Error::bad_file(path, format!("has more than {MAX_FILE_BYTES} bytes, too many for a picture")));
+        return Err(Error::bad_file(
+            path,
+            format!("has more than {MAX_FILE_BYTES} bytes, too many for a picture"),
+        ));
     }
     Ok(bytes)
 }

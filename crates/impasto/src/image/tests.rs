@@ -27,7 +27,9 @@ fn floats_and_bytes_are_one_to_one() {
 
 /// A PNG of one pixel whose header promises others, with a checksum that fits.
 fn png_promising(width: u32, height: u32) -> Vec<u8> {
-    let mut bytes = Picture::filled(1, 1, [0; 3]).encode(Format::Png, 100).unwrap();
+    let mut bytes = Picture::filled(1, 1, [0; 3])
+        .encode(Format::Png, 100)
+        .unwrap();
     bytes[16..20].copy_from_slice(&width.to_be_bytes());
     bytes[20..24].copy_from_slice(&height.to_be_bytes());
     let checksum = crc32(&bytes[12..29]);
@@ -38,7 +40,13 @@ fn png_promising(width: u32, height: u32) -> Vec<u8> {
 /// The checksum of PNG chunks (ISO 3309).
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |sum, &byte| {
-        (0..8).fold(sum ^ u32::from(byte), |sum, _| if sum & 1 == 1 { sum >> 1 ^ 0xedb8_8320 } else { sum >> 1 })
+        (0..8).fold(sum ^ u32::from(byte), |sum, _| {
+            if sum & 1 == 1 {
+                sum >> 1 ^ 0xedb8_8320
+            } else {
+                sum >> 1
+            }
+        })
     })
 }
 
@@ -46,9 +54,17 @@ fn crc32(bytes: &[u8]) -> u32 {
 fn a_bomb_is_refused_for_its_size() {
     // The unchanged header passes, so the checksum is right and what is refused is the size.
     assert!(Picture::decode(&png_promising(1, 1), "x.png").is_ok());
-    for (width, height) in [(16_000, 16_000), (20_000, 1), (1, 20_000), (u32::MAX >> 1, u32::MAX >> 1)] {
-        let error = Picture::decode(&png_promising(width, height), "bomb.png").unwrap_err().to_string();
-        let of_size = error.contains("pixels") || error.contains("limit") || error.contains("too large");
+    for (width, height) in [
+        (16_000, 16_000),
+        (20_000, 1),
+        (1, 20_000),
+        (u32::MAX >> 1, u32::MAX >> 1),
+    ] {
+        let error = Picture::decode(&png_promising(width, height), "bomb.png")
+            .unwrap_err()
+            .to_string();
+        let of_size =
+            error.contains("pixels") || error.contains("limit") || error.contains("too large");
         assert!(of_size && error.contains("bomb.png"), "{error}");
     }
 }
@@ -56,8 +72,13 @@ fn a_bomb_is_refused_for_its_size() {
 #[test]
 fn what_is_no_picture_or_only_a_part_of_one_is_refused() {
     assert!(Picture::decode(b"", "x").is_err());
-    let error = Picture::decode(b"this is a text", "notes.txt").unwrap_err().to_string();
-    assert!(error.contains("notes.txt") && error.contains("PNG, JPEG or WebP"), "{error}");
+    let error = Picture::decode(b"this is a text", "notes.txt")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("notes.txt") && error.contains("PNG, JPEG or WebP"),
+        "{error}"
+    );
     let mut noisy = Picture::filled(40, 40, [0; 3]);
     for (i, value) in noisy.rgb.iter_mut().enumerate() {
         *value = (i * i * 31 % 251) as u8;
@@ -66,7 +87,10 @@ fn what_is_no_picture_or_only_a_part_of_one_is_refused() {
         let bytes = noisy.encode(format, 90).unwrap();
         assert!(Picture::decode(&bytes, "x").is_ok());
         for part in [bytes.len() / 2, bytes.len() - bytes.len() / 8] {
-            assert!(Picture::decode(&bytes[..part], "x").is_err(), "{format:?} cut to {part} bytes");
+            assert!(
+                Picture::decode(&bytes[..part], "x").is_err(),
+                "{format:?} cut to {part} bytes"
+            );
         }
     }
 }
@@ -107,19 +131,30 @@ fn a_turned_photograph_is_turned_back() {
     let decoded = Picture::decode(&turned, "x.jpg").unwrap();
     assert_eq!((decoded.width, decoded.height), (8, 16));
     // The light left half has come to the top.
-    assert!(decoded.rgb[0] > 200 && decoded.rgb[3 * 8 * 15] < 40, "{:?}", decoded.rgb);
+    assert!(
+        decoded.rgb[0] > 200 && decoded.rgb[3 * 8 * 15] < 40,
+        "{:?}",
+        decoded.rgb
+    );
 }
 
 #[test]
 fn transparent_parts_lie_on_white() {
     let mut image = image::RgbaImage::new(1, 1);
     image.put_pixel(0, 0, image::Rgba([0, 0, 0, 0]));
-    assert_eq!(Picture::flattened(&DynamicImage::ImageRgba8(image)).rgb, [255, 255, 255]);
+    assert_eq!(
+        Picture::flattened(&DynamicImage::ImageRgba8(image)).rgb,
+        [255, 255, 255]
+    );
 }
 
 #[test]
 fn a_square_is_cut_from_the_middle() {
-    let picture = Picture { width: 3, height: 1, rgb: vec![1, 1, 1, 2, 2, 2, 3, 3, 3] };
+    let picture = Picture {
+        width: 3,
+        height: 1,
+        rgb: vec![1, 1, 1, 2, 2, 2, 3, 3, 3],
+    };
     assert_eq!(picture.fit_square(1).unwrap().rgb, [2, 2, 2]);
 }
 

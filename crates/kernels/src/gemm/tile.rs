@@ -8,8 +8,6 @@ pub(super) trait Tile {
     const MR: usize;
     /// Columns.
     const NR: usize;
-    /// Whether the path for few rows is worth taking.
-    const SKINNY: bool;
 
     /// Computes the first `m` rows and `n` columns of a tile of C from packed panels,
     /// `a[p · MR + i]` and `b[p · NR + j]` for `p` in `0..k`. With `load` the chains begin at C's
@@ -65,7 +63,6 @@ pub(crate) fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
 impl Tile for Portable {
     const MR: usize = 4;
     const NR: usize = 8;
-    const SKINNY: bool = true;
 
     unsafe fn run(
         k: usize,
@@ -253,7 +250,6 @@ mod x86 {
     impl Tile for Avx2 {
         const MR: usize = 6;
         const NR: usize = 16;
-        const SKINNY: bool = true;
 
         #[inline]
         unsafe fn run(
@@ -383,7 +379,6 @@ mod x86 {
     impl Tile for Avx512 {
         const MR: usize = 12;
         const NR: usize = 32;
-        const SKINNY: bool = true;
 
         #[inline]
         unsafe fn run(

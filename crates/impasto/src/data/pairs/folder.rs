@@ -16,7 +16,11 @@ pub(super) fn read(root: &Path) -> Result<Found> {
             let path = entry.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().and_then(|e| e.to_str()).is_some_and(is_picture) {
+            } else if path
+                .extension()
+                .and_then(|e| e.to_str())
+                .is_some_and(is_picture)
+            {
                 add(&mut found, root, path);
             }
         }
@@ -29,9 +33,16 @@ fn add(found: &mut Found, root: &Path, path: PathBuf) {
     match std::fs::read_to_string(path.with_extension("txt")) {
         Ok(text) => match lines(&text) {
             captions if captions.is_empty() => found.without_caption.push(key),
-            captions => found.pairs.push(Pair { key, location: Location::File(path), captions }),
+            captions => found.pairs.push(Pair {
+                key,
+                location: Location::File(path),
+                captions,
+            }),
         },
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => found.without_caption.push(key),
-        Err(e) => found.unreadable.push(Unreadable { key, reason: format!("its caption: {e}") }),
+        Err(e) => found.unreadable.push(Unreadable {
+            key,
+            reason: format!("its caption: {e}"),
+        }),
     }
 }

@@ -19,7 +19,11 @@ pub(super) struct Row {
 impl Row {
     /// All captions, those that are empty left out.
     pub(super) fn captions(&self) -> Vec<String> {
-        self.caption.iter().chain(&self.captions).flat_map(|caption| lines(caption)).collect()
+        self.caption
+            .iter()
+            .chain(&self.captions)
+            .flat_map(|caption| lines(caption))
+            .collect()
     }
 }
 
@@ -31,7 +35,12 @@ pub(super) fn read_jsonl(path: &Path) -> Result<Found> {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        add(&mut found, path, number + 1, serde_json::from_slice(line).map_err(|e| e.to_string()));
+        add(
+            &mut found,
+            path,
+            number + 1,
+            serde_json::from_slice(line).map_err(|e| e.to_string()),
+        );
     }
     Ok(found)
 }
@@ -42,13 +51,18 @@ pub(super) fn read_csv(path: &Path) -> Result<Found> {
         .flexible(true)
         .from_path(path)
         .map_err(|e| Error::bad_file(path, format!("not a CSV file: {e}")))?;
-    let headers = reader.headers().map_err(|e| Error::bad_file(path, format!("not a CSV file: {e}")))?;
+    let headers = reader
+        .headers()
+        .map_err(|e| Error::bad_file(path, format!("not a CSV file: {e}")))?;
     for column in ["image", "caption"] {
         if !headers.iter().any(|header| header == column) {
             let columns: Vec<&str> = headers.iter().collect();
             return Err(Error::bad_file(
                 path,
-                format!("has no column {column}; expected image and caption, got {}", columns.join(", ")),
+                format!(
+                    "has no column {column}; expected image and caption, got {}",
+                    columns.join(", ")
+                ),
             ));
         }
     }
@@ -64,12 +78,18 @@ fn add(found: &mut Found, path: &Path, line: usize, row: Result<Row, String>) {
     let row = match row {
         Ok(row) => row,
         Err(reason) => {
-            found.unreadable.push(Unreadable { key: format!("line {line}"), reason });
+            found.unreadable.push(Unreadable {
+                key: format!("line {line}"),
+                reason,
+            });
             return;
         }
     };
     let Some(image) = row.image.clone().filter(|image| !image.is_empty()) else {
-        found.unreadable.push(Unreadable { key: format!("line {line}"), reason: "has no image".into() });
+        found.unreadable.push(Unreadable {
+            key: format!("line {line}"),
+            reason: "has no image".into(),
+        });
         return;
     };
     match row.captions() {
@@ -78,7 +98,11 @@ fn add(found: &mut Found, path: &Path, line: usize, row: Result<Row, String>) {
             let folder = path.parent().unwrap_or(Path::new("."));
             // The line keeps two rows of one picture apart.
             let key = format!("{image}#{line}");
-            found.pairs.push(Pair { key, location: Location::File(folder.join(image)), captions });
+            found.pairs.push(Pair {
+                key,
+                location: Location::File(folder.join(image)),
+                captions,
+            });
         }
     }
 }

@@ -37,7 +37,11 @@ pub enum PairSource {
 enum Location {
     File(PathBuf),
     /// A stretch of a tar.
-    Tar { path: PathBuf, offset: u64, length: u64 },
+    Tar {
+        path: PathBuf,
+        offset: u64,
+        length: u64,
+    },
 }
 
 /// One pair, its picture not read yet.
@@ -98,23 +102,36 @@ impl PairSource {
             PairSource::Csv(path) => list::read_csv(path)?,
             PairSource::Tars(paths) => tars::read(paths)?,
         };
-        let Found { mut pairs, mut without_caption, mut unreadable } = found;
+        let Found {
+            mut pairs,
+            mut without_caption,
+            mut unreadable,
+        } = found;
         pairs.sort_by(|a, b| a.key.cmp(&b.key));
-        let looked: Vec<(Pair, Option<Error>)> =
-            pairs.into_par_iter().map(|pair| {
+        let looked: Vec<(Pair, Option<Error>)> = pairs
+            .into_par_iter()
+            .map(|pair| {
                 let error = pair.picture().err();
                 (pair, error)
-            }).collect();
+            })
+            .collect();
         let mut usable = Vec::with_capacity(looked.len());
         for (pair, error) in looked {
             match error {
                 None => usable.push(pair),
-                Some(error) => unreadable.push(Unreadable { key: pair.key, reason: error.to_string() }),
+                Some(error) => unreadable.push(Unreadable {
+                    key: pair.key,
+                    reason: error.to_string(),
+                }),
             }
         }
         without_caption.sort();
         unreadable.sort_by(|a, b| a.key.cmp(&b.key));
-        let report = ScanReport { usable: usable.len(), without_caption, unreadable };
+        let report = ScanReport {
+            usable: usable.len(),
+            without_caption,
+            unreadable,
+        };
         Ok((Pairs { pairs: usable }, report))
     }
 }
@@ -150,7 +167,11 @@ impl Pairs {
         };
         let (validation, training): (Vec<usize>, Vec<usize>) =
             (0..self.pairs.len()).partition(|&index| held_out(&self.pairs[index]));
-        if training.is_empty() { (validation, Vec::new()) } else { (training, validation) }
+        if training.is_empty() {
+            (validation, Vec::new())
+        } else {
+            (training, validation)
+        }
     }
 }
 
@@ -158,26 +179,41 @@ impl Pair {
     fn picture(&self) -> Result<Picture> {
         match &self.location {
             Location::File(path) => Picture::open(path),
-            Location::Tar { path, offset, length } => {
-                Picture::decode(&tars::read_at(path, *offset, *length)?, path.join(&self.key))
-            }
+            Location::Tar {
+                path,
+                offset,
+                length,
+            } => Picture::decode(
+                &tars::read_at(path, *offset, *length)?,
+                path.join(&self.key),
+            ),
         }
     }
 }
 
 /// Whether a file name ends like a picture's.
 fn is_picture(extension: &str) -> bool {
-    matches!(extension.to_ascii_lowercase().as_str(), "png" | "jpg" | "jpeg" | "webp")
+    matches!(
+        extension.to_ascii_lowercase().as_str(),
+        "png" | "jpg" | "jpeg" | "webp"
+    )
 }
 
 /// The captions of a text: its lines that are not empty.
 fn lines(text: &str) -> Vec<String> {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The key of a path: relative to `root`, with slashes.
 fn key(root: &Path, path: &Path) -> String {
-    path.strip_prefix(root).unwrap_or(path).to_string_lossy().replace('\\', "/")
+    path.strip_prefix(root)
+        .unwrap_or(path)
+        .to_string_lossy()
+        .replace('\\', "/")
 }
 
 #[cfg(test)]

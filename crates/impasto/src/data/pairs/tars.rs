@@ -42,17 +42,27 @@ fn read_one(path: &Path, found: &mut Found) -> Result<()> {
         let name = entry.path().map_err(bad)?.to_string_lossy().into_owned();
         // WebDataset: the key ends at the first dot behind the last slash.
         let start = name.rfind('/').map_or(0, |slash| slash + 1);
-        let Some(dot) = name[start..].find('.') else { continue };
-        let (key, extension) = (name[..start + dot].to_owned(), name[start + dot + 1..].to_owned());
+        let Some(dot) = name[start..].find('.') else {
+            continue;
+        };
+        let (key, extension) = (
+            name[..start + dot].to_owned(),
+            name[start + dot + 1..].to_owned(),
+        );
         let (offset, length) = (entry.raw_file_position(), entry.size());
         if offset.checked_add(length).is_none_or(|end| end > size) {
-            return Err(Error::bad_file(path, format!("not a whole tar: {name} reaches beyond its end")));
+            return Err(Error::bad_file(
+                path,
+                format!("not a whole tar: {name} reaches beyond its end"),
+            ));
         }
         let part = parts.entry(key).or_default();
         match extension.as_str() {
             extension if is_picture(extension) => part.picture = Some((offset, length)),
             "txt" | "json" if length > MAX_CAPTION_BYTES => {
-                part.problem = Some(format!("{name} has {length} bytes, expected at most {MAX_CAPTION_BYTES}"));
+                part.problem = Some(format!(
+                    "{name} has {length} bytes, expected at most {MAX_CAPTION_BYTES}"
+                ));
             }
             "txt" => {
                 let mut text = String::new();
@@ -75,7 +85,9 @@ fn read_one(path: &Path, found: &mut Found) -> Result<()> {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     for (key, part) in parts {
         let key = format!("{stem}/{key}");
-        let Some((offset, length)) = part.picture else { continue };
+        let Some((offset, length)) = part.picture else {
+            continue;
+        };
         if let Some(reason) = part.problem {
             found.unreadable.push(Unreadable { key, reason });
         } else if part.captions.is_empty() {
@@ -85,8 +97,16 @@ fn read_one(path: &Path, found: &mut Found) -> Result<()> {
             let mut captions = part.captions;
             let mut seen = std::collections::HashSet::new();
             captions.retain(|caption| seen.insert(caption.clone()));
-            let location = Location::Tar { path: path.to_path_buf(), offset, length };
-            found.pairs.push(Pair { key, location, captions });
+            let location = Location::Tar {
+                path: path.to_path_buf(),
+                offset,
+                length,
+            };
+            found.pairs.push(Pair {
+                key,
+                location,
+                captions,
+            });
         }
     }
     Ok(())
@@ -95,8 +115,11 @@ fn read_one(path: &Path, found: &mut Found) -> Result<()> {
 /// A stretch of a file.
 pub(super) fn read_at(path: &Path, offset: u64, length: u64) -> Result<Vec<u8>> {
     let mut file = File::open(path).map_err(Error::io("read", path))?;
-    file.seek(SeekFrom::Start(offset)).map_err(Error::io("read", path))?;
+    file.seek(SeekFrom::Start(offset))
+        .map_err(Error::io("read", path))?;
     let mut bytes = Vec::new();
-    file.take(length).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    file.take(length)
+        .read_to_end(&mut bytes)
+        .map_err(Error::io("read", path))?;
     Ok(bytes)
 }

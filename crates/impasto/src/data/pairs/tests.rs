@@ -9,7 +9,9 @@ use super::*;
 use crate::image::Format;
 
 fn png(colour: [u8; 3]) -> Vec<u8> {
-    Picture::filled(8, 6, colour).encode(Format::Png, 100).unwrap()
+    Picture::filled(8, 6, colour)
+        .encode(Format::Png, 100)
+        .unwrap()
 }
 
 #[test]
@@ -42,7 +44,14 @@ fn lists_report_their_bad_lines() {
     let text = "{\"image\": \"a.png\", \"caption\": \"x\"}\nnot json\n{\"image\": \"a.png\"}\n{\"caption\": \"y\"}\n";
     fs::write(&list, text).unwrap();
     let (pairs, report) = PairSource::Jsonl(list).open().unwrap();
-    assert_eq!((pairs.len(), report.without_caption.len(), report.unreadable.len()), (1, 1, 2));
+    assert_eq!(
+        (
+            pairs.len(),
+            report.without_caption.len(),
+            report.unreadable.len()
+        ),
+        (1, 1, 2)
+    );
     let table = dir.path().join("table.csv");
     fs::write(&table, "image,caption\na.png,\"a, b\"\nmissing.png,c\n").unwrap();
     let (pairs, report) = PairSource::Csv(table.clone()).open().unwrap();
@@ -82,7 +91,10 @@ fn tars_are_read_at_random_places() {
     assert_eq!(pairs.len(), 2);
     assert_eq!(report.without_caption, ["shard-0/2"]);
     let sample = pairs.sample(1, 4).unwrap();
-    assert_eq!((sample.captions[0].as_str(), sample.picture.rgb[0]), ("one", 20));
+    assert_eq!(
+        (sample.captions[0].as_str(), sample.picture.rgb[0]),
+        ("one", 20)
+    );
     fs::write(&path, &bytes[..700]).unwrap();
     assert!(PairSource::Tars(vec![path]).open().is_err());
 }
@@ -100,7 +112,11 @@ fn pairs_stay_on_their_side_of_the_split() {
     };
     let (training, validation) = pairs(1000).split(0.1);
     // 100 expected, standard deviation 9.5; the keys are fixed, so this never changes.
-    assert!((60..140).contains(&validation.len()), "{}", validation.len());
+    assert!(
+        (60..140).contains(&validation.len()),
+        "{}",
+        validation.len()
+    );
     assert_eq!(training.len() + validation.len(), 1000);
     let (_, fewer) = pairs(500).split(0.1);
     assert!(fewer.iter().all(|index| validation.contains(index)));

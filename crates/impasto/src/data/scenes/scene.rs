@@ -217,8 +217,11 @@ impl World {
             .flatten()
             .filter(|&colour| Some(colour) != taken)
             .collect();
-        // Greyed things show no colour.
-        if style == Style::Grey || free.is_empty() || rng.random_bool(self.natural_share) {
+        // Things in grey or in lines show no colour.
+        if matches!(style, Style::Grey | Style::Outline)
+            || free.is_empty()
+            || rng.random_bool(self.natural_share)
+        {
             return None;
         }
         Some(*pick(&free, rng))

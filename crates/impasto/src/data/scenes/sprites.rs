@@ -124,7 +124,7 @@ impl Sprite {
             Style::Pixels => {
                 // Cells of an eighth of the box at least, so that 24 px still show a shape.
                 let cell = (size / 16).max(2);
-                let coarse = Self::placed(&painted, size / cell, size / cell);
+                let coarse = Self::placed(&painted, room / cell, room / cell);
                 let mut pixels = vec![[0.0; 4]; size * size];
                 let shift = (size - coarse.size * cell) / 2;
                 for y in 0..coarse.size * cell {
@@ -212,7 +212,7 @@ impl Sprite {
                 let own = self.pixels[(y * size + x) as usize];
                 let mut px = [0.0, 0.0, 0.0, alpha];
                 for channel in 0..3 {
-                    // Ink is the thing's own colour, darkened: painted outlines keep their name.
+                    // Ink is the thing's own colour, darkened.
                     px[channel] = alpha * (1.0 - ink) + own[channel] * 0.55 * ink;
                 }
                 pixels.push(px);

@@ -1,0 +1,701 @@
+//! What a picture shows, told by an exact and deterministic search over a world.
+//!
+//! Every picture of a world is a known background with known sprites in boxes, so it is judged by explaining
+//! it: the background that most pixels agree with, then the set of boxes, each with the sprite that explains
+//! its pixels best, which together leave the least unexplained. Nothing is trained, and no threshold depends
+//! on who drew the picture: blurred and half-drawn things are given to the nearest thing of the world, as long
+//! as they are nearer to it than to the empty background.
+//!
+//! Boxes can be taken at all of the grid's places when the grid is coarse; in worlds with free positions they
+//! are those that hold a piece of foreground tightly.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::data::scenes::{Background, Colour, Glyphs, Style, World};
+use crate::image::Picture;
+use crate::{Error, Result};
+
+/// A thing found in a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DetectedThing {
+    /// Index into the world's things.
+    pub thing: usize,
+    /// The colour it is painted in; `None` is natural.
+    pub colour: Option<Colour>,
+    /// The middle of its box in px: x, y.
+    pub centre: (f32, f32),
+    /// The box's size in px.
+    pub size: usize,
+    /// How well it is drawn: 1 is exactly the sprite, 0 no nearer to it than the empty background is.
+    pub score: f32,
+}
+
+/// All that is found in a picture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Detection {
+    /// The nearest of the world's backgrounds.
+    pub background: Background,
+    /// The things, from the most to the least visible.
+    pub things: Vec<DetectedThing>,
+}
+
+/// Finds the things of one world in pictures. Cheap to clone; used from many threads.
+#[derive(Clone)]
+pub struct Detector {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    world: World,
+    glyphs: Glyphs,
+    looks: Vec<Look>,
+    /// For every look its thumbnail: red, green, blue (premultiplied) and alpha planes.
+    thumbnails: Vec<[[f32; THUMBNAIL_PIXELS]; 4]>,
+    backgrounds: Vec<(Background, Arc<Picture>)>,
+}
+
+/// One way in which a thing can look.
+#[derive(Clone, Copy)]
+struct Look {
+    thing: usize,
+    colour: Option<Colour>,
+    style: Style,
+}
+
+/// Width and height of the thumbnails that the first, coarse comparison uses.
+const THUMBNAIL: usize = 12;
+const THUMBNAIL_PIXELS: usize = THUMBNAIL * THUMBNAIL;
+/// Looks that go from the coarse comparison to the exact one.
+const SHORT_LIST: usize = 12;
+/// Boxes among which the best set is searched.
+const MAX_CANDIDATES: usize = 40;
+/// Things in a picture at most: more than any scene has, so that too many are seen as too many.
+const MAX_THINGS: usize = 6;
+/// From this score on a thing counts as drawn.
+const MIN_SCORE: f32 = 0.2;
+/// The share of its own visibility that a thing must earn to be worth being told.
+const COST: f32 = 0.12;
+/// Distances from the background, summed over the channels, are cut off here: foreground of any colour then
+/// weighs the same in the search for the background.
+const FAR: i32 = 90;
+
+/// A box that may hold a thing: left, top, size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    x: usize,
+    y: usize,
+    size: usize,
+}
+
+impl Place {
+    fn overlaps(self, other: Place, tolerance: usize) -> bool {
+        self.x + tolerance < other.x + other.size
+            && other.x + tolerance < self.x + self.size
+            && self.y + tolerance < other.y + other.size
+            && other.y + tolerance < self.y + self.size
+    }
+}
+
+/// A box with its best look.
+#[derive(Clone, Copy)]
+struct Candidate {
+    place: Place,
+    look: usize,
+    /// The squared error that it takes off the picture.
+    gain: f32,
+    /// What it would take off if it were drawn exactly.
+    visibility: f32,
+}
+
+impl Candidate {
+    fn worth(&self) -> f32 {
+        self.gain - COST * self.visibility
+    }
+}
+
+impl Detector {
+    /// Prepares every look of every thing: a moment for small worlds, seconds for the full one.
+    pub fn new(world: &World, glyphs: &Glyphs) -> Result<Self> {
+        world.check()?;
+        let mut looks = Vec::new();
+        for thing in 0..world.things.len() {
+            for &style in &world.styles {
+                for colour in world.looks(thing) {
+                    // The grammar paints nothing in these styles.
+                    if colour.is_none() || !matches!(style, Style::Grey | Style::Outline) {
+                        looks.push(Look {
+                            thing,
+                            colour,
+                            style,
+                        });
+                    }
+                }
+            }
+        }
+        let sizes = world.all_sizes();
+        let middle = sizes[sizes.len() / 2];
+        let thumbnails = looks
+            .par_iter()
+            .map(|look| {
+                let sprite = glyphs.sprite(look.thing, look.colour, middle, look.style);
+                let mut planes = [[0.0; THUMBNAIL_PIXELS]; 4];
+                for (channel, plane) in planes.iter_mut().enumerate() {
+                    let values: Vec<f32> = sprite.pixels.iter().map(|px| px[channel]).collect();
+                    *plane = shrink(
+                        &values,
+                        middle,
+                        Place {
+                            x: 0,
+                            y: 0,
+                            size: middle,
+                        },
+                    );
+                }
+                planes
+            })
+            .collect();
+        let backgrounds = world
+            .backgrounds
+            .iter()
+            .map(|&b| (b, glyphs.background(b)))
+            .collect();
+        let inner = Inner {
+            world: world.clone(),
+            glyphs: glyphs.clone(),
+            looks,
+            thumbnails,
+            backgrounds,
+        };
+        Ok(Detector {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// What the picture shows. It must have the world's size.
+    pub fn detect(&self, picture: &Picture) -> Result<Detection> {
+        let size = self.inner.world.picture_size;
+        if (picture.width, picture.height) != (size, size) || picture.rgb.len() != size * size * 3 {
+            return Err(Error::invalid(
+                "picture",
+                format!(
+                    "expected {size}x{size} as the world's, got {}x{}",
+                    picture.width, picture.height
+                ),
+            ));
+        }
+        let (background, empty) = self.background(picture);
+        let canvas = Canvas::new(picture, empty);
+        let mut candidates: Vec<Candidate> = self
+            .places(&canvas)
+            .into_iter()
+            .filter_map(|place| self.best_look(&canvas, place))
+            .collect();
+        candidates.sort_by(|a, b| b.worth().total_cmp(&a.worth()));
+        candidates.truncate(MAX_CANDIDATES);
+        let mut best = (0.0, Vec::new());
+        let tolerance = if self.is_coarse() { 0 } else { 4 };
+        search(&candidates, tolerance, 0, 0.0, &mut Vec::new(), &mut best);
+        let mut things: Vec<Candidate> = best.1.into_iter().map(|i| candidates[i]).collect();
+        things.sort_by(|a, b| b.gain.total_cmp(&a.gain));
+        let things = things
+            .into_iter()
+            .map(|candidate| {
+                let look = self.inner.looks[candidate.look];
+                let Place { x, y, size } = candidate.place;
+                let half = size as f32 / 2.0;
+                DetectedThing {
+                    thing: look.thing,
+                    colour: look.colour,
+                    centre: (x as f32 + half, y as f32 + half),
+                    size,
+                    score: candidate.gain / candidate.visibility,
+                }
+            })
+            .collect();
+        Ok(Detection { background, things })
+    }
+
+    /// Whether trying every place of the grid is cheap.
+    fn is_coarse(&self) -> bool {
+        self.inner.world.snap * 16 >= self.inner.world.picture_size.min(128)
+    }
+
+    fn background(&self, picture: &Picture) -> (Background, &Picture) {
+        let distance = |empty: &Picture| -> i64 {
+            picture
+                .rgb
+                .chunks_exact(3)
+                .zip(empty.rgb.chunks_exact(3))
+                .map(|(a, b)| {
+                    let sum: i32 = (0..3)
+                        .map(|c| (i32::from(a[c]) - i32::from(b[c])).abs())
+                        .sum();
+                    i64::from(sum.min(FAR))
+                })
+                .sum()
+        };
+        let mut nearest = 0;
+        let mut least = i64::MAX;
+        for (i, (_, empty)) in self.inner.backgrounds.iter().enumerate() {
+            let distance = distance(empty);
+            if distance < least {
+                (nearest, least) = (i, distance);
+            }
+        }
+        let (background, empty) = &self.inner.backgrounds[nearest];
+        (*background, empty)
+    }
+
+    /// The boxes worth looking at.
+    fn places(&self, canvas: &Canvas) -> Vec<Place> {
+        let world = &self.inner.world;
+        let coarse = self.is_coarse();
+        let mut places = Vec::new();
+        for size in world.all_sizes() {
+            for y in (0..=world.picture_size - size).step_by(world.snap) {
+                for x in (0..=world.picture_size - size).step_by(world.snap) {
+                    let place = Place { x, y, size };
+                    let enough = canvas.foreground(x, y, size, size) * 25 > size * size;
+                    if enough && (coarse || canvas.holds_tightly(place)) {
+                        places.push(place);
+                    }
+                }
+            }
+        }
+        places
+    }
+
+    /// The look that explains the box's pixels best, if any explains them better than nothing does.
+    fn best_look(&self, canvas: &Canvas, place: Place) -> Option<Candidate> {
+        let Inner {
+            looks, thumbnails, ..
+        } = &*self.inner;
+        let seen: [[f32; THUMBNAIL_PIXELS]; 3] =
+            std::array::from_fn(|c| shrink(&canvas.difference[c], canvas.size, place));
+        let empty: [[f32; THUMBNAIL_PIXELS]; 3] =
+            std::array::from_fn(|c| shrink(&canvas.empty[c], canvas.size, place));
+        let mut list: Vec<(f32, usize)> = Vec::with_capacity(SHORT_LIST + 1);
+        for (look, thumbnail) in thumbnails.iter().enumerate() {
+            let error = thumbnail_error(&seen, &empty, thumbnail);
+            if list.len() < SHORT_LIST || error < list[list.len() - 1].0 {
+                let at = list.partition_point(|&(other, _)| other <= error);
+                list.insert(at, (error, look));
+                list.truncate(SHORT_LIST);
+            }
+        }
+        let nothing = canvas.energy(place);
+        let mut best: Option<Candidate> = None;
+        for (_, look) in list {
+            let Look {
+                thing,
+                colour,
+                style,
+            } = looks[look];
+            let sprite = self.inner.glyphs.sprite(thing, colour, place.size, style);
+            let (error, visibility) = canvas.compare(&sprite.pixels, place);
+            let candidate = Candidate {
+                place,
+                look,
+                gain: nothing - error,
+                visibility,
+            };
+            if best.is_none_or(|best| candidate.gain > best.gain) {
+                best = Some(candidate);
+            }
+        }
+        // A thing that can hardly be seen even when drawn exactly can't be told from noise.
+        let least = (place.size * place.size) as f32 * 20.0;
+        best.filter(|best| best.gain > MIN_SCORE * best.visibility && best.gain > least)
+    }
+}
+
+/// Squared error of a thumbnail over the empty background, against the difference seen from it.
+fn thumbnail_error(
+    seen: &[[f32; THUMBNAIL_PIXELS]; 3],
+    empty: &[[f32; THUMBNAIL_PIXELS]; 3],
+    thumbnail: &[[f32; THUMBNAIL_PIXELS]; 4],
+) -> f32 {
+    const LANES: usize = 8;
+    let mut sums = [0.0f32; LANES];
+    for channel in 0..3 {
+        let (seen, empty) = (
+            seen[channel].as_chunks::<LANES>().0,
+            empty[channel].as_chunks().0,
+        );
+        let (tone, alpha) = (
+            thumbnail[channel].as_chunks::<LANES>().0,
+            thumbnail[3].as_chunks::<LANES>().0,
+        );
+        for (((seen, empty), tone), alpha) in seen.iter().zip(empty).zip(tone).zip(alpha) {
+            let empty: &[f32; LANES] = empty;
+            for i in 0..LANES {
+                let error = seen[i] - tone[i] + alpha[i] * (1.0 / 255.0) * empty[i];
+                sums[i] += error * error;
+            }
+        }
+    }
+    sums.iter().sum()
+}
+
+/// The heaviest set of boxes that don't overlap; candidates come by falling worth.
+fn search(
+    candidates: &[Candidate],
+    tolerance: usize,
+    from: usize,
+    worth: f32,
+    chosen: &mut Vec<usize>,
+    best: &mut (f32, Vec<usize>),
+) {
+    if worth > best.0 {
+        *best = (worth, chosen.clone());
+    }
+    let room = MAX_THINGS - chosen.len();
+    for i in from..candidates.len() {
+        // No later candidate is worth more, so this is the most that can still come.
+        if worth + candidates[i].worth() * room as f32 <= best.0 {
+            return;
+        }
+        let place = candidates[i].place;
+        if chosen
+            .iter()
+            .any(|&j| candidates[j].place.overlaps(place, tolerance))
+        {
+            continue;
+        }
+        chosen.push(i);
+        search(
+            candidates,
+            tolerance,
+            i + 1,
+            worth + candidates[i].worth(),
+            chosen,
+            best,
+        );
+        chosen.pop();
+    }
+}
+
+/// A picture against its empty background.
+struct Canvas {
+    size: usize,
+    /// Picture minus background, by channel.
+    difference: [Vec<f32>; 3],
+    /// The background, by channel.
+    empty: [Vec<f32>; 3],
+    /// Integral image of the foreground mask, one row and column larger.
+    foreground: Vec<u32>,
+}
+
+impl Canvas {
+    fn new(picture: &Picture, background: &Picture) -> Self {
+        let size = picture.width;
+        let empty: [Vec<f32>; 3] = std::array::from_fn(|c| {
+            background
+                .rgb
+                .iter()
+                .skip(c)
+                .step_by(3)
+                .map(|&v| f32::from(v))
+                .collect()
+        });
+        let difference: [Vec<f32>; 3] = std::array::from_fn(|c| {
+            let values = picture.rgb.iter().skip(c).step_by(3);
+            values
+                .zip(&empty[c])
+                .map(|(&v, e)| f32::from(v) - e)
+                .collect()
+        });
+        // Three times the noise of a mediocre JPEG.
+        const THRESHOLD: f32 = 40.0;
+        let mut foreground = vec![0u32; (size + 1) * (size + 1)];
+        for y in 0..size {
+            let mut row = 0;
+            for x in 0..size {
+                let far: f32 = (0..3).map(|c| difference[c][y * size + x].abs()).sum();
+                row += u32::from(far > THRESHOLD);
+                let above = foreground[y * (size + 1) + x + 1];
+                foreground[(y + 1) * (size + 1) + x + 1] = above + row;
+            }
+        }
+        Canvas {
+            size,
+            difference,
+            empty,
+            foreground,
+        }
+    }
+
+    /// Foreground pixels in a rectangle.
+    fn foreground(&self, x: usize, y: usize, width: usize, height: usize) -> usize {
+        let at = |x: usize, y: usize| self.foreground[y * (self.size + 1) + x];
+        (at(x + width, y + height) + at(x, y) - at(x + width, y) - at(x, y + height)) as usize
+    }
+
+    /// Whether the foreground in a box fills it from side to side one way and is in the middle the other way,
+    /// without much of it on the border: what a sprite does in its own box.
+    fn holds_tightly(&self, place: Place) -> bool {
+        let Place { x, y, size } = place;
+        let inner = self.foreground(x + 1, y + 1, size - 2, size - 2);
+        let border = self.foreground(x, y, size, size) - inner;
+        if border > size {
+            return false;
+        }
+        let column = |i: usize| self.foreground(x + i, y, 1, size) > 0;
+        let row = |i: usize| self.foreground(x, y + i, size, 1) > 0;
+        let span = |inked: &dyn Fn(usize) -> bool| -> Option<(usize, usize)> {
+            let first = (1..size - 1).find(|&i| inked(i))?;
+            let last = (1..size - 1).rev().find(|&i| inked(i))?;
+            Some((first, size - 1 - last))
+        };
+        let (Some((left, right)), Some((top, bottom))) = (span(&column), span(&row)) else {
+            return false;
+        };
+        let slack = 2 + size / 16;
+        let filled = (left <= slack && right <= slack) || (top <= slack && bottom <= slack);
+        filled && left.abs_diff(right) <= slack && top.abs_diff(bottom) <= slack
+    }
+
+    /// Squared difference from the empty background in a box.
+    fn energy(&self, place: Place) -> f32 {
+        let mut sum = 0.0;
+        for channel in &self.difference {
+            for row in place.y..place.y + place.size {
+                let start = row * self.size + place.x;
+                sum += channel[start..start + place.size]
+                    .iter()
+                    .map(|d| d * d)
+                    .sum::<f32>();
+            }
+        }
+        sum
+    }
+
+    /// What a sprite leaves unexplained in a box, and how much it differs from the empty background.
+    fn compare(&self, sprite: &[[f32; 4]], place: Place) -> (f32, f32) {
+        let (mut error, mut visibility) = (0.0f32, 0.0f32);
+        for row in 0..place.size {
+            let start = (place.y + row) * self.size + place.x;
+            for (column, px) in sprite[row * place.size..(row + 1) * place.size]
+                .iter()
+                .enumerate()
+            {
+                let alpha = px[3] / 255.0;
+                for ((tone, empty), seen) in px.iter().zip(&self.empty).zip(&self.difference) {
+                    let would = tone - alpha * empty[start + column];
+                    let off = seen[start + column] - would;
+                    error += off * off;
+                    visibility += would * would;
+                }
+            }
+        }
+        (error, visibility.max(1.0))
+    }
+}
+
+/// A box of a plane, averaged down (or stretched) to a thumbnail.
+fn shrink(plane: &[f32], width: usize, place: Place) -> [f32; THUMBNAIL_PIXELS] {
+    let Place { x, y, size } = place;
+    let step = size as f32 / THUMBNAIL as f32;
+    // For every thumbnail column (or row): the pixels that it covers, with their shares.
+    let spans: [(usize, usize, f32, f32); THUMBNAIL] = std::array::from_fn(|i| {
+        let (start, end) = (i as f32 * step, (i + 1) as f32 * step);
+        let first = (start + 1e-3) as usize;
+        let last = ((end - 1e-3) as usize).min(size - 1);
+        (first, last, first as f32 + 1.0 - start, end - last as f32)
+    });
+    let share = |span: &(usize, usize, f32, f32), i: usize| {
+        let &(first, last, head, tail) = span;
+        if first == last {
+            step
+        } else if i == first {
+            head
+        } else if i == last {
+            tail
+        } else {
+            1.0
+        }
+    };
+    let mut thumbnail = [0.0; THUMBNAIL_PIXELS];
+    for (ty, down) in spans.iter().enumerate() {
+        for row in down.0..=down.1 {
+            let weight = share(down, row) / (step * step);
+            let line = &plane[(y + row) * width + x..(y + row) * width + x + size];
+            for (tx, across) in spans.iter().enumerate() {
+                let sum: f32 = (across.0..=across.1)
+                    .map(|column| line[column] * share(across, column))
+                    .sum();
+                thumbnail[ty * THUMBNAIL + tx] += sum * weight;
+            }
+        }
+    }
+    thumbnail
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::data::scenes::{Language, Scene, Sources, Split, render};
+    use crate::eval::scenes::{Tally, held_out_prompts, score};
+
+    /// The picture after a Gaussian blur and uniform noise: worse than what an image tokenizer leaves.
+    fn degraded(picture: &Picture, sigma: f32, noise: u32, seed: u64) -> Picture {
+        use rand::{Rng, SeedableRng};
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let size = picture.width as isize;
+        let kernel: Vec<f32> = (-3i32..=3)
+            .map(|i| (-(i * i) as f32 / (2.0 * sigma * sigma)).exp())
+            .collect();
+        let sum: f32 = kernel.iter().sum();
+        let mut plane: Vec<f32> = picture.rgb.iter().map(|&v| f32::from(v)).collect();
+        for (dx, dy) in [(1, 0), (0, 1)] {
+            let before = plane.clone();
+            for y in 0..size {
+                for x in 0..size {
+                    for c in 0..3 {
+                        let at = |i: isize| {
+                            let x = (x + dx * i).clamp(0, size - 1);
+                            let y = (y + dy * i).clamp(0, size - 1);
+                            before[((y * size + x) * 3 + c) as usize]
+                        };
+                        let mixed: f32 = (-3isize..=3)
+                            .map(|i| kernel[(i + 3) as usize] * at(i))
+                            .sum();
+                        plane[((y * size + x) * 3 + c) as usize] = mixed / sum;
+                    }
+                }
+            }
+        }
+        let rgb = plane
+            .into_iter()
+            .map(|v| {
+                let off = rng.random_range(0..=2 * noise) as f32 - noise as f32;
+                (v + off).round().clamp(0.0, 255.0) as u8
+            })
+            .collect();
+        Picture {
+            width: picture.width,
+            height: picture.height,
+            rgb,
+        }
+    }
+
+    fn tally(world: &World, glyphs: &Glyphs, n: usize, blurred: bool) -> Tally {
+        let detector = Detector::new(world, glyphs).unwrap();
+        let scores: Vec<_> = held_out_prompts(world, 2024, n, Language::English)
+            .par_iter()
+            .enumerate()
+            .map(|(i, prompt)| {
+                let mut picture = render(&prompt.scene, glyphs);
+                if blurred {
+                    picture = degraded(&picture, 0.7, 8, i as u64);
+                }
+                score(world, &prompt.scene, &detector.detect(&picture).unwrap())
+            })
+            .collect();
+        let mut tally = Tally::default();
+        scores.iter().for_each(|scores| tally.add(scores));
+        tally
+    }
+
+    /// The project's bounds: 99 % as rendered, 95 % blurred and noisy.
+    fn judged_rightly(world: &World, glyphs: &Glyphs, n: usize) {
+        for (blurred, bound) in [(false, 0.99), (true, 0.95)] {
+            for (name, accuracy) in tally(world, glyphs, n, blurred).rows() {
+                assert!(
+                    accuracy.accuracy >= bound,
+                    "{} of {}, blurred: {blurred}: {accuracy:?}",
+                    name,
+                    world.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn rendered_pictures_of_the_tiny_world_are_judged_rightly() {
+        let world = World::tiny();
+        let glyphs = Glyphs::load(&world, &Sources::default()).unwrap();
+        judged_rightly(&world, &glyphs, 400);
+    }
+
+    /// Only where the font is installed: the benchmark can't be run without it either.
+    #[test]
+    fn rendered_pictures_of_the_small_world_are_judged_rightly() {
+        let world = World::small();
+        let sources = Sources::default();
+        if !sources.font.exists() {
+            return;
+        }
+        let glyphs = Glyphs::load(&world, &sources).unwrap();
+        judged_rightly(&world, &glyphs, 300);
+    }
+
+    #[test]
+    fn boxes_and_colours_are_found_exactly() {
+        let world = World::tiny();
+        let glyphs = Glyphs::load(&world, &Sources::default()).unwrap();
+        let detector = Detector::new(&world, &glyphs).unwrap();
+        for index in 0..200 {
+            let scene: Scene = world.scene(1, index, Split::HeldOut);
+            let detection = detector.detect(&render(&scene, &glyphs)).unwrap();
+            let mut wanted: Vec<_> = scene
+                .kinds
+                .iter()
+                .flat_map(|kind| {
+                    kind.boxes
+                        .iter()
+                        .map(|b| (kind.thing, b.x, b.y, b.size, kind.colour))
+                })
+                .collect();
+            let mut found: Vec<_> = detection
+                .things
+                .iter()
+                .map(|t| {
+                    let corner = |centre: f32| (centre - t.size as f32 / 2.0) as usize;
+                    (
+                        t.thing,
+                        corner(t.centre.0),
+                        corner(t.centre.1),
+                        t.size,
+                        t.colour,
+                    )
+                })
+                .collect();
+            wanted.sort_unstable();
+            found.sort_unstable();
+            assert_eq!(wanted, found, "{scene:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_background_and_noise_hold_nothing() {
+        let world = World::tiny();
+        let glyphs = Glyphs::load(&world, &Sources::default()).unwrap();
+        let detector = Detector::new(&world, &glyphs).unwrap();
+        for &background in &world.backgrounds {
+            let picture = degraded(&glyphs.background(background), 0.7, 8, 1);
+            let detection = detector.detect(&picture).unwrap();
+            assert_eq!(detection.background, background);
+            assert!(detection.things.is_empty(), "{detection:?}");
+        }
+    }
+
+    #[test]
+    fn a_picture_of_another_size_is_refused() {
+        let world = World::tiny();
+        let glyphs = Glyphs::load(&world, &Sources::default()).unwrap();
+        let detector = Detector::new(&world, &glyphs).unwrap();
+        let picture = Picture {
+            width: 32,
+            height: 32,
+            rgb: vec![0; 32 * 32 * 3],
+        };
+        let error = detector.detect(&picture).unwrap_err();
+        assert!(error.to_string().contains("expected 64x64"), "{error}");
+    }
+}
