@@ -1,6 +1,6 @@
 //! Which device the models run on. A device asked for by name is used or refused, never replaced.
 
-use burn::tensor::Device;
+pub use burn::tensor::Device;
 
 use crate::{Error, Result};
 

@@ -110,6 +110,32 @@ mod tests {
         assert!(psnr(&a, &a).is_infinite());
     }
 
+    /// scikit-image 0.26.0: `structural_similarity(a, b, gaussian_weights=True, sigma=1.5,
+    /// use_sample_covariance=False, data_range=255, channel_axis=2)` and `peak_signal_noise_ratio(a, b,
+    /// data_range=255)`. Both are sums of the same f64 terms in another order.
+    #[test]
+    fn metrics_agree_with_scikit_image() {
+        let a: Vec<u8> = (0..17 * 23 * 3).map(|i| (i * 37 % 251) as u8).collect();
+        let b: Vec<u8> = (0..17 * 23 * 3)
+            .map(|i| (i * 37 % 251 * 3 / 4 + i * 11 % 40) as u8)
+            .collect();
+        let [a, b] = [a, b].map(|rgb| Picture {
+            width: 23,
+            height: 17,
+            rgb,
+        });
+        assert!(
+            (ssim(&a, &b) - 0.941_408_050_435_145_4).abs() < 1e-9,
+            "{}",
+            ssim(&a, &b)
+        );
+        assert!(
+            (psnr(&a, &b) - 20.375_298_137_294_1).abs() < 1e-9,
+            "{}",
+            psnr(&a, &b)
+        );
+    }
+
     /// Flat pictures have no variance: what is left is (2 μ ν + C₁) / (μ² + ν² + C₁).
     #[test]
     fn ssim_of_flat_pictures_is_its_luminance_term() {

@@ -17,7 +17,7 @@ use crate::image::metrics::{psnr, ssim};
 use crate::image::{Format, Picture};
 use crate::models::discriminator::Discriminator;
 use crate::models::dvae::{self, Dvae};
-use crate::models::image_tokenizer::pixels;
+use crate::models::image_tokenizer::{CodeUsage, pixels};
 use crate::models::parameters::{self, Parameters};
 use crate::models::vqgan::Vqgan;
 use crate::models::{ImageTokenizer, ImageTokenizerConfig};
@@ -537,39 +537,6 @@ impl Task for TokenizerTask {
             &grid.encode(Format::Png, 100)?,
         )?;
         Ok(evaluation)
-    }
-}
-
-/// How much of the codebook a set of pictures uses.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct CodeUsage {
-    /// Share of the codes that occur.
-    pub share: f64,
-    /// exp(−Σ p ln p).
-    pub perplexity: f64,
-}
-
-impl CodeUsage {
-    /// Of row-major ids.
-    pub fn of(ids: &[Vec<u32>], codebook_size: usize) -> Self {
-        let mut counts = vec![0u64; codebook_size];
-        for &id in ids.iter().flatten() {
-            counts[id as usize] += 1;
-        }
-        let total = counts.iter().sum::<u64>().max(1) as f64;
-        let used = counts.iter().filter(|&&count| count > 0).count();
-        let entropy: f64 = counts
-            .iter()
-            .filter(|&&count| count > 0)
-            .map(|&count| {
-                let p = count as f64 / total;
-                -p * p.ln()
-            })
-            .sum();
-        CodeUsage {
-            share: used as f64 / codebook_size as f64,
-            perplexity: entropy.exp(),
-        }
     }
 }
 

@@ -1,0 +1,8 @@
+//! One file a command: its arguments (whose comments are its help) and what it does.
+
+pub mod generate;
+pub mod likelihood;
+pub mod model;
+pub mod reconstruct;
+pub mod tokens;
+pub mod train;
