@@ -1,8 +1,11 @@
 //! Flags that several commands share.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use clap::Args;
 use impasto::checkpoint::ModelSource;
+use impasto::data::scenes::{Sources, World};
 use impasto::device::{self, Device};
 use impasto::pipeline::Pipeline;
 use impasto::sampling::SamplingOptions;
@@ -58,6 +61,30 @@ impl ModelFlags {
         source.config()?;
         let device = self.device.select()?;
         Ok(Pipeline::load(&source, &device)?)
+    }
+}
+
+/// Which composed scenes, and what they are drawn from.
+#[derive(Args)]
+pub struct WorldFlags {
+    /// tiny (8 things, needs no font), small (48 things, 64 px) or full (all things, 128 px)
+    #[arg(long, default_value = "small")]
+    world: String,
+    /// A colour emoji font [default: where Debian's fonts-noto-color-emoji puts it]
+    #[arg(long, value_name = "FILE")]
+    font: Option<PathBuf>,
+    /// CLDR's annotations [default: where Debian's unicode-cldr-core puts them]
+    #[arg(long, value_name = "DIR")]
+    cldr: Option<PathBuf>,
+}
+
+impl WorldFlags {
+    /// The world and the files to draw it from.
+    pub fn open(&self) -> Result<(World, Sources)> {
+        let mut sources = Sources::default();
+        sources.font = self.font.clone().unwrap_or(sources.font);
+        sources.cldr = self.cldr.clone().unwrap_or(sources.cldr);
+        Ok((World::preset(&self.world, &sources)?, sources))
     }
 }
 

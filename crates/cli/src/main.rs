@@ -29,6 +29,8 @@ enum Command {
     Likelihood(commands::likelihood::Arguments),
     Reconstruct(commands::reconstruct::Arguments),
     Tokens(commands::tokens::Arguments),
+    Eval(commands::eval::Arguments),
+    Data(commands::data::Arguments),
     Train(commands::train::Arguments),
 }
 
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
         Command::Likelihood(arguments) => commands::likelihood::run(arguments),
         Command::Reconstruct(arguments) => commands::reconstruct::run(arguments),
         Command::Tokens(arguments) => commands::tokens::run(arguments),
+        Command::Eval(arguments) => commands::eval::run(arguments),
+        Command::Data(arguments) => commands::data::run(arguments),
         Command::Train(arguments) => commands::train::run(arguments),
     };
     match result {

@@ -518,7 +518,10 @@ mod tests {
         for (x, exact) in x.iter().zip(exact) {
             // Chains of up to some thousand products of numbers below one.
             let tolerance = 5e-5 + 5e-6 * exact.abs();
-            assert!((*x as f64 - exact).abs() < tolerance, "{what} of {conv:?}: {x} {exact}");
+            assert!(
+                (*x as f64 - exact).abs() < tolerance,
+                "{what} of {conv:?}: {x} {exact}"
+            );
         }
     }
 

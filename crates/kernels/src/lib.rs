@@ -17,6 +17,7 @@ pub mod gemm;
 pub mod group_norm;
 mod isa;
 pub mod linear;
+pub mod memory;
 pub mod rms_norm;
 mod shared;
 pub mod swiglu;

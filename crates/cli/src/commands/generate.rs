@@ -94,6 +94,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let protocol = arguments.preview.then(preview::detect).transpose()?;
     let seed = arguments.seed.unwrap_or_else(random_seed);
     let pipeline = arguments.model.load()?;
+    terminal::catch_interrupts()?;
     terminal::note(format_args!("seed: {seed}"));
     let config = &pipeline.model.config;
     let sampling = arguments.sampling.over(&config.sampling);
@@ -106,7 +107,6 @@ pub fn run(arguments: Arguments) -> Result<()> {
             .encode_caption(prompt, length, arguments.truncate)?;
     }
 
-    terminal::catch_interrupts()?;
     let tokens = config.dalle.image_length() * n * arguments.prompts.len();
     let bar = terminal::bar(tokens as u64, "tokens")?;
     let mut timings = Timings::default();

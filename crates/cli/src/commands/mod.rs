@@ -1,5 +1,7 @@
 //! One file a command: its arguments (whose comments are its help) and what it does.
 
+pub mod data;
+pub mod eval;
 pub mod generate;
 pub mod likelihood;
 pub mod model;

@@ -251,6 +251,9 @@ const PARALLEL_FROM: usize = 1 << 19;
 fn blocked<T: Tile>(parallel: bool, a: Matrix, b: &impl Columns, c: MatrixMut, into: Into) {
     let (m, n, k) = (a.rows, c.cols, a.cols);
     let packed_floats = if parallel { PACKED_B } else { PACKED_B_SERIAL };
+    // Rows of A that are contiguous are read in place, unless pages apart: those would push each other
+    // out of the cache.
+    let in_place = a.col_stride == 1 && (a.row_stride % 1024 != 0 || n <= 4 * T::NR);
     let out = SharedPtr::new(c.data);
     let ldc = c.row_stride;
     // Columns at a time: all of them, unless a single block of k would already be too much.
@@ -311,22 +314,36 @@ fn blocked<T: Tile>(parallel: bool, a: Matrix, b: &impl Columns, c: MatrixMut, i
                     let (i0, first) = (index / col_tasks * rows, index % col_tasks * panels_each);
                     let rows = rows.min(m - i0);
                     let last = (first + panels_each).min(panels);
-                    with_scratch(rows.next_multiple_of(T::MR) * KC, |packed_a| {
+                    let scratch = if in_place {
+                        0
+                    } else {
+                        rows.next_multiple_of(T::MR) * KC
+                    };
+                    with_scratch(scratch, |packed_a| {
                         for &(p0, kc) in &blocks {
-                            pack::rows::<T>(packed_a, a, i0, rows, k0 + p0, kc);
+                            if !in_place {
+                                pack::rows::<T>(packed_a, a, i0, rows, k0 + p0, kc);
+                            }
                             let load = load || p0 > 0;
                             for panel in first..last {
                                 let jp = panel * T::NR;
                                 let bp = &packed_b[p0 * panels * T::NR + jp * kc..][..kc * T::NR];
                                 for ip in (0..rows).step_by(T::MR) {
-                                    let ap = &packed_a[ip * kc..][..kc * T::MR];
                                     let (tm, tn) = (T::MR.min(rows - ip), T::NR.min(cols - jp));
                                     // SAFETY: the panels hold `kc` steps; the tile of `tm`×`tn`
-                                    // lies within C by the shapes checked above, and no other
-                                    // task has it.
+                                    // lies within C and its rows within A by the shapes checked
+                                    // above, and no other task has it.
                                     unsafe {
                                         let at = out.get().add((i0 + ip) * ldc + j0 + jp);
-                                        T::run(kc, ap.as_ptr(), bp.as_ptr(), at, ldc, tm, tn, load);
+                                        let bp = bp.as_ptr();
+                                        if in_place {
+                                            let lda = a.row_stride;
+                                            let ap = a.data.as_ptr().add((i0 + ip) * lda + k0 + p0);
+                                            T::run_rows(kc, ap, lda, bp, at, ldc, tm, tn, load);
+                                        } else {
+                                            let ap = packed_a[ip * kc..][..kc * T::MR].as_ptr();
+                                            T::run(kc, ap, bp, at, ldc, tm, tn, load);
+                                        }
                                     }
                                 }
                             }

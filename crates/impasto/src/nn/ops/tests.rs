@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use burn::tensor::{Distribution, Tolerance};
+use burn::tensor::{Distribution, TensorData, Tolerance};
 
 fn random<const D: usize>(dims: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::random(dims, Distribution::Uniform(-1.0, 1.0), device)
@@ -201,7 +201,7 @@ fn group_norm_and_doubling_equal_burns() {
     let device = Device::flex();
     let x = Tensor::<4>::from_data([[[[1.0, 2.0], [3.0, 4.0]]]], &device);
     let doubled = [[1., 1., 2., 2.], [1., 1., 2., 2.], [3., 3., 4., 4.], [3., 3., 4., 4.]];
-    upsample2(x).into_data().assert_eq(&burn::tensor::TensorData::from([[doubled]]), false);
+    upsample2(x).into_data().assert_eq(&TensorData::from([[doubled]]), false);
 }
 
 #[test]
