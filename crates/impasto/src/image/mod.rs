@@ -324,7 +324,7 @@ impl Picture {
 }
 
 /// A file's bytes, unless there are more than any picture needs.
-fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(Error::io("read", path))?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE_BYTES + 1)
