@@ -3,7 +3,6 @@
 //! The modules stand in pipeline order: read downwards.
 
 pub mod error;
-pub mod eval;
 pub mod files;
 pub mod image;
 pub mod text;
@@ -15,6 +14,7 @@ pub mod sampling;
 pub mod generate;
 pub mod checkpoint;
 pub mod pipeline;
+pub mod eval;
 pub mod train;
 
 pub use error::{Error, Result};
