@@ -1,1 +1,56 @@
-fn main() {}
+//! The command `impasto`: arguments in, work in the library, files and lines out.
+//!
+//! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130
+//! stopped.
+
+mod arguments;
+mod commands;
+mod failure;
+mod outputs;
+mod preview;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Pictures from words, with models that you can train yourself.
+#[derive(Parser)]
+#[command(name = "impasto", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Generate(commands::generate::Arguments),
+    Model(commands::model::Arguments),
+    Likelihood(commands::likelihood::Arguments),
+    Reconstruct(commands::reconstruct::Arguments),
+    Tokens(commands::tokens::Arguments),
+    Eval(commands::eval::Arguments),
+    Data(commands::data::Arguments),
+    Train(commands::train::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return failure::usage(&error),
+    };
+    let result = match arguments.command {
+        Command::Generate(arguments) => commands::generate::run(arguments),
+        Command::Model(arguments) => commands::model::run(arguments),
+        Command::Likelihood(arguments) => commands::likelihood::run(arguments),
+        Command::Reconstruct(arguments) => commands::reconstruct::run(arguments),
+        Command::Tokens(arguments) => commands::tokens::run(arguments),
+        Command::Eval(arguments) => commands::eval::run(arguments),
+        Command::Data(arguments) => commands::data::run(arguments),
+        Command::Train(arguments) => commands::train::run(arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}

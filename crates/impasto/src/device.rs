@@ -1,25 +1,35 @@
 //! Which device the models run on. A device asked for by name is used or refused, never replaced.
 
-use burn::tensor::Device;
+pub use burn::tensor::Device;
 
 use crate::{Error, Result};
 
 /// The device called `name` ("auto", "cpu", "cuda", "vulkan", "metal") and a line that describes it.
 pub fn select(name: &str) -> Result<(Device, String)> {
-    let refused = |reason: String| Err(Error::Device { device: name.to_owned(), reason });
+    let refused = |reason: String| {
+        Err(Error::Device {
+            device: name.to_owned(),
+            reason,
+        })
+    };
     match name {
         "cpu" => Ok(cpu()),
         "auto" => Ok(automatic()),
         "vulkan" | "cuda" | "metal" => match named(name) {
             Some(found) => found,
-            None => refused(format!("this program was built without it; build with --features {name}")),
+            None => refused(format!(
+                "this program was built without it; build with --features {name}"
+            )),
         },
         _ => refused("expected auto, cpu, cuda, vulkan or metal".into()),
     }
 }
 
 fn cpu() -> (Device, String) {
-    (Device::flex(), format!("cpu ({} threads)", rayon::current_num_threads()))
+    (
+        Device::flex(),
+        format!("cpu ({} threads)", rayon::current_num_threads()),
+    )
 }
 
 /// The first GPU that answers, else the CPU.
@@ -41,21 +51,30 @@ fn named(name: &str) -> Option<Result<(Device, String)>> {
     }
     #[cfg(feature = "vulkan")]
     if name == "vulkan" {
-        return Some(tried(name, || Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)));
+        return Some(tried(name, || {
+            Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)
+        }));
     }
     #[cfg(feature = "metal")]
     if name == "metal" {
-        return Some(tried(name, || Device::metal(burn::tensor::DeviceKind::DefaultDevice)));
+        return Some(tried(name, || {
+            Device::metal(burn::tensor::DeviceKind::DefaultDevice)
+        }));
     }
     None
 }
 
 /// Drivers that don't answer panic inside the backend: caught here and told as an error.
 #[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal"))]
-fn tried(name: &str, make: impl FnOnce() -> Device + std::panic::UnwindSafe) -> Result<(Device, String)> {
+fn tried(
+    name: &str,
+    make: impl FnOnce() -> Device + std::panic::UnwindSafe,
+) -> Result<(Device, String)> {
     let answer = std::panic::catch_unwind(|| {
         let device = make();
-        let sum: f32 = burn::tensor::Tensor::<1>::ones([4], &device).sum().into_scalar();
+        let sum: f32 = burn::tensor::Tensor::<1>::ones([4], &device)
+            .sum()
+            .into_scalar();
         (sum == 4.0).then_some(device)
     });
     match answer {
@@ -63,6 +82,9 @@ fn tried(name: &str, make: impl FnOnce() -> Device + std::panic::UnwindSafe) -> 
             let description = format!("{name} ({device:?})");
             Ok((device, description))
         }
-        _ => Err(Error::Device { device: name.to_owned(), reason: "no such device answers on this machine".into() }),
+        _ => Err(Error::Device {
+            device: name.to_owned(),
+            reason: "no such device answers on this machine".into(),
+        }),
     }
 }

@@ -3,20 +3,55 @@
 use std::io::Write;
 use std::path::Path;
 
+use tempfile::NamedTempFile;
+
 use crate::{Error, Result};
 
 /// Writes `bytes` to `path` whole or not at all: to a temporary file in the same folder, synced, then
 /// renamed. Two writers to one path end with one whole file.
 pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     let path = path.as_ref();
-    let folder = match path.parent() {
+    let file = temporary(path, bytes)?;
+    file.persist(path)
+        .map_err(|e| Error::io("write", path)(e.error))?;
+    Ok(())
+}
+
+/// Like [`write_atomic`], but leaves a file that is there already alone and returns false then.
+pub fn write_new(path: impl AsRef<Path>, bytes: &[u8]) -> Result<bool> {
+    let path = path.as_ref();
+    let file = temporary(path, bytes)?;
+    match file.persist_noclobber(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(Error::io("write", path)(e.error)),
+    }
+}
+
+/// Whether files can be made in `folder`, found out by making one.
+pub fn check_writable(folder: impl AsRef<Path>) -> Result<()> {
+    let folder = folder.as_ref();
+    tempfile::Builder::new()
+        .prefix(".impasto-")
+        .tempfile_in(folder)
+        .map_err(Error::io("write into", folder))?;
+    Ok(())
+}
+
+/// The folder that a path is in.
+pub fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
-    };
+    }
+}
+
+/// A finished file beside `path` that removes itself unless it is kept.
+fn temporary(path: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
     let fail = || Error::io("write", path);
     let mut file = tempfile::Builder::new()
         .prefix(".impasto-")
-        .tempfile_in(folder)
+        .tempfile_in(folder_of(path))
         .map_err(fail())?;
     file.write_all(bytes).map_err(fail())?;
     file.as_file().sync_all().map_err(fail())?;
@@ -29,6 +64,36 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
             .set_permissions(permissions)
             .map_err(fail())?;
     }
-    file.persist(path).map_err(|e| fail()(e.error))?;
-    Ok(())
+    Ok(file)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_file_never_replaces_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        assert!(write_new(&path, b"first").unwrap());
+        assert!(!write_new(&path, b"second").unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
+        write_atomic(&path, b"third").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"third");
+        // Nothing else was left behind.
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        check_writable(dir.path()).unwrap();
+        let missing = dir.path().join("missing");
+        let error = check_writable(&missing).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("write into {}", missing.display())),
+            "{error}"
+        );
+    }
 }

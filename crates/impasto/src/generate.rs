@@ -45,13 +45,22 @@ pub fn draw(
     options.validate()?;
     let config = model.config();
     let length = config.text_length;
-    if let Some(drawing) = drawings.iter().find(|drawing| drawing.text_ids.len() != length) {
-        return Err(Error::invalid("text ids", format!("expected {length} ids, got {}", drawing.text_ids.len())));
+    if let Some(drawing) = drawings
+        .iter()
+        .find(|drawing| drawing.text_ids.len() != length)
+    {
+        return Err(Error::invalid(
+            "text ids",
+            format!("expected {length} ids, got {}", drawing.text_ids.len()),
+        ));
     }
     let guided = options.needs_unconditional();
     let rows = drawings.len();
     let batch = if guided { 2 * rows } else { rows };
-    let samplers = drawings.iter().map(|drawing| Sampler::new(options, drawing.seed)).collect();
+    let samplers = drawings
+        .iter()
+        .map(|drawing| Sampler::new(options, drawing.seed))
+        .collect();
     let mut session = Session {
         model,
         caches: model.caches(),
@@ -62,11 +71,17 @@ pub fn draw(
         image_ids: vec![vec![0; config.image_length()]; rows],
         log_likelihoods: vec![0.0; rows],
     };
-    let mut text_ids: Vec<u32> = drawings.iter().flat_map(|drawing| drawing.text_ids.iter().copied()).collect();
+    let mut text_ids: Vec<u32> = drawings
+        .iter()
+        .flat_map(|drawing| drawing.text_ids.iter().copied())
+        .collect();
     if guided {
         text_ids.extend(null_caption.repeat(rows));
     }
-    let text = Part::Text { ids: text_ids, start: 0 };
+    let text = Part::Text {
+        ids: text_ids,
+        start: 0,
+    };
     match order {
         Order::Raster => session.raster(text, progress)?,
         Order::Parallel { steps } => session.parallel(text, drawings, steps, progress)?,
@@ -75,7 +90,10 @@ pub fn draw(
         .image_ids
         .into_iter()
         .zip(session.log_likelihoods)
-        .map(|(image_ids, log_likelihood)| DrawnIds { image_ids, log_likelihood })
+        .map(|(image_ids, log_likelihood)| DrawnIds {
+            image_ids,
+            log_likelihood,
+        })
         .collect())
 }
 
@@ -92,12 +110,18 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn raster(&mut self, text: Part, progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>) -> Result<()> {
+    fn raster(
+        &mut self,
+        text: Part,
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<()> {
         let positions = self.model.config().image_length();
         let order = raster(positions);
         let mut parts = vec![text, self.inputs(&[(None, order[0])])];
         for (step, &position) in order.iter().enumerate() {
-            let states = self.model.forward(&parts, self.batch, Some(&mut self.caches), Sight::Causal);
+            let states =
+                self.model
+                    .forward(&parts, self.batch, Some(&mut self.caches), Sight::Causal);
             let [_, seq, _] = states.dims();
             self.sample(states.narrow(1, seq - 1, 1), &[position])?;
             if progress(step + 1, positions).is_break() {
@@ -131,19 +155,30 @@ impl Session<'_> {
             .collect();
         let counts = pass_sizes(positions, steps);
         // What has been drawn but is not in the cache yet: the last id, or the start.
-        self.model.forward(&[text], self.batch, Some(&mut self.caches), Sight::Causal);
+        self.model
+            .forward(&[text], self.batch, Some(&mut self.caches), Sight::Causal);
         let mut done = 0;
         for count in counts {
-            let asked: Vec<Vec<u32>> = orders.iter().map(|order| order[done..done + count].to_vec()).collect();
-            let previous: Vec<Option<u32>> =
-                orders.iter().map(|order| done.checked_sub(1).map(|last| order[last])).collect();
+            let asked: Vec<Vec<u32>> = orders
+                .iter()
+                .map(|order| order[done..done + count].to_vec())
+                .collect();
+            let previous: Vec<Option<u32>> = orders
+                .iter()
+                .map(|order| done.checked_sub(1).map(|last| order[last]))
+                .collect();
             let questions: Vec<Vec<(Option<u32>, u32)>> = asked
                 .iter()
                 .zip(&previous)
                 .map(|(asked, &previous)| asked.iter().map(|&target| (previous, target)).collect())
                 .collect();
             let questions = self.inputs_by_row(&questions);
-            let states = self.model.forward(&[questions], self.batch, Some(&mut self.caches), Sight::Questions);
+            let states = self.model.forward(
+                &[questions],
+                self.batch,
+                Some(&mut self.caches),
+                Sight::Questions,
+            );
             self.sample_by_row(states, &asked)?;
             done += count;
             if progress(done, positions).is_break() {
@@ -155,12 +190,14 @@ impl Session<'_> {
                     .iter()
                     .zip(&previous)
                     .map(|(asked, &previous)| {
-                        let own = std::iter::once(previous).chain(asked.iter().map(|&position| Some(position)));
+                        let own = std::iter::once(previous)
+                            .chain(asked.iter().map(|&position| Some(position)));
                         own.zip(asked.iter().copied()).collect()
                     })
                     .collect();
                 let told = self.inputs_by_row(&told);
-                self.model.forward(&[told], self.batch, Some(&mut self.caches), Sight::Causal);
+                self.model
+                    .forward(&[told], self.batch, Some(&mut self.caches), Sight::Causal);
             }
         }
         Ok(())
@@ -207,7 +244,8 @@ impl Session<'_> {
             for (i, &position) in asked.iter().enumerate() {
                 let of = |row: usize| &logits[(row * per_row + i) * codes..][..codes];
                 let unconditional = self.guided.then(|| of(self.rows + row));
-                let sampled = self.samplers[row].sample(of(row), unconditional, u64::from(position))?;
+                let sampled =
+                    self.samplers[row].sample(of(row), unconditional, u64::from(position))?;
                 self.image_ids[row][position as usize] = sampled.id;
                 self.log_likelihoods[row] += sampled.log_prob;
             }
@@ -226,7 +264,11 @@ fn pass_sizes(positions: usize, steps: usize) -> Vec<usize> {
         let share = 1.0 - (std::f64::consts::FRAC_PI_2 * step as f64 / steps as f64).cos();
         let least = known + 1;
         let most = positions - (steps - step);
-        let goal = if step == steps { positions } else { ((share * positions as f64).round() as usize).clamp(least, most) };
+        let goal = if step == steps {
+            positions
+        } else {
+            ((share * positions as f64).round() as usize).clamp(least, most)
+        };
         sizes.push(goal - known);
         known = goal;
     }
@@ -263,13 +305,24 @@ mod tests {
     }
 
     fn drawings(seeds: std::ops::Range<u64>) -> Vec<Drawing> {
-        seeds.map(|seed| Drawing { text_ids: vec![1, 40 + seed as u32, 50, 2, 0, 0], seed }).collect()
+        seeds
+            .map(|seed| Drawing {
+                text_ids: vec![1, 40 + seed as u32, 50, 2, 0, 0],
+                seed,
+            })
+            .collect()
     }
 
     fn draw_all(drawings: &[Drawing], order: Order) -> Vec<DrawnIds> {
         let null = [1, 2, 0, 0, 0, 0];
-        let options = SamplingOptions { guidance_scale: 2.0, ..SamplingOptions::default() };
-        draw(&model(), drawings, &null, &options, order, &mut |_, _| ControlFlow::Continue(())).unwrap()
+        let options = SamplingOptions {
+            guidance_scale: 2.0,
+            ..SamplingOptions::default()
+        };
+        draw(&model(), drawings, &null, &options, order, &mut |_, _| {
+            ControlFlow::Continue(())
+        })
+        .unwrap()
     }
 
     /// One seed is one picture, alone, among others, and on any number of threads.
@@ -279,10 +332,16 @@ mod tests {
             let together = draw_all(&drawings(0..8), order);
             for seed in 0..8 {
                 let alone = draw_all(&drawings(seed..seed + 1), order);
-                assert_eq!(alone[0].image_ids, together[seed as usize].image_ids, "seed {seed}, {order}");
+                assert_eq!(
+                    alone[0].image_ids, together[seed as usize].image_ids,
+                    "seed {seed}, {order}"
+                );
             }
             for threads in [1, 2, 3] {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .build()
+                    .unwrap();
                 let again = pool.install(|| draw_all(&drawings(0..8), order));
                 for (a, b) in again.iter().zip(&together) {
                     assert_eq!(a.image_ids, b.image_ids, "{threads} threads, {order}");
@@ -313,12 +372,21 @@ mod tests {
                     orders: vec![told],
                     captioned: 0,
                 };
-                let text = Part::Text { ids: drawing.text_ids.clone(), start: 0 };
+                let text = Part::Text {
+                    ids: drawing.text_ids.clone(),
+                    start: 0,
+                };
                 let image = image_part(&batch.image_ids, &batch.orders, CODES, false);
                 let states = model.forward(&[text, image], 1, None, Sight::Causal);
-                let nats = model.image_nats(states.narrow(1, LENGTH, 16), &batch, 1).sum();
+                let nats = model
+                    .image_nats(states.narrow(1, LENGTH, 16), &batch, 1)
+                    .sum();
                 let uncached = -f64::from(nats.into_scalar::<f32>());
-                assert!((uncached - drawn.log_likelihood).abs() < 1e-3, "{uncached} {}", drawn.log_likelihood);
+                assert!(
+                    (uncached - drawn.log_likelihood).abs() < 1e-3,
+                    "{uncached} {}",
+                    drawn.log_likelihood
+                );
             }
         }
     }
@@ -327,10 +395,21 @@ mod tests {
     fn progress_can_stop_the_work() {
         let null = [1, 2, 0, 0, 0, 0];
         let mut calls = 0;
-        let stopped = draw(&model(), &drawings(0..1), &null, &SamplingOptions::default(), Order::Raster, &mut |_, _| {
-            calls += 1;
-            if calls == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
+        let stopped = draw(
+            &model(),
+            &drawings(0..1),
+            &null,
+            &SamplingOptions::default(),
+            Order::Raster,
+            &mut |_, _| {
+                calls += 1;
+                if calls == 3 {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            },
+        );
         assert!(matches!(stopped, Err(Error::Stopped)));
         assert_eq!(calls, 3);
     }
@@ -341,7 +420,10 @@ mod tests {
             for steps in [1, 2, 7, 64, 1000] {
                 let sizes = pass_sizes(positions, steps);
                 assert_eq!(sizes.iter().sum::<usize>(), positions);
-                assert!(sizes.iter().all(|&size| size > 0), "{positions} in {steps}: {sizes:?}");
+                assert!(
+                    sizes.iter().all(|&size| size > 0),
+                    "{positions} in {steps}: {sizes:?}"
+                );
             }
         }
     }

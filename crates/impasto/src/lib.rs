@@ -4,17 +4,32 @@
 
 pub mod error;
 pub mod files;
+
+// Pictures and captions.
 pub mod image;
 pub mod text;
+
 pub mod data;
+
+// The models, and the room they run in.
 pub mod device;
 pub mod nn;
+
 pub mod models;
+
+// From a prompt to a picture in a file.
 pub mod sampling;
+
 pub mod generate;
+
 pub mod checkpoint;
+
 pub mod pipeline;
-pub mod eval;
+pub mod provenance;
+
+// Making models, and judging them.
 pub mod train;
+
+pub mod eval;
 
 pub use error::{Error, Result};

@@ -115,7 +115,10 @@ impl Pipeline {
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
         let started = Instant::now();
         let model = Model::load(source, device)?;
-        Ok(Pipeline { model, load_time: started.elapsed() })
+        Ok(Pipeline {
+            model,
+            load_time: started.elapsed(),
+        })
     }
 
     /// Side of the pictures in pixels.
@@ -132,10 +135,16 @@ impl Pipeline {
         if request.n == 0 {
             return Err(Error::invalid("n", "expected 1 or more pictures, got 0"));
         }
-        let mut timings = Timings { load: self.load_time.as_secs_f64(), ..Timings::default() };
+        let mut timings = Timings {
+            load: self.load_time.as_secs_f64(),
+            ..Timings::default()
+        };
         let clock = Instant::now();
         let length = self.model.config.dalle.text_length;
-        let text_ids = self.model.text.encode_caption(&request.prompt, length, request.truncate)?;
+        let text_ids = self
+            .model
+            .text
+            .encode_caption(&request.prompt, length, request.truncate)?;
         let null_caption = self.model.text.null_caption(length);
         timings.text = clock.elapsed().as_secs_f64();
         let positions = self.model.config.dalle.image_length();
@@ -144,12 +153,25 @@ impl Pipeline {
         for first in (0..request.n).step_by(BATCH) {
             let rows = BATCH.min(request.n - first);
             let drawings: Vec<Drawing> = (first..first + rows)
-                .map(|i| Drawing { text_ids: text_ids.clone(), seed: request.seed.wrapping_add(i as u64) })
+                .map(|i| Drawing {
+                    text_ids: text_ids.clone(),
+                    seed: request.seed.wrapping_add(i as u64),
+                })
                 .collect();
             let clock = Instant::now();
-            let ids = draw(&self.model.dalle, &drawings, &null_caption, &request.sampling, request.order, &mut |done, _| {
-                progress(Progress { done: first * positions + done * rows, total })
-            })?;
+            let ids = draw(
+                &self.model.dalle,
+                &drawings,
+                &null_caption,
+                &request.sampling,
+                request.order,
+                &mut |done, _| {
+                    progress(Progress {
+                        done: first * positions + done * rows,
+                        total,
+                    })
+                },
+            )?;
             timings.decode += clock.elapsed().as_secs_f64();
             let clock = Instant::now();
             let image_ids: Vec<Vec<u32>> = ids.iter().map(|ids| ids.image_ids.clone()).collect();
@@ -168,9 +190,19 @@ impl Pipeline {
     }
 
     /// ln p of a caption and of a picture given it.
-    pub fn likelihood(&self, caption: &str, picture: &Picture, truncate: bool) -> Result<Likelihood> {
+    pub fn likelihood(
+        &self,
+        caption: &str,
+        picture: &Picture,
+        truncate: bool,
+    ) -> Result<Likelihood> {
         let config = &self.model.config.dalle;
-        let text_ids = vec![self.model.text.encode_caption(caption, config.text_length, truncate)?];
+        let text_ids =
+            vec![
+                self.model
+                    .text
+                    .encode_caption(caption, config.text_length, truncate)?,
+            ];
         let image_ids = vec![self.encode(picture)?];
         let batch = DalleBatch {
             orders: vec![raster(config.image_length())],
@@ -178,11 +210,19 @@ impl Pipeline {
             image_ids,
             captioned: 0,
         };
-        let text = Part::Text { ids: batch.text_ids[0].clone(), start: 0 };
+        let text = Part::Text {
+            ids: batch.text_ids[0].clone(),
+            start: 0,
+        };
         let image = image_part(&batch.image_ids, &batch.orders, config.codebook_size, false);
-        let states = self.model.dalle.forward(&[text, image], 1, None, Sight::Causal);
-        let (text_nats, counted) =
-            self.model.dalle.text_nats(states.clone().narrow(1, 0, config.text_length), &batch.text_ids);
+        let states = self
+            .model
+            .dalle
+            .forward(&[text, image], 1, None, Sight::Causal);
+        let (text_nats, counted) = self.model.dalle.text_nats(
+            states.clone().narrow(1, 0, config.text_length),
+            &batch.text_ids,
+        );
         let image_states = states.narrow(1, config.text_length, config.image_length());
         let image_nats = self.model.dalle.image_nats(image_states, &batch, 1);
         let sum = |nats: burn::tensor::Tensor<1>| -> Result<f64> {
@@ -195,7 +235,10 @@ impl Pipeline {
             if total.is_finite() {
                 Ok(-total)
             } else {
-                Err(Error::NonFinite { what: "likelihood", detail: format!("{total}") })
+                Err(Error::NonFinite {
+                    what: "likelihood",
+                    detail: format!("{total}"),
+                })
             }
         };
         Ok(Likelihood {
@@ -209,12 +252,20 @@ impl Pipeline {
     /// Row-major ids of a picture of any size: its middle square, scaled to the model's.
     pub fn encode(&self, picture: &Picture) -> Result<Vec<u32>> {
         let picture = picture.fit_square(self.picture_size())?;
-        Ok(self.model.image.encode(&[picture], &self.model.device)?.swap_remove(0))
+        Ok(self
+            .model
+            .image
+            .encode(&[picture], &self.model.device)?
+            .swap_remove(0))
     }
 
     /// The picture of row-major ids.
     pub fn decode(&self, image_ids: &[u32]) -> Result<Picture> {
-        Ok(self.model.image.decode(&[image_ids.to_vec()])?.swap_remove(0))
+        Ok(self
+            .model
+            .image
+            .decode(&[image_ids.to_vec()])?
+            .swap_remove(0))
     }
 
     /// A picture through the image tokenizer and back.
@@ -231,7 +282,10 @@ pub fn info(source: &ModelSource) -> Result<ModelInfo> {
     let weight_bytes = source.weight_bytes()?;
     let mut init = Init::empty(&Device::flex());
     let count = |shapes: std::collections::BTreeMap<String, Vec<usize>>| -> usize {
-        shapes.values().map(|shape| shape.iter().product::<usize>()).sum()
+        shapes
+            .values()
+            .map(|shape| shape.iter().product::<usize>())
+            .sum()
     };
     let dalle_parameters = count(shapes(&config.dalle.init(&mut init)));
     let image_tokenizer_parameters = count(shapes(&config.image_tokenizer.init(&mut init)));

@@ -11,11 +11,15 @@
 //!   products, and agrees to rounding.
 
 pub mod attention;
+pub mod conv2d;
 pub mod cross_entropy;
 pub mod gemm;
+pub mod group_norm;
 mod isa;
 pub mod linear;
+pub mod memory;
 pub mod rms_norm;
+pub mod self_attention;
 mod shared;
 pub mod swiglu;
 mod vector;

@@ -2,7 +2,7 @@
 //! 2019), and its gradients.
 
 use crate::shared::{SharedPtr, for_rows, fresh, rows_mut};
-use crate::vector::{dot, multiply_add, sum_by, vectorised};
+use crate::vector::{dot, dot3, multiply_add, vectorised};
 
 /// The normalised rows; `weight`'s length is the width.
 pub fn forward(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
@@ -80,11 +80,12 @@ vectorised! {
         let rows = dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width));
         for ((dx, dy), x) in rows {
             let scale = 1.0 / (dot::<FUSED>(x, x) / width as f32 + eps).sqrt();
-            let along = sum_by(width, |i| dy[i] * weight[i] * x[i]);
+            let along = dot3::<FUSED>(dy, weight, x);
             let pull = along * scale * scale * scale / width as f32;
-            for i in 0..width {
-                dx[i] = multiply_add::<FUSED>(dy[i] * weight[i], scale, -(x[i] * pull));
-                dw[i] = multiply_add::<FUSED>(dy[i] * x[i], scale, dw[i]);
+            let columns = dx.iter_mut().zip(dw.iter_mut()).zip(dy).zip(x).zip(weight);
+            for ((((dx, dw), dy), x), w) in columns {
+                *dx = multiply_add::<FUSED>(dy * w, scale, -(x * pull));
+                *dw = multiply_add::<FUSED>(dy * x, scale, *dw);
             }
         }
     }

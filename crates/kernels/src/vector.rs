@@ -56,6 +56,24 @@ pub(crate) fn dot<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
     sum_lanes(lanes)
 }
 
+/// The sum of `a · b · c`, in the order of [`sum_by`].
+#[inline(always)]
+pub(crate) fn dot3<const FUSED: bool>(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (a_whole, a_rest) = a.as_chunks::<LANES>();
+    let (b_whole, b_rest) = b.as_chunks::<LANES>();
+    let (c_whole, c_rest) = c.as_chunks::<LANES>();
+    for ((a, b), c) in a_whole.iter().zip(b_whole).zip(c_whole) {
+        for lane in 0..LANES {
+            lanes[lane] = multiply_add::<FUSED>(a[lane] * b[lane], c[lane], lanes[lane]);
+        }
+    }
+    for (lane, ((a, b), c)) in a_rest.iter().zip(b_rest).zip(c_rest).enumerate() {
+        lanes[lane] = multiply_add::<FUSED>(a * b, *c, lanes[lane]);
+    }
+    sum_lanes(lanes)
+}
+
 /// The largest of the numbers, −∞ for none.
 #[inline(always)]
 pub(crate) fn maximum(x: &[f32]) -> f32 {

@@ -7,4 +7,4 @@ mod embedded;
 mod model;
 pub mod weights;
 
-pub use model::{Model, ModelConfig, ModelSource};
+pub use model::{EMBEDDED_NAME, Model, ModelConfig, ModelSource};

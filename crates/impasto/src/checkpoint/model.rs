@@ -35,7 +35,10 @@ impl ModelConfig {
         self.image_tokenizer.validate()?;
         self.dalle.validate()?;
         self.sampling.validate()?;
-        let (grid, codes) = (self.image_tokenizer.grid(), self.image_tokenizer.codebook_size());
+        let (grid, codes) = (
+            self.image_tokenizer.grid(),
+            self.image_tokenizer.codebook_size(),
+        );
         if grid != self.dalle.grid || codes != self.dalle.codebook_size {
             return Err(Error::invalid(
                 "model config",
@@ -79,21 +82,29 @@ impl ModelSource {
         Err(Error::Missing {
             what: "model",
             path,
-            hint: format!("give a checkpoint directory, or {EMBEDDED_NAME}; `impasto model list` shows what is here"),
+            hint: format!(
+                "give a checkpoint directory, or {EMBEDDED_NAME}; `impasto model list` shows what is here"
+            ),
         })
     }
 
     /// One of the model's files.
     pub fn read(&self, name: &'static str) -> Result<Cow<'static, [u8]>> {
         match self {
-            ModelSource::Embedded => super::embedded::file(name).map(Cow::Borrowed).ok_or_else(|| Error::Missing {
-                what: "file of the embedded model",
-                path: name.into(),
-                hint: "build the program with the models/ folder of its repository".into(),
-            }),
+            ModelSource::Embedded => {
+                super::embedded::file(name)
+                    .map(Cow::Borrowed)
+                    .ok_or_else(|| Error::Missing {
+                        what: "file of the embedded model",
+                        path: name.into(),
+                        hint: "build the program with the models/ folder of its repository".into(),
+                    })
+            }
             ModelSource::Dir(dir) => {
                 let path = dir.join(name);
-                std::fs::read(&path).map(Cow::Owned).map_err(Error::io("read", &path))
+                std::fs::read(&path)
+                    .map(Cow::Owned)
+                    .map_err(Error::io("read", &path))
             }
         }
     }
@@ -111,7 +122,9 @@ impl ModelSource {
         let bytes = self.read(CONFIG)?;
         let config: ModelConfig = serde_json::from_slice(&bytes)
             .map_err(|e| Error::bad_file(self.path(CONFIG), format!("not a model config: {e}")))?;
-        config.validate().map_err(|e| Error::bad_file(self.path(CONFIG), e.to_string()))?;
+        config
+            .validate()
+            .map_err(|e| Error::bad_file(self.path(CONFIG), e.to_string()))?;
         Ok(config)
     }
 
@@ -123,7 +136,9 @@ impl ModelSource {
                 ModelSource::Embedded => self.read(name)?.len() as u64,
                 ModelSource::Dir(dir) => {
                     let path = dir.join(name);
-                    std::fs::metadata(&path).map_err(Error::io("read", &path))?.len()
+                    std::fs::metadata(&path)
+                        .map_err(Error::io("read", &path))?
+                        .len()
                 }
             };
         }
@@ -155,19 +170,32 @@ impl Model {
         if text.vocab_size() != config.dalle.text_vocab_size {
             return Err(Error::bad_file(
                 source.path(TOKENIZER),
-                format!("has {} ids, config.json expects {}", text.vocab_size(), config.dalle.text_vocab_size),
+                format!(
+                    "has {} ids, config.json expects {}",
+                    text.vocab_size(),
+                    config.dalle.text_vocab_size
+                ),
             ));
         }
         // The fresh weights are all replaced; the seed is of no consequence.
         let mut init = Init::empty(device);
-        let dalle =
-            weights::load_into(config.dalle.init(&mut init), &source.path(DALLE), &source.read(DALLE)?)?;
+        let dalle = weights::load_into(
+            config.dalle.init(&mut init),
+            &source.path(DALLE),
+            &source.read(DALLE)?,
+        )?;
         let image = weights::load_into(
             config.image_tokenizer.init(&mut init),
             &source.path(IMAGE_TOKENIZER),
             &source.read(IMAGE_TOKENIZER)?,
         )?;
-        Ok(Model { config, text, image, dalle, device: device.clone() })
+        Ok(Model {
+            config,
+            text,
+            image,
+            dalle,
+            device: device.clone(),
+        })
     }
 
     /// Writes a checkpoint directory; each file is written whole or not at all, the config last.
@@ -177,7 +205,8 @@ impl Model {
         weights::write(&dir.join(DALLE), &export(&self.dalle), precision)?;
         weights::write(&dir.join(IMAGE_TOKENIZER), &export(&self.image), precision)?;
         self.text.save(dir)?;
-        let config = serde_json::to_vec_pretty(&self.config).map_err(|e| Error::invalid("config", e.to_string()))?;
+        let config = serde_json::to_vec_pretty(&self.config)
+            .map_err(|e| Error::invalid("config", e.to_string()))?;
         files::write_atomic(dir.join(CONFIG), &config)
     }
 }

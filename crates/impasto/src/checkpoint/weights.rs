@@ -23,20 +23,29 @@ pub enum Precision {
 /// Parses a safetensors file; `name` is used in errors. Floats of any width become f32.
 pub fn parse(name: &Path, bytes: &[u8]) -> Result<Parameters> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| {
-        Error::bad_file(name, format!("not a whole safetensors file ({e}); expected a header and all its tensors"))
+        Error::bad_file(
+            name,
+            format!("not a whole safetensors file ({e}); expected a header and all its tensors"),
+        )
     })?;
     let mut parameters = BTreeMap::new();
     for (tensor_name, view) in file.tensors() {
         let values = floats(view.dtype(), view.data()).ok_or_else(|| {
             Error::bad_file(
                 name,
-                format!("tensor {tensor_name} has dtype {:?}, expected F32, F16 or BF16", view.dtype()),
+                format!(
+                    "tensor {tensor_name} has dtype {:?}, expected F32, F16 or BF16",
+                    view.dtype()
+                ),
             )
         })?;
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             return Err(Error::bad_file(
                 name,
-                format!("tensor {tensor_name} holds {} at index {at}, expected finite numbers", values[at]),
+                format!(
+                    "tensor {tensor_name} holds {} at index {at}, expected finite numbers",
+                    values[at]
+                ),
             ));
         }
         parameters.insert(tensor_name, TensorData::new(values, view.shape().to_vec()));
@@ -48,7 +57,10 @@ pub fn parse(name: &Path, bytes: &[u8]) -> Result<Parameters> {
 pub fn load_into<M: Module>(module: M, name: &Path, bytes: &[u8]) -> Result<M> {
     let (module, report) = parameters::load(module, parse(name, bytes)?);
     if !report.is_complete() {
-        return Err(Error::bad_file(name, format!("does not fit its config.json: {}", report.summary())));
+        return Err(Error::bad_file(
+            name,
+            format!("does not fit its config.json: {}", report.summary()),
+        ));
     }
     Ok(module)
 }
@@ -62,19 +74,26 @@ pub fn serialize(
     let bad = |e: String| Error::invalid("weights", e);
     let mut buffers = Vec::with_capacity(parameters.len());
     for (name, data) in parameters {
-        let values = data.as_slice::<f32>().map_err(|e| bad(format!("{name}: {e:?}")))?;
+        let values = data
+            .as_slice::<f32>()
+            .map_err(|e| bad(format!("{name}: {e:?}")))?;
         let (dtype, bytes) = match precision {
             Precision::F32 => (Dtype::F32, bytemuck::cast_slice(values).to_vec()),
-            Precision::F16 => {
-                (Dtype::F16, values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect::<Vec<u8>>())
-            }
+            Precision::F16 => (
+                Dtype::F16,
+                values
+                    .iter()
+                    .flat_map(|&value| f16::from_f32(value).to_le_bytes())
+                    .collect::<Vec<u8>>(),
+            ),
         };
         let shape: Vec<usize> = data.shape().to_vec();
         buffers.push((name.clone(), dtype, shape, bytes));
     }
     let mut views = Vec::with_capacity(buffers.len());
     for (name, dtype, shape, bytes) in &buffers {
-        let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| bad(format!("{name}: {e}")))?;
+        let view = TensorView::new(*dtype, shape.clone(), bytes)
+            .map_err(|e| bad(format!("{name}: {e}")))?;
         views.push((name.clone(), view));
     }
     safetensors::serialize(views, metadata).map_err(|e| bad(e.to_string()))
@@ -87,9 +106,18 @@ pub fn write(path: &Path, parameters: &Parameters, precision: Precision) -> Resu
 
 fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     Some(match dtype {
-        Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        Dtype::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        Dtype::BF16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Dtype::F32 => bytes
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect(),
+        Dtype::F16 => bytes
+            .chunks_exact(2)
+            .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())
+            .collect(),
+        Dtype::BF16 => bytes
+            .chunks_exact(2)
+            .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())
+            .collect(),
         _ => return None,
     })
 }
@@ -102,7 +130,10 @@ mod tests {
 
     fn sample() -> Parameters {
         let mut parameters = BTreeMap::new();
-        parameters.insert("a.weight".to_owned(), TensorData::new(vec![1.0f32, -2.5, 0.25, 8.0], [2, 2]));
+        parameters.insert(
+            "a.weight".to_owned(),
+            TensorData::new(vec![1.0f32, -2.5, 0.25, 8.0], [2, 2]),
+        );
         parameters.insert("b".to_owned(), TensorData::new(vec![0.5f32], [1]));
         parameters
     }

@@ -2,6 +2,7 @@
 
 pub mod pairs;
 pub mod scenes;
+pub mod tokens;
 
 use crate::image::Picture;
 

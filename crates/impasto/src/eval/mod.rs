@@ -1,4 +1,5 @@
 //! Judging what a model draws.
 
 pub mod detector;
+pub mod run;
 pub mod scenes;

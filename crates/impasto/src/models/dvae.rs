@@ -40,18 +40,28 @@ impl DvaeConfig {
     /// Says which size is impossible.
     pub fn validate(&self) -> Result<()> {
         let bad = |reason: String| Err(Error::invalid("dvae config", reason));
-        if self.n_groups == 0 || self.n_blocks == 0 || self.codebook_size < 2 || self.code_width == 0 {
+        if self.n_groups == 0
+            || self.n_blocks == 0
+            || self.codebook_size < 2
+            || self.code_width == 0
+        {
             return bad("n_groups, n_blocks, codebook_size and code_width must not be 0".into());
         }
         if self.codebook_size > 1 << 16 {
-            return bad(format!("codebook_size is {}, expected 65536 or fewer", self.codebook_size));
+            return bad(format!(
+                "codebook_size is {}, expected 65536 or fewer",
+                self.codebook_size
+            ));
         }
         if self.width < 4 || self.width % 4 != 0 {
             return bad(format!("width is {}, expected a multiple of 4", self.width));
         }
         let step = 1 << (self.n_groups - 1);
         if self.picture_size == 0 || self.picture_size % step != 0 {
-            return bad(format!("picture_size {} is not a multiple of {step}", self.picture_size));
+            return bad(format!(
+                "picture_size {} is not a multiple of {step}",
+                self.picture_size
+            ));
         }
         Ok(())
     }
@@ -64,7 +74,13 @@ impl DvaeConfig {
         let mut encoder = Vec::new();
         for group in 0..self.n_groups {
             for _ in 0..self.n_blocks {
-                encoder.push(DvaeBlock::new(init, channels, group_width(group), [3, 3, 3, 1], post_gain));
+                encoder.push(DvaeBlock::new(
+                    init,
+                    channels,
+                    group_width(group),
+                    [3, 3, 3, 1],
+                    post_gain,
+                ));
                 channels = group_width(group);
             }
         }
@@ -74,7 +90,13 @@ impl DvaeConfig {
         let mut decoder = Vec::new();
         for group in (0..self.n_groups).rev() {
             for _ in 0..self.n_blocks {
-                decoder.push(DvaeBlock::new(init, channels, group_width(group), [1, 3, 3, 3], post_gain));
+                decoder.push(DvaeBlock::new(
+                    init,
+                    channels,
+                    group_width(group),
+                    [1, 3, 3, 3],
+                    post_gain,
+                ));
                 channels = group_width(group);
             }
         }
@@ -100,19 +122,29 @@ struct DvaeBlock {
 }
 
 impl DvaeBlock {
-    fn new(init: &mut Init, width_in: usize, width_out: usize, kernels: [usize; 4], post_gain: f64) -> Self {
+    fn new(
+        init: &mut Init,
+        width_in: usize,
+        width_out: usize,
+        kernels: [usize; 4],
+        post_gain: f64,
+    ) -> Self {
         let hidden = width_out / 4;
         let widths = [width_in, hidden, hidden, hidden, width_out];
         DvaeBlock {
             id_path: (width_in != width_out).then(|| Conv2d::same(init, width_in, width_out, 1)),
-            res_path: (0..4).map(|i| Conv2d::same(init, widths[i], widths[i + 1], kernels[i])).collect(),
+            res_path: (0..4)
+                .map(|i| Conv2d::same(init, widths[i], widths[i + 1], kernels[i]))
+                .collect(),
             post_gain,
         }
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let residual =
-            self.res_path.iter().fold(x.clone(), |x, conv| conv.forward(activation::relu(x)));
+        let residual = self
+            .res_path
+            .iter()
+            .fold(x.clone(), |x, conv| conv.forward(activation::relu(x)));
         let id = match &self.id_path {
             Some(conv) => conv.forward(x),
             None => x,
@@ -194,7 +226,10 @@ impl Dvae {
             }
         }
         let device = self.decoder_in.weight.val().device();
-        let one_hot = Tensor::from_data(TensorData::new(one_hot, [ids.len(), codes, grid, grid]), &device);
+        let one_hot = Tensor::from_data(
+            TensorData::new(one_hot, [ids.len(), codes, grid, grid]),
+            &device,
+        );
         pixels_of(self.decode_soft(one_hot))
     }
 }
@@ -202,13 +237,16 @@ impl Dvae {
 /// −1..1 → 0.1..0.9.
 fn map_pixels(pixels: Tensor<4>) -> Tensor<4> {
     let unit = pixels.add_scalar(1.0).mul_scalar(0.5);
-    unit.mul_scalar(1.0 - 2.0 * LOGIT_LAPLACE_EPS).add_scalar(LOGIT_LAPLACE_EPS)
+    unit.mul_scalar(1.0 - 2.0 * LOGIT_LAPLACE_EPS)
+        .add_scalar(LOGIT_LAPLACE_EPS)
 }
 
 /// The decoder's output → pixels in −1..1.
 pub fn pixels_of(output: Tensor<4>) -> Tensor<4> {
     let mean = activation::sigmoid(output.narrow(1, 0, 3));
-    let unit = mean.sub_scalar(LOGIT_LAPLACE_EPS).div_scalar(1.0 - 2.0 * LOGIT_LAPLACE_EPS);
+    let unit = mean
+        .sub_scalar(LOGIT_LAPLACE_EPS)
+        .div_scalar(1.0 - 2.0 * LOGIT_LAPLACE_EPS);
     unit.clamp(0.0, 1.0).mul_scalar(2.0).sub_scalar(1.0)
 }
 
@@ -222,7 +260,9 @@ pub fn logit_laplace_nats(output: Tensor<4>, pixels: Tensor<4>) -> Tensor<1> {
     let log_scale = output.narrow(1, 3, 3).clamp_min(-6.0);
     let density = (x.clone() * x.neg().add_scalar(1.0)).log();
     let distance = (logit - mean).abs() / log_scale.clone().exp();
-    (distance + log_scale + density).add_scalar(2f32.ln()).mean()
+    (distance + log_scale + density)
+        .add_scalar(2f32.ln())
+        .mean()
 }
 
 /// Relaxed samples of the codes (Jang et al. 2017, arXiv:1611.01144): softmax((logits + gumbel) / τ) over
@@ -260,7 +300,10 @@ mod tests {
             let nats: f32 = logit_laplace_nats(output, pixels).into_scalar();
             total += (-f64::from(nats)).exp() / n as f64;
         }
-        assert!((total - 1.0).abs() < 5e-3, "{total}: trapezoid error near the ends");
+        assert!(
+            (total - 1.0).abs() < 5e-3,
+            "{total}: trapezoid error near the ends"
+        );
     }
 
     #[test]
@@ -288,7 +331,10 @@ mod tests {
         let device = Device::flex();
         let model = config.init(&mut Init::new(5, &device));
         assert_eq!(config.grid(), 4);
-        assert_eq!(model.encode(Tensor::zeros([2, 3, 16, 16], &device)).dims(), [32]);
+        assert_eq!(
+            model.encode(Tensor::zeros([2, 3, 16, 16], &device)).dims(),
+            [32]
+        );
         assert_eq!(model.decode(&[vec![3; 16]]).dims(), [1, 3, 16, 16]);
     }
 }

@@ -103,7 +103,10 @@ impl ImageTokenizer {
             .convert::<i64>()
             .try_into_vec()
             .map_err(|e| Error::invalid("image ids", format!("{e:?}")))?;
-        Ok(ids.chunks(ids.len() / batch).map(|row| row.iter().map(|&id| id as u32).collect()).collect())
+        Ok(ids
+            .chunks(ids.len() / batch)
+            .map(|row| row.iter().map(|&id| id as u32).collect())
+            .collect())
     }
 
     /// Row-major ids → `[batch, 3, size, size]`, about −1..1.
@@ -130,10 +133,16 @@ impl ImageTokenizer {
         let (positions, codes) = (config.grid() * config.grid(), config.codebook_size());
         for row in ids {
             if row.len() != positions {
-                return Err(Error::invalid("image ids", format!("expected {positions} ids, got {}", row.len())));
+                return Err(Error::invalid(
+                    "image ids",
+                    format!("expected {positions} ids, got {}", row.len()),
+                ));
             }
             if let Some(id) = row.iter().find(|&&id| id as usize >= codes) {
-                return Err(Error::invalid("image ids", format!("id {id} is not below the codebook's {codes}")));
+                return Err(Error::invalid(
+                    "image ids",
+                    format!("id {id} is not below the codebook's {codes}"),
+                ));
             }
         }
         let size = config.picture_size();
@@ -160,10 +169,49 @@ pub fn pixels(pictures: &[Picture], size: usize, device: &Device) -> Result<Tens
         if picture.width != size || picture.height != size {
             return Err(Error::invalid(
                 "picture",
-                format!("expected {size}x{size} pixels, got {}x{}", picture.width, picture.height),
+                format!(
+                    "expected {size}x{size} pixels, got {}x{}",
+                    picture.width, picture.height
+                ),
             ));
         }
         values.extend(picture.to_chw());
     }
-    Ok(Tensor::from_data(TensorData::new(values, [pictures.len(), 3, size, size]), device))
+    Ok(Tensor::from_data(
+        TensorData::new(values, [pictures.len(), 3, size, size]),
+        device,
+    ))
+}
+
+/// How much of the codebook a set of pictures uses.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CodeUsage {
+    /// Share of the codes that occur.
+    pub share: f64,
+    /// exp(−Σ p ln p).
+    pub perplexity: f64,
+}
+
+impl CodeUsage {
+    /// Of row-major ids.
+    pub fn of(ids: &[Vec<u32>], codebook_size: usize) -> Self {
+        let mut counts = vec![0u64; codebook_size];
+        for &id in ids.iter().flatten() {
+            counts[id as usize] += 1;
+        }
+        let total = counts.iter().sum::<u64>().max(1) as f64;
+        let used = counts.iter().filter(|&&count| count > 0).count();
+        let entropy: f64 = counts
+            .iter()
+            .filter(|&&count| count > 0)
+            .map(|&count| {
+                let p = count as f64 / total;
+                -p * p.ln()
+            })
+            .sum();
+        CodeUsage {
+            share: used as f64 / codebook_size as f64,
+            perplexity: entropy.exp(),
+        }
+    }
 }

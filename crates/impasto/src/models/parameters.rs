@@ -10,14 +10,20 @@ pub type Parameters = BTreeMap<String, TensorData>;
 
 /// Reads all parameters out.
 pub fn export<M: Module>(module: &M) -> Parameters {
-    let mut visitor = Export { path: Vec::new(), parameters: BTreeMap::new() };
+    let mut visitor = Export {
+        path: Vec::new(),
+        parameters: BTreeMap::new(),
+    };
     module.visit(&mut visitor);
     visitor.parameters
 }
 
 /// Names and shapes of all parameters, without copying them.
 pub fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
-    let mut visitor = Shapes { path: Vec::new(), shapes: BTreeMap::new() };
+    let mut visitor = Shapes {
+        path: Vec::new(),
+        shapes: BTreeMap::new(),
+    };
     module.visit(&mut visitor);
     visitor.shapes
 }
@@ -45,7 +51,9 @@ impl LoadReport {
     pub fn summary(&self) -> String {
         let mut lines = Vec::new();
         if let Some((name, expected, found)) = self.misshapen.first() {
-            lines.push(format!("tensor {name} has shape {found:?}, expected {expected:?}"));
+            lines.push(format!(
+                "tensor {name} has shape {found:?}, expected {expected:?}"
+            ));
         }
         let list = |names: &[String]| match names {
             [] => String::new(),
@@ -64,7 +72,11 @@ impl LoadReport {
 
 /// Sets the parameters of `module`; those that don't fit stay as they are and are reported.
 pub fn load<M: Module>(module: M, parameters: Parameters) -> (M, LoadReport) {
-    let mut mapper = Load { path: Vec::new(), parameters, report: LoadReport::default() };
+    let mut mapper = Load {
+        path: Vec::new(),
+        parameters,
+        report: LoadReport::default(),
+    };
     let module = module.map(&mut mapper);
     let mut report = mapper.report;
     report.unused = mapper.parameters.into_keys().collect();
@@ -106,7 +118,8 @@ impl ModuleVisitor for Shapes {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.shapes.insert(self.path.join("."), param.val().dims().to_vec());
+        self.shapes
+            .insert(self.path.join("."), param.val().dims().to_vec());
     }
 }
 
@@ -140,7 +153,11 @@ impl ModuleMapper for Load {
         self.report.applied += 1;
         param.map(|old| {
             let tensor = Tensor::from_data(data, &old.device());
-            if old.is_require_grad() { tensor.require_grad() } else { tensor }
+            if old.is_require_grad() {
+                tensor.require_grad()
+            } else {
+                tensor
+            }
         })
     }
 }

@@ -42,21 +42,40 @@ impl VqganConfig {
     /// Says which size is impossible.
     pub fn validate(&self) -> Result<()> {
         let bad = |reason: String| Err(Error::invalid("vqgan config", reason));
-        if self.widths.is_empty() || self.patch == 0 || self.codebook_size < 2 || self.code_width == 0 {
-            return bad("widths, patch, codebook_size and code_width must not be empty or 0".into());
+        if self.widths.is_empty()
+            || self.patch == 0
+            || self.codebook_size < 2
+            || self.code_width == 0
+        {
+            return bad(
+                "widths, patch, codebook_size and code_width must not be empty or 0".into(),
+            );
         }
         if self.codebook_size > 1 << 16 {
-            return bad(format!("codebook_size is {}, expected 65536 or fewer", self.codebook_size));
+            return bad(format!(
+                "codebook_size is {}, expected 65536 or fewer",
+                self.codebook_size
+            ));
         }
         let step = self.patch << (self.widths.len() - 1);
         if self.picture_size == 0 || self.picture_size % step != 0 {
-            return bad(format!("picture_size {} is not a multiple of {step}", self.picture_size));
+            return bad(format!(
+                "picture_size {} is not a multiple of {step}",
+                self.picture_size
+            ));
         }
         if self.groups == 0 {
             return bad("groups is 0".into());
         }
-        if let Some(width) = self.widths.iter().find(|&&width| width == 0 || width % self.groups != 0) {
-            return bad(format!("{width} channels don't split into {} groups", self.groups));
+        if let Some(width) = self
+            .widths
+            .iter()
+            .find(|&&width| width == 0 || width % self.groups != 0)
+        {
+            return bad(format!(
+                "{width} channels don't split into {} groups",
+                self.groups
+            ));
         }
         Ok(())
     }
@@ -65,7 +84,9 @@ impl VqganConfig {
     pub fn init(&self, init: &mut Init) -> Vqgan {
         let pixels = 3 * self.patch * self.patch;
         let blocks = |init: &mut Init, width: usize| -> Vec<ResBlock> {
-            (0..self.n_res_blocks).map(|_| ResBlock::new(init, width, self.groups)).collect()
+            (0..self.n_res_blocks)
+                .map(|_| ResBlock::new(init, width, self.groups))
+                .collect()
         };
         let last = self.widths.len() - 1;
         let encoder = self
@@ -80,7 +101,8 @@ impl VqganConfig {
         let decoder = (0..=last)
             .rev()
             .map(|i| Level {
-                resize: (i < last).then(|| Conv2d::same(init, self.widths[i + 1], 4 * self.widths[i], 1)),
+                resize: (i < last)
+                    .then(|| Conv2d::same(init, self.widths[i + 1], 4 * self.widths[i], 1)),
                 blocks: blocks(init, self.widths[i]),
             })
             .collect();
@@ -147,14 +169,19 @@ impl Vqgan {
         }
         let x = self.to_code.forward(self.encoder_norm.forward(x));
         let [batch, width, rows, columns] = x.dims();
-        unit_rows(x.permute([0, 2, 3, 1]).reshape([batch * rows * columns, width]))
+        unit_rows(
+            x.permute([0, 2, 3, 1])
+                .reshape([batch * rows * columns, width]),
+        )
     }
 
     /// The nearest code of each vector: `[n, code_width]` → `[n]`.
     pub fn nearest(&self, vectors: Tensor<2>) -> Tensor<1, Int> {
         let codes = unit_rows(self.codebook.val());
         // Rows have length 1: the nearest has the largest product.
-        ops::linear(vectors, codes.transpose(), None).argmax(1).squeeze_dim::<1>(1)
+        ops::linear(vectors, codes.transpose(), None)
+            .argmax(1)
+            .squeeze_dim::<1>(1)
     }
 
     /// The unit-length codes of ids: `[n]` → `[n, code_width]`.
@@ -171,7 +198,9 @@ impl Vqgan {
         let grid = self.config.grid();
         let [n, width] = vectors.dims();
         let batch = n / (grid * grid);
-        let x = vectors.reshape([batch, grid, grid, width]).permute([0, 3, 1, 2]);
+        let x = vectors
+            .reshape([batch, grid, grid, width])
+            .permute([0, 3, 1, 2]);
         // Unit-length vectors have small entries; back to about unit variance.
         let mut x = self.from_code.forward(x.mul_scalar((width as f32).sqrt()));
         for level in &self.decoder {
@@ -182,7 +211,10 @@ impl Vqgan {
                 x = block.forward(x);
             }
         }
-        shuffle(self.conv_out.forward(self.decoder_norm.forward(x)), self.config.patch)
+        shuffle(
+            self.conv_out.forward(self.decoder_norm.forward(x)),
+            self.config.patch,
+        )
     }
 
     /// `[batch, 3, size, size]` → `[batch · grid²]`.
@@ -243,7 +275,9 @@ mod tests {
     #[test]
     fn shuffle_undoes_unshuffle() {
         let device = Device::flex();
-        let x = Tensor::<1, Int>::arange(0..2 * 3 * 8 * 8, &device).float().reshape([2, 3, 8, 8]);
+        let x = Tensor::<1, Int>::arange(0..2 * 3 * 8 * 8, &device)
+            .float()
+            .reshape([2, 3, 8, 8]);
         let back = shuffle(unshuffle(x.clone(), 4), 4);
         back.into_data().assert_eq(&x.into_data(), true);
     }
@@ -265,6 +299,9 @@ mod tests {
         let model = config.init(&mut Init::new(3, &device));
         let pixels = Tensor::zeros([2, 3, 16, 16], &device);
         assert_eq!(model.encode(pixels).dims(), [2 * 16]);
-        assert_eq!(model.decode(&[vec![1; 16], vec![2; 16]]).dims(), [2, 3, 16, 16]);
+        assert_eq!(
+            model.decode(&[vec![1; 16], vec![2; 16]]).dims(),
+            [2, 3, 16, 16]
+        );
     }
 }

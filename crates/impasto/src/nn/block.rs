@@ -22,7 +22,12 @@ pub struct KvCache {
 impl KvCache {
     /// An empty cache for `capacity` tokens.
     pub fn new(capacity: usize) -> Self {
-        KvCache { keys: None, values: None, length: 0, capacity }
+        KvCache {
+            keys: None,
+            values: None,
+            length: 0,
+            capacity,
+        }
     }
 
     /// How many tokens it holds.
@@ -39,7 +44,11 @@ impl KvCache {
     fn append(&mut self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let [batch, heads, n, head_width] = keys.dims();
         let end = self.length + n;
-        assert!(end <= self.capacity, "cache of {} tokens asked to hold {end}", self.capacity);
+        assert!(
+            end <= self.capacity,
+            "cache of {} tokens asked to hold {end}",
+            self.capacity
+        );
         let write = |slot: &mut Option<Tensor<4>>, new: Tensor<4>| {
             let all = slot.take().unwrap_or_else(|| {
                 Tensor::zeros([batch, heads, self.capacity, head_width], &new.device())
@@ -93,8 +102,17 @@ pub struct Block {
 impl Block {
     /// A block of `n_heads` heads over `width`, with `hidden` units in its SwiGLU; `residual_std` is the
     /// standard deviation of the two projections that write into the residual stream.
-    pub fn new(init: &mut Init, width: usize, n_heads: usize, hidden: usize, residual_std: f64) -> Self {
-        assert!(width % n_heads == 0, "width {width} is not a multiple of {n_heads} heads");
+    pub fn new(
+        init: &mut Init,
+        width: usize,
+        n_heads: usize,
+        hidden: usize,
+        residual_std: f64,
+    ) -> Self {
+        assert!(
+            width % n_heads == 0,
+            "width {width} is not a multiple of {n_heads} heads"
+        );
         let std = 0.02;
         let head_width = width / n_heads;
         Block {
@@ -128,7 +146,9 @@ impl Block {
             .forward(self.attention_norm.forward(x.clone()))
             .reshape([batch, seq, 3 * self.n_heads, head_width]);
         let part = |i: usize| qkv.clone().narrow(2, i * self.n_heads, self.n_heads);
-        let query = target.apply(self.query_norm.forward(part(0))).swap_dims(1, 2);
+        let query = target
+            .apply(self.query_norm.forward(part(0)))
+            .swap_dims(1, 2);
         let key = own.apply(self.key_norm.forward(part(1))).swap_dims(1, 2);
         let value = part(2).swap_dims(1, 2);
         let seen = match (cache, sight) {
@@ -154,15 +174,29 @@ impl Block {
 }
 
 /// Each query sees the `known` first keys and its own.
-fn attend_questions(query: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, known: usize) -> Tensor<4> {
+fn attend_questions(
+    query: Tensor<4>,
+    keys: Tensor<4>,
+    values: Tensor<4>,
+    known: usize,
+) -> Tensor<4> {
     let [_, _, n, head_width] = query.dims();
     let [_, _, total, _] = keys.dims();
     let device = query.device();
-    let hidden: Vec<bool> =
-        (0..n).flat_map(|i| (0..total).map(move |j| j >= known && j != known + i)).collect();
-    let hidden = Tensor::<4, Bool>::from_data(burn::tensor::TensorData::new(hidden, [1, 1, n, total]), &device);
-    let scores = query.matmul(keys.swap_dims(2, 3)).div_scalar((head_width as f32).sqrt());
+    let hidden: Vec<bool> = (0..n)
+        .flat_map(|i| (0..total).map(move |j| j >= known && j != known + i))
+        .collect();
+    let hidden = Tensor::<4, Bool>::from_data(
+        burn::tensor::TensorData::new(hidden, [1, 1, n, total]),
+        &device,
+    );
+    let scores = query
+        .matmul(keys.swap_dims(2, 3))
+        .div_scalar((head_width as f32).sqrt());
     let scores_shape = scores.dims();
-    let probs = activation::softmax(scores.mask_fill(hidden.expand(scores_shape), f32::NEG_INFINITY), 3);
+    let probs = activation::softmax(
+        scores.mask_fill(hidden.expand(scores_shape), f32::NEG_INFINITY),
+        3,
+    );
     probs.matmul(values)
 }

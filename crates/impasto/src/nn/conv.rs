@@ -21,8 +21,18 @@ pub struct Conv2d {
 impl Conv2d {
     /// Stride 1 and as much padding as keeps the size (odd kernels).
     pub fn same(init: &mut Init, channels_in: usize, channels_out: usize, kernel: usize) -> Self {
-        assert!(kernel % 2 == 1, "kernel {kernel} is even: no padding keeps the size");
-        Conv2d::new(init, [channels_in, channels_out], kernel, 1, kernel / 2, 1.0)
+        assert!(
+            kernel % 2 == 1,
+            "kernel {kernel} is even: no padding keeps the size"
+        );
+        Conv2d::new(
+            init,
+            [channels_in, channels_out],
+            kernel,
+            1,
+            kernel / 2,
+            1.0,
+        )
     }
 
     /// Weights as He et al. 2015 (arXiv:1502.01852) times `gain`.
@@ -46,7 +56,13 @@ impl Conv2d {
     /// # Shapes
     /// - `x`: `[batch, channels_in, height, width]`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        ops::conv2d(x, self.weight.val(), Some(self.bias.val()), self.stride, self.padding)
+        ops::conv2d(
+            x,
+            self.weight.val(),
+            Some(self.bias.val()),
+            self.stride,
+            self.padding,
+        )
     }
 }
 
@@ -64,7 +80,10 @@ pub struct GroupNormSilu {
 impl GroupNormSilu {
     /// `groups` must divide `channels`.
     pub fn new(init: &mut Init, channels: usize, groups: usize) -> Self {
-        assert!(channels % groups == 0, "{channels} channels don't split into {groups} groups");
+        assert!(
+            channels % groups == 0,
+            "{channels} channels don't split into {groups} groups"
+        );
         GroupNormSilu {
             weight: init.constant([channels], 1.0),
             bias: init.constant([channels], 0.0),

@@ -17,12 +17,18 @@ pub struct Init {
 impl Init {
     /// A stream of weights on `device`, drawn from `seed`.
     pub fn new(seed: u64, device: &Device) -> Self {
-        Init { rng: Some(ChaCha8Rng::seed_from_u64(seed)), device: device.clone() }
+        Init {
+            rng: Some(ChaCha8Rng::seed_from_u64(seed)),
+            device: device.clone(),
+        }
     }
 
     /// Zeros on `device`, for weights that are about to be loaded.
     pub fn empty(device: &Device) -> Self {
-        Init { rng: None, device: device.clone() }
+        Init {
+            rng: None,
+            device: device.clone(),
+        }
     }
 
     /// The device the weights are made on.

@@ -17,14 +17,21 @@ pub struct Linear {
 impl Linear {
     /// A layer without bias, weights normal with standard deviation `std`.
     pub fn new(init: &mut Init, width_in: usize, width_out: usize, std: f64) -> Self {
-        Linear { weight: init.normal([width_in, width_out], std), bias: None }
+        Linear {
+            weight: init.normal([width_in, width_out], std),
+            bias: None,
+        }
     }
 
     /// # Shapes
     /// - `x`: `[.., width_in]`
     /// - returns: `[.., width_out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        ops::linear(x, self.weight.val(), self.bias.as_ref().map(|bias| bias.val()))
+        ops::linear(
+            x,
+            self.weight.val(),
+            self.bias.as_ref().map(|bias| bias.val()),
+        )
     }
 }
 
@@ -38,7 +45,9 @@ pub struct Embedding {
 impl Embedding {
     /// A table with normal entries of standard deviation `std`.
     pub fn new(init: &mut Init, rows: usize, width: usize, std: f64) -> Self {
-        Embedding { weight: init.normal([rows, width], std) }
+        Embedding {
+            weight: init.normal([rows, width], std),
+        }
     }
 
     /// # Shapes
@@ -47,6 +56,9 @@ impl Embedding {
     pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let [batch, seq] = ids.dims();
         let [_, width] = self.weight.dims();
-        self.weight.val().select(0, ids.reshape([batch * seq])).reshape([batch, seq, width])
+        self.weight
+            .val()
+            .select(0, ids.reshape([batch * seq]))
+            .reshape([batch, seq, width])
     }
 }

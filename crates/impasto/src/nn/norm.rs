@@ -17,7 +17,9 @@ pub struct RmsNorm {
 impl RmsNorm {
     /// With all weights 1.
     pub fn new(init: &mut Init, width: usize) -> Self {
-        RmsNorm { weight: init.constant([width], 1.0) }
+        RmsNorm {
+            weight: init.constant([width], 1.0),
+        }
     }
 
     /// # Shapes

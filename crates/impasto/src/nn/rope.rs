@@ -30,7 +30,10 @@ pub struct Rotation {
 impl RopeTable {
     /// The table of a `grid` × `grid` picture. `head_width` must be a multiple of 4.
     pub fn new(grid: usize, head_width: usize) -> Self {
-        assert!(head_width % 4 == 0, "head width {head_width} is not a multiple of 4");
+        assert!(
+            head_width % 4 == 0,
+            "head width {head_width} is not a multiple of 4"
+        );
         let half = head_width / 2;
         let per_axis = half / 2;
         let positions = grid * grid;
@@ -38,9 +41,17 @@ impl RopeTable {
         let mut sin = Vec::with_capacity((positions + 1) * half);
         for position in 0..=positions {
             for i in 0..half {
-                let coordinate = if i < per_axis { position / grid } else { position % grid };
+                let coordinate = if i < per_axis {
+                    position / grid
+                } else {
+                    position % grid
+                };
                 let frequency = BASE.powf(-((i % per_axis) as f64) / per_axis as f64);
-                let angle = if position == positions { 0.0 } else { coordinate as f64 * frequency };
+                let angle = if position == positions {
+                    0.0
+                } else {
+                    coordinate as f64 * frequency
+                };
                 cos.push(angle.cos() as f32);
                 sin.push(angle.sin() as f32);
             }
@@ -60,7 +71,10 @@ impl RopeTable {
             }
             Tensor::from_data(TensorData::new(values, [batch, seq, 1, half]), device)
         };
-        Rotation { cos: rows(&self.cos), sin: rows(&self.sin) }
+        Rotation {
+            cos: rows(&self.cos),
+            sin: rows(&self.sin),
+        }
     }
 }
 
@@ -102,7 +116,10 @@ mod tests {
         // (row 1, column 2) to (3, 5), and the same offset elsewhere.
         let here = score(8 + 2, 3 * 8 + 5);
         let there = score(4 * 8, 6 * 8 + 3);
-        assert!((here - there).abs() < 1e-4, "{here} {there}: f32 rounding of unit-size sums");
+        assert!(
+            (here - there).abs() < 1e-4,
+            "{here} {there}: f32 rounding of unit-size sums"
+        );
         assert!((here - score(8 + 2, 3 * 8 + 6)).abs() > 1e-3);
     }
 }

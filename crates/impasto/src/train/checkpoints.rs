@@ -42,7 +42,10 @@ impl Checkpoints {
     pub fn open(run_dir: &Path, keep: usize) -> Result<Self> {
         let dir = run_dir.join("checkpoints");
         fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-        for entry in fs::read_dir(&dir).map_err(Error::io("read", &dir))?.flatten() {
+        for entry in fs::read_dir(&dir)
+            .map_err(Error::io("read", &dir))?
+            .flatten()
+        {
             if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
                 // A leftover of a killed run; if it can't be removed, it is in nobody's way.
                 let _ = fs::remove_dir_all(entry.path());
@@ -54,9 +57,15 @@ impl Checkpoints {
     /// Steps and directories of the whole checkpoints, oldest first.
     pub fn list(&self) -> Result<Vec<(u64, PathBuf)>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(Error::io("read", &self.dir))?.flatten() {
+        for entry in fs::read_dir(&self.dir)
+            .map_err(Error::io("read", &self.dir))?
+            .flatten()
+        {
             let name = entry.file_name();
-            let step = name.to_string_lossy().strip_prefix(PREFIX).and_then(|step| step.parse().ok());
+            let step = name
+                .to_string_lossy()
+                .strip_prefix(PREFIX)
+                .and_then(|step| step.parse().ok());
             if let Some(step) = step {
                 found.push((step, entry.path()));
             }
@@ -67,7 +76,9 @@ impl Checkpoints {
 
     /// The newest one.
     pub fn latest(&self) -> Result<Option<Snapshot>> {
-        let Some((_, dir)) = self.list()?.pop() else { return Ok(None) };
+        let Some((_, dir)) = self.list()?.pop() else {
+            return Ok(None);
+        };
         let path = dir.join("state.json");
         let text = fs::read(&path).map_err(Error::io("read", &path))?;
         let state: State = serde_json::from_slice(&text)
@@ -78,18 +89,33 @@ impl Checkpoints {
             let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
             tensors.insert(name, weights::parse(&path, &bytes)?);
         }
-        Ok(Some(Snapshot { step: state.step, tensors }))
+        Ok(Some(Snapshot {
+            step: state.step,
+            tensors,
+        }))
     }
 
     /// Writes a checkpoint and removes the oldest ones.
     pub fn save(&self, snapshot: &Snapshot) -> Result<PathBuf> {
-        let temporary = self.dir.join(format!("{TEMPORARY}{}-{}", snapshot.step, std::process::id()));
+        let temporary = self.dir.join(format!(
+            "{TEMPORARY}{}-{}",
+            snapshot.step,
+            std::process::id()
+        ));
         fs::create_dir_all(&temporary).map_err(Error::io("create", &temporary))?;
         for (name, parameters) in &snapshot.tensors {
-            weights::write(&temporary.join(format!("{name}.safetensors")), parameters, Precision::F32)?;
+            weights::write(
+                &temporary.join(format!("{name}.safetensors")),
+                parameters,
+                Precision::F32,
+            )?;
         }
-        let state = State { step: snapshot.step, files: snapshot.tensors.keys().cloned().collect() };
-        let state = serde_json::to_vec_pretty(&state).map_err(|e| Error::invalid("state", e.to_string()))?;
+        let state = State {
+            step: snapshot.step,
+            files: snapshot.tensors.keys().cloned().collect(),
+        };
+        let state = serde_json::to_vec_pretty(&state)
+            .map_err(|e| Error::invalid("state", e.to_string()))?;
         files::write_atomic(temporary.join("state.json"), &state)?;
         let path = self.dir.join(format!("{PREFIX}{:08}", snapshot.step));
         if path.exists() {
@@ -100,7 +126,9 @@ impl Checkpoints {
         let all = self.list()?;
         for (_, old) in all.iter().take(all.len().saturating_sub(self.keep)) {
             // Renamed first, so that a half-removed checkpoint is never taken for a whole one.
-            let doomed = self.dir.join(format!("{TEMPORARY}old-{}", std::process::id()));
+            let doomed = self
+                .dir
+                .join(format!("{TEMPORARY}old-{}", std::process::id()));
             fs::rename(old, &doomed).map_err(Error::io("remove", old))?;
             fs::remove_dir_all(&doomed).map_err(Error::io("remove", &doomed))?;
         }

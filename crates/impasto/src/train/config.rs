@@ -61,7 +61,8 @@ impl Bounds {
     /// Whether `value` lies within.
     pub fn hold(&self, value: f64) -> bool {
         // A value that is no number holds nowhere.
-        self.at_least.is_none_or(|bound| value >= bound) && self.at_most.is_none_or(|bound| value <= bound)
+        self.at_least.is_none_or(|bound| value >= bound)
+            && self.at_most.is_none_or(|bound| value <= bound)
     }
 }
 
@@ -118,7 +119,10 @@ impl RunConfig {
             }
         }
         if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
-            return bad(format!("learning_rate is {}, expected a positive number", self.learning_rate));
+            return bad(format!(
+                "learning_rate is {}, expected a positive number",
+                self.learning_rate
+            ));
         }
         let shares = [
             ("final_learning_rate", self.final_learning_rate),
@@ -131,7 +135,11 @@ impl RunConfig {
                 return bad(format!("{name} is {value}, expected 0 to 1"));
             }
         }
-        if self.weight_decay.is_nan() || self.weight_decay < 0.0 || self.gradient_clip.is_nan() || self.gradient_clip < 0.0 {
+        if self.weight_decay.is_nan()
+            || self.weight_decay < 0.0
+            || self.gradient_clip.is_nan()
+            || self.gradient_clip < 0.0
+        {
             return bad("weight_decay and gradient_clip must not be negative".into());
         }
         Ok(())
@@ -141,7 +149,8 @@ impl RunConfig {
 /// Reads a config file.
 pub fn read<C: DeserializeOwned>(path: &Path) -> Result<C> {
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    serde_json::from_str(&text).map_err(|e| Error::bad_file(path, format!("not a training config: {e}")))
+    serde_json::from_str(&text)
+        .map_err(|e| Error::bad_file(path, format!("not a training config: {e}")))
 }
 
 #[cfg(test)]
@@ -150,7 +159,12 @@ mod tests {
 
     #[test]
     fn the_learning_rate_rises_and_falls() {
-        let config = RunConfig { steps: 100, warmup_steps: 10, learning_rate: 1.0, ..RunConfig::default() };
+        let config = RunConfig {
+            steps: 100,
+            warmup_steps: 10,
+            learning_rate: 1.0,
+            ..RunConfig::default()
+        };
         assert!((config.learning_rate_at(0) - 0.1).abs() < 1e-12);
         assert!((config.learning_rate_at(10) - 1.0).abs() < 1e-12);
         assert!((config.learning_rate_at(100) - config.final_learning_rate).abs() < 1e-12);

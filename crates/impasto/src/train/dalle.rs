@@ -103,10 +103,20 @@ fn default_validation() -> usize {
 }
 
 /// Trains (or goes on) and writes the whole model into `dir/model`.
-pub fn run(config: &Config, dir: &Path, device: &Device, resume: bool, observer: &mut dyn Observer) -> Result<PathBuf> {
+pub fn run(
+    config: &Config,
+    dir: &Path,
+    device: &Device,
+    resume: bool,
+    observer: &mut dyn Observer,
+) -> Result<PathBuf> {
     config.run.validate()?;
     config.sampling.validate()?;
-    let shares = [config.raster_share, config.caption_dropout, config.captioning_share];
+    let shares = [
+        config.raster_share,
+        config.caption_dropout,
+        config.captioning_share,
+    ];
     if shares.iter().any(|share| !(0.0..=1.0).contains(share)) {
         return Err(Error::invalid(
             "training config",
@@ -128,18 +138,36 @@ pub fn run(config: &Config, dir: &Path, device: &Device, resume: bool, observer:
     };
     dalle_config.validate()?;
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-    let source = open(&config.data, Some(image.config().picture_size()), dir, observer)?;
-    let resolved = serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
+    let source = open(
+        &config.data,
+        Some(image.config().picture_size()),
+        dir,
+        observer,
+    )?;
+    let resolved =
+        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
     files::write_atomic(dir.join("config.json"), &resolved)?;
     let count = match (config.encoded_pictures, source.len()) {
         (Some(count), Some(len)) => count.min(len),
         (Some(count), None) => count,
         (None, Some(len)) => len,
         (None, None) => {
-            return Err(Error::invalid("training config", "encoded_pictures must be given: the data has no end"));
+            return Err(Error::invalid(
+                "training config",
+                "encoded_pictures must be given: the data has no end",
+            ));
         }
     };
-    let training = encode_training(source.as_ref(), count, &text, &image, config, device, dir, observer)?;
+    let training = encode_training(
+        source.as_ref(),
+        count,
+        &text,
+        &image,
+        config,
+        device,
+        dir,
+        observer,
+    )?;
     let validation = source.validation(config.validation)?;
     let validation = Encoded::of(&validation, &text, &image, &dalle_config, device)?;
     let train_device = training_device(device, &config.run);
@@ -151,10 +179,22 @@ pub fn run(config: &Config, dir: &Path, device: &Device, resume: bool, observer:
         dalle: dalle_config,
         sampling: config.sampling.clone(),
     };
-    let mut task =
-        DalleTask { config: config.clone(), model_config: model_config.clone(), text, image, training, validation };
+    let mut task = DalleTask {
+        config: config.clone(),
+        model_config: model_config.clone(),
+        text,
+        image,
+        training,
+        validation,
+    };
     let trained = engine::train(&mut task, dalle, &config.run, dir, resume, observer)?.valid();
-    let model = Model { config: model_config, text: task.text, image: task.image, dalle: trained, device: device.clone() };
+    let model = Model {
+        config: model_config,
+        text: task.text,
+        image: task.image,
+        dalle: trained,
+        device: device.clone(),
+    };
     let path = dir.join("model");
     model.save(&path, Precision::F16)?;
     Ok(path)
@@ -171,20 +211,43 @@ struct Encoded {
 }
 
 impl Encoded {
-    fn of(samples: &[Sample], text: &TextTokenizer, image: &ImageTokenizer, config: &DalleConfig, device: &Device) -> Result<Self> {
-        let pictures: Vec<Picture> = samples.iter().map(|sample| sample.picture.clone()).collect();
+    fn of(
+        samples: &[Sample],
+        text: &TextTokenizer,
+        image: &ImageTokenizer,
+        config: &DalleConfig,
+        device: &Device,
+    ) -> Result<Self> {
+        let pictures: Vec<Picture> = samples
+            .iter()
+            .map(|sample| sample.picture.clone())
+            .collect();
         let image_ids = image.encode(&pictures, device)?;
         let mut text_ids = Vec::with_capacity(samples.len());
         for sample in samples {
             text_ids.push(encode_captions(&sample.captions, text, config.text_length)?);
         }
-        let captions = samples.iter().map(|sample| sample.captions.first().cloned().unwrap_or_default()).collect();
-        Ok(Encoded { text_ids, image_ids, captions })
+        let captions = samples
+            .iter()
+            .map(|sample| sample.captions.first().cloned().unwrap_or_default())
+            .collect();
+        Ok(Encoded {
+            text_ids,
+            image_ids,
+            captions,
+        })
     }
 }
 
-fn encode_captions(captions: &[String], text: &TextTokenizer, length: usize) -> Result<Vec<Vec<u32>>> {
-    captions.iter().map(|caption| text.encode_caption(caption, length, true)).collect()
+fn encode_captions(
+    captions: &[String],
+    text: &TextTokenizer,
+    length: usize,
+) -> Result<Vec<Vec<u32>>> {
+    captions
+        .iter()
+        .map(|caption| text.encode_caption(caption, length, true))
+        .collect()
 }
 
 /// The cache of encoded pictures: image ids and captions, tied to the tokenizer that made them.
@@ -211,26 +274,42 @@ fn encode_training(
 ) -> Result<Encoded> {
     let path = dir.join("tokens.json");
     let fingerprint = fingerprint(config, count)?;
-    let known = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<TokenFile>(&bytes).ok());
+    let known = std::fs::read(&path)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<TokenFile>(&bytes).ok());
     let tokens = match known {
         Some(tokens) if tokens.fingerprint == fingerprint => tokens,
         _ => {
-            let mut tokens = TokenFile { fingerprint, image_ids: Vec::new(), captions: Vec::new() };
+            let mut tokens = TokenFile {
+                fingerprint,
+                image_ids: Vec::new(),
+                captions: Vec::new(),
+            };
             let mut done = 0;
             while done < count {
                 let samples = source.train_batch(done, CHUNK.min(count - done) as usize)?;
-                let pictures: Vec<Picture> = samples.iter().map(|sample| sample.picture.clone()).collect();
+                let pictures: Vec<Picture> = samples
+                    .iter()
+                    .map(|sample| sample.picture.clone())
+                    .collect();
                 for ids in image.encode(&pictures, device)? {
-                    tokens.image_ids.push(ids.into_iter().map(|id| id as u16).collect());
+                    tokens
+                        .image_ids
+                        .push(ids.into_iter().map(|id| id as u16).collect());
                 }
-                tokens.captions.extend(samples.into_iter().map(|sample| sample.captions));
+                tokens
+                    .captions
+                    .extend(samples.into_iter().map(|sample| sample.captions));
                 done += pictures.len() as u64;
-                observer.event(Event::Preparing(format!("encoded {done} of {count} pictures")));
+                observer.event(Event::Preparing(format!(
+                    "encoded {done} of {count} pictures"
+                )));
                 if observer.stop() {
                     return Err(Error::Stopped);
                 }
             }
-            let bytes = serde_json::to_vec(&tokens).map_err(|e| Error::invalid("tokens", e.to_string()))?;
+            let bytes =
+                serde_json::to_vec(&tokens).map_err(|e| Error::invalid("tokens", e.to_string()))?;
             files::write_atomic(&path, &bytes)?;
             tokens
         }
@@ -239,10 +318,21 @@ fn encode_training(
     for captions in &tokens.captions {
         text_ids.push(encode_captions(captions, text, config.model.text_length)?);
     }
-    let image_ids =
-        tokens.image_ids.into_iter().map(|ids| ids.into_iter().map(u32::from).collect()).collect();
-    let captions = tokens.captions.into_iter().map(|mut captions| captions.swap_remove(0)).collect();
-    Ok(Encoded { text_ids, image_ids, captions })
+    let image_ids = tokens
+        .image_ids
+        .into_iter()
+        .map(|ids| ids.into_iter().map(u32::from).collect())
+        .collect();
+    let captions = tokens
+        .captions
+        .into_iter()
+        .map(|mut captions| captions.swap_remove(0))
+        .collect();
+    Ok(Encoded {
+        text_ids,
+        image_ids,
+        captions,
+    })
 }
 
 /// What the ids depend on: the tokenizer's weights, the data, their number.
@@ -250,8 +340,13 @@ fn fingerprint(config: &Config, count: u64) -> Result<String> {
     use sha2::{Digest, Sha256};
     let path = config.image_tokenizer.join("image_tokenizer.safetensors");
     let weights = std::fs::read(&path).map_err(Error::io("read", &path))?;
-    let data = serde_json::to_vec(&config.data).map_err(|e| Error::invalid("data", e.to_string()))?;
-    let digest = Sha256::new().chain_update(weights).chain_update(data).chain_update(count.to_le_bytes()).finalize();
+    let data =
+        serde_json::to_vec(&config.data).map_err(|e| Error::invalid("data", e.to_string()))?;
+    let digest = Sha256::new()
+        .chain_update(weights)
+        .chain_update(data)
+        .chain_update(count.to_le_bytes())
+        .finalize();
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -279,14 +374,28 @@ impl DalleTask {
         };
         let pictures = self.training.image_ids.len() as u64;
         for row in 0..size {
-            let sample = epoch_index(self.config.run.seed, pictures, pass * size as u64 + row as u64);
+            let sample = epoch_index(
+                self.config.run.seed,
+                pictures,
+                pass * size as u64 + row as u64,
+            );
             let captions = &self.training.text_ids[sample];
             let caption = captions[rng.random_range(0..captions.len())].clone();
             let dropped = rng.random_bool(self.config.caption_dropout) && row >= batch.captioned;
-            batch.text_ids.push(if dropped { self.text.null_caption(self.model_config.dalle.text_length) } else { caption });
-            batch.image_ids.push(self.training.image_ids[sample].clone());
+            batch.text_ids.push(if dropped {
+                self.text.null_caption(self.model_config.dalle.text_length)
+            } else {
+                caption
+            });
+            batch
+                .image_ids
+                .push(self.training.image_ids[sample].clone());
             let told_in_raster = rng.random_bool(self.config.raster_share);
-            batch.orders.push(if told_in_raster { raster(positions) } else { shuffled(positions, &mut rng) });
+            batch.orders.push(if told_in_raster {
+                raster(positions)
+            } else {
+                shuffled(positions, &mut rng)
+            });
         }
         batch
     }
@@ -300,7 +409,10 @@ impl Task for DalleTask {
         let mut metrics = vec![("text_nats", losses.text), ("image_nats", losses.image)];
         metrics.extend(losses.caption.map(|loss| ("caption_nats", loss)));
         metrics.extend(losses.contrastive.map(|loss| ("contrastive", loss)));
-        Ok(Pass { loss: losses.total, metrics })
+        Ok(Pass {
+            loss: losses.total,
+            metrics,
+        })
     }
 
     fn describe_pass(&self, pass: u64) -> String {
@@ -316,7 +428,10 @@ impl Task for DalleTask {
         for start in (0..rows).step_by(32) {
             let end = (start + 32).min(rows);
             let batch = DalleBatch {
-                text_ids: self.validation.text_ids[start..end].iter().map(|captions| captions[0].clone()).collect(),
+                text_ids: self.validation.text_ids[start..end]
+                    .iter()
+                    .map(|captions| captions[0].clone())
+                    .collect(),
                 image_ids: self.validation.image_ids[start..end].to_vec(),
                 orders: vec![raster(positions); end - start],
                 captioned: 0,
@@ -329,21 +444,36 @@ impl Task for DalleTask {
         }
         let mut evaluation = Evaluation::default();
         if batches > 0.0 {
-            evaluation.values =
-                vec![("validation_text_nats".into(), text / batches), ("validation_image_nats".into(), image / batches)];
+            evaluation.values = vec![
+                ("validation_text_nats".into(), text / batches),
+                ("validation_image_nats".into(), image / batches),
+            ];
         }
         let shown = rows.min(8);
         let drawings: Vec<Drawing> = (0..shown)
-            .map(|row| Drawing { text_ids: self.validation.text_ids[row][0].clone(), seed: row as u64 })
+            .map(|row| Drawing {
+                text_ids: self.validation.text_ids[row][0].clone(),
+                seed: row as u64,
+            })
             .collect();
         if shown > 0 {
             let null = self.text.null_caption(self.model_config.dalle.text_length);
-            let drawn = draw(&model, &drawings, &null, &self.config.sampling, Order::Raster, &mut |_, _| std::ops::ControlFlow::Continue(()))?;
+            let drawn = draw(
+                &model,
+                &drawings,
+                &null,
+                &self.config.sampling,
+                Order::Raster,
+                &mut |_, _| std::ops::ControlFlow::Continue(()),
+            )?;
             let ids: Vec<Vec<u32>> = drawn.into_iter().map(|drawn| drawn.image_ids).collect();
             let grid = Picture::grid(&self.image.decode(&ids)?, 4, 2)?;
             let samples = dir.join("samples");
             std::fs::create_dir_all(&samples).map_err(Error::io("create", &samples))?;
-            files::write_atomic(samples.join(format!("step-{step:08}.png")), &grid.encode(Format::Png, 100)?)?;
+            files::write_atomic(
+                samples.join(format!("step-{step:08}.png")),
+                &grid.encode(Format::Png, 100)?,
+            )?;
             let captions = self.validation.captions[..shown].join("\n") + "\n";
             files::write_atomic(samples.join("captions.txt"), captions.as_bytes())?;
         }

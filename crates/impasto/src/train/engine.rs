@@ -135,7 +135,10 @@ pub fn train<T: Task>(
         (Some(_), false) => {
             return Err(Error::invalid(
                 "output",
-                format!("{} holds checkpoints already; pass --resume to go on from them, or choose another --out", dir.display()),
+                format!(
+                    "{} holds checkpoints already; pass --resume to go on from them, or choose another --out",
+                    dir.display()
+                ),
             ));
         }
         (Some(snapshot), true) => {
@@ -166,7 +169,9 @@ pub fn train<T: Task>(
                     detail: format!(
                         "{value} at step {step}, {}; the last good checkpoint is {}",
                         task.describe_pass(number),
-                        last_good.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string())
+                        last_good
+                            .as_ref()
+                            .map_or_else(|| "none".to_owned(), |path| path.display().to_string())
                     ),
                 });
             }
@@ -187,12 +192,25 @@ pub fn train<T: Task>(
         if !norm.is_finite() {
             return Err(Error::NonFinite {
                 what: "gradient",
-                detail: format!("norm {norm} at step {step}, {}", task.describe_pass(step * accumulated)),
+                detail: format!(
+                    "norm {norm} at step {step}, {}",
+                    task.describe_pass(step * accumulated)
+                ),
             });
         }
-        let clip = if config.gradient_clip > 0.0 { (config.gradient_clip / norm.max(1e-12)).min(1.0) } else { 1.0 };
+        let clip = if config.gradient_clip > 0.0 {
+            (config.gradient_clip / norm.max(1e-12)).min(1.0)
+        } else {
+            1.0
+        };
         let learning_rate = config.learning_rate_at(step);
-        model = optimizer.step(model, gradients, learning_rate, clip / accumulated as f64, step);
+        model = optimizer.step(
+            model,
+            gradients,
+            learning_rate,
+            clip / accumulated as f64,
+            step,
+        );
         model = task.after_step(model, step)?;
         step += 1;
         clock.tick();
@@ -205,7 +223,11 @@ pub fn train<T: Task>(
         });
         if logs {
             let mut values = vec![("loss".to_owned(), loss)];
-            values.extend(logged.iter().map(|(name, value)| ((*name).to_owned(), *value)));
+            values.extend(
+                logged
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), *value)),
+            );
             values.push(("gradient_norm".to_owned(), norm));
             values.push(("learning_rate".to_owned(), learning_rate));
             metrics.log(step, &values)?;
@@ -224,12 +246,18 @@ pub fn train<T: Task>(
             if step == config.steps {
                 missed = missed_expectation(config, &evaluation.values);
             }
-            observer.event(Event::Metrics { step, values: evaluation.values });
+            observer.event(Event::Metrics {
+                step,
+                values: evaluation.values,
+            });
         }
         if (due || stopped) && step > saved_at {
             let path = checkpoints.save(&snapshot(&model, &optimizer, task, step)?)?;
             saved_at = step;
-            observer.event(Event::Checkpoint { step, path: path.clone() });
+            observer.event(Event::Checkpoint {
+                step,
+                path: path.clone(),
+            });
             last_good = Some(path);
         }
         if due {
@@ -248,25 +276,48 @@ pub fn train<T: Task>(
 /// The first metric that ended where a healthy run's does not.
 fn missed_expectation(config: &RunConfig, values: &[(String, f64)]) -> Option<String> {
     config.expect.iter().find_map(|(name, bounds)| {
-        let value = values.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
+        let value = values
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| *value);
         match value {
-            None => Some(format!("a bound is expected of {name}, which is not measured")),
+            None => Some(format!(
+                "a bound is expected of {name}, which is not measured"
+            )),
             Some(value) if bounds.hold(value) => None,
-            Some(value) => Some(format!("{name} ended at {value:.4}, a healthy run ends within {bounds:?}")),
+            Some(value) => Some(format!(
+                "{name} ended at {value:.4}, a healthy run ends within {bounds:?}"
+            )),
         }
     })
 }
 
-fn snapshot<T: Task>(model: &T::Model, optimizer: &Optimizer, task: &T, step: u64) -> Result<Snapshot> {
+fn snapshot<T: Task>(
+    model: &T::Model,
+    optimizer: &Optimizer,
+    task: &T,
+    step: u64,
+) -> Result<Snapshot> {
     let flat = |tensor: &Tensor<1>| tensor.to_data();
     let mut tensors = task.state();
     tensors.insert(MODEL.into(), parameters::export(model));
     let moments = |pick: fn(&Moments) -> &Tensor<1>| -> Parameters {
-        optimizer.moments.iter().map(|(name, moments)| (name.clone(), flat(pick(moments)))).collect()
+        optimizer
+            .moments
+            .iter()
+            .map(|(name, moments)| (name.clone(), flat(pick(moments))))
+            .collect()
     };
     tensors.insert(FIRST.into(), moments(|moments| &moments.first));
     tensors.insert(SECOND.into(), moments(|moments| &moments.second));
-    tensors.insert(EMA.into(), optimizer.ema.iter().map(|(name, average)| (name.clone(), flat(average))).collect());
+    tensors.insert(
+        EMA.into(),
+        optimizer
+            .ema
+            .iter()
+            .map(|(name, average)| (name.clone(), flat(average)))
+            .collect(),
+    );
     Ok(Snapshot { step, tensors })
 }
 
@@ -277,21 +328,40 @@ fn restore<T: Task>(
     mut snapshot: Snapshot,
 ) -> Result<T::Model> {
     let devices = model.devices();
-    let device: Device = devices.into_iter().next().map(Device::inner).unwrap_or_default();
+    let device: Device = devices
+        .into_iter()
+        .next()
+        .map(Device::inner)
+        .unwrap_or_default();
     let mut take = |name: &str| snapshot.tensors.remove(name).unwrap_or_default();
     let (weights, average, first, mut second) = (take(MODEL), take(EMA), take(FIRST), take(SECOND));
     let (model, report) = parameters::load(model, weights);
     if !report.is_complete() {
-        return Err(Error::invalid("checkpoint", format!("does not fit the config: {}", report.summary())));
+        return Err(Error::invalid(
+            "checkpoint",
+            format!("does not fit the config: {}", report.summary()),
+        ));
     }
     let tensor = |data: TensorData| Tensor::<1>::from_data(data, &device);
     for (name, first) in first {
         let Some(second) = second.remove(&name) else {
-            return Err(Error::invalid("checkpoint", format!("has no second moments of {name}")));
+            return Err(Error::invalid(
+                "checkpoint",
+                format!("has no second moments of {name}"),
+            ));
         };
-        optimizer.moments.insert(name, Moments { first: tensor(first), second: tensor(second) });
+        optimizer.moments.insert(
+            name,
+            Moments {
+                first: tensor(first),
+                second: tensor(second),
+            },
+        );
     }
-    optimizer.ema = average.into_iter().map(|(name, data)| (name, tensor(data))).collect();
+    optimizer.ema = average
+        .into_iter()
+        .map(|(name, data)| (name, tensor(data)))
+        .collect();
     task.restore(snapshot.tensors)?;
     Ok(model)
 }
@@ -306,7 +376,11 @@ struct Clock {
 impl Clock {
     fn new(config: &RunConfig) -> Self {
         let samples_per_step = (config.batch_size * config.gradient_accumulation) as f64;
-        Clock { samples_per_step, started: Instant::now(), ticks: 0 }
+        Clock {
+            samples_per_step,
+            started: Instant::now(),
+            ticks: 0,
+        }
     }
 
     fn restart(&mut self) {

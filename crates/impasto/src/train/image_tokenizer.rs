@@ -17,7 +17,7 @@ use crate::image::metrics::{psnr, ssim};
 use crate::image::{Format, Picture};
 use crate::models::discriminator::Discriminator;
 use crate::models::dvae::{self, Dvae};
-use crate::models::image_tokenizer::pixels;
+use crate::models::image_tokenizer::{CodeUsage, pixels};
 use crate::models::parameters::{self, Parameters};
 use crate::models::vqgan::Vqgan;
 use crate::models::{ImageTokenizer, ImageTokenizerConfig};
@@ -130,16 +130,34 @@ impl Default for DvaeLoss {
 }
 
 /// Trains (or goes on) and writes `image_tokenizer.safetensors` and `image_tokenizer.json` into `dir`.
-pub fn run(config: &Config, dir: &Path, device: &Device, resume: bool, observer: &mut dyn Observer) -> Result<PathBuf> {
+pub fn run(
+    config: &Config,
+    dir: &Path,
+    device: &Device,
+    resume: bool,
+    observer: &mut dyn Observer,
+) -> Result<PathBuf> {
     config.model.validate()?;
     config.run.validate()?;
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-    let source = open(&config.data, Some(config.model.picture_size()), dir, observer)?;
-    let resolved = serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
+    let source = open(
+        &config.data,
+        Some(config.model.picture_size()),
+        dir,
+        observer,
+    )?;
+    let resolved =
+        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
     files::write_atomic(dir.join("config.json"), &resolved)?;
     let train_device = training_device(device, &config.run);
-    let model = config.model.init(&mut Init::new(config.run.seed, &train_device));
-    let validation: Vec<Picture> = source.validation(config.validation)?.into_iter().map(|sample| sample.picture).collect();
+    let model = config
+        .model
+        .init(&mut Init::new(config.run.seed, &train_device));
+    let validation: Vec<Picture> = source
+        .validation(config.validation)?
+        .into_iter()
+        .map(|sample| sample.picture)
+        .collect();
     let mut task = TokenizerTask {
         config: config.clone(),
         source,
@@ -148,20 +166,30 @@ pub fn run(config: &Config, dir: &Path, device: &Device, resume: bool, observer:
         train_device: train_device.clone(),
         averages: None,
         seen: None,
-        adversary: config.vqgan.adversarial.as_ref().map(|adversarial| Adversary {
-            model: Discriminator::new(
-                &mut Init::new(config.run.seed ^ 0xd15c, &train_device),
-                adversarial.width,
-                adversarial.n_layers,
-            ),
-            optimizer: Optimizer::new(&RunConfig { ema_decay: 0.0, beta1: 0.5, beta2: 0.9, ..config.run.clone() }),
-            steps: 0,
-        }),
+        adversary: config
+            .vqgan
+            .adversarial
+            .as_ref()
+            .map(|adversarial| Adversary {
+                model: Discriminator::new(
+                    &mut Init::new(config.run.seed ^ 0xd15c, &train_device),
+                    adversarial.width,
+                    adversarial.n_layers,
+                ),
+                optimizer: Optimizer::new(&RunConfig {
+                    ema_decay: 0.0,
+                    beta1: 0.5,
+                    beta2: 0.9,
+                    ..config.run.clone()
+                }),
+                steps: 0,
+            }),
     };
     let trained = engine::train(&mut task, model, &config.run, dir, resume, observer)?;
     let path = dir.join("image_tokenizer.safetensors");
     weights::write(&path, &parameters::export(&trained), Precision::F32)?;
-    let json = serde_json::to_vec_pretty(&config.model).map_err(|e| Error::invalid("config", e.to_string()))?;
+    let json = serde_json::to_vec_pretty(&config.model)
+        .map_err(|e| Error::invalid("config", e.to_string()))?;
     files::write_atomic(dir.join("image_tokenizer.json"), &json)?;
     Ok(path)
 }
@@ -181,7 +209,11 @@ pub fn load(dir: &Path, device: &Device) -> Result<ImageTokenizer> {
 /// `device` with gradients, and with checkpointing where the run asks for it.
 pub fn training_device(device: &Device, run: &RunConfig) -> Device {
     let device = device.clone().autodiff();
-    if run.gradient_checkpointing { device.gradient_checkpointing() } else { device }
+    if run.gradient_checkpointing {
+        device.gradient_checkpointing()
+    } else {
+        device
+    }
 }
 
 /// Moving averages of how often each code is used and of the vectors that chose it.
@@ -214,7 +246,11 @@ impl TokenizerTask {
         let size = self.config.run.batch_size as u64;
         let samples = self.source.train_batch(pass * size, size as usize)?;
         let pictures: Vec<Picture> = samples.into_iter().map(|sample| sample.picture).collect();
-        pixels(&pictures, self.config.model.picture_size(), &self.train_device)
+        pixels(
+            &pictures,
+            self.config.model.picture_size(),
+            &self.train_device,
+        )
     }
 
     fn vqgan_pass(&mut self, model: &Vqgan, step: u64, batch: Tensor<4>) -> Result<Pass> {
@@ -243,52 +279,86 @@ impl TokenizerTask {
             let gradients = adversary_loss.backward();
             let gradients = NamedGradients::collect(&adversary.model, &gradients);
             let current = adversary.model.clone();
-            adversary.model =
-                adversary.optimizer.step(current, gradients, adversarial.learning_rate, 1.0, adversary.steps);
+            adversary.model = adversary.optimizer.step(
+                current,
+                gradients,
+                adversarial.learning_rate,
+                1.0,
+                adversary.steps,
+            );
             adversary.steps += 1;
             let fooling = adversary.model.generator_loss(drawn);
             total = total + fooling.clone().mul_scalar(adversarial.weight);
             metrics.push(("discriminator", adversary_loss.inner()));
             metrics.push(("fooling", fooling));
         }
-        Ok(Pass { loss: total, metrics })
+        Ok(Pass {
+            loss: total,
+            metrics,
+        })
     }
 
     fn dvae_pass(&self, model: &Dvae, pass: u64, step: u64, batch: Tensor<4>) -> Result<Pass> {
         let schedule = &self.config.dvae;
         let done = step as f64 / self.config.run.steps as f64;
-        let cosine = |share: f64| 0.5 * (1.0 - (std::f64::consts::PI * (done / share.max(1e-9)).min(1.0)).cos());
+        let cosine = |share: f64| {
+            0.5 * (1.0 - (std::f64::consts::PI * (done / share.max(1e-9)).min(1.0)).cos())
+        };
         let temperature = schedule.temperature
-            + (schedule.final_temperature - schedule.temperature) * cosine(schedule.temperature_share);
+            + (schedule.final_temperature - schedule.temperature)
+                * cosine(schedule.temperature_share);
         let kl_weight = schedule.kl_weight * cosine(schedule.kl_share);
         let logits = model.encode_logits(batch.clone());
         let shape = logits.dims();
         let mut rng = ChaCha8Rng::seed_from_u64(self.config.run.seed);
         rng.set_stream(pass + 1);
-        let uniform: Vec<f32> =
-            (0..shape.iter().product()).map(|_| rng.random_range(1e-6f32..1.0 - 1e-6)).collect();
+        let uniform: Vec<f32> = (0..shape.iter().product())
+            .map(|_| rng.random_range(1e-6f32..1.0 - 1e-6))
+            .collect();
         let uniform = Tensor::from_data(TensorData::new(uniform, shape), &self.train_device);
         let soft = dvae::gumbel_softmax(logits.clone(), uniform, temperature);
         let nats = dvae::logit_laplace_nats(model.decode_soft(soft), batch);
         let kl = dvae::kl_to_uniform(logits);
         let loss = nats.clone() + kl.clone().mul_scalar(kl_weight);
         let temperature = Tensor::full([1], temperature, &self.device);
-        Ok(Pass { loss, metrics: vec![("pixel_nats", nats), ("kl", kl), ("temperature", temperature)] })
+        Ok(Pass {
+            loss,
+            metrics: vec![
+                ("pixel_nats", nats),
+                ("kl", kl),
+                ("temperature", temperature),
+            ],
+        })
     }
 
     /// Moves the codes to the averages of the vectors that chose them; restarts those out of use.
     fn move_codes(&mut self, model: Vqgan, step: u64) -> Result<Vqgan> {
-        let Some((vectors, ids)) = self.seen.take() else { return Ok(model) };
+        let Some((vectors, ids)) = self.seen.take() else {
+            return Ok(model);
+        };
         let width = model.config().code_width;
         let codes = model.config().codebook_size;
         let host = |e| Error::invalid("codes", format!("{e:?}"));
         let vectors: Vec<f32> = vectors.into_data().try_into_vec().map_err(host)?;
-        let ids: Vec<i64> = ids.into_data().convert::<i64>().try_into_vec().map_err(host)?;
+        let ids: Vec<i64> = ids
+            .into_data()
+            .convert::<i64>()
+            .try_into_vec()
+            .map_err(host)?;
         let averages = match &mut self.averages {
             Some(averages) => averages,
             none => {
-                let current: Vec<f32> = model.codebook.val().inner().into_data().try_into_vec().map_err(host)?;
-                none.insert(CodeAverages { counts: vec![1.0; codes], sums: unit(&current, width) })
+                let current: Vec<f32> = model
+                    .codebook
+                    .val()
+                    .inner()
+                    .into_data()
+                    .try_into_vec()
+                    .map_err(host)?;
+                none.insert(CodeAverages {
+                    counts: vec![1.0; codes],
+                    sums: unit(&current, width),
+                })
             }
         };
         let decay = self.config.vqgan.codebook_decay as f32;
@@ -343,7 +413,9 @@ impl Task for TokenizerTask {
 
     fn after_step(&mut self, model: ImageTokenizer, step: u64) -> Result<ImageTokenizer> {
         match model {
-            ImageTokenizer::Vqgan(model) => Ok(ImageTokenizer::Vqgan(self.move_codes(model, step)?)),
+            ImageTokenizer::Vqgan(model) => {
+                Ok(ImageTokenizer::Vqgan(self.move_codes(model, step)?))
+            }
             model @ ImageTokenizer::Dvae(_) => Ok(model),
         }
     }
@@ -353,14 +425,23 @@ impl Task for TokenizerTask {
         if let Some(averages) = &self.averages {
             let codes = averages.counts.len();
             let mut tensors = Parameters::new();
-            tensors.insert("counts".into(), TensorData::new(averages.counts.clone(), [codes]));
-            tensors.insert("sums".into(), TensorData::new(averages.sums.clone(), [codes, averages.sums.len() / codes]));
+            tensors.insert(
+                "counts".into(),
+                TensorData::new(averages.counts.clone(), [codes]),
+            );
+            tensors.insert(
+                "sums".into(),
+                TensorData::new(averages.sums.clone(), [codes, averages.sums.len() / codes]),
+            );
             files.insert("codes".into(), tensors);
         }
         if let Some(adversary) = &self.adversary {
             files.insert("discriminator".into(), parameters::export(&adversary.model));
             let mut moments = Parameters::new();
-            moments.insert("steps".into(), TensorData::new(vec![adversary.steps as f32], [1]));
+            moments.insert(
+                "steps".into(),
+                TensorData::new(vec![adversary.steps as f32], [1]),
+            );
             for (name, known) in &adversary.optimizer.moments {
                 moments.insert(format!("first.{name}"), known.first.to_data());
                 moments.insert(format!("second.{name}"), known.second.to_data());
@@ -375,11 +456,18 @@ impl Task for TokenizerTask {
         if let Some(mut codes) = state.remove("codes") {
             let mut take = |name: &str| -> Result<Vec<f32>> {
                 let data = codes.remove(name);
-                data.ok_or_else(|| Error::invalid("checkpoint", format!("has no {name} of codes")))?.try_into_vec().map_err(host)
+                data.ok_or_else(|| Error::invalid("checkpoint", format!("has no {name} of codes")))?
+                    .try_into_vec()
+                    .map_err(host)
             };
-            self.averages = Some(CodeAverages { counts: take("counts")?, sums: take("sums")? });
+            self.averages = Some(CodeAverages {
+                counts: take("counts")?,
+                sums: take("sums")?,
+            });
         }
-        if let (Some(adversary), Some(weights)) = (&mut self.adversary, state.remove("discriminator")) {
+        if let (Some(adversary), Some(weights)) =
+            (&mut self.adversary, state.remove("discriminator"))
+        {
             let (model, report) = parameters::load(adversary.model.clone(), weights);
             if !report.is_complete() {
                 return Err(Error::invalid("checkpoint", report.summary()));
@@ -387,17 +475,26 @@ impl Task for TokenizerTask {
             adversary.model = model;
             let mut moments = state.remove("discriminator_moments").unwrap_or_default();
             if let Some(steps) = moments.remove("steps") {
-                adversary.steps = steps.try_into_vec::<f32>().map_err(host)?.first().map_or(0, |&steps| steps as u64);
+                adversary.steps = steps
+                    .try_into_vec::<f32>()
+                    .map_err(host)?
+                    .first()
+                    .map_or(0, |&steps| steps as u64);
             }
-            let names: Vec<String> =
-                moments.keys().filter_map(|name| name.strip_prefix("first.").map(str::to_owned)).collect();
+            let names: Vec<String> = moments
+                .keys()
+                .filter_map(|name| name.strip_prefix("first.").map(str::to_owned))
+                .collect();
             for name in names {
                 let mut take = |kind: &str| {
                     let data = moments.remove(&format!("{kind}.{name}"));
                     data.map(|data| Tensor::<1>::from_data(data, &self.device))
                 };
                 if let (Some(first), Some(second)) = (take("first"), take("second")) {
-                    adversary.optimizer.moments.insert(name, super::optimizer::Moments { first, second });
+                    adversary
+                        .optimizer
+                        .moments
+                        .insert(name, super::optimizer::Moments { first, second });
                 }
             }
         }
@@ -435,38 +532,11 @@ impl Task for TokenizerTask {
         let samples = dir.join("samples");
         std::fs::create_dir_all(&samples).map_err(Error::io("create", &samples))?;
         let grid = Picture::grid(&shown, 4, 2)?;
-        files::write_atomic(samples.join(format!("step-{step:08}.png")), &grid.encode(Format::Png, 100)?)?;
+        files::write_atomic(
+            samples.join(format!("step-{step:08}.png")),
+            &grid.encode(Format::Png, 100)?,
+        )?;
         Ok(evaluation)
-    }
-}
-
-/// How much of the codebook a set of pictures uses.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct CodeUsage {
-    /// Share of the codes that occur.
-    pub share: f64,
-    /// exp(−Σ p ln p).
-    pub perplexity: f64,
-}
-
-impl CodeUsage {
-    /// Of row-major ids.
-    pub fn of(ids: &[Vec<u32>], codebook_size: usize) -> Self {
-        let mut counts = vec![0u64; codebook_size];
-        for &id in ids.iter().flatten() {
-            counts[id as usize] += 1;
-        }
-        let total = counts.iter().sum::<u64>().max(1) as f64;
-        let used = counts.iter().filter(|&&count| count > 0).count();
-        let entropy: f64 = counts
-            .iter()
-            .filter(|&&count| count > 0)
-            .map(|&count| {
-                let p = count as f64 / total;
-                -p * p.ln()
-            })
-            .sum();
-        CodeUsage { share: used as f64 / codebook_size as f64, perplexity: entropy.exp() }
     }
 }
 
@@ -479,7 +549,10 @@ fn multi_scale_square(error: Tensor<4>) -> Tensor<1> {
         if height < 2 || width < 2 {
             break;
         }
-        error = ops::avg_pool2d(error, burn::tensor::ops::AvgPoolOptions::new([2, 2]).with_stride([2, 2]));
+        error = ops::avg_pool2d(
+            error,
+            burn::tensor::ops::AvgPoolOptions::new([2, 2]).with_stride([2, 2]),
+        );
         total = total + error.clone().square().mean();
     }
     total
@@ -501,4 +574,3 @@ fn unit(rows: &[f32], width: usize) -> Vec<f32> {
     }
     rows
 }
-

@@ -24,7 +24,12 @@ impl MetricsFile {
             Ok(text) => text
                 .lines()
                 .filter(|line| {
-                    let step_of = |line: &str| serde_json::from_str::<Value>(line).ok()?.get("step")?.as_u64();
+                    let step_of = |line: &str| {
+                        serde_json::from_str::<Value>(line)
+                            .ok()?
+                            .get("step")?
+                            .as_u64()
+                    };
                     step_of(line).is_some_and(|logged| logged <= step)
                 })
                 .map(|line| format!("{line}\n"))
@@ -33,7 +38,10 @@ impl MetricsFile {
             Err(e) => return Err(Error::io("read", &path)(e)),
         };
         files::write_atomic(&path, kept.as_bytes())?;
-        let file = OpenOptions::new().append(true).open(&path).map_err(Error::io("write", &path))?;
+        let file = OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .map_err(Error::io("write", &path))?;
         Ok(MetricsFile { path, file })
     }
 
@@ -53,8 +61,12 @@ impl MetricsFile {
         let text = std::fs::read_to_string(&self.path).map_err(Error::io("read", &self.path))?;
         let mut series: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
         for line in text.lines() {
-            let Ok(Value::Object(line)) = serde_json::from_str(line) else { continue };
-            let Some(step) = line.get("step").and_then(Value::as_f64) else { continue };
+            let Ok(Value::Object(line)) = serde_json::from_str(line) else {
+                continue;
+            };
+            let Some(step) = line.get("step").and_then(Value::as_f64) else {
+                continue;
+            };
             for (name, value) in line.iter().filter(|(name, _)| *name != "step") {
                 if let Some(value) = value.as_f64() {
                     series.entry(name.clone()).or_default().push((step, value));
@@ -81,8 +93,14 @@ fn draw(series: &BTreeMap<String, Vec<(f64, f64)>>) -> Result<String, String> {
         let panels = root.split_evenly((series.len(), 1));
         for (panel, (name, points)) in panels.iter().zip(series) {
             let last = points.last().map_or(1.0, |point| point.0);
-            let low = points.iter().map(|point| point.1).fold(f64::INFINITY, f64::min);
-            let high = points.iter().map(|point| point.1).fold(f64::NEG_INFINITY, f64::max);
+            let low = points
+                .iter()
+                .map(|point| point.1)
+                .fold(f64::INFINITY, f64::min);
+            let high = points
+                .iter()
+                .map(|point| point.1)
+                .fold(f64::NEG_INFINITY, f64::max);
             let margin = ((high - low) * 0.05).max(1e-9);
             let mut chart = ChartBuilder::on(panel)
                 .margin(6)
@@ -91,8 +109,15 @@ fn draw(series: &BTreeMap<String, Vec<(f64, f64)>>) -> Result<String, String> {
                 .y_label_area_size(56)
                 .build_cartesian_2d(points[0].0..last, low - margin..high + margin)
                 .map_err(|e| text(&e))?;
-            chart.configure_mesh().disable_mesh().y_labels(4).draw().map_err(|e| text(&e))?;
-            chart.draw_series(LineSeries::new(points.iter().copied(), &BLUE)).map_err(|e| text(&e))?;
+            chart
+                .configure_mesh()
+                .disable_mesh()
+                .y_labels(4)
+                .draw()
+                .map_err(|e| text(&e))?;
+            chart
+                .draw_series(LineSeries::new(points.iter().copied(), &BLUE))
+                .map_err(|e| text(&e))?;
         }
         root.present().map_err(|e| text(&e))?;
     }

@@ -19,9 +19,15 @@ pub struct NamedGradients {
 impl NamedGradients {
     /// Takes the gradients of `module`'s parameters out of a backward pass.
     pub fn collect<M: Module>(module: &M, gradients: &Gradients) -> Self {
-        let mut visitor = Collect { path: Vec::new(), gradients, by_name: BTreeMap::new() };
+        let mut visitor = Collect {
+            path: Vec::new(),
+            gradients,
+            by_name: BTreeMap::new(),
+        };
         module.visit(&mut visitor);
-        NamedGradients { by_name: visitor.by_name }
+        NamedGradients {
+            by_name: visitor.by_name,
+        }
     }
 
     /// Adds another pass's gradients.
@@ -37,8 +43,15 @@ impl NamedGradients {
 
     /// The norm of the whole gradient.
     pub fn norm(&self) -> f64 {
-        let total = self.by_name.values().map(|gradient| gradient.clone().square().sum()).reduce(|a, b| a + b);
-        total.map_or(0.0, |total| f64::from(total.into_scalar::<f32>())).max(0.0).sqrt()
+        let total = self
+            .by_name
+            .values()
+            .map(|gradient| gradient.clone().square().sum())
+            .reduce(|a, b| a + b);
+        total
+            .map_or(0.0, |total| f64::from(total.into_scalar::<f32>()))
+            .max(0.0)
+            .sqrt()
     }
 }
 
@@ -60,7 +73,8 @@ impl ModuleVisitor for Collect<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = param.val().grad(self.gradients) {
             let count: usize = gradient.dims().iter().product();
-            self.by_name.insert(self.path.join("."), gradient.reshape([count]));
+            self.by_name
+                .insert(self.path.join("."), gradient.reshape([count]));
         }
     }
 }
@@ -128,7 +142,10 @@ impl Optimizer {
         if self.ema.is_empty() {
             return module;
         }
-        module.map(&mut Averaged { path: Vec::new(), ema: &self.ema })
+        module.map(&mut Averaged {
+            path: Vec::new(),
+            ema: &self.ema,
+        })
     }
 }
 
@@ -172,9 +189,18 @@ impl ModuleMapper for Apply<'_> {
                         gradient.square().mul_scalar(1.0 - b2),
                     ),
                 };
-                let denominator = second.clone().div_scalar(self.correction2).sqrt().add_scalar(EPSILON);
-                let update = first.clone().div(denominator).mul_scalar(self.learning_rate / self.correction1);
-                optimizer.moments.insert(name.clone(), Moments { first, second });
+                let denominator = second
+                    .clone()
+                    .div_scalar(self.correction2)
+                    .sqrt()
+                    .add_scalar(EPSILON);
+                let update = first
+                    .clone()
+                    .div(denominator)
+                    .mul_scalar(self.learning_rate / self.correction1);
+                optimizer
+                    .moments
+                    .insert(name.clone(), Moments { first, second });
                 let decay = if D >= 2 && !name.contains("embedding") && !name.contains("position") {
                     1.0 - self.learning_rate * optimizer.weight_decay
                 } else {
@@ -189,7 +215,9 @@ impl ModuleMapper for Apply<'_> {
         if optimizer.ema_decay > 0.0 {
             let current = param.val().inner().reshape([count]);
             let average = match optimizer.ema.remove(&name) {
-                Some(known) => known.mul_scalar(self.ema_decay) + current.mul_scalar(1.0 - self.ema_decay),
+                Some(known) => {
+                    known.mul_scalar(self.ema_decay) + current.mul_scalar(1.0 - self.ema_decay)
+                }
                 None => current,
             };
             optimizer.ema.insert(name, average);
@@ -213,7 +241,9 @@ impl ModuleMapper for Averaged<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(average) = self.ema.get(&self.path.join(".")) else { return param };
+        let Some(average) = self.ema.get(&self.path.join(".")) else {
+            return param;
+        };
         let dims = param.val().dims();
         param.map(|old| rewrap(old, average.clone().reshape(dims)))
     }
@@ -222,6 +252,10 @@ impl ModuleMapper for Averaged<'_> {
 /// `values` as a parameter in the place of `old`: on the same device, with the same claim to gradients.
 pub fn rewrap<const D: usize>(old: Tensor<D>, values: Tensor<D>) -> Tensor<D> {
     let requires = old.is_require_grad();
-    let new = if old.is_autodiff() { Tensor::from_inner(values) } else { values };
+    let new = if old.is_autodiff() {
+        Tensor::from_inner(values)
+    } else {
+        values
+    };
     new.set_require_grad(requires)
 }

@@ -7,10 +7,10 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::engine::{Event, Observer};
 use crate::data::Sample;
 use crate::data::pairs::{PairSource, Pairs, ScanReport};
 use crate::data::scenes::{Glyphs, Sources, Split, World, render};
-use super::engine::{Event, Observer};
 use crate::{Error, Result, files};
 
 /// The `data` part of a training config.
@@ -63,7 +63,12 @@ impl SourceConfig {
     /// what in it can't be used.
     pub fn open(&self, size: Option<usize>) -> Result<(Box<dyn PictureSource>, ScanReport)> {
         match self {
-            SourceConfig::Scenes { world, seed, font, cldr } => {
+            SourceConfig::Scenes {
+                world,
+                seed,
+                font,
+                cldr,
+            } => {
                 let mut sources = Sources::default();
                 if let Some(font) = font {
                     sources.font = font.clone();
@@ -77,13 +82,26 @@ impl SourceConfig {
                 {
                     return Err(Error::invalid(
                         "world",
-                        format!("{} is drawn at {} px, the model reads {size} px", world.name, world.picture_size),
+                        format!(
+                            "{} is drawn at {} px, the model reads {size} px",
+                            world.name, world.picture_size
+                        ),
                     ));
                 }
                 let glyphs = Glyphs::load(&world, &sources)?;
-                Ok((Box::new(Scenes { world, glyphs, seed: *seed }), ScanReport::default()))
+                Ok((
+                    Box::new(Scenes {
+                        world,
+                        glyphs,
+                        seed: *seed,
+                    }),
+                    ScanReport::default(),
+                ))
             }
-            SourceConfig::Pairs { from, validation_share } => {
+            SourceConfig::Pairs {
+                from,
+                validation_share,
+            } => {
                 let (pairs, report) = from.open()?;
                 let (training, validation) = pairs.split(*validation_share);
                 if training.is_empty() {
@@ -97,7 +115,15 @@ impl SourceConfig {
                     ));
                 }
                 let size = size.unwrap_or(CAPTIONS_ONLY);
-                Ok((Box::new(Numbered { pairs, training, validation, size }), report))
+                Ok((
+                    Box::new(Numbered {
+                        pairs,
+                        training,
+                        validation,
+                        size,
+                    }),
+                    report,
+                ))
             }
         }
     }
@@ -113,7 +139,8 @@ pub(super) fn open(
     let (source, report) = config.open(size)?;
     if !report.is_clean() {
         let path = dir.join("excluded.json");
-        let json = serde_json::to_vec_pretty(&report).map_err(|e| Error::invalid("report", e.to_string()))?;
+        let json = serde_json::to_vec_pretty(&report)
+            .map_err(|e| Error::invalid("report", e.to_string()))?;
         files::write_atomic(&path, &json)?;
         observer.event(Event::Warning(format!(
             "{} pairs are used; {} pictures without a caption and {} unreadable ones are left out, see {}",
@@ -143,7 +170,10 @@ impl Scenes {
     }
 
     fn samples(&self, start: u64, count: usize, split: Split) -> Vec<Sample> {
-        (start..start + count as u64).into_par_iter().map(|index| self.sample(index, split)).collect()
+        (start..start + count as u64)
+            .into_par_iter()
+            .map(|index| self.sample(index, split))
+            .collect()
     }
 }
 
@@ -178,12 +208,19 @@ impl PictureSource for Numbered {
         let len = self.training.len() as u64;
         (start..start + count as u64)
             .into_par_iter()
-            .map(|number| self.pairs.sample(self.training[epoch_index(0, len, number)], self.size))
+            .map(|number| {
+                self.pairs
+                    .sample(self.training[epoch_index(0, len, number)], self.size)
+            })
             .collect()
     }
 
     fn validation(&self, count: usize) -> Result<Vec<Sample>> {
-        self.validation.par_iter().take(count).map(|&index| self.pairs.sample(index, self.size)).collect()
+        self.validation
+            .par_iter()
+            .take(count)
+            .map(|&index| self.pairs.sample(index, self.size))
+            .collect()
     }
 }
 
@@ -214,7 +251,9 @@ mod tests {
     fn every_epoch_visits_every_sample_once() {
         for len in [1u64, 2, 7, 12, 100] {
             for epoch in 0..3 {
-                let mut seen: Vec<usize> = (0..len).map(|place| epoch_index(5, len, epoch * len + place)).collect();
+                let mut seen: Vec<usize> = (0..len)
+                    .map(|place| epoch_index(5, len, epoch * len + place))
+                    .collect();
                 seen.sort_unstable();
                 assert_eq!(seen, (0..len as usize).collect::<Vec<_>>());
             }

@@ -78,7 +78,10 @@ fn files_of(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             if path.is_dir() {
                 folders.push(path);
             } else {
-                found.insert(path.strip_prefix(dir).unwrap().to_path_buf(), std::fs::read(&path).unwrap());
+                found.insert(
+                    path.strip_prefix(dir).unwrap().to_path_buf(),
+                    std::fs::read(&path).unwrap(),
+                );
             }
         }
     }
@@ -93,8 +96,19 @@ fn assert_same_files(a: &Path, b: &Path) {
     }
 }
 
-fn train_image_tokenizer(config: &image_tokenizer::Config, dir: &Path, resume: bool, stop: u64) -> crate::Result<PathBuf> {
-    image_tokenizer::run(config, dir, &Device::flex(), resume, &mut StopAfter::steps(stop))
+fn train_image_tokenizer(
+    config: &image_tokenizer::Config,
+    dir: &Path,
+    resume: bool,
+    stop: u64,
+) -> crate::Result<PathBuf> {
+    image_tokenizer::run(
+        config,
+        dir,
+        &Device::flex(),
+        resume,
+        &mut StopAfter::steps(stop),
+    )
 }
 
 /// A run of 6 steps must leave the same bits as one stopped after 3 (between two checkpoints) and resumed:
@@ -105,7 +119,10 @@ fn resumed_image_tokenizers_equal_uninterrupted_ones() {
         let dir = TempDir::new().unwrap();
         let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
         train_image_tokenizer(&config, &whole, false, NEVER).unwrap();
-        assert!(matches!(train_image_tokenizer(&config, &parts, false, 3), Err(Error::Stopped)));
+        assert!(matches!(
+            train_image_tokenizer(&config, &parts, false, 3),
+            Err(Error::Stopped)
+        ));
         train_image_tokenizer(&config, &parts, true, NEVER).unwrap();
         // The stop at step 3 left a checkpoint more, which pushed none of the last two out.
         assert_same_files(&whole, &parts);
@@ -145,7 +162,13 @@ fn resumed_transformers_equal_uninterrupted_ones() {
     let dir = TempDir::new().unwrap();
     let config = prepare(dir.path());
     let run = |out: &str, resume: bool, stop: u64| {
-        dalle::run(&config, &dir.path().join(out), &Device::flex(), resume, &mut StopAfter::steps(stop))
+        dalle::run(
+            &config,
+            &dir.path().join(out),
+            &Device::flex(),
+            resume,
+            &mut StopAfter::steps(stop),
+        )
     };
     run("whole", false, NEVER).unwrap();
     assert!(matches!(run("parts", false, 3), Err(Error::Stopped)));
@@ -159,7 +182,9 @@ fn a_run_does_not_overwrite_another_unasked() {
     let mut config = vqgan();
     config.run.steps = 2;
     train_image_tokenizer(&config, dir.path(), false, NEVER).unwrap();
-    let error = train_image_tokenizer(&config, dir.path(), false, NEVER).unwrap_err().to_string();
+    let error = train_image_tokenizer(&config, dir.path(), false, NEVER)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("pass --resume"), "{error}");
 }
 
@@ -181,9 +206,14 @@ fn a_run_that_ends_outside_its_expectation_fails() {
     let dir = TempDir::new().unwrap();
     let mut config = vqgan();
     config.run.steps = 1;
-    let bounds = config::Bounds { at_least: Some(90.0), at_most: None };
+    let bounds = config::Bounds {
+        at_least: Some(90.0),
+        at_most: None,
+    };
     config.run.expect.insert("validation_psnr".into(), bounds);
-    let error = train_image_tokenizer(&config, dir.path(), false, NEVER).unwrap_err().to_string();
+    let error = train_image_tokenizer(&config, dir.path(), false, NEVER)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("validation_psnr ended at"), "{error}");
 }
 
@@ -196,14 +226,31 @@ fn a_folder_of_pictures_trains_and_lists_what_it_leaves_out() {
     std::fs::create_dir(&pictures).unwrap();
     for i in 0..20u8 {
         let picture = Picture::filled(70, 90, [i * 12, 100, 255 - i * 12]);
-        std::fs::write(pictures.join(format!("{i}.png")), picture.encode(Format::Png, 100).unwrap()).unwrap();
-        std::fs::write(pictures.join(format!("{i}.txt")), format!("picture number {i}\n")).unwrap();
+        std::fs::write(
+            pictures.join(format!("{i}.png")),
+            picture.encode(Format::Png, 100).unwrap(),
+        )
+        .unwrap();
+        std::fs::write(
+            pictures.join(format!("{i}.txt")),
+            format!("picture number {i}\n"),
+        )
+        .unwrap();
     }
-    std::fs::write(pictures.join("alone.png"), Picture::filled(9, 9, [0; 3]).encode(Format::Png, 100).unwrap()).unwrap();
+    std::fs::write(
+        pictures.join("alone.png"),
+        Picture::filled(9, 9, [0; 3])
+            .encode(Format::Png, 100)
+            .unwrap(),
+    )
+    .unwrap();
     std::fs::write(pictures.join("broken.jpg"), b"no").unwrap();
     std::fs::write(pictures.join("broken.txt"), b"a caption").unwrap();
     let mut config = vqgan();
-    config.data = serde_json::from_value(json!({"pairs": {"from": {"folder": pictures}, "validation_share": 0.2}})).unwrap();
+    config.data = serde_json::from_value(
+        json!({"pairs": {"from": {"folder": pictures}, "validation_share": 0.2}}),
+    )
+    .unwrap();
     let out = dir.path().join("out");
     train_image_tokenizer(&config, &out, false, NEVER).unwrap();
     let excluded: serde_json::Value =

@@ -40,14 +40,17 @@ pub fn run(config: &Config, dir: &Path, observer: &mut dyn Observer) -> Result<P
         let batch = source.train_batch(start, CHUNK.min(count - start) as usize)?;
         start += batch.len() as u64;
         captions.extend(batch.into_iter().flat_map(|sample| sample.captions));
-        observer.event(Event::Preparing(format!("read the captions of {start} of {count} pictures")));
+        observer.event(Event::Preparing(format!(
+            "read the captions of {start} of {count} pictures"
+        )));
         if observer.stop() {
             return Err(Error::Stopped);
         }
     }
     let tokenizer = TextTokenizer::train(captions.into_iter(), config.vocab_size)?;
     tokenizer.save(dir)?;
-    let resolved = serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
+    let resolved =
+        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
     files::write_atomic(dir.join("config.json"), &resolved)?;
     Ok(dir.join("tokenizer.json"))
 }

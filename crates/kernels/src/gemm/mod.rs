@@ -7,7 +7,7 @@
 //! between blocks, so that the result is the same bits whatever the tile, block, path and number of
 //! threads.
 
-mod pack;
+pub(crate) mod pack;
 mod skinny;
 mod tile;
 
@@ -17,6 +17,7 @@ use rayon::prelude::*;
 
 use crate::isa::{Isa, isa};
 use crate::shared::{SharedPtr, with_scratch};
+use pack::Columns;
 use tile::Tile;
 
 /// A matrix within a slice; strides are in elements, so a transpose is free.
@@ -196,10 +197,43 @@ fn run(isa: Isa, parallel: bool, a: Matrix, b: Matrix, c: MatrixMut, into: Into)
     }
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => blocked::<tile::Avx512>(parallel, a, b, c, into),
+        Isa::Avx512 => product::<tile::Avx512>(parallel, a, b, c, into),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => blocked::<tile::Avx2>(parallel, a, b, c, into),
-        _ => blocked::<tile::Portable>(parallel, a, b, c, into),
+        Isa::Avx2 => product::<tile::Avx2>(parallel, a, b, c, into),
+        _ => product::<tile::Portable>(parallel, a, b, c, into),
+    }
+}
+
+fn product<T: Tile>(parallel: bool, a: Matrix, b: Matrix, c: MatrixMut, into: Into) {
+    let work = a.rows * b.cols * a.cols;
+    let parallel = parallel && rayon::current_num_threads() > 1 && work >= PARALLEL_FROM;
+    if a.rows <= skinny::MAX_ROWS && b.col_stride == 1 {
+        return skinny::run::<T>(parallel, a, b, c, into);
+    }
+    blocked::<T>(parallel, a, &b, c, into);
+}
+
+/// [`gemm_serial`] with a `B` that is made up while it is packed; always by blocks.
+pub(crate) fn gemm_packing(a: Matrix, b: &impl Columns, c: MatrixMut, into: Into) {
+    assert_eq!(
+        (a.cols, a.rows),
+        (b.depth(), c.rows),
+        "rows of B and C against A"
+    );
+    assert_eq!(b.len(), c.cols, "columns of B against C");
+    if c.rows == 0 || c.cols == 0 || a.cols == 0 {
+        assert!(
+            into == Into::Add || c.rows == 0 || c.cols == 0,
+            "an empty product to overwrite"
+        );
+        return;
+    }
+    match isa() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => blocked::<tile::Avx512>(false, a, b, c, into),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => blocked::<tile::Avx2>(false, a, b, c, into),
+        _ => blocked::<tile::Portable>(false, a, b, c, into),
     }
 }
 
@@ -209,26 +243,27 @@ const KC: usize = 256;
 const MC: usize = 240;
 /// Floats of `B` that are packed at a time: 4 MiB of the last cache.
 const PACKED_B: usize = 1 << 20;
+/// The same where each thread packs its own: half of the L2 cache.
+const PACKED_B_SERIAL: usize = 1 << 17;
 /// Multiply-adds below which a second thread costs more than it brings.
 const PARALLEL_FROM: usize = 1 << 19;
 
-fn blocked<T: Tile>(parallel: bool, a: Matrix, b: Matrix, c: MatrixMut, into: Into) {
-    let (m, n, k) = (a.rows, b.cols, a.cols);
-    let parallel = parallel && rayon::current_num_threads() > 1 && m * n * k >= PARALLEL_FROM;
-    if m <= skinny::MAX_ROWS && b.col_stride == 1 && T::SKINNY {
-        return skinny::run::<T>(parallel, a, b, c, into);
-    }
-
+fn blocked<T: Tile>(parallel: bool, a: Matrix, b: &impl Columns, c: MatrixMut, into: Into) {
+    let (m, n, k) = (a.rows, c.cols, a.cols);
+    let packed_floats = if parallel { PACKED_B } else { PACKED_B_SERIAL };
+    // Rows of A that are contiguous are read in place, unless pages apart: those would push each other
+    // out of the cache.
+    let in_place = a.col_stride == 1 && (a.row_stride % 1024 != 0 || n <= 4 * T::NR);
     let out = SharedPtr::new(c.data);
     let ldc = c.row_stride;
     // Columns at a time: all of them, unless a single block of k would already be too much.
-    let nc = (PACKED_B / KC.min(k))
+    let nc = (packed_floats / KC.min(k))
         .next_multiple_of(T::NR)
         .min(n.next_multiple_of(T::NR));
     for j0 in (0..n).step_by(nc) {
         let cols = nc.min(n - j0);
         let panels = cols.div_ceil(T::NR);
-        let depth = (PACKED_B / (panels * T::NR)).max(KC) / KC * KC;
+        let depth = (packed_floats / (panels * T::NR)).max(KC) / KC * KC;
         for k0 in (0..k).step_by(depth) {
             let depth = depth.min(k - k0);
             let load = k0 > 0 || into == Into::Add;
@@ -239,7 +274,7 @@ fn blocked<T: Tile>(parallel: bool, a: Matrix, b: Matrix, c: MatrixMut, into: In
                     .map(|p0| (p0, KC.min(depth - p0)))
                     .collect();
                 let pack_block = |&(p0, kc): &(usize, usize), target: &mut [f32]| {
-                    pack::columns::<T>(target, b, k0 + p0, kc, j0, cols);
+                    b.pack(target, T::NR, k0 + p0, kc, j0, cols);
                 };
                 if parallel && blocks.len() > 1 {
                     let target = SharedPtr::new(packed_b.as_mut_ptr());
@@ -279,22 +314,36 @@ fn blocked<T: Tile>(parallel: bool, a: Matrix, b: Matrix, c: MatrixMut, into: In
                     let (i0, first) = (index / col_tasks * rows, index % col_tasks * panels_each);
                     let rows = rows.min(m - i0);
                     let last = (first + panels_each).min(panels);
-                    with_scratch(rows.next_multiple_of(T::MR) * KC, |packed_a| {
+                    let scratch = if in_place {
+                        0
+                    } else {
+                        rows.next_multiple_of(T::MR) * KC
+                    };
+                    with_scratch(scratch, |packed_a| {
                         for &(p0, kc) in &blocks {
-                            pack::rows::<T>(packed_a, a, i0, rows, k0 + p0, kc);
+                            if !in_place {
+                                pack::rows::<T>(packed_a, a, i0, rows, k0 + p0, kc);
+                            }
                             let load = load || p0 > 0;
                             for panel in first..last {
                                 let jp = panel * T::NR;
                                 let bp = &packed_b[p0 * panels * T::NR + jp * kc..][..kc * T::NR];
                                 for ip in (0..rows).step_by(T::MR) {
-                                    let ap = &packed_a[ip * kc..][..kc * T::MR];
                                     let (tm, tn) = (T::MR.min(rows - ip), T::NR.min(cols - jp));
                                     // SAFETY: the panels hold `kc` steps; the tile of `tm`×`tn`
-                                    // lies within C by the shapes checked above, and no other
-                                    // task has it.
+                                    // lies within C and its rows within A by the shapes checked
+                                    // above, and no other task has it.
                                     unsafe {
                                         let at = out.get().add((i0 + ip) * ldc + j0 + jp);
-                                        T::run(kc, ap.as_ptr(), bp.as_ptr(), at, ldc, tm, tn, load);
+                                        let bp = bp.as_ptr();
+                                        if in_place {
+                                            let lda = a.row_stride;
+                                            let ap = a.data.as_ptr().add((i0 + ip) * lda + k0 + p0);
+                                            T::run_rows(kc, ap, lda, bp, at, ldc, tm, tn, load);
+                                        } else {
+                                            let ap = packed_a[ip * kc..][..kc * T::MR].as_ptr();
+                                            T::run(kc, ap, bp, at, ldc, tm, tn, load);
+                                        }
                                     }
                                 }
                             }

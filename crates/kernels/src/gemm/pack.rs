@@ -15,16 +15,28 @@ pub(super) fn rows<T: Tile>(
     pack(target, T::MR, a, i0, rows, k0, kc);
 }
 
-/// Packs `kc` rows of B from `k0` and `cols` columns from `j0` into panels `[panel][step][NR]`.
-pub(super) fn columns<T: Tile>(
-    target: &mut [f32],
-    b: Matrix,
-    k0: usize,
-    kc: usize,
-    j0: usize,
-    cols: usize,
-) {
-    pack(target, T::NR, b.transposed(), j0, cols, k0, kc);
+/// What can be packed as `B`.
+pub(crate) trait Columns: Sync {
+    /// Columns.
+    fn len(&self) -> usize;
+    /// Rows, the length of the chains.
+    fn depth(&self) -> usize;
+    /// Packs `kc` rows from `k0` and `cols` columns from `j0` into panels `[panel][step][width]`.
+    fn pack(&self, target: &mut [f32], width: usize, k0: usize, kc: usize, j0: usize, cols: usize);
+}
+
+impl Columns for Matrix<'_> {
+    fn len(&self) -> usize {
+        self.cols
+    }
+
+    fn depth(&self) -> usize {
+        self.rows
+    }
+
+    fn pack(&self, target: &mut [f32], width: usize, k0: usize, kc: usize, j0: usize, cols: usize) {
+        pack(target, width, self.transposed(), j0, cols, k0, kc);
+    }
 }
 
 /// Packs rows `i0..i0 + rows`, columns `k0..k0 + kc` into panels of `width` rows.
@@ -85,7 +97,14 @@ fn copy(to: &mut [f32], from: &[f32]) {
 }
 
 /// `to[p · width + i] = from[i · stride + p]`.
-fn transpose(to: &mut [f32], width: usize, from: &[f32], stride: usize, rows: usize, kc: usize) {
+pub(crate) fn transpose(
+    to: &mut [f32],
+    width: usize,
+    from: &[f32],
+    stride: usize,
+    rows: usize,
+    kc: usize,
+) {
     let mut i = 0;
     #[cfg(target_arch = "x86_64")]
     {

@@ -39,7 +39,7 @@ fn isas() -> Vec<Isa> {
 }
 
 /// Shapes around the edges of tiles and blocks.
-const SHAPES: [(usize, usize, usize); 17] = [
+const SHAPES: [(usize, usize, usize); 18] = [
     (1, 1, 1),
     (1, 70, 33),
     (2, 16, 8),
@@ -57,6 +57,7 @@ const SHAPES: [(usize, usize, usize); 17] = [
     (500, 3, 64),
     (64, 1500, 1031),
     (33, 4200, 300),
+    (50, 200, 1024),
 ];
 
 #[test]

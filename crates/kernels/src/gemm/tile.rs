@@ -8,8 +8,6 @@ pub(super) trait Tile {
     const MR: usize;
     /// Columns.
     const NR: usize;
-    /// Whether the path for few rows is worth taking.
-    const SKINNY: bool;
 
     /// Computes the first `m` rows and `n` columns of a tile of C from packed panels,
     /// `a[p · MR + i]` and `b[p · NR + j]` for `p` in `0..k`. With `load` the chains begin at C's
@@ -22,6 +20,23 @@ pub(super) trait Tile {
     unsafe fn run(
         k: usize,
         a: *const f32,
+        b: *const f32,
+        c: *mut f32,
+        ldc: usize,
+        m: usize,
+        n: usize,
+        load: bool,
+    );
+
+    /// [`Tile::run`] with `A` in place, its rows contiguous: `a[i · lda + p]`.
+    ///
+    /// # Safety
+    /// As for [`Tile::run`], with `m`×`k` elements of A.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn run_rows(
+        k: usize,
+        a: *const f32,
+        lda: usize,
         b: *const f32,
         c: *mut f32,
         ldc: usize,
@@ -65,7 +80,6 @@ pub(crate) fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
 impl Tile for Portable {
     const MR: usize = 4;
     const NR: usize = 8;
-    const SKINNY: bool = true;
 
     unsafe fn run(
         k: usize,
@@ -98,6 +112,40 @@ impl Tile for Portable {
             for (i, row) in acc.iter().enumerate().take(m) {
                 for (j, &x) in row.iter().enumerate().take(n) {
                     *c.add(i * ldc + j) = x;
+                }
+            }
+        }
+    }
+
+    unsafe fn run_rows(
+        k: usize,
+        a: *const f32,
+        lda: usize,
+        b: *const f32,
+        c: *mut f32,
+        ldc: usize,
+        m: usize,
+        n: usize,
+        load: bool,
+    ) {
+        for i in 0..m {
+            let mut acc = [0.0f32; Self::NR];
+            unsafe {
+                let at = c.add(i * ldc);
+                if load {
+                    for (j, x) in acc.iter_mut().enumerate().take(n) {
+                        *x = *at.add(j);
+                    }
+                }
+                for p in 0..k {
+                    let a = *a.add(i * lda + p);
+                    let b = &*b.add(p * Self::NR).cast::<[f32; 8]>();
+                    for (x, &b) in acc.iter_mut().zip(b) {
+                        *x = multiply_add(a, b, *x);
+                    }
+                }
+                for (j, &x) in acc.iter().enumerate().take(n) {
+                    *at.add(j) = x;
                 }
             }
         }
@@ -148,9 +196,11 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2<const R: usize>(
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn avx2<const R: usize, const ROWS: bool>(
         k: usize,
-        mut a: *const f32,
+        a: *const f32,
+        lda: usize,
         mut b: *const f32,
         c: *mut f32,
         ldc: usize,
@@ -172,15 +222,28 @@ mod x86 {
                     }
                 }
             }
+            // Every third row has a pointer: the others are within its addressing modes.
+            let mut bases: [*const f32; 2] = std::array::from_fn(|g| a.wrapping_add(3 * g * lda));
             for _ in 0..k {
                 let b0 = _mm256_loadu_ps(b);
                 let b1 = _mm256_loadu_ps(b.add(8));
                 for (i, row) in acc.iter_mut().enumerate() {
-                    let x = _mm256_set1_ps(*a.add(i));
+                    let x = if ROWS {
+                        bases[i / 3].add(i % 3 * lda)
+                    } else {
+                        bases[0].add(i)
+                    };
+                    let x = _mm256_set1_ps(*x);
                     row[0] = _mm256_fmadd_ps(x, b0, row[0]);
                     row[1] = _mm256_fmadd_ps(x, b1, row[1]);
                 }
-                a = a.add(Avx2::MR);
+                if ROWS {
+                    for base in &mut bases {
+                        *base = base.wrapping_add(1);
+                    }
+                } else {
+                    bases[0] = bases[0].wrapping_add(Avx2::MR);
+                }
                 b = b.add(Avx2::NR);
             }
             for (i, row) in acc.iter().enumerate() {
@@ -253,7 +316,6 @@ mod x86 {
     impl Tile for Avx2 {
         const MR: usize = 6;
         const NR: usize = 16;
-        const SKINNY: bool = true;
 
         #[inline]
         unsafe fn run(
@@ -268,12 +330,36 @@ mod x86 {
         ) {
             unsafe {
                 match m {
-                    6 => avx2::<6>(k, a, b, c, ldc, n, load),
-                    5 => avx2::<5>(k, a, b, c, ldc, n, load),
-                    4 => avx2::<4>(k, a, b, c, ldc, n, load),
-                    3 => avx2::<3>(k, a, b, c, ldc, n, load),
-                    2 => avx2::<2>(k, a, b, c, ldc, n, load),
-                    _ => avx2::<1>(k, a, b, c, ldc, n, load),
+                    6 => avx2::<6, false>(k, a, 0, b, c, ldc, n, load),
+                    5 => avx2::<5, false>(k, a, 0, b, c, ldc, n, load),
+                    4 => avx2::<4, false>(k, a, 0, b, c, ldc, n, load),
+                    3 => avx2::<3, false>(k, a, 0, b, c, ldc, n, load),
+                    2 => avx2::<2, false>(k, a, 0, b, c, ldc, n, load),
+                    _ => avx2::<1, false>(k, a, 0, b, c, ldc, n, load),
+                }
+            }
+        }
+
+        #[inline]
+        unsafe fn run_rows(
+            k: usize,
+            a: *const f32,
+            lda: usize,
+            b: *const f32,
+            c: *mut f32,
+            ldc: usize,
+            m: usize,
+            n: usize,
+            load: bool,
+        ) {
+            unsafe {
+                match m {
+                    6 => avx2::<6, true>(k, a, lda, b, c, ldc, n, load),
+                    5 => avx2::<5, true>(k, a, lda, b, c, ldc, n, load),
+                    4 => avx2::<4, true>(k, a, lda, b, c, ldc, n, load),
+                    3 => avx2::<3, true>(k, a, lda, b, c, ldc, n, load),
+                    2 => avx2::<2, true>(k, a, lda, b, c, ldc, n, load),
+                    _ => avx2::<1, true>(k, a, lda, b, c, ldc, n, load),
                 }
             }
         }
@@ -297,9 +383,11 @@ mod x86 {
     pub struct Avx512;
 
     #[target_feature(enable = "avx512f")]
-    unsafe fn avx512<const R: usize>(
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn avx512<const R: usize, const ROWS: bool>(
         k: usize,
-        mut a: *const f32,
+        a: *const f32,
+        lda: usize,
         mut b: *const f32,
         c: *mut f32,
         ldc: usize,
@@ -316,15 +404,28 @@ mod x86 {
                     row[1] = _mm512_maskz_loadu_ps(masks[1], at.wrapping_add(16));
                 }
             }
+            // Every third row has a pointer: the others are within its addressing modes.
+            let mut bases: [*const f32; 4] = std::array::from_fn(|g| a.wrapping_add(3 * g * lda));
             for _ in 0..k {
                 let b0 = _mm512_loadu_ps(b);
                 let b1 = _mm512_loadu_ps(b.add(16));
                 for (i, row) in acc.iter_mut().enumerate() {
-                    let x = _mm512_set1_ps(*a.add(i));
+                    let x = if ROWS {
+                        bases[i / 3].add(i % 3 * lda)
+                    } else {
+                        bases[0].add(i)
+                    };
+                    let x = _mm512_set1_ps(*x);
                     row[0] = _mm512_fmadd_ps(x, b0, row[0]);
                     row[1] = _mm512_fmadd_ps(x, b1, row[1]);
                 }
-                a = a.add(Avx512::MR);
+                if ROWS {
+                    for base in &mut bases {
+                        *base = base.wrapping_add(1);
+                    }
+                } else {
+                    bases[0] = bases[0].wrapping_add(Avx512::MR);
+                }
                 b = b.add(Avx512::NR);
             }
             for (i, row) in acc.iter().enumerate() {
@@ -383,7 +484,6 @@ mod x86 {
     impl Tile for Avx512 {
         const MR: usize = 12;
         const NR: usize = 32;
-        const SKINNY: bool = true;
 
         #[inline]
         unsafe fn run(
@@ -398,18 +498,48 @@ mod x86 {
         ) {
             unsafe {
                 match m {
-                    12 => avx512::<12>(k, a, b, c, ldc, n, load),
-                    11 => avx512::<11>(k, a, b, c, ldc, n, load),
-                    10 => avx512::<10>(k, a, b, c, ldc, n, load),
-                    9 => avx512::<9>(k, a, b, c, ldc, n, load),
-                    8 => avx512::<8>(k, a, b, c, ldc, n, load),
-                    7 => avx512::<7>(k, a, b, c, ldc, n, load),
-                    6 => avx512::<6>(k, a, b, c, ldc, n, load),
-                    5 => avx512::<5>(k, a, b, c, ldc, n, load),
-                    4 => avx512::<4>(k, a, b, c, ldc, n, load),
-                    3 => avx512::<3>(k, a, b, c, ldc, n, load),
-                    2 => avx512::<2>(k, a, b, c, ldc, n, load),
-                    _ => avx512::<1>(k, a, b, c, ldc, n, load),
+                    12 => avx512::<12, false>(k, a, 0, b, c, ldc, n, load),
+                    11 => avx512::<11, false>(k, a, 0, b, c, ldc, n, load),
+                    10 => avx512::<10, false>(k, a, 0, b, c, ldc, n, load),
+                    9 => avx512::<9, false>(k, a, 0, b, c, ldc, n, load),
+                    8 => avx512::<8, false>(k, a, 0, b, c, ldc, n, load),
+                    7 => avx512::<7, false>(k, a, 0, b, c, ldc, n, load),
+                    6 => avx512::<6, false>(k, a, 0, b, c, ldc, n, load),
+                    5 => avx512::<5, false>(k, a, 0, b, c, ldc, n, load),
+                    4 => avx512::<4, false>(k, a, 0, b, c, ldc, n, load),
+                    3 => avx512::<3, false>(k, a, 0, b, c, ldc, n, load),
+                    2 => avx512::<2, false>(k, a, 0, b, c, ldc, n, load),
+                    _ => avx512::<1, false>(k, a, 0, b, c, ldc, n, load),
+                }
+            }
+        }
+
+        #[inline]
+        unsafe fn run_rows(
+            k: usize,
+            a: *const f32,
+            lda: usize,
+            b: *const f32,
+            c: *mut f32,
+            ldc: usize,
+            m: usize,
+            n: usize,
+            load: bool,
+        ) {
+            unsafe {
+                match m {
+                    12 => avx512::<12, true>(k, a, lda, b, c, ldc, n, load),
+                    11 => avx512::<11, true>(k, a, lda, b, c, ldc, n, load),
+                    10 => avx512::<10, true>(k, a, lda, b, c, ldc, n, load),
+                    9 => avx512::<9, true>(k, a, lda, b, c, ldc, n, load),
+                    8 => avx512::<8, true>(k, a, lda, b, c, ldc, n, load),
+                    7 => avx512::<7, true>(k, a, lda, b, c, ldc, n, load),
+                    6 => avx512::<6, true>(k, a, lda, b, c, ldc, n, load),
+                    5 => avx512::<5, true>(k, a, lda, b, c, ldc, n, load),
+                    4 => avx512::<4, true>(k, a, lda, b, c, ldc, n, load),
+                    3 => avx512::<3, true>(k, a, lda, b, c, ldc, n, load),
+                    2 => avx512::<2, true>(k, a, lda, b, c, ldc, n, load),
+                    _ => avx512::<1, true>(k, a, lda, b, c, ldc, n, load),
                 }
             }
         }

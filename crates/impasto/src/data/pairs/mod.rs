@@ -1,12 +1,13 @@
 //! Users' pictures with captions: a folder, a JSONL or CSV list, or WebDataset tars.
 //!
-//! Opening looks at every pair once: pictures that can't be read and pictures without a caption are listed
-//! in a [`ScanReport`], never silently dropped.
+//! Opening looks at every pair once: pictures that can't be read, pictures without a caption, captions
+//! without a picture and repeated pairs are listed in a [`ScanReport`], never silently dropped.
 
 mod folder;
 mod list;
 mod tars;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -14,8 +15,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Sample;
-use crate::image::Picture;
-use crate::{Error, Result};
+use crate::Result;
+use crate::image::{self, Picture};
+
+/// The largest caption file that is read.
+const MAX_CAPTION_BYTES: u64 = 1 << 20;
 
 /// Where the pairs are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +33,7 @@ pub enum PairSource {
     /// A table with the columns `image` and `caption`; paths count from the file's folder.
     Csv(PathBuf),
     /// WebDataset tars: `key.png|jpg|jpeg|webp` with `key.txt`, or `key.json` with `caption` or `captions`.
+    /// A folder stands for the tars in it, and `*` in a file's name for anything.
     Tars(Vec<PathBuf>),
 }
 
@@ -37,7 +42,11 @@ pub enum PairSource {
 enum Location {
     File(PathBuf),
     /// A stretch of a tar.
-    Tar { path: PathBuf, offset: u64, length: u64 },
+    Tar {
+        path: PathBuf,
+        offset: u64,
+        length: u64,
+    },
 }
 
 /// One pair, its picture not read yet.
@@ -53,16 +62,26 @@ struct Pair {
 struct Found {
     pairs: Vec<Pair>,
     without_caption: Vec<String>,
+    without_picture: Vec<String>,
     unreadable: Vec<Unreadable>,
 }
 
 /// A picture or line that can't be used.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Unreadable {
     /// Its name.
     pub key: String,
     /// Why.
     pub reason: String,
+}
+
+/// A pair that says nothing new.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Repeated {
+    /// Its name.
+    pub key: String,
+    /// The pair with the same picture and the same captions that is used.
+    pub same_as: String,
 }
 
 /// What was found in a source.
@@ -72,50 +91,97 @@ pub struct ScanReport {
     pub usable: usize,
     /// Pictures without a caption.
     pub without_caption: Vec<String>,
+    /// Captions without a picture.
+    pub without_picture: Vec<String>,
     /// Pictures and lines that can't be read.
     pub unreadable: Vec<Unreadable>,
+    /// Pairs of which a copy is used.
+    pub repeated: Vec<Repeated>,
 }
 
 impl ScanReport {
     /// Whether everything can be used.
     pub fn is_clean(&self) -> bool {
-        self.without_caption.is_empty() && self.unreadable.is_empty()
+        self.without_caption.is_empty()
+            && self.without_picture.is_empty()
+            && self.unreadable.is_empty()
+            && self.repeated.is_empty()
+    }
+
+    /// One line: how many pairs are used, and how many of which kind are not.
+    pub fn summary(&self) -> String {
+        format!(
+            "{} usable pairs; left out: {} pictures without a caption, {} captions without a picture, \
+             {} unreadable, {} repeated",
+            self.usable,
+            self.without_caption.len(),
+            self.without_picture.len(),
+            self.unreadable.len(),
+            self.repeated.len()
+        )
     }
 }
 
-/// Pairs whose pictures have all been looked at.
+/// Pairs whose pictures have all been looked at, in the order of their keys.
 #[derive(Debug)]
 pub struct Pairs {
     pairs: Vec<Pair>,
+    /// SHA-256 of each picture's bytes.
+    digests: Vec<[u8; 32]>,
 }
 
 impl PairSource {
     /// Opens the source and looks at every picture. Pairs come in the order of their keys.
     pub fn open(&self) -> Result<(Pairs, ScanReport)> {
-        let found = match self {
+        let mut found = match self {
             PairSource::Folder(path) => folder::read(path)?,
             PairSource::Jsonl(path) => list::read_jsonl(path)?,
             PairSource::Csv(path) => list::read_csv(path)?,
             PairSource::Tars(paths) => tars::read(paths)?,
         };
-        let Found { mut pairs, mut without_caption, mut unreadable } = found;
-        pairs.sort_by(|a, b| a.key.cmp(&b.key));
-        let looked: Vec<(Pair, Option<Error>)> =
-            pairs.into_par_iter().map(|pair| {
-                let error = pair.picture().err();
-                (pair, error)
-            }).collect();
-        let mut usable = Vec::with_capacity(looked.len());
-        for (pair, error) in looked {
-            match error {
-                None => usable.push(pair),
-                Some(error) => unreadable.push(Unreadable { key: pair.key, reason: error.to_string() }),
+        found.pairs.sort_by(|a, b| a.key.cmp(&b.key));
+        let looked: Vec<(Pair, Result<[u8; 32]>)> = found
+            .pairs
+            .into_par_iter()
+            .map(|pair| {
+                let digest = pair.digest();
+                (pair, digest)
+            })
+            .collect();
+        let mut report = ScanReport {
+            usable: 0,
+            without_caption: found.without_caption,
+            without_picture: found.without_picture,
+            unreadable: found.unreadable,
+            repeated: Vec::new(),
+        };
+        let (mut pairs, mut digests) = (Vec::new(), Vec::new());
+        let mut known: HashMap<([u8; 32], Vec<String>), String> = HashMap::new();
+        for (pair, digest) in looked {
+            let Pair { key, captions, .. } = pair.clone();
+            match digest {
+                Err(error) => {
+                    let reason = error.to_string();
+                    report.unreadable.push(Unreadable { key, reason });
+                }
+                Ok(digest) => match known.get(&(digest, captions.clone())) {
+                    Some(same) => {
+                        let same_as = same.clone();
+                        report.repeated.push(Repeated { key, same_as });
+                    }
+                    None => {
+                        known.insert((digest, captions), key);
+                        pairs.push(pair);
+                        digests.push(digest);
+                    }
+                },
             }
         }
-        without_caption.sort();
-        unreadable.sort_by(|a, b| a.key.cmp(&b.key));
-        let report = ScanReport { usable: usable.len(), without_caption, unreadable };
-        Ok((Pairs { pairs: usable }, report))
+        report.usable = pairs.len();
+        report.without_caption.sort();
+        report.without_picture.sort();
+        report.unreadable.sort();
+        Ok((Pairs { pairs, digests }, report))
     }
 }
 
@@ -130,6 +196,11 @@ impl Pairs {
         self.pairs.is_empty()
     }
 
+    /// The captions of a pair; its picture is not read.
+    pub fn captions(&self, index: usize) -> &[String] {
+        &self.pairs[index].captions
+    }
+
     /// Reads a pair, its picture cut and scaled to a square of `size` pixels.
     pub fn sample(&self, index: usize, size: usize) -> Result<Sample> {
         let pair = &self.pairs[index];
@@ -140,44 +211,111 @@ impl Pairs {
         })
     }
 
-    /// Indices for training and for validation: about `share` of the pairs, by a hash of their keys, so
-    /// that a pair stays on its side when others come and go. One pair at least stays in training.
+    /// Hexadecimal SHA-256 of all pictures, captions and keys: other content, other fingerprint.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for (pair, digest) in self.pairs.iter().zip(&self.digests) {
+            hash.update(digest);
+            for text in std::iter::once(&pair.key).chain(&pair.captions) {
+                // The length keeps "ab", "c" apart from "a", "bc".
+                hash.update((text.len() as u64).to_le_bytes());
+                hash.update(text);
+            }
+            hash.update(u64::MAX.to_le_bytes());
+        }
+        hash.finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
+    /// Indices for training and for validation: about `share` of the pairs, by a hash of their pictures. So
+    /// a pair stays on its side when others come and go, and copies of one picture (under several captions,
+    /// say) are never on both sides. One pair at least stays in training.
     pub fn split(&self, share: f64) -> (Vec<usize>, Vec<usize>) {
-        let held_out = |pair: &Pair| {
-            let digest = Sha256::digest(pair.key.as_bytes());
+        let held_out = |digest: &[u8; 32]| {
             let number = u32::from_le_bytes([digest[0], digest[1], digest[2], digest[3]]);
             f64::from(number) / f64::from(u32::MAX) < share
         };
         let (validation, training): (Vec<usize>, Vec<usize>) =
-            (0..self.pairs.len()).partition(|&index| held_out(&self.pairs[index]));
-        if training.is_empty() { (validation, Vec::new()) } else { (training, validation) }
-    }
-}
-
-impl Pair {
-    fn picture(&self) -> Result<Picture> {
-        match &self.location {
-            Location::File(path) => Picture::open(path),
-            Location::Tar { path, offset, length } => {
-                Picture::decode(&tars::read_at(path, *offset, *length)?, path.join(&self.key))
-            }
+            (0..self.pairs.len()).partition(|&index| held_out(&self.digests[index]));
+        if training.is_empty() {
+            (validation, Vec::new())
+        } else {
+            (training, validation)
         }
     }
 }
 
-/// Whether a file name ends like a picture's.
+impl Pair {
+    fn bytes(&self) -> Result<Vec<u8>> {
+        match &self.location {
+            Location::File(path) => image::read_bounded(path),
+            Location::Tar {
+                path,
+                offset,
+                length,
+            } => tars::read_at(path, *offset, *length),
+        }
+    }
+
+    /// The picture's name in errors.
+    fn name(&self) -> PathBuf {
+        match &self.location {
+            Location::File(path) => path.clone(),
+            Location::Tar { path, .. } => path.join(&self.key),
+        }
+    }
+
+    fn picture(&self) -> Result<Picture> {
+        Picture::decode(&self.bytes()?, self.name())
+    }
+
+    /// Decodes the picture for its errors, and hashes its bytes.
+    fn digest(&self) -> Result<[u8; 32]> {
+        let bytes = self.bytes()?;
+        Picture::decode(&bytes, self.name())?;
+        Ok(Sha256::digest(&bytes).into())
+    }
+}
+
+/// Whether a file name ends like that of a picture that can be read.
 fn is_picture(extension: &str) -> bool {
-    matches!(extension.to_ascii_lowercase().as_str(), "png" | "jpg" | "jpeg" | "webp")
+    matches!(
+        extension.to_ascii_lowercase().as_str(),
+        "png" | "jpg" | "jpeg" | "webp"
+    )
+}
+
+/// Whether a file name ends like that of a picture that can't be read.
+fn is_foreign_picture(extension: &str) -> bool {
+    matches!(
+        extension.to_ascii_lowercase().as_str(),
+        "gif" | "bmp" | "tif" | "tiff" | "avif" | "heic" | "heif" | "jxl" | "jp2" | "ico" | "tga"
+    )
 }
 
 /// The captions of a text: its lines that are not empty.
 fn lines(text: &str) -> Vec<String> {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    without_mark(text)
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The text behind the byte order mark that Windows programs put in front.
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 /// The key of a path: relative to `root`, with slashes.
 fn key(root: &Path, path: &Path) -> String {
-    path.strip_prefix(root).unwrap_or(path).to_string_lossy().replace('\\', "/")
+    path.strip_prefix(root)
+        .unwrap_or(path)
+        .to_string_lossy()
+        .replace('\\', "/")
 }
 
 #[cfg(test)]

@@ -37,7 +37,12 @@ pub struct LossWeights {
 
 impl Default for LossWeights {
     fn default() -> Self {
-        LossWeights { text: 0.125, image: 0.875, caption: 0.25, contrastive: 0.0 }
+        LossWeights {
+            text: 0.125,
+            image: 0.875,
+            caption: 0.25,
+            contrastive: 0.0,
+        }
     }
 }
 
@@ -61,32 +66,62 @@ impl Dalle {
         let rows = batch.text_ids.len();
         let text_length = self.config.text_length;
         let positions = self.config.image_length();
-        let text = Part::Text { ids: batch.text_ids.concat(), start: 0 };
-        let image = image_part(&batch.image_ids, &batch.orders, self.config.codebook_size, false);
+        let text = Part::Text {
+            ids: batch.text_ids.concat(),
+            start: 0,
+        };
+        let image = image_part(
+            &batch.image_ids,
+            &batch.orders,
+            self.config.codebook_size,
+            false,
+        );
         let states = self.forward(&[text, image], rows, None, Sight::Causal);
         let text_states = states.clone().narrow(1, 0, text_length);
-        let image_loss = self.image_nats(states.narrow(1, text_length, positions), batch, rows).mean();
+        let image_loss = self
+            .image_nats(states.narrow(1, text_length, positions), batch, rows)
+            .mean();
         let text_loss = self.text_mean(text_states.clone(), &batch.text_ids);
-        let mut total = text_loss.clone().mul_scalar(weights.text) + image_loss.clone().mul_scalar(weights.image);
+        let mut total = text_loss.clone().mul_scalar(weights.text)
+            + image_loss.clone().mul_scalar(weights.image);
         let (mut caption, mut contrastive) = (None, None);
         if batch.captioned > 0 {
             let n = batch.captioned;
-            let image = image_part(&batch.image_ids[..n], &batch.orders[..n], self.config.codebook_size, true);
-            let text = Part::Text { ids: batch.text_ids[..n].concat(), start: 0 };
+            let image = image_part(
+                &batch.image_ids[..n],
+                &batch.orders[..n],
+                self.config.codebook_size,
+                true,
+            );
+            let text = Part::Text {
+                ids: batch.text_ids[..n].concat(),
+                start: 0,
+            };
             let states = self.forward(&[image, text], n, None, Sight::Causal);
             let image_states = states.clone().narrow(1, 0, positions + 1);
-            let loss = self.text_mean(states.narrow(1, positions + 1, text_length), &batch.text_ids[..n]);
+            let loss = self.text_mean(
+                states.narrow(1, positions + 1, text_length),
+                &batch.text_ids[..n],
+            );
             total = total + loss.clone().mul_scalar(weights.caption);
             caption = Some(loss);
             if weights.contrastive > 0.0 {
                 let text_states = text_states.narrow(0, 0, n);
-                if let Some(loss) = self.contrastive_loss(text_states, image_states, &batch.text_ids[..n]) {
+                if let Some(loss) =
+                    self.contrastive_loss(text_states, image_states, &batch.text_ids[..n])
+                {
                     total = total + loss.clone().mul_scalar(weights.contrastive);
                     contrastive = Some(loss);
                 }
             }
         }
-        Losses { total, text: text_loss, image: image_loss, caption, contrastive }
+        Losses {
+            total,
+            text: text_loss,
+            image: image_loss,
+            caption,
+            contrastive,
+        }
     }
 
     /// −log p of each image id given the text, in the batch's orders: `[batch · grid²]`.
@@ -99,7 +134,10 @@ impl Dalle {
             .flat_map(|(ids, order)| order.iter().map(|&position| ids[position as usize] as i32))
             .collect();
         let logits = self.image_logits(states.reshape([rows * positions, self.config.width]));
-        let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [rows * positions]), &self.device());
+        let targets = Tensor::<1, Int>::from_data(
+            TensorData::new(targets, [rows * positions]),
+            &self.device(),
+        );
         ops::cross_entropy(logits, targets)
     }
 
@@ -107,7 +145,9 @@ impl Dalle {
     /// `[batch · (text_length − 1)]` each.
     pub fn text_nats(&self, states: Tensor<3>, text_ids: &[Vec<u32>]) -> (Tensor<1>, Vec<bool>) {
         let [rows, length, width] = states.dims();
-        let states = states.narrow(1, 0, length - 1).reshape([rows * (length - 1), width]);
+        let states = states
+            .narrow(1, 0, length - 1)
+            .reshape([rows * (length - 1), width]);
         let mut targets = Vec::with_capacity(rows * (length - 1));
         let mut counted = Vec::with_capacity(rows * (length - 1));
         for ids in text_ids {
@@ -117,11 +157,17 @@ impl Dalle {
             }
         }
         let device = self.device();
-        let mask: Vec<f32> = counted.iter().map(|&counts| f32::from(u8::from(counts))).collect();
+        let mask: Vec<f32> = counted
+            .iter()
+            .map(|&counts| f32::from(u8::from(counts)))
+            .collect();
         let count = counted.len();
         let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [count]), &device);
         let mask = Tensor::<1>::from_data(TensorData::new(mask, [count]), &device);
-        (ops::cross_entropy(self.text_logits(states), targets) * mask, counted)
+        (
+            ops::cross_entropy(self.text_logits(states), targets) * mask,
+            counted,
+        )
     }
 
     fn text_mean(&self, states: Tensor<3>, text_ids: &[Vec<u32>]) -> Tensor<1> {
@@ -133,14 +179,22 @@ impl Dalle {
     /// InfoNCE in both directions over mean text states and mean image states (arXiv:2103.00020, figure 3),
     /// the scale clamped at 100. Rows with equal captions count as one another's positives no more than as
     /// negatives: they are left in, as in CLIP.
-    fn contrastive_loss(&self, text: Tensor<3>, image: Tensor<3>, text_ids: &[Vec<u32>]) -> Option<Tensor<1>> {
+    fn contrastive_loss(
+        &self,
+        text: Tensor<3>,
+        image: Tensor<3>,
+        text_ids: &[Vec<u32>],
+    ) -> Option<Tensor<1>> {
         let contrastive = self.contrastive.as_ref()?;
         let [rows, length, _] = text.dims();
         let device = self.device();
         // The mean over the caption up to and with its end.
         let mut share = Vec::with_capacity(rows * length);
         for ids in text_ids {
-            let n = ids.iter().position(|&id| id == EOS).map_or(length, |end| end + 1);
+            let n = ids
+                .iter()
+                .position(|&id| id == EOS)
+                .map_or(length, |end| end + 1);
             share.extend((0..length).map(|i| if i < n { 1.0 / n as f32 } else { 0.0 }));
         }
         let share = Tensor::<3>::from_data(TensorData::new(share, [rows, length, 1]), &device);
@@ -148,14 +202,30 @@ impl Dalle {
             let norm = x.clone().square().sum_dim(1).add_scalar(1e-12).sqrt();
             x / norm
         };
-        let text = unit(contrastive.text_projection.forward((text * share).sum_dim(1).squeeze_dim::<2>(1)));
-        let image = unit(contrastive.image_projection.forward(image.mean_dim(1).squeeze_dim::<2>(1)));
-        let scale = contrastive.logit_scale.val().clamp_max(100f32.ln()).exp().reshape([1, 1]);
+        let text = unit(
+            contrastive
+                .text_projection
+                .forward((text * share).sum_dim(1).squeeze_dim::<2>(1)),
+        );
+        let image = unit(
+            contrastive
+                .image_projection
+                .forward(image.mean_dim(1).squeeze_dim::<2>(1)),
+        );
+        let scale = contrastive
+            .logit_scale
+            .val()
+            .clamp_max(100f32.ln())
+            .exp()
+            .reshape([1, 1]);
         let logits = text.matmul(image.transpose()) * scale;
         let diagonal = Tensor::<1, Int>::arange(0..rows as i64, &device);
         let pick = |logits: Tensor<2>| {
             let log_probs = activation::log_softmax(logits, 1);
-            log_probs.gather(1, diagonal.clone().reshape([rows, 1])).mean().neg()
+            log_probs
+                .gather(1, diagonal.clone().reshape([rows, 1]))
+                .mean()
+                .neg()
         };
         Some((pick(logits.clone()) + pick(logits.transpose())).div_scalar(2.0))
     }

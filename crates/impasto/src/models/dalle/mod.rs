@@ -51,7 +51,12 @@ pub struct DalleConfig {
 impl DalleConfig {
     /// Sizes of one of the presets `mini`, `small`, `base` and `large`, for a text tokenizer of
     /// `text_vocab_size` ids and an image tokenizer of `codebook_size` ids on a `grid`.
-    pub fn preset(name: &str, text_vocab_size: usize, codebook_size: usize, grid: usize) -> Result<Self> {
+    pub fn preset(
+        name: &str,
+        text_vocab_size: usize,
+        codebook_size: usize,
+        grid: usize,
+    ) -> Result<Self> {
         // (layers, width, heads, hidden): hidden is 8/3 of the width, rounded up to 64 (arXiv:2002.05202).
         let (n_layers, width, n_heads, hidden, text_length) = match name {
             "mini" => (6, 256, 4, 704, 32),
@@ -101,16 +106,25 @@ impl DalleConfig {
         ];
         for (name, value) in positive {
             if value == 0 || value > 1 << 20 {
-                return Err(Error::invalid("dalle config", format!("{name} is {value}, expected 1 to 2^20")));
+                return Err(Error::invalid(
+                    "dalle config",
+                    format!("{name} is {value}, expected 1 to 2^20"),
+                ));
             }
         }
         if self.text_length < 3 {
-            return Err(Error::invalid("dalle config", format!("text_length is {}, expected 3 or more", self.text_length)));
+            return Err(Error::invalid(
+                "dalle config",
+                format!("text_length is {}, expected 3 or more", self.text_length),
+            ));
         }
         if self.width % self.n_heads != 0 || (self.width / self.n_heads) % 4 != 0 {
             return Err(Error::invalid(
                 "dalle config",
-                format!("width {} over {} heads is not a multiple of 4", self.width, self.n_heads),
+                format!(
+                    "width {} over {} heads is not a multiple of 4",
+                    self.width, self.n_heads
+                ),
             ));
         }
         Ok(())
@@ -188,7 +202,9 @@ impl Dalle {
 
     /// One empty cache per layer, each for a whole sequence.
     pub fn caches(&self) -> Vec<KvCache> {
-        (0..self.config.n_layers).map(|_| KvCache::new(self.config.sequence_length())).collect()
+        (0..self.config.n_layers)
+            .map(|_| KvCache::new(self.config.sequence_length()))
+            .collect()
     }
 
     /// The final states of the tokens of `parts`, which follow on what `caches` hold.
@@ -220,7 +236,11 @@ impl Dalle {
                         own.extend(std::iter::repeat_n(no_position, n));
                         target.extend(std::iter::repeat_n(no_position, n));
                     }
-                    Part::Image { own: part_own, target: part_target, .. } => {
+                    Part::Image {
+                        own: part_own,
+                        target: part_target,
+                        ..
+                    } => {
                         own.extend_from_slice(&part_own[row * n..(row + 1) * n]);
                         target.extend_from_slice(&part_target[row * n..(row + 1) * n]);
                     }
@@ -229,7 +249,11 @@ impl Dalle {
         }
         let own = self.rope.rotation(&own, batch, &device);
         let target = self.rope.rotation(&target, batch, &device);
-        let mut x = if embedded.len() == 1 { embedded.remove(0) } else { Tensor::cat(embedded, 1) };
+        let mut x = if embedded.len() == 1 {
+            embedded.remove(0)
+        } else {
+            Tensor::cat(embedded, 1)
+        };
         match caches {
             Some(caches) => {
                 for (block, cache) in self.blocks.iter().zip(caches) {
@@ -266,12 +290,20 @@ impl Dalle {
             Tensor::<2, Int>::from_data(TensorData::new(ids, [batch, seq]), device)
         };
         match part {
-            Part::Text { ids: text_ids, start } => {
+            Part::Text {
+                ids: text_ids,
+                start,
+            } => {
                 let places: Vec<u32> = (*start..start + seq).map(|place| place as u32).collect();
                 let places: Vec<u32> = places.repeat(batch);
-                self.text_embedding.forward(ids(text_ids)) + self.text_position.forward(ids(&places))
+                self.text_embedding.forward(ids(text_ids))
+                    + self.text_position.forward(ids(&places))
             }
-            Part::Image { ids: image_ids, own, target } => {
+            Part::Image {
+                ids: image_ids,
+                own,
+                target,
+            } => {
                 self.image_embedding.forward(ids(image_ids))
                     + self.own_position.forward(ids(own))
                     + self.target_position.forward(ids(target))

@@ -48,13 +48,22 @@ impl Part {
 /// `whole` adds the last id, which predicts nothing (needed where something follows the picture).
 ///
 /// `image_ids` are row-major pictures, `orders` permutations of their positions, one for each.
-pub fn image_part(image_ids: &[Vec<u32>], orders: &[Vec<u32>], codebook_size: usize, whole: bool) -> Part {
+pub fn image_part(
+    image_ids: &[Vec<u32>],
+    orders: &[Vec<u32>],
+    codebook_size: usize,
+    whole: bool,
+) -> Part {
     let mut ids = Vec::new();
     let mut own = Vec::new();
     let mut target = Vec::new();
     for (picture, order) in image_ids.iter().zip(orders) {
         let positions = order.len() as u32;
-        let told = if whole { order.len() } else { order.len().saturating_sub(1) };
+        let told = if whole {
+            order.len()
+        } else {
+            order.len().saturating_sub(1)
+        };
         ids.push(codebook_size as u32);
         own.push(positions);
         target.push(order[0]);
@@ -94,7 +103,12 @@ impl FromStr for Order {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bad = || Error::invalid("order", format!("expected raster or parallel:STEPS, got \"{text}\""));
+        let bad = || {
+            Error::invalid(
+                "order",
+                format!("expected raster or parallel:STEPS, got \"{text}\""),
+            )
+        };
         if text == "raster" {
             return Ok(Order::Raster);
         }
@@ -140,7 +154,8 @@ mod tests {
 
     #[test]
     fn each_input_asks_for_the_next_position_of_its_order() {
-        let Part::Image { ids, own, target } = image_part(&[vec![7, 8, 9, 6]], &[vec![2, 0, 3, 1]], 16, false)
+        let Part::Image { ids, own, target } =
+            image_part(&[vec![7, 8, 9, 6]], &[vec![2, 0, 3, 1]], 16, false)
         else {
             panic!("not an image part")
         };
@@ -152,7 +167,13 @@ mod tests {
     #[test]
     fn orders_are_parsed_and_printed_alike() {
         for text in ["raster", "parallel:12"] {
-            assert_eq!(text.parse::<Order>().map(|order| order.to_string()).ok().as_deref(), Some(text));
+            assert_eq!(
+                text.parse::<Order>()
+                    .map(|order| order.to_string())
+                    .ok()
+                    .as_deref(),
+                Some(text)
+            );
         }
         for text in ["", "parallel", "parallel:0", "parallel:x", "spiral"] {
             assert!(text.parse::<Order>().is_err(), "{text}");

@@ -2,6 +2,7 @@
 //! autodiff decorator. Tensors are read and made in place: a view is copied only where a kernel wants
 //! contiguous rows.
 
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -11,7 +12,9 @@ use burn::backend::{Autodiff, Backend, Flex, backend_extension};
 use burn::tensor::{Bytes, DType, Shape};
 use impasto_kernels as kernels;
 use impasto_kernels::attention::Heads;
+use impasto_kernels::conv2d::Conv2d;
 use impasto_kernels::gemm::Matrix;
+use impasto_kernels::group_norm::GroupNorm;
 
 /// The operations that have kernels; meaning and shapes: see [`super`].
 #[backend_extension(Autodiff, Flex)]
@@ -43,6 +46,30 @@ pub trait KernelOps: Backend {
     fn kernel_cross_entropy(
         logits: FloatTensor<Self>,
         targets: IntTensor<Self>,
+    ) -> FloatTensor<Self>;
+    /// Convolution.
+    fn kernel_conv2d(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self>;
+    /// Convolution with a bias.
+    fn kernel_conv2d_bias(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self>;
+    /// Group normalisation, with SiLU behind it or without.
+    fn kernel_group_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        groups: usize,
+        eps: f64,
+        silu: bool,
     ) -> FloatTensor<Self>;
 }
 
@@ -121,8 +148,8 @@ fn linear(x: &FlexTensor, w: &FlexTensor, bias: Option<&FlexTensor>) -> FlexTens
 
 /// Registers the gradients of the input and the weight.
 fn linear_backward(
-    x: Option<burn::backend::autodiff::NodeId>,
-    w: Option<burn::backend::autodiff::NodeId>,
+    x: Option<NodeId>,
+    w: Option<NodeId>,
     dy: &FlexTensor,
     state: &(FlexTensor, FlexTensor),
     grads: &mut Gradients,
@@ -227,6 +254,44 @@ fn cross_entropy(logits: &FlexTensor, ids: &[usize]) -> (FlexTensor, Vec<f32>) {
     (tensor(losses, Shape::from([ids.len()])), normalisers)
 }
 
+/// The sizes of a convolution of contiguous tensors.
+fn conv_sizes(x: &FlexTensor, w: &FlexTensor, stride: usize, padding: usize) -> Conv2d {
+    let [batch, inputs, height, width] = x.layout().shape().dims();
+    let [outputs, _, kernel_height, kernel_width] = w.layout().shape().dims();
+    let kernel = [kernel_height, kernel_width];
+    Conv2d { batch, inputs, height, width, outputs, kernel, stride, padding }
+}
+
+fn conv2d(x: &FlexTensor, w: &FlexTensor, bias: Option<&FlexTensor>, conv: &Conv2d) -> FlexTensor {
+    let bias = bias.map(contiguous);
+    let y = kernels::conv2d::forward(floats(x), floats(w), bias.as_ref().map(floats), conv);
+    let [height, width] = conv.output();
+    tensor(y, Shape::from([conv.batch, conv.outputs, height, width]))
+}
+
+/// Registers the gradients of the input and the weight.
+fn conv2d_backward(
+    x: Option<NodeId>,
+    w: Option<NodeId>,
+    dy: &FlexTensor,
+    (saved_x, saved_w, conv): &(FlexTensor, FlexTensor, Conv2d),
+    grads: &mut Gradients,
+) {
+    if let Some(id) = x {
+        let dx = kernels::conv2d::backward_input(floats(dy), floats(saved_w), conv);
+        grads.register::<Flex>(id, tensor(dx, saved_x.layout().shape().clone()));
+    }
+    if let Some(id) = w {
+        let dw = kernels::conv2d::backward_weight(floats(saved_x), floats(dy), conv);
+        grads.register::<Flex>(id, tensor(dw, saved_w.layout().shape().clone()));
+    }
+}
+
+fn group_norm_sizes(x: &FlexTensor, groups: usize, eps: f64, silu: bool) -> GroupNorm {
+    let [_, _, height, width] = x.layout().shape().dims();
+    GroupNorm { groups, pixels: height * width, eps: eps as f32, silu }
+}
+
 impl KernelOps for Flex {
     fn kernel_linear(x: FlexTensor, w: FlexTensor) -> FlexTensor {
         linear(&x, &w, None)
@@ -258,6 +323,36 @@ impl KernelOps for Flex {
 
     fn kernel_cross_entropy(logits: FlexTensor, targets: FlexTensor) -> FlexTensor {
         cross_entropy(&contiguous(&logits), &ids(&targets)).0
+    }
+
+    fn kernel_conv2d(x: FlexTensor, w: FlexTensor, stride: usize, padding: usize) -> FlexTensor {
+        let (x, w) = (contiguous(&x), contiguous(&w));
+        conv2d(&x, &w, None, &conv_sizes(&x, &w, stride, padding))
+    }
+
+    fn kernel_conv2d_bias(
+        x: FlexTensor,
+        w: FlexTensor,
+        bias: FlexTensor,
+        stride: usize,
+        padding: usize,
+    ) -> FlexTensor {
+        let (x, w) = (contiguous(&x), contiguous(&w));
+        conv2d(&x, &w, Some(&bias), &conv_sizes(&x, &w, stride, padding))
+    }
+
+    fn kernel_group_norm(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        groups: usize,
+        eps: f64,
+        silu: bool,
+    ) -> FlexTensor {
+        let [x, weight, bias] = [&x, &weight, &bias].map(contiguous);
+        let norm = group_norm_sizes(&x, groups, eps, silu);
+        let y = kernels::group_norm::forward(floats(&x), floats(&weight), floats(&bias), &norm);
+        tensor(y, x.layout().shape().clone())
     }
 }
 
@@ -389,6 +484,56 @@ impl Backward<Flex, 1> for CrossEntropyBackward {
     }
 }
 
+#[derive(Debug)]
+struct Conv2dBackward;
+
+impl Backward<Flex, 2> for Conv2dBackward {
+    type State = (FlexTensor, FlexTensor, Conv2d);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(&grads.consume::<Flex>(&ops.node));
+        let [x, w] = ops.parents.map(|node| node.map(|node| node.id));
+        conv2d_backward(x, w, &dy, &ops.state, grads);
+    }
+}
+
+#[derive(Debug)]
+struct Conv2dBiasBackward;
+
+impl Backward<Flex, 3> for Conv2dBiasBackward {
+    type State = (FlexTensor, FlexTensor, Conv2d);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(&grads.consume::<Flex>(&ops.node));
+        let [x, w, bias] = ops.parents.map(|node| node.map(|node| node.id));
+        conv2d_backward(x, w, &dy, &ops.state, grads);
+        if let Some(id) = bias {
+            let conv = &ops.state.2;
+            let db = kernels::conv2d::backward_bias(floats(&dy), conv);
+            grads.register::<Flex>(id, tensor(db, Shape::from([conv.outputs])));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct GroupNormBackward;
+
+impl Backward<Flex, 3> for GroupNormBackward {
+    type State = ([FlexTensor; 3], GroupNorm);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(&grads.consume::<Flex>(&ops.node));
+        let (inputs, norm) = ops.state;
+        let [x, weight, bias] = inputs.each_ref().map(floats);
+        let (dx, dw, db) = kernels::group_norm::backward(floats(&dy), x, weight, bias, &norm);
+        for ((node, floats), x) in ops.parents.into_iter().zip([dx, dw, db]).zip(&inputs) {
+            if let Some(node) = node {
+                grads.register::<Flex>(node.id, tensor(floats, x.layout().shape().clone()));
+            }
+        }
+    }
+}
+
 impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
     fn kernel_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
         let prepared = LinearBackward
@@ -491,6 +636,62 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         match prepared {
             OpsKind::Tracked(prepared) => prepared.finish((logits, ids, normalisers), losses),
             OpsKind::UnTracked(prepared) => prepared.finish(losses),
+        }
+    }
+
+    fn kernel_conv2d(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        let prepared =
+            Conv2dBackward.prepare::<C>([x.node(), w.node()]).compute_bound().stateful();
+        let (x, w) = (contiguous(x.primitive()), contiguous(w.primitive()));
+        let conv = conv_sizes(&x, &w, stride, padding);
+        let y = conv2d(&x, &w, None, &conv);
+        match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish((x, w, conv), y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        }
+    }
+
+    fn kernel_conv2d_bias(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), w.node(), bias.node()];
+        let prepared = Conv2dBiasBackward.prepare::<C>(nodes).compute_bound().stateful();
+        let (x, w) = (contiguous(x.primitive()), contiguous(w.primitive()));
+        let conv = conv_sizes(&x, &w, stride, padding);
+        let y = conv2d(&x, &w, Some(bias.primitive()), &conv);
+        match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish((x, w, conv), y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        }
+    }
+
+    fn kernel_group_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        groups: usize,
+        eps: f64,
+        silu: bool,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node(), bias.node()];
+        let prepared = GroupNormBackward.prepare::<C>(nodes).compute_bound().stateful();
+        let inputs = [x.primitive(), weight.primitive(), bias.primitive()].map(contiguous);
+        let norm = group_norm_sizes(&inputs[0], groups, eps, silu);
+        let [x, weight, bias] = inputs.each_ref().map(floats);
+        let y = kernels::group_norm::forward(x, weight, bias, &norm);
+        let y = tensor(y, inputs[0].layout().shape().clone());
+        match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish((inputs, norm), y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
         }
     }
 }

@@ -142,7 +142,17 @@ pub fn conv2d(
     stride: usize,
     padding: usize,
 ) -> Tensor<4> {
-    plain::conv2d(x, w, bias, stride, padding)
+    let ([_, inputs, height, width], [_, w_inputs, kh, kw]) = (x.dims(), w.dims());
+    assert_eq!(inputs, w_inputs, "channels of x against those of w");
+    assert!(height + 2 * padding >= kh && width + 2 * padding >= kw, "the kernel fits into x");
+    if !has_kernels(&x) || !has_kernels(&w) || padding >= kh.min(kw) {
+        return plain::conv2d(x, w, bias, stride, padding);
+    }
+    let (x, w) = (x.into_dispatch(), w.into_dispatch());
+    Tensor::from_dispatch(match bias {
+        Some(bias) => Dispatch::kernel_conv2d_bias(x, w, bias.into_dispatch(), stride, padding),
+        None => Dispatch::kernel_conv2d(x, w, stride, padding),
+    })
 }
 
 /// Group normalisation with a weight and bias per channel.
@@ -157,7 +167,12 @@ pub fn group_norm(
     bias: Tensor<1>,
     eps: f64,
 ) -> Tensor<4> {
-    plain::group_norm(x, groups, weight, bias, eps)
+    check_groups(&x, groups, &weight, &bias);
+    if !has_kernels(&x) || !has_kernels(&weight) {
+        return plain::group_norm(x, groups, weight, bias, eps);
+    }
+    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::kernel_group_norm(x, weight, bias, groups, eps, false))
 }
 
 /// [`group_norm`] followed by SiLU.
@@ -168,7 +183,18 @@ pub fn group_norm_silu(
     bias: Tensor<1>,
     eps: f64,
 ) -> Tensor<4> {
-    plain::group_norm_silu(x, groups, weight, bias, eps)
+    check_groups(&x, groups, &weight, &bias);
+    if !has_kernels(&x) || !has_kernels(&weight) {
+        return plain::group_norm_silu(x, groups, weight, bias, eps);
+    }
+    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::kernel_group_norm(x, weight, bias, groups, eps, true))
+}
+
+fn check_groups(x: &Tensor<4>, groups: usize, weight: &Tensor<1>, bias: &Tensor<1>) {
+    let [_, channels, _, _] = x.dims();
+    assert!(groups > 0 && channels.is_multiple_of(groups), "{channels} channels in {groups} groups");
+    assert_eq!((weight.dims(), bias.dims()), ([channels], [channels]), "a weight and bias per channel");
 }
 
 /// Nearest-neighbour doubling of height and width.

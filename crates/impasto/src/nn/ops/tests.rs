@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use burn::tensor::{Distribution, Tolerance};
+use burn::tensor::{Distribution, TensorData, Tolerance};
 
 fn random<const D: usize>(dims: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::random(dims, Distribution::Uniform(-1.0, 1.0), device)
@@ -157,6 +157,51 @@ fn norm_gate_and_loss_equal_burns() {
             |l| plain::cross_entropy(l.get([rows, width]) * 9.0, targets(&l.device)),
         );
     }
+}
+
+#[test]
+fn convolution_equals_burns() {
+    for (batch, inputs, outputs, side, kernel, stride, padding) in [
+        (1, 1, 1, 3, 1, 1, 0),
+        (2, 5, 7, 9, 3, 1, 1),
+        (2, 16, 40, 16, 3, 1, 1),
+        (2, 12, 20, 8, 1, 1, 0),
+        (2, 6, 8, 16, 4, 2, 1),
+        (1, 3, 4, 6, 3, 1, 4),
+    ] {
+        let run = |l: &mut Leaves, ours: bool, biased: bool| {
+            let x = l.get([batch, side, side, inputs]).permute([0, 3, 1, 2]);
+            let w = l.get([outputs, inputs, kernel, kernel]);
+            let bias = biased.then(|| l.get([outputs]));
+            if ours {
+                conv2d(x, w, bias, stride, padding)
+            } else {
+                plain::conv2d(x, w, bias, stride, padding)
+            }
+        };
+        for biased in [false, true] {
+            same(|l| run(l, true, biased), |l| run(l, false, biased));
+        }
+    }
+}
+
+#[test]
+fn group_norm_and_doubling_equal_burns() {
+    for (batch, channels, groups, side) in [(1, 2, 1, 3), (2, 32, 8, 9), (3, 64, 16, 16)] {
+        let size = [batch, channels, side, side];
+        same(
+            |l| group_norm(l.get(size), groups, l.get([channels]), l.get([channels]), 1e-6),
+            |l| plain::group_norm(l.get(size), groups, l.get([channels]), l.get([channels]), 1e-6),
+        );
+        same(
+            |l| group_norm_silu(l.get(size), groups, l.get([channels]), l.get([channels]), 1e-6),
+            |l| plain::group_norm_silu(l.get(size), groups, l.get([channels]), l.get([channels]), 1e-6),
+        );
+    }
+    let device = Device::flex();
+    let x = Tensor::<4>::from_data([[[[1.0, 2.0], [3.0, 4.0]]]], &device);
+    let doubled = [[1., 1., 2., 2.], [1., 1., 2., 2.], [3., 3., 4., 4.], [3., 3., 4., 4.]];
+    upsample2(x).into_data().assert_eq(&TensorData::from([[doubled]]), false);
 }
 
 #[test]

@@ -1,0 +1,166 @@
+//! Flags that several commands share.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use impasto::checkpoint::ModelSource;
+use impasto::data::scenes::{Sources, World};
+use impasto::device::{self, Device};
+use impasto::pipeline::Pipeline;
+use impasto::sampling::SamplingOptions;
+
+use crate::terminal;
+
+/// Which model, and where it runs.
+#[derive(Args)]
+pub struct ModelFlags {
+    /// A model's name, or a checkpoint folder
+    #[arg(long, value_name = "NAME|DIR", default_value = impasto::checkpoint::EMBEDDED_NAME)]
+    pub model: String,
+    #[command(flatten)]
+    pub device: DeviceFlags,
+}
+
+/// Where the work is done.
+#[derive(Args)]
+pub struct DeviceFlags {
+    /// auto, cpu, cuda, vulkan or metal; one asked for by name is used or refused, never replaced
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    device: String,
+    /// CPU threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+impl DeviceFlags {
+    /// Sizes the thread pool, takes the device and says which one on stderr.
+    pub fn select(&self) -> Result<Device> {
+        if let Some(threads) = self.threads {
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(threads.into())
+                .build_global()
+                .context("the thread pool can't be started")?;
+        }
+        let (device, description) = device::select(&self.device)?;
+        terminal::note(format_args!("device: {description}"));
+        Ok(device)
+    }
+}
+
+impl ModelFlags {
+    /// The model's place.
+    pub fn source(&self) -> Result<ModelSource> {
+        Ok(ModelSource::parse(&self.model)?)
+    }
+
+    /// Loads the model; returns the device's description too.
+    pub fn load(&self) -> Result<Pipeline> {
+        let source = self.source()?;
+        // Before the device: a wrong path should not wait for a GPU.
+        source.config()?;
+        let device = self.device.select()?;
+        Ok(Pipeline::load(&source, &device)?)
+    }
+}
+
+/// Which composed scenes, and what they are drawn from.
+#[derive(Args)]
+pub struct WorldFlags {
+    /// tiny (8 things, needs no font), small (48 things, 64 px) or full (all things, 128 px)
+    #[arg(long, default_value = "small")]
+    world: String,
+    /// A colour emoji font [default: where Debian's fonts-noto-color-emoji puts it]
+    #[arg(long, value_name = "FILE")]
+    font: Option<PathBuf>,
+    /// CLDR's annotations [default: where Debian's unicode-cldr-core puts them]
+    #[arg(long, value_name = "DIR")]
+    cldr: Option<PathBuf>,
+}
+
+impl WorldFlags {
+    /// The world and the files to draw it from.
+    pub fn open(&self) -> Result<(World, Sources)> {
+        let mut sources = Sources::default();
+        sources.font = self.font.clone().unwrap_or(sources.font);
+        sources.cldr = self.cldr.clone().unwrap_or(sources.cldr);
+        Ok((World::preset(&self.world, &sources)?, sources))
+    }
+}
+
+/// How ids are drawn; what is not given is what the model's config says.
+#[derive(Args)]
+pub struct SamplingFlags {
+    /// How strongly to follow the prompt; 1 is no guidance [default: the model's]
+    #[arg(long, value_name = "SCALE", value_parser = guidance)]
+    guidance: Option<f32>,
+    /// How freely to draw; 0 always takes the likeliest [default: the model's]
+    #[arg(long, value_name = "T", value_parser = temperature)]
+    temperature: Option<f32>,
+    /// Draw among this many likeliest tokens only [default: the model's]
+    #[arg(long, value_name = "K", value_parser = top_k)]
+    top_k: Option<usize>,
+    /// Draw among the likeliest tokens that reach this probability [default: the model's]
+    #[arg(long, value_name = "P", value_parser = top_p)]
+    top_p: Option<f32>,
+}
+
+impl SamplingFlags {
+    /// The model's options with those that were given in their place.
+    pub fn over(&self, defaults: &SamplingOptions) -> SamplingOptions {
+        SamplingOptions {
+            guidance_scale: self.guidance.unwrap_or(defaults.guidance_scale),
+            temperature: self.temperature.unwrap_or(defaults.temperature),
+            top_k: self.top_k.or(defaults.top_k),
+            top_p: self.top_p.or(defaults.top_p),
+        }
+    }
+}
+
+fn guidance(text: &str) -> Result<f32, String> {
+    checked(text, |guidance_scale, options| SamplingOptions {
+        guidance_scale,
+        ..options
+    })
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    checked(text, |temperature, options| SamplingOptions {
+        temperature,
+        ..options
+    })
+}
+
+fn top_k(text: &str) -> Result<usize, String> {
+    checked(text, |top_k, options| SamplingOptions {
+        top_k: Some(top_k),
+        ..options
+    })
+}
+
+fn top_p(text: &str) -> Result<f32, String> {
+    checked(text, |top_p, options| SamplingOptions {
+        top_p: Some(top_p),
+        ..options
+    })
+}
+
+/// A number that the library accepts in its place.
+fn checked<T: std::str::FromStr<Err: std::fmt::Display> + Copy>(
+    text: &str,
+    place: impl FnOnce(T, SamplingOptions) -> SamplingOptions,
+) -> Result<T, String> {
+    let value = text.parse::<T>().map_err(|e| e.to_string())?;
+    place(value, SamplingOptions::greedy())
+        .validate()
+        .map_err(|e| e.to_string())?;
+    Ok(value)
+}
+
+/// A prompt or caption with something in it.
+pub fn prompt(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("is empty, expected a caption such as \"a red turtle\"".to_owned());
+    }
+    Ok(text.to_owned())
+}

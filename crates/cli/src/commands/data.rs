@@ -1,0 +1,172 @@
+//! `impasto data`: make composed scenes, and look through a user's own pairs.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::{Args, Subcommand, ValueEnum};
+use impasto::data::pairs::PairSource;
+use impasto::data::scenes::{Export, Form, Glyphs, Split, export};
+use impasto::{Error, files};
+
+use crate::arguments::WorldFlags;
+use crate::failure::Usage;
+use crate::terminal;
+
+/// Make training data, or check your own
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Render composed scenes with captions into a folder or tars; a stopped run goes on
+    Scenes(ScenesFlags),
+    /// Look at every picture and caption of your own data, and list what can't be used
+    ///
+    /// Fails when there is anything that training would leave out.
+    Check(CheckFlags),
+}
+
+#[derive(Args)]
+struct ScenesFlags {
+    /// Where to write
+    #[arg(short, long, value_name = "DIR")]
+    out: PathBuf,
+    /// Scenes
+    #[arg(short, long = "count", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    n: u64,
+    #[arg(long, default_value = "0")]
+    /// The same seed renders the same scenes
+    seed: u64,
+    #[command(flatten)]
+    world: WorldFlags,
+    /// Which combinations: those for training, or those that the benchmark keeps
+    #[arg(long, value_enum, default_value = "train")]
+    split: SplitName,
+    /// Write WebDataset tars of this many pictures instead of single files
+    #[arg(long, value_name = "PICTURES", value_parser = clap::value_parser!(u64).range(1..))]
+    tars: Option<u64>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SplitName {
+    Train,
+    HeldOut,
+}
+
+#[derive(Args)]
+struct CheckFlags {
+    /// A folder of pictures with same-stem .txt, a .jsonl or .csv list, or .tar files
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Renders or checks.
+pub fn run(arguments: Arguments) -> Result<()> {
+    match arguments.what {
+        What::Scenes(flags) => scenes(&flags),
+        What::Check(flags) => check(flags),
+    }
+}
+
+fn scenes(flags: &ScenesFlags) -> Result<()> {
+    std::fs::create_dir_all(&flags.out).map_err(Error::io("create", &flags.out))?;
+    files::check_writable(&flags.out)?;
+    let (world, sources) = flags.world.open()?;
+    let glyphs = Glyphs::load(&world, &sources)?;
+    let what = Export {
+        world,
+        seed: flags.seed,
+        count: flags.n,
+        split: match flags.split {
+            SplitName::Train => Split::Train,
+            SplitName::HeldOut => Split::HeldOut,
+        },
+        form: match flags.tars {
+            Some(per_shard) => Form::Tars { per_shard },
+            None => Form::Folder,
+        },
+    };
+    terminal::catch_interrupts()?;
+    let bar = terminal::bar(flags.n, "scenes")?;
+    let report = export(&what, &glyphs, &flags.out, &|done| {
+        bar.set_position(done);
+        !terminal::stop_requested()
+    });
+    bar.finish_and_clear();
+    let report = report?;
+    terminal::note(format_args!(
+        "{} scenes written ({:.1} MiB), {} were there already",
+        report.written,
+        report.bytes as f64 / f64::from(1 << 20),
+        report.kept
+    ));
+    terminal::result(flags.out.display())
+}
+
+fn check(flags: CheckFlags) -> Result<()> {
+    let (_, report) = source(flags.paths)?.open()?;
+    if flags.json {
+        terminal::json(&report)?;
+    } else {
+        for key in &report.without_caption {
+            terminal::result(format_args!("{key}\tno caption"))?;
+        }
+        for unreadable in &report.unreadable {
+            terminal::result(format_args!("{}\t{}", unreadable.key, unreadable.reason))?;
+        }
+        terminal::note(format_args!(
+            "{} pairs can be used, {} pictures have no caption, {} can't be read",
+            report.usable,
+            report.without_caption.len(),
+            report.unreadable.len()
+        ));
+    }
+    if report.usable == 0 {
+        return Err(Error::invalid("data", "not one picture with a caption").into());
+    }
+    if !report.is_clean() {
+        let count = report.without_caption.len() + report.unreadable.len();
+        return Err(Error::invalid("data", format!("{count} entries can't be used")).into());
+    }
+    Ok(())
+}
+
+/// What kind of source the paths name.
+fn source(mut paths: Vec<PathBuf>) -> Result<PairSource> {
+    let is = |path: &Path, extension: &str| {
+        path.extension()
+            .is_some_and(|found| found.eq_ignore_ascii_case(extension))
+    };
+    if paths.iter().all(|path| is(path, "tar")) {
+        return Ok(PairSource::Tars(paths));
+    }
+    if let [path] = &mut paths[..] {
+        let path = std::mem::take(path);
+        if is(&path, "jsonl") {
+            return Ok(PairSource::Jsonl(path));
+        }
+        if is(&path, "csv") {
+            return Ok(PairSource::Csv(path));
+        }
+        if path.is_dir() {
+            return Ok(PairSource::Folder(path));
+        }
+        return Err(Error::Missing {
+            what: "folder, .jsonl, .csv or .tar",
+            path,
+            hint: "check the spelling of the path".to_owned(),
+        }
+        .into());
+    }
+    Err(Usage::new(
+        format!("{} paths that are not all tars", paths.len()),
+        "give one folder, one .jsonl, one .csv, or any number of .tar files",
+    )
+    .into())
+}

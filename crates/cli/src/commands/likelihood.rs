@@ -1,0 +1,80 @@
+//! `impasto likelihood`: how likely the model finds a caption, and pictures given it.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use impasto::image::Picture;
+use impasto::pipeline::Likelihood;
+use serde::Serialize;
+
+use crate::arguments::{ModelFlags, prompt};
+use crate::terminal;
+
+/// Log-likelihood of a caption, and of pictures given it, in nats
+///
+/// Each picture is cut to its middle square, scaled to the model's size and told in raster order.
+#[derive(Args)]
+pub struct Arguments {
+    /// The pictures
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    /// What they show
+    #[arg(long, value_name = "TEXT", value_parser = prompt)]
+    caption: String,
+    #[command(flatten)]
+    model: ModelFlags,
+    /// Shorten a caption that is too long for the model instead of refusing it
+    #[arg(long)]
+    truncate: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    model: &'a str,
+    caption: &'a str,
+    pictures: Vec<ReportedPicture>,
+}
+
+#[derive(Serialize)]
+struct ReportedPicture {
+    path: PathBuf,
+    #[serde(flatten)]
+    likelihood: Likelihood,
+}
+
+/// Measures and tells.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let pictures: Vec<Picture> = arguments
+        .images
+        .iter()
+        .map(Picture::open)
+        .collect::<impasto::Result<_>>()?;
+    let pipeline = arguments.model.load()?;
+    let mut reported = Vec::with_capacity(pictures.len());
+    for (path, picture) in arguments.images.into_iter().zip(&pictures) {
+        let likelihood = pipeline.likelihood(&arguments.caption, picture, arguments.truncate)?;
+        if !arguments.json {
+            terminal::result(format_args!(
+                "{}\ttext {:.4} nats in {} tokens\timage {:.4} nats in {} tokens",
+                path.display(),
+                likelihood.text_log_likelihood,
+                likelihood.text_tokens,
+                likelihood.image_log_likelihood,
+                likelihood.image_tokens
+            ))?;
+        }
+        reported.push(ReportedPicture { path, likelihood });
+    }
+    if arguments.json {
+        return terminal::json(&Report {
+            model: &pipeline.model.config.name,
+            caption: &arguments.caption,
+            pictures: reported,
+        });
+    }
+    Ok(())
+}

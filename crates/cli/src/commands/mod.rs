@@ -1,0 +1,10 @@
+//! One file a command: its arguments (whose comments are its help) and what it does.
+
+pub mod data;
+pub mod eval;
+pub mod generate;
+pub mod likelihood;
+pub mod model;
+pub mod reconstruct;
+pub mod tokens;
+pub mod train;

@@ -1,0 +1,187 @@
+//! `impasto model`: what models are here, and what they are.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use impasto::checkpoint::{EMBEDDED_NAME, ModelSource};
+use impasto::pipeline::{self, ModelInfo};
+use serde::Serialize;
+
+use crate::terminal;
+
+/// Show models: architecture, parameters, licence, memory
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// What a model is, and the memory that drawing with it takes, without loading it
+    Info {
+        /// A model's name, or a checkpoint folder
+        #[arg(default_value = EMBEDDED_NAME, value_name = "NAME|DIR")]
+        model: String,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// The embedded model and the checkpoint folders in a folder
+    List {
+        /// Where to look for checkpoint folders
+        #[arg(default_value = "models")]
+        folder: PathBuf,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Tells.
+pub fn run(arguments: Arguments) -> Result<()> {
+    match arguments.command {
+        Command::Info { model, json } => {
+            let info = pipeline::info(&ModelSource::parse(&model)?)?;
+            if json {
+                return terminal::json(&info);
+            }
+            terminal::result(describe(&info))
+        }
+        Command::List { folder, json } => list(&folder, json),
+    }
+}
+
+fn describe(info: &ModelInfo) -> String {
+    let dalle = &info.config.dalle;
+    let image = &info.config.image_tokenizer;
+    let size = image.picture_size();
+    let sampling = &info.config.sampling;
+    let rows = [
+        ("model", info.name.clone()),
+        ("licence", info.licence.clone()),
+        ("picture", format!("{size}x{size} pixels")),
+        (
+            "transformer",
+            format!(
+                "{} layers x {}, {} heads, {} parameters",
+                dalle.n_layers, dalle.width, dalle.n_heads, info.dalle_parameters
+            ),
+        ),
+        (
+            "image tokenizer",
+            format!(
+                "{grid}x{grid} grid, {} codes, {} parameters",
+                image.codebook_size(),
+                info.image_tokenizer_parameters,
+                grid = image.grid()
+            ),
+        ),
+        (
+            "text",
+            format!(
+                "{} ids, captions of at most {} tokens",
+                dalle.text_vocab_size, dalle.text_length
+            ),
+        ),
+        (
+            "sampling",
+            format!(
+                "guidance {}, temperature {}, top-k {}, top-p {}",
+                sampling.guidance_scale,
+                sampling.temperature,
+                or_off(sampling.top_k),
+                or_off(sampling.top_p)
+            ),
+        ),
+        ("weights", mebibytes(info.weight_bytes)),
+        (
+            "peak memory",
+            format!("about {}", mebibytes(info.peak_memory_bytes)),
+        ),
+    ];
+    let lines: Vec<String> = rows
+        .iter()
+        .map(|(name, value)| format!("{name:<16} {value}"))
+        .collect();
+    lines.join("\n")
+}
+
+fn or_off(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "off".to_owned(), |value| value.to_string())
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+#[derive(Serialize)]
+struct Listed {
+    /// What `--model` takes.
+    model: String,
+    name: Option<String>,
+    licence: Option<String>,
+    weight_bytes: Option<u64>,
+    /// Why it can't be used.
+    error: Option<String>,
+}
+
+fn list(folder: &Path, json: bool) -> Result<()> {
+    let mut sources = vec![(EMBEDDED_NAME.to_owned(), ModelSource::Embedded)];
+    match std::fs::read_dir(folder) {
+        Ok(entries) => {
+            let mut folders = Vec::new();
+            for entry in entries {
+                let path = entry.map_err(impasto::Error::io("read", folder))?.path();
+                if path.join("config.json").is_file() {
+                    folders.push(path);
+                }
+            }
+            folders.sort();
+            let named = folders
+                .into_iter()
+                .map(|path| (path.display().to_string(), ModelSource::Dir(path)));
+            sources.extend(named);
+        }
+        // The default folder need not be there: the embedded model always is.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && folder == Path::new("models") => {}
+        Err(e) => return Err(impasto::Error::io("read", folder)(e).into()),
+    }
+    let listed: Vec<Listed> = sources.into_iter().map(look).collect();
+    if json {
+        return terminal::json(&listed);
+    }
+    for model in listed {
+        let what = match (model.error, model.name, model.licence, model.weight_bytes) {
+            (None, Some(name), Some(licence), Some(bytes)) => {
+                format!("{name}, {licence}, {}", mebibytes(bytes))
+            }
+            (error, ..) => format!("unusable: {}", error.unwrap_or_default()),
+        };
+        terminal::result(format_args!("{}\t{what}", model.model))?;
+    }
+    Ok(())
+}
+
+fn look((model, source): (String, ModelSource)) -> Listed {
+    let found = source
+        .config()
+        .and_then(|config| Ok((config, source.weight_bytes()?)));
+    match found {
+        Ok((config, bytes)) => Listed {
+            model,
+            name: Some(config.name),
+            licence: Some(config.licence),
+            weight_bytes: Some(bytes),
+            error: None,
+        },
+        Err(error) => Listed {
+            model,
+            name: None,
+            licence: None,
+            weight_bytes: None,
+            error: Some(error.to_string()),
+        },
+    }
+}

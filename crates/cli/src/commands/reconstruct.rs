@@ -1,0 +1,39 @@
+//! `impasto reconstruct`: a picture through the image tokenizer and back.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use impasto::files;
+use impasto::image::Picture;
+use impasto::image::metrics::psnr;
+
+use crate::arguments::ModelFlags;
+use crate::{outputs, terminal};
+
+/// Send a picture through the image tokenizer and back: the best that the model could draw
+#[derive(Args)]
+pub struct Arguments {
+    /// The picture; its middle square is taken
+    image: PathBuf,
+    /// Where to write what comes back
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    model: ModelFlags,
+}
+
+/// Reads, reconstructs, writes.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let format = outputs::check_file(&arguments.output, None)?;
+    let picture = Picture::open(&arguments.image)?;
+    let pipeline = arguments.model.load()?;
+    let original = picture.fit_square(pipeline.picture_size())?;
+    let reconstructed = pipeline.reconstruct(&original)?;
+    files::write_atomic(&arguments.output, &reconstructed.encode(format, 95)?)?;
+    terminal::note(format_args!(
+        "psnr: {:.2} dB",
+        psnr(&original, &reconstructed)
+    ));
+    terminal::result(arguments.output.display())
+}

@@ -1,0 +1,186 @@
+//! `impasto train`: the three trainings, each from one config file.
+
+use std::io::{IsTerminal, stderr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use impasto::train::{Event, Observer, config, dalle, image_tokenizer, text_tokenizer};
+use impasto::{Error, files};
+use indicatif::ProgressBar;
+
+use crate::arguments::DeviceFlags;
+use crate::terminal::{self, note};
+
+/// Train a text tokenizer, then an image tokenizer, then the transformer
+///
+/// Ctrl-C writes a checkpoint and stops; --resume goes on from it exactly.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Learn the ids of captions
+    TextTokenizer(RunFlags),
+    /// Learn the codebook of pictures
+    ImageTokenizer(RunFlags),
+    /// Train the transformer on both, and write the whole model
+    Dalle(RunFlags),
+}
+
+#[derive(Args)]
+struct RunFlags {
+    /// What to train on what, and how
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Where checkpoints, metrics and the result go
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Go on from the last checkpoint in --out
+    #[arg(long)]
+    resume: bool,
+    #[command(flatten)]
+    device: DeviceFlags,
+}
+
+/// Trains.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let (What::TextTokenizer(flags) | What::ImageTokenizer(flags) | What::Dalle(flags)) =
+        &arguments.what;
+    std::fs::create_dir_all(&flags.out).map_err(Error::io("create", &flags.out))?;
+    files::check_writable(&flags.out)?;
+    let (file, out, resume) = (&flags.config, flags.out.as_path(), flags.resume);
+    let mut report = Report::default();
+    let path = match &arguments.what {
+        What::TextTokenizer(_) => {
+            let config = config::read(file)?;
+            start(flags)?;
+            text_tokenizer::run(&config, out, &mut report)
+        }
+        What::ImageTokenizer(_) => {
+            let config = config::read(file)?;
+            let device = start(flags)?;
+            image_tokenizer::run(&config, out, &device, resume, &mut report)
+        }
+        What::Dalle(_) => {
+            let config = config::read(file)?;
+            let device = start(flags)?;
+            dalle::run(&config, out, &device, resume, &mut report)
+        }
+    };
+    if let Some(bar) = &report.bar {
+        bar.finish_and_clear();
+    }
+    let path = path.map_err(|error| report.explain(error, out))?;
+    terminal::result(path.display())
+}
+
+fn start(flags: &RunFlags) -> Result<impasto::device::Device> {
+    let device = flags.device.select()?;
+    terminal::catch_interrupts()?;
+    Ok(device)
+}
+
+/// Tells how the run goes: a bar on a terminal, a line now and then elsewhere.
+#[derive(Default)]
+struct Report {
+    bar: Option<ProgressBar>,
+    told: Option<Instant>,
+    checkpoint: bool,
+}
+
+/// Between lines where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+impl Report {
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| note(text)),
+            None => note(text),
+        }
+    }
+
+    /// Whether it is time for another line.
+    fn due(&mut self) -> bool {
+        let due = self.told.is_none_or(|told| told.elapsed() >= LINE_EVERY);
+        if due {
+            self.told = Some(Instant::now());
+        }
+        due
+    }
+
+    /// An interrupted run says how it goes on.
+    fn explain(&self, error: Error, out: &Path) -> anyhow::Error {
+        if matches!(error, Error::Stopped) && self.checkpoint {
+            self.line(&format!(
+                "checkpoint written; --resume --out {} goes on from it",
+                out.display()
+            ));
+        }
+        error.into()
+    }
+
+    fn step(&mut self, step: u64, steps: u64, text: &str, left: Duration) -> Result<()> {
+        if stderr().is_terminal() {
+            if self.bar.is_none() {
+                self.bar = Some(terminal::bar(steps, "steps")?);
+            }
+            if let Some(bar) = &self.bar {
+                bar.set_position(step);
+                bar.set_message(format!("{text} "));
+            }
+        } else if self.due() || step == steps {
+            let left = Duration::from_secs(left.as_secs());
+            note(format_args!("step {step}/{steps}, {text}, {left:?} left"));
+        }
+        Ok(())
+    }
+}
+
+impl Observer for Report {
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Resumed { step } => self.line(&format!("resumed after {step} steps")),
+            Event::Step {
+                step,
+                steps,
+                loss,
+                samples_per_second,
+                remaining,
+            } => {
+                let text = format!("loss {loss:.4}, {samples_per_second:.0} samples/s");
+                if let Err(error) = self
+                    .step(step, steps, &text, remaining)
+                    .context("progress can't be shown")
+                {
+                    self.line(&format!("warning: {error:#}"));
+                }
+            }
+            Event::Metrics { step, values } => {
+                let values: Vec<String> = values
+                    .iter()
+                    .map(|(name, value)| format!("{name} {value:.4}"))
+                    .collect();
+                self.line(&format!("after {step} steps: {}", values.join(", ")));
+            }
+            Event::Checkpoint { step, path } => {
+                self.checkpoint = true;
+                self.line(&format!("checkpoint of step {step}: {}", path.display()));
+            }
+            Event::Warning(text) => self.line(&format!("warning: {text}")),
+            Event::Preparing(text) => {
+                if self.due() {
+                    self.line(&text);
+                }
+            }
+        }
+    }
+
+    fn stop(&self) -> bool {
+        terminal::stop_requested()
+    }
+}

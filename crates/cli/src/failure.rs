@@ -1,0 +1,127 @@
+//! How a failure is told: `error: …` on one line, `hint: …` where there is something to do about it.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use impasto::Error;
+
+/// Exit code of work that was stopped, as shells report an interrupt.
+pub const STOPPED: u8 = 130;
+const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
+
+/// Arguments that are fine one by one but not together, or not here.
+#[derive(Debug)]
+pub struct Usage {
+    message: String,
+    hint: Option<String>,
+}
+
+impl Usage {
+    /// A usage error with what to do about it.
+    pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Usage {
+            message: message.into(),
+            hint: Some(hint.into()),
+        }
+    }
+}
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Tells an error of the work and returns its exit code.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    // Whoever reads our output has seen enough (`impasto … | head`).
+    let closed = error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+    if closed {
+        return ExitCode::SUCCESS;
+    }
+    if let Some(Error::Stopped) = error.downcast_ref() {
+        tell("stopped", None);
+        return ExitCode::from(STOPPED);
+    }
+    let (code, hint) = match error.downcast_ref::<Usage>() {
+        Some(usage) => (WRONG_USAGE, usage.hint.clone()),
+        None => (FAILED, error.downcast_ref().and_then(hint)),
+    };
+    tell(&format!("error: {}", message(error)), hint.as_deref());
+    ExitCode::from(code)
+}
+
+/// Tells what clap found, in our form; prints help and version as they are.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        let asked = !error.use_stderr();
+        // Nothing is left to be done if even this can't be printed.
+        let _ = error.print();
+        return ExitCode::from(if asked { 0 } else { WRONG_USAGE });
+    }
+    let text = error.render().to_string();
+    let mut paragraphs = text.split("\n\n");
+    let message = one_line(paragraphs.next().unwrap_or_default());
+    let tip = paragraphs.find_map(|paragraph| {
+        let tip = paragraph.trim().strip_prefix("tip:")?;
+        Some(one_line(tip))
+    });
+    let hint = tip.unwrap_or_else(|| "pass --help to see what can be given".to_owned());
+    tell(&message, Some(&hint));
+    ExitCode::from(WRONG_USAGE)
+}
+
+/// An error with its causes, each told once: library errors tell their source themselves.
+fn message(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+    }
+    one_line(&text)
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What can be done about an error of the library.
+fn hint(error: &Error) -> Option<String> {
+    let hint = match error {
+        Error::Io { source, action, .. } => match source.kind() {
+            io::ErrorKind::StorageFull => "free some space, or choose another place to write to",
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                "change the permissions, or choose another place"
+            }
+            io::ErrorKind::NotFound if *action == "read" => "check the spelling of the path",
+            _ => return error.hint(),
+        },
+        _ => return error.hint(),
+    };
+    Some(hint.to_owned())
+}
+
+fn tell(line: &str, hint: Option<&str>) {
+    let mut stderr = io::stderr().lock();
+    // A closed stderr leaves only the exit code to tell by.
+    let _ = writeln!(stderr, "{line}");
+    if let Some(hint) = hint {
+        let _ = writeln!(stderr, "hint: {hint}");
+    }
+}

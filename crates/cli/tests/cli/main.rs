@@ -1,0 +1,14 @@
+//! The executable as its users meet it: arguments in, files, lines and exit codes out.
+//!
+//! The models are tiny and untrained: what they draw is noise, how it is drawn is what is tested.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod bad_input;
+mod data;
+mod generate;
+mod help;
+mod model;
+mod program;
+mod tokens;
+mod train;

@@ -1,0 +1,153 @@
+//! The composed-scene benchmark over a whole model.
+
+use std::ops::ControlFlow;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::detector::Detector;
+use super::scenes::{Tally, held_out_prompts, score};
+use crate::data::scenes::{Glyphs, Language, World, render};
+use crate::generate::{Drawing, draw};
+use crate::image::Picture;
+use crate::image::metrics::{psnr, ssim};
+use crate::models::dalle::Order;
+use crate::pipeline::Pipeline;
+use crate::sampling::SamplingOptions;
+use crate::{Error, Result};
+
+/// How the benchmark is run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Options {
+    /// Held-out prompts; one picture each.
+    pub prompts: usize,
+    /// Seed of the prompts; picture number i is drawn with the seed `seed + i`.
+    pub seed: u64,
+    /// Language of the prompts.
+    pub language: Language,
+    /// How ids are drawn.
+    pub sampling: SamplingOptions,
+    /// Token order.
+    pub order: Order,
+}
+
+/// What the benchmark found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The model's name.
+    pub model: String,
+    /// The world's name.
+    pub world: String,
+    /// The settings.
+    pub options: Options,
+    /// Pictures that the model drew.
+    pub drawn: Tally,
+    /// The floor: rendered pictures of the same prompts through the image tokenizer alone.
+    pub reconstructed: Tally,
+    /// The detector itself, on rendered pictures.
+    pub rendered: Tally,
+    /// Mean PSNR of the reconstructions in dB, data range 255.
+    pub reconstruction_psnr: f64,
+    /// Mean SSIM of the reconstructions.
+    pub reconstruction_ssim: f64,
+    /// Share of the codebook that the rendered pictures use.
+    pub code_usage: f64,
+}
+
+/// Pictures drawn in one batch.
+const BATCH: usize = 16;
+
+/// Draws a picture for each held-out prompt and judges it. `progress` gets the pictures done and to do.
+/// `show` gets every prompt's caption and picture.
+pub fn run(
+    pipeline: &Pipeline,
+    world: &World,
+    glyphs: &Glyphs,
+    options: &Options,
+    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    show: &mut dyn FnMut(&str, &Picture),
+) -> Result<Report> {
+    if options.prompts == 0 {
+        return Err(Error::invalid("prompts", "expected 1 or more, got 0"));
+    }
+    if world.picture_size != pipeline.picture_size() {
+        return Err(Error::invalid(
+            "world",
+            format!(
+                "{} is drawn at {} px, the model draws {} px",
+                world.name,
+                world.picture_size,
+                pipeline.picture_size()
+            ),
+        ));
+    }
+    let model = &pipeline.model;
+    let detector = Detector::new(world, glyphs)?;
+    let prompts = held_out_prompts(world, options.seed, options.prompts, options.language);
+    let mut report = Report {
+        model: model.config.name.clone(),
+        world: world.name.clone(),
+        options: options.clone(),
+        drawn: Tally::default(),
+        reconstructed: Tally::default(),
+        rendered: Tally::default(),
+        reconstruction_psnr: 0.0,
+        reconstruction_ssim: 0.0,
+        code_usage: 0.0,
+    };
+    let length = model.config.dalle.text_length;
+    let null_caption = model.text.null_caption(length);
+    let mut all_ids = Vec::with_capacity(prompts.len());
+    for (start, prompts) in (0..).step_by(BATCH).zip(prompts.chunks(BATCH)) {
+        let mut drawings = Vec::with_capacity(prompts.len());
+        for (i, prompt) in prompts.iter().enumerate() {
+            drawings.push(Drawing {
+                text_ids: model.text.encode_caption(&prompt.caption, length, false)?,
+                seed: options.seed.wrapping_add((start + i) as u64),
+            });
+        }
+        let drawn = draw(
+            &model.dalle,
+            &drawings,
+            &null_caption,
+            &options.sampling,
+            options.order,
+            &mut |_, _| progress(start, options.prompts),
+        )?;
+        let drawn_ids: Vec<Vec<u32>> = drawn.into_iter().map(|drawn| drawn.image_ids).collect();
+        let drawn = model.image.decode(&drawn_ids)?;
+        let rendered: Vec<Picture> = prompts
+            .iter()
+            .map(|prompt| render(&prompt.scene, glyphs))
+            .collect();
+        let ids = model.image.encode(&rendered, &model.device)?;
+        let reconstructed = model.image.decode(&ids)?;
+        all_ids.extend(ids);
+        for (prompt, picture) in prompts.iter().zip(&drawn) {
+            show(&prompt.caption, picture);
+        }
+        for (rendered, reconstructed) in rendered.iter().zip(&reconstructed) {
+            report.reconstruction_psnr += psnr(rendered, reconstructed) / options.prompts as f64;
+            report.reconstruction_ssim += ssim(rendered, reconstructed) / options.prompts as f64;
+        }
+        for (pictures, tally) in [
+            (&drawn, &mut report.drawn),
+            (&reconstructed, &mut report.reconstructed),
+            (&rendered, &mut report.rendered),
+        ] {
+            let detections: Result<Vec<_>> = pictures
+                .par_iter()
+                .map(|picture| detector.detect(picture))
+                .collect();
+            for (prompt, detection) in prompts.iter().zip(detections?) {
+                tally.add(&score(world, &prompt.scene, &detection));
+            }
+        }
+        if progress(start + prompts.len(), options.prompts).is_break() {
+            return Err(Error::Stopped);
+        }
+    }
+    let codes = model.config.image_tokenizer.codebook_size();
+    report.code_usage = crate::models::image_tokenizer::CodeUsage::of(&all_ids, codes).share;
+    Ok(report)
+}

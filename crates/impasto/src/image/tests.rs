@@ -1,0 +1,189 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use proptest::prelude::*;
+
+fn gradient() -> Picture {
+    let mut picture = Picture::filled(5, 3, [0; 3]);
+    for (i, value) in picture.rgb.iter_mut().enumerate() {
+        *value = (i * 5) as u8;
+    }
+    picture
+}
+
+#[test]
+fn lossless_formats_keep_every_pixel() {
+    for format in [Format::Png, Format::Webp] {
+        let bytes = gradient().encode(format, 90).unwrap();
+        assert_eq!(Picture::decode(&bytes, "x").unwrap(), gradient());
+    }
+}
+
+#[test]
+fn floats_and_bytes_are_one_to_one() {
+    let picture = gradient();
+    assert_eq!(Picture::from_chw(&picture.to_chw(), 5, 3).unwrap(), picture);
+    assert!(Picture::from_chw(&[f32::NAN; 3], 1, 1).is_err());
+}
+
+/// A PNG of one pixel whose header promises others, with a checksum that fits.
+fn png_promising(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = Picture::filled(1, 1, [0; 3])
+        .encode(Format::Png, 100)
+        .unwrap();
+    bytes[16..20].copy_from_slice(&width.to_be_bytes());
+    bytes[20..24].copy_from_slice(&height.to_be_bytes());
+    let checksum = crc32(&bytes[12..29]);
+    bytes[29..33].copy_from_slice(&checksum.to_be_bytes());
+    bytes
+}
+
+/// The checksum of PNG chunks (ISO 3309).
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |sum, &byte| {
+        (0..8).fold(sum ^ u32::from(byte), |sum, _| {
+            if sum & 1 == 1 {
+                sum >> 1 ^ 0xedb8_8320
+            } else {
+                sum >> 1
+            }
+        })
+    })
+}
+
+#[test]
+fn a_bomb_is_refused_for_its_size() {
+    // The unchanged header passes, so the checksum is right and what is refused is the size.
+    assert!(Picture::decode(&png_promising(1, 1), "x.png").is_ok());
+    for (width, height) in [
+        (16_000, 16_000),
+        (20_000, 1),
+        (1, 20_000),
+        (u32::MAX >> 1, u32::MAX >> 1),
+    ] {
+        let error = Picture::decode(&png_promising(width, height), "bomb.png")
+            .unwrap_err()
+            .to_string();
+        let of_size =
+            error.contains("pixels") || error.contains("limit") || error.contains("too large");
+        assert!(of_size && error.contains("bomb.png"), "{error}");
+    }
+}
+
+#[test]
+fn what_is_no_picture_or_only_a_part_of_one_is_refused() {
+    assert!(Picture::decode(b"", "x").is_err());
+    let error = Picture::decode(b"this is a text", "notes.txt")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("notes.txt") && error.contains("PNG, JPEG or WebP"),
+        "{error}"
+    );
+    let mut noisy = Picture::filled(40, 40, [0; 3]);
+    for (i, value) in noisy.rgb.iter_mut().enumerate() {
+        *value = (i * i * 31 % 251) as u8;
+    }
+    for format in [Format::Png, Format::Jpeg, Format::Webp] {
+        let bytes = noisy.encode(format, 90).unwrap();
+        assert!(Picture::decode(&bytes, "x").is_ok());
+        for part in [bytes.len() / 2, bytes.len() - bytes.len() / 8] {
+            assert!(
+                Picture::decode(&bytes[..part], "x").is_err(),
+                "{format:?} cut to {part} bytes"
+            );
+        }
+    }
+}
+
+#[test]
+fn sizes_that_make_no_picture_are_errors() {
+    assert!(Picture::new(2, 2, vec![0; 11]).is_err());
+    assert!(Picture::new(0, 2, vec![]).is_err());
+    assert!(Picture::new(usize::MAX, 2, vec![0; 6]).is_err());
+    assert!(gradient().resize(0, 3).is_err());
+    assert!(gradient().fit_square(0).is_err());
+    assert!(Picture::from_chw(&[0.0; 5], 1, 2).is_err());
+    assert!(Picture::from_chw(&[], usize::MAX, 4).is_err());
+}
+
+#[test]
+fn a_grid_fills_row_after_row() {
+    let pixel = |value| Picture::filled(1, 1, [value; 3]);
+    let grid = Picture::grid(&[pixel(1), pixel(2), pixel(3)], 2, 1).unwrap();
+    let values: Vec<u8> = grid.rgb.iter().step_by(3).copied().collect();
+    assert_eq!((grid.width, grid.height), (3, 3));
+    assert_eq!(values, [1, 255, 2, 255, 255, 255, 3, 255, 255]);
+    assert!(Picture::grid(&[], 2, 1).is_err());
+    assert!(Picture::grid(&[pixel(1), gradient()], 2, 1).is_err());
+}
+
+/// EXIF orientation 6: the camera was held so that the file has to be turned clockwise.
+#[test]
+fn a_turned_photograph_is_turned_back() {
+    let mut picture = Picture::filled(16, 8, [20; 3]);
+    for row in 0..8 {
+        picture.rgb[3 * 16 * row..3 * (16 * row + 8)].fill(220);
+    }
+    let bytes = picture.encode(Format::Jpeg, 100).unwrap();
+    let mut exif = b"\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01".to_vec();
+    exif.extend(b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0");
+    let turned = [&bytes[..2], &exif, &bytes[2..]].concat();
+    let decoded = Picture::decode(&turned, "x.jpg").unwrap();
+    assert_eq!((decoded.width, decoded.height), (8, 16));
+    // The light left half has come to the top.
+    assert!(
+        decoded.rgb[0] > 200 && decoded.rgb[3 * 8 * 15] < 40,
+        "{:?}",
+        decoded.rgb
+    );
+}
+
+#[test]
+fn transparent_parts_lie_on_white() {
+    let mut image = image::RgbaImage::new(1, 1);
+    image.put_pixel(0, 0, image::Rgba([0, 0, 0, 0]));
+    assert_eq!(
+        Picture::flattened(&DynamicImage::ImageRgba8(image)).rgb,
+        [255, 255, 255]
+    );
+}
+
+#[test]
+fn a_square_is_cut_from_the_middle() {
+    let picture = Picture {
+        width: 3,
+        height: 1,
+        rgb: vec![1, 1, 1, 2, 2, 2, 3, 3, 3],
+    };
+    assert_eq!(picture.fit_square(1).unwrap().rgb, [2, 2, 2]);
+}
+
+proptest! {
+    #[test]
+    fn garbage_is_an_error_and_nothing_else(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert!(Picture::decode(&bytes, "x").is_err());
+    }
+
+    /// Decoders see past the magic number here, which random bytes never reach.
+    #[test]
+    fn damaged_files_never_panic(
+        format in proptest::sample::select(vec![Format::Png, Format::Jpeg, Format::Webp]),
+        damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..8),
+        cut in any::<proptest::sample::Index>(),
+    ) {
+        let mut bytes = gradient().encode(format, 90).unwrap();
+        for (at, value) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        let _ = Picture::decode(&bytes, "x");
+        bytes.truncate(cut.index(bytes.len()));
+        let _ = Picture::decode(&bytes, "x");
+    }
+
+    #[test]
+    fn scaling_gives_the_size_asked_for(width in 1usize..40, height in 1usize..40, size in 1usize..40) {
+        let scaled = Picture::filled(width, height, [9, 99, 199]).fit_square(size).unwrap();
+        prop_assert_eq!(scaled, Picture::filled(size, size, [9, 99, 199]));
+    }
+}

@@ -1,0 +1,443 @@
+//! How a picture was made, written into its file and read back.
+//!
+//! The text is AUTOMATIC1111's `parameters` form, which galleries and other tools read: the prompt, then
+//! one line of `Key: value` pairs. It goes where that program puts it: a PNG `tEXt` chunk (`iTXt` where
+//! Latin-1 can't hold the text), the EXIF UserComment of JPEG and WebP. Source:
+//! AUTOMATIC1111/stable-diffusion-webui `modules/infotext_utils.py` (`parse_generation_parameters`,
+//! `quote`) and `modules/images.py` (`save_image_with_geninfo`). Deviation: there is no negative prompt,
+//! so there is no line for it; what that program has no word for (`Temperature`, `Top-k`, `Top-p`) are
+//! further pairs, which it keeps as they are.
+
+mod exif;
+
+use std::io::Cursor;
+
+use image::codecs::{jpeg::JpegEncoder, webp::WebPEncoder};
+use image::{ExtendedColorType, ImageDecoder, ImageEncoder, ImageReader};
+use serde::{Deserialize, Serialize};
+
+use crate::image::{Format, Picture};
+use crate::models::dalle::Order;
+use crate::sampling::SamplingOptions;
+use crate::{Error, Result};
+
+/// The PNG keyword.
+const KEYWORD: &str = "parameters";
+/// What a JPEG segment holds besides its length, `Exif\0\0` and the block.
+const MAX_JPEG_EXIF: usize = u16::MAX as usize - 2 - 6;
+/// Compressed text beyond this is not unpacked.
+const MAX_TEXT: usize = 1 << 20;
+
+/// All that is needed to draw a picture again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The caption.
+    pub prompt: String,
+    /// The picture's own seed.
+    pub seed: u64,
+    /// Guidance, temperature, cuts.
+    pub sampling: SamplingOptions,
+    /// Token order.
+    pub order: Order,
+    /// Passes of the transformer over the picture.
+    pub steps: usize,
+    /// The model's name.
+    pub model: String,
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// The program and its version.
+    pub version: String,
+}
+
+/// This program and its version, for [`Settings::version`].
+pub fn version() -> String {
+    format!("impasto {}", env!("CARGO_PKG_VERSION"))
+}
+
+impl Settings {
+    /// The `parameters` text.
+    pub fn parameters(&self) -> String {
+        let sampling = &self.sampling;
+        let mut pairs = vec![
+            ("Steps", self.steps.to_string()),
+            ("Sampler", self.order.to_string()),
+            ("CFG scale", sampling.guidance_scale.to_string()),
+            ("Seed", self.seed.to_string()),
+            ("Size", format!("{}x{}", self.width, self.height)),
+            ("Model", self.model.clone()),
+            ("Temperature", sampling.temperature.to_string()),
+        ];
+        pairs.extend(sampling.top_k.map(|top_k| ("Top-k", top_k.to_string())));
+        pairs.extend(sampling.top_p.map(|top_p| ("Top-p", top_p.to_string())));
+        pairs.push(("Version", self.version.clone()));
+        let line: Vec<String> = pairs
+            .into_iter()
+            .map(|(key, value)| format!("{key}: {}", quoted(value)))
+            .collect();
+        format!("{}\n{}", self.prompt, line.join(", "))
+    }
+
+    /// Reads what [`Settings::parameters`] wrote. Pairs that are not known are skipped.
+    pub fn parse(text: &str) -> Result<Self> {
+        let bad = |reason: String| Error::invalid("parameters", reason);
+        let (prompt, line) = text.rsplit_once('\n').ok_or_else(|| {
+            bad("expected a prompt and a line of settings, got one line".to_owned())
+        })?;
+        let pairs = pairs(line)?;
+        let find = |key: &str| {
+            pairs
+                .iter()
+                .find(|(known, _)| known == key)
+                .map(|(_, value)| value.as_str())
+        };
+        let required = |key: &'static str| {
+            find(key).ok_or_else(|| bad(format!("expected \"{key}: …\", got \"{line}\"")))
+        };
+        fn number<T: std::str::FromStr>(key: &str, text: &str) -> Result<T> {
+            text.parse().map_err(|_| {
+                Error::invalid(
+                    "parameters",
+                    format!("expected a number as {key}, got \"{text}\""),
+                )
+            })
+        }
+        let optional = |key: &'static str| find(key).map(|text| (key, text));
+        let size = required("Size")?;
+        let (width, height) = size
+            .split_once('x')
+            .ok_or_else(|| bad(format!("expected WIDTHxHEIGHT as Size, got \"{size}\"")))?;
+        let sampling = SamplingOptions {
+            guidance_scale: number("CFG scale", required("CFG scale")?)?,
+            temperature: number("Temperature", required("Temperature")?)?,
+            top_k: optional("Top-k")
+                .map(|(key, text)| number(key, text))
+                .transpose()?,
+            top_p: optional("Top-p")
+                .map(|(key, text)| number(key, text))
+                .transpose()?,
+        };
+        sampling.validate()?;
+        Ok(Settings {
+            prompt: prompt.to_owned(),
+            seed: number("Seed", required("Seed")?)?,
+            sampling,
+            order: required("Sampler")?.parse()?,
+            steps: number("Steps", required("Steps")?)?,
+            model: required("Model")?.to_owned(),
+            width: number("Size", width)?,
+            height: number("Size", height)?,
+            version: required("Version")?.to_owned(),
+        })
+    }
+}
+
+/// A value as A1111's `quote` writes it.
+fn quoted(value: String) -> String {
+    if value.is_empty() || value.contains([',', '\n', ':', '"']) {
+        serde_json::Value::String(value).to_string()
+    } else {
+        value
+    }
+}
+
+/// The pairs of a settings line.
+fn pairs(line: &str) -> Result<Vec<(String, String)>> {
+    let bad = || {
+        Error::invalid(
+            "parameters",
+            format!("expected \"Key: value, …\", got \"{line}\""),
+        )
+    };
+    let mut pairs = Vec::new();
+    let mut rest = line.trim();
+    while !rest.is_empty() {
+        let (key, after) = rest.split_once(": ").ok_or_else(bad)?;
+        let (value, after) = if after.starts_with('"') {
+            let mut strings = serde_json::Deserializer::from_str(after).into_iter::<String>();
+            let value = strings.next().ok_or_else(bad)?.map_err(|_| bad())?;
+            (value, &after[strings.byte_offset()..])
+        } else {
+            let end = after.find(',').unwrap_or(after.len());
+            (after[..end].to_owned(), &after[end..])
+        };
+        pairs.push((key.to_owned(), value));
+        rest = after.trim_start_matches(',').trim_start();
+    }
+    Ok(pairs)
+}
+
+/// The bytes of a picture file that tells how it was made. `quality` from 1 to 100 counts for JPEG only.
+pub fn encode(picture: &Picture, format: Format, quality: u8, parameters: &str) -> Result<Vec<u8>> {
+    let (width, height) = (picture.width as u32, picture.height as u32);
+    let failed = |e: &dyn std::fmt::Display| {
+        Error::invalid(
+            "picture",
+            format!("{width}x{height} can't be encoded with its settings: {e}"),
+        )
+    };
+    let mut bytes = Vec::new();
+    let colour = ExtendedColorType::Rgb8;
+    match format {
+        Format::Png => {
+            png_with_text(&mut bytes, picture, parameters).map_err(|e| failed(&e))?;
+        }
+        Format::Jpeg => {
+            let block = exif::user_comment(parameters);
+            // The encoder would wrap the segment's 16-bit length around.
+            if block.len() > MAX_JPEG_EXIF {
+                return Err(Error::invalid(
+                    "settings",
+                    format!(
+                        "are {} bytes long, expected at most {MAX_JPEG_EXIF} in a JPEG (PNG holds more)",
+                        block.len()
+                    ),
+                ));
+            }
+            let mut encoder = JpegEncoder::new_with_quality(&mut bytes, quality.clamp(1, 100));
+            encoder.set_exif_metadata(block).map_err(|e| failed(&e))?;
+            encoder
+                .write_image(&picture.rgb, width, height, colour)
+                .map_err(|e| failed(&e))?;
+        }
+        Format::Webp => {
+            let mut encoder = WebPEncoder::new_lossless(&mut bytes);
+            encoder
+                .set_exif_metadata(exif::user_comment(parameters))
+                .map_err(|e| failed(&e))?;
+            encoder
+                .write_image(&picture.rgb, width, height, colour)
+                .map_err(|e| failed(&e))?;
+        }
+    }
+    Ok(bytes)
+}
+
+fn png_with_text(
+    bytes: &mut Vec<u8>,
+    picture: &Picture,
+    parameters: &str,
+) -> Result<(), png::EncodingError> {
+    let mut encoder = png::Encoder::new(bytes, picture.width as u32, picture.height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_compression(png::Compression::Balanced);
+    // NUL ends the keyword and is not allowed in the text of either chunk.
+    let text = parameters.replace('\0', " ");
+    if text.chars().all(|letter| u32::from(letter) < 256) {
+        encoder.add_text_chunk(KEYWORD.to_owned(), text)?;
+    } else {
+        encoder.add_itxt_chunk(KEYWORD.to_owned(), text)?;
+    }
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&picture.rgb)?;
+    writer.finish()
+}
+
+/// The `parameters` text of a PNG, JPEG or WebP file, if it has one. A file that is none of these has
+/// none either: that is for [`Picture::decode`] to say.
+pub fn read_parameters(bytes: &[u8]) -> Option<String> {
+    png_text(bytes).or_else(|| {
+        let reader = ImageReader::new(Cursor::new(bytes))
+            .with_guessed_format()
+            .ok()?;
+        let block = reader.into_decoder().ok()?.exif_metadata().ok()??;
+        exif::read_user_comment(&block)
+    })
+}
+
+fn png_text(bytes: &[u8]) -> Option<String> {
+    let mut reader = png::Decoder::new(Cursor::new(bytes)).read_info().ok()?;
+    if let Some(text) = known_text(reader.info()) {
+        return Some(text);
+    }
+    // Chunks may also stand behind the pixels.
+    reader.finish().ok()?;
+    known_text(reader.info())
+}
+
+fn known_text(info: &png::Info) -> Option<String> {
+    let latin1 = info
+        .uncompressed_latin1_text
+        .iter()
+        .find(|chunk| chunk.keyword == KEYWORD)
+        .map(|chunk| chunk.text.clone());
+    let utf8 = || {
+        let chunk = info
+            .utf8_text
+            .iter()
+            .find(|chunk| chunk.keyword == KEYWORD)?;
+        let mut chunk = chunk.clone();
+        chunk.decompress_text_with_limit(MAX_TEXT).ok()?;
+        chunk.get_text().ok()
+    };
+    let compressed = || {
+        let chunk = info
+            .compressed_latin1_text
+            .iter()
+            .find(|chunk| chunk.keyword == KEYWORD)?;
+        let mut chunk = chunk.clone();
+        chunk.decompress_text_with_limit(MAX_TEXT).ok()?;
+        chunk.get_text().ok()
+    };
+    latin1.or_else(utf8).or_else(compressed)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const FORMATS: [Format; 3] = [Format::Png, Format::Jpeg, Format::Webp];
+
+    fn settings(prompt: &str) -> Settings {
+        Settings {
+            prompt: prompt.to_owned(),
+            seed: u64::MAX,
+            sampling: SamplingOptions {
+                guidance_scale: 3.5,
+                temperature: 0.9,
+                top_k: Some(256),
+                top_p: Some(0.95),
+            },
+            order: Order::Parallel { steps: 8 },
+            steps: 8,
+            model: "impasto-mini".to_owned(),
+            width: 64,
+            height: 64,
+            version: "impasto 0.1.0".to_owned(),
+        }
+    }
+
+    fn picture() -> Picture {
+        let mut picture = Picture::filled(16, 8, [200, 30, 30]);
+        picture.rgb[5] = 77;
+        picture
+    }
+
+    #[test]
+    fn the_text_is_in_the_known_form() {
+        assert_eq!(
+            settings("a turtle, \"red\"").parameters(),
+            "a turtle, \"red\"\nSteps: 8, Sampler: \"parallel:8\", CFG scale: 3.5, \
+             Seed: 18446744073709551615, Size: 64x64, Model: impasto-mini, Temperature: 0.9, \
+             Top-k: 256, Top-p: 0.95, Version: impasto 0.1.0"
+        );
+    }
+
+    #[test]
+    fn every_format_keeps_settings_and_pixels() {
+        for prompt in ["a turtle", "Schildkröte: grün, groß", "黄色背景上的乌龟 🐢"] {
+            for format in FORMATS {
+                let text = settings(prompt).parameters();
+                let bytes = encode(&picture(), format, 95, &text).unwrap();
+                assert_eq!(read_parameters(&bytes), Some(text), "{format:?}");
+                let read = Settings::parse(&read_parameters(&bytes).unwrap()).unwrap();
+                assert_eq!(read, settings(prompt), "{format:?}");
+                let decoded = Picture::decode(&bytes, "x").unwrap();
+                if format == Format::Jpeg {
+                    assert_eq!((decoded.width, decoded.height), (16, 8));
+                } else {
+                    assert_eq!(decoded, picture(), "{format:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn chinese_goes_into_itxt_and_latin_into_text() {
+        let bytes = |prompt| encode(&picture(), Format::Png, 95, prompt).unwrap();
+        let holds = |bytes: &[u8], kind: &[u8]| bytes.windows(4).any(|window| window == kind);
+        assert!(holds(&bytes("grün"), b"tEXt") && !holds(&bytes("grün"), b"iTXt"));
+        assert!(holds(&bytes("乌龟"), b"iTXt") && !holds(&bytes("乌龟"), b"tEXt"));
+    }
+
+    #[test]
+    fn a_picture_without_settings_has_none() {
+        for format in FORMATS {
+            assert_eq!(
+                read_parameters(&picture().encode(format, 90).unwrap()),
+                None
+            );
+        }
+        assert_eq!(read_parameters(b"no picture"), None);
+    }
+
+    #[test]
+    fn text_behind_the_pixels_is_found() {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, 1, 1);
+        encoder.set_color(png::ColorType::Rgb);
+        let mut writer = encoder.write_header().unwrap();
+        writer.write_image_data(&[1, 2, 3]).unwrap();
+        let chunk = png::text_metadata::ZTXtChunk::new(KEYWORD, "late");
+        writer.write_text_chunk(&chunk).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(read_parameters(&bytes).as_deref(), Some("late"));
+    }
+
+    /// The encoder wraps a segment's length around, which makes a file that no one can read.
+    #[test]
+    fn settings_too_long_for_a_jpeg_are_refused() {
+        let longest = (MAX_JPEG_EXIF - exif::user_comment("").len()) / 2;
+        let fits = encode(&picture(), Format::Jpeg, 95, &"a".repeat(longest)).unwrap();
+        assert_eq!(read_parameters(&fits).unwrap().len(), longest);
+        let error = encode(&picture(), Format::Jpeg, 95, &"a".repeat(longest + 1)).unwrap_err();
+        assert!(
+            error.to_string().contains("expected at most 65527"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_prompt_of_several_lines_comes_back() {
+        let settings = settings("one\nSteps: 3, Seed: 4\nthree");
+        assert_eq!(Settings::parse(&settings.parameters()).unwrap(), settings);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let error = |text: &str| Settings::parse(text).unwrap_err().to_string();
+        assert!(error("a turtle").contains("got one line"));
+        assert!(error("a turtle\nSteps: 3").contains("expected \"Size: …\""));
+        let text = settings("a turtle")
+            .parameters()
+            .replace("Seed: 1", "Seed: x");
+        assert!(error(&text).contains("expected a number as Seed"));
+    }
+
+    proptest! {
+        #[test]
+        fn settings_come_back(
+            prompt in "\\PC{1,60}", model in "\\PC{0,20}", seed: u64, guidance in 0.0f32..20.0,
+            temperature in 0.0f32..5.0, top_k in proptest::option::of(1usize..10_000),
+            top_p in proptest::option::of(0.001f32..=1.0),
+        ) {
+            let settings = Settings {
+                prompt, seed, order: Order::Raster,
+                // A value is trimmed at its end by whoever reads the line.
+                model: model.trim().to_owned(),
+                sampling: SamplingOptions { guidance_scale: guidance, temperature, top_k, top_p },
+                ..settings("")
+            };
+            prop_assert_eq!(Settings::parse(&settings.parameters()).unwrap(), settings);
+        }
+
+        #[test]
+        fn garbage_never_panics(text in "\\PC{0,80}", bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Settings::parse(&format!("x\n{text}"));
+            let _ = read_parameters(&bytes);
+        }
+
+        #[test]
+        fn a_damaged_file_never_panics(at in 0usize..10_000, value: u8, kind in 0usize..3) {
+            let text = settings("乌龟").parameters();
+            let mut bytes = encode(&picture(), FORMATS[kind], 90, &text).unwrap();
+            let at = at % bytes.len();
+            bytes[at] = value;
+            let _ = read_parameters(&bytes);
+        }
+    }
+}

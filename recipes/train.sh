@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Trains the text tokenizer, the image tokenizer and the transformer of a recipe, one after the other, and
+# goes on where a run was stopped: recipes/train.sh NAME [--device DEVICE]
+set -eu
+cd "$(dirname "$0")/.."
+recipe=$1
+shift
+impasto() { cargo run --release --quiet -- "$@"; }
+[ -e "out/$recipe/text-tokenizer/tokenizer.json" ] ||
+  impasto train text-tokenizer --config "recipes/$recipe/text-tokenizer.json" --out "out/$recipe/text-tokenizer"
+impasto train image-tokenizer --config "recipes/$recipe/image-tokenizer.json" --out "out/$recipe/image-tokenizer" --resume "$@"
+impasto train dalle --config "recipes/$recipe/dalle.json" --out "out/$recipe/dalle" --resume "$@"
+echo "the model is in out/$recipe/dalle/model"
