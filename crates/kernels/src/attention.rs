@@ -79,27 +79,27 @@ impl Shape {
 /// Queries whose scores are held at a time: with 512 keys, 192 KiB of the L2 cache.
 const QUERIES: usize = 96;
 
-/// A result in memory order `[batch, length, heads, dim]`.
+/// A result in memory order `[batch, length, heads, dim]`, positions `row_stride` apart.
 #[derive(Clone, Copy)]
-struct Target {
+pub(crate) struct Target {
     data: SharedPtr<f32>,
     len: usize,
-    heads: usize,
+    row_stride: usize,
 }
 
 impl Target {
-    fn new(data: &mut [f32], heads: usize) -> Self {
+    pub(crate) fn new(data: &mut [f32], row_stride: usize) -> Self {
         Self {
             data: SharedPtr::new(data.as_mut_ptr()),
             len: data.len(),
-            heads,
+            row_stride,
         }
     }
 
     /// Runs a product into rows `first..first + rows` of a head.
     ///
     /// # Safety
-    /// No other task writes to this head; `self` came from a live slice.
+    /// No other task writes to these rows of this head; `self` came from a live slice.
     unsafe fn product(
         &self,
         (batch, head): (usize, usize),
@@ -108,12 +108,15 @@ impl Target {
         (a, b): (Matrix, Matrix),
         into: Into,
     ) {
-        let width = self.heads * dim;
-        let start = (batch * length + first) * width + head * dim;
-        let span = (rows - 1) * width + dim;
-        assert!(start + span <= self.len);
+        let start = (batch * length + first) * self.row_stride + head * dim;
+        let span = (rows - 1) * self.row_stride + dim;
+        assert!(
+            start + span <= self.len,
+            "gradient or output of the attention's shape"
+        );
         // SAFETY: the rows lie within the slice, and only this task touches them.
-        let part = unsafe { MatrixMut::from_raw(self.data.get().add(start), rows, dim, width) };
+        let part =
+            unsafe { MatrixMut::from_raw(self.data.get().add(start), rows, dim, self.row_stride) };
         gemm_serial(a, b, part, into);
     }
 }
@@ -131,7 +134,7 @@ pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32
     } = shape;
     let mut out = fresh(batch * queries * heads * dim);
     let mut normalisers = fresh(batch * heads * queries);
-    let target = Target::new(&mut out, heads);
+    let target = Target::new(&mut out, heads * dim);
     let blocks = queries.div_ceil(QUERIES);
     let norms = SharedPtr::new(normalisers.as_mut_ptr());
     let task = |index: usize| {
@@ -207,6 +210,30 @@ pub fn backward(
     (out, normalisers): (&[f32], &[f32]),
     shape: Shape,
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let Shape {
+        batch,
+        heads,
+        queries,
+        keys,
+        dim,
+        ..
+    } = shape;
+    let mut dq = fresh(batch * queries * heads * dim);
+    let mut dk = fresh(batch * keys * heads * dim);
+    let mut dv = fresh(batch * keys * heads * dim);
+    let targets = [&mut dq, &mut dk, &mut dv].map(|data| Target::new(data, heads * dim));
+    backward_into(targets, dout, (q, k, v), (out, normalisers), shape);
+    (dq, dk, dv)
+}
+
+/// [`backward`] that writes every element of the targets' heads.
+pub(crate) fn backward_into(
+    [tq, tk, tv]: [Target; 3],
+    dout: Heads,
+    (q, k, v): (Heads, Heads, Heads),
+    (out, normalisers): (&[f32], &[f32]),
+    shape: Shape,
+) {
     shape.check();
     let Shape {
         batch,
@@ -227,24 +254,17 @@ pub fn backward(
         batch * heads * queries,
         "normalisers of the forward pass"
     );
+    assert!(queries > 0, "the gradient of no query");
     let out = Heads {
         data: out,
         batch_stride: queries * heads * dim,
         head_stride: dim,
         row_stride: heads * dim,
     };
-    let mut dq = fresh(batch * queries * heads * dim);
-    // Keys that no query sees get no gradient.
-    let mut dk = vec![0.0; batch * keys * heads * dim];
-    let mut dv = vec![0.0; batch * keys * heads * dim];
-    let (tq, tk, tv) = (
-        Target::new(&mut dq, heads),
-        Target::new(&mut dk, heads),
-        Target::new(&mut dv, heads),
-    );
     let task = |unit: usize| {
         let (b, h) = (unit / heads, unit % heads);
-        for first in (0..queries).step_by(QUERIES) {
+        // The last queries first: they see all keys, so nothing has to be zero before.
+        for first in (0..queries).step_by(QUERIES).rev() {
             let rows = QUERIES.min(queries - first);
             let seen = shape.visible(first + rows - 1);
             with_scratch(2 * rows * seen, |scratch| {
@@ -286,7 +306,8 @@ pub fn backward(
                     Matrix::new(probs, rows, seen),
                     Matrix::new(dscores, rows, seen),
                 );
-                let into = Into::Add;
+                let last = first + rows == queries;
+                let into = if last { Into::Overwrite } else { Into::Add };
                 // SAFETY: each task has a head of its own.
                 unsafe {
                     tq.product(
@@ -306,7 +327,6 @@ pub fn backward(
         .into_par_iter()
         .with_max_len(1)
         .for_each(task);
-    (dq, dk, dv)
 }
 
 vectorised! {

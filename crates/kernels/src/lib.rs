@@ -19,6 +19,7 @@ mod isa;
 pub mod linear;
 pub mod memory;
 pub mod rms_norm;
+pub mod self_attention;
 mod shared;
 pub mod swiglu;
 mod vector;

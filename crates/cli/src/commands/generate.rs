@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
@@ -133,13 +133,16 @@ pub fn run(arguments: Arguments) -> Result<()> {
         })?;
         add(&mut timings, &took);
         for drawn in drawn {
-            let path = if arguments.grid {
-                PathBuf::new()
-            } else {
+            let mut path = PathBuf::new();
+            if !arguments.grid {
                 let text = settings(&pipeline, &request, prompt, &drawn).parameters();
                 let bytes = provenance::encode(&drawn.picture, format, arguments.quality, &text)?;
-                target.write(&bytes, prompt, drawn.seed, format)?
-            };
+                path = target.write(&bytes, prompt, drawn.seed, format)?;
+                // Told at once: what is there stays there if a later prompt fails or is stopped.
+                if !arguments.json {
+                    bar.suspend(|| terminal::result(path.display()))?;
+                }
+            }
             reported.push(ReportedPicture {
                 path,
                 prompt: prompt.clone(),
@@ -170,6 +173,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let text = settings.parameters();
         let bytes = provenance::encode(&picture, format, arguments.quality, &text)?;
         let path = target.write(&bytes, &arguments.prompts[0], first.seed, format)?;
+        if !arguments.json {
+            terminal::result(path.display())?;
+        }
         for picture in &mut reported {
             picture.path.clone_from(&path);
         }
@@ -185,13 +191,6 @@ pub fn run(arguments: Arguments) -> Result<()> {
             pictures: reported,
             timings,
         });
-    }
-    let mut last: Option<&Path> = None;
-    for picture in &reported {
-        if last != Some(&picture.path) {
-            terminal::result(picture.path.display())?;
-        }
-        last = Some(&picture.path);
     }
     Ok(())
 }

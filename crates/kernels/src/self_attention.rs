@@ -1,0 +1,374 @@
+//! Causal self-attention as our transformers do it, from the joint projection to the joined heads:
+//! queries and keys are normalised head by head ([`crate::rms_norm`]) and turned by their rotary
+//! positions (Su et al. 2021, pairs `(i, i + dim / 2)`), then attend. One pass writes the rotated queries
+//! and keys, one the whole gradient of the projection; values are read and written in place.
+
+use crate::attention::{self, Heads, Shape, Target};
+use crate::shared::{SharedPtr, for_rows, fresh, rows_mut};
+use crate::vector::{dot, dot3, multiply_add, vectorised};
+
+/// What is done to queries or keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn<'a> {
+    /// Weight of the normalisation, `[dim]`.
+    pub weight: &'a [f32],
+    /// Cosines, `[batch, length, dim / 2]`.
+    pub cos: &'a [f32],
+    /// Sines, likewise.
+    pub sin: &'a [f32],
+}
+
+/// The sizes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sizes {
+    /// Entries of the batch.
+    pub batch: usize,
+    /// Positions.
+    pub length: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Width of a head, even.
+    pub dim: usize,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+impl Sizes {
+    fn width(&self) -> usize {
+        self.heads * self.dim
+    }
+
+    fn check(&self, qkv: &[f32], turns: [&Turn; 2]) {
+        let positions = self.batch * self.length;
+        assert!(
+            self.dim > 0 && self.dim.is_multiple_of(2),
+            "an even width of the heads"
+        );
+        assert_eq!(
+            qkv.len(),
+            positions * 3 * self.width(),
+            "projection [batch, length, 3 · width]"
+        );
+        for turn in turns {
+            assert_eq!(turn.weight.len(), self.dim, "weight of the normalisation");
+            assert_eq!(turn.cos.len(), positions * self.dim / 2, "cosines");
+            assert_eq!(turn.sin.len(), turn.cos.len(), "sines");
+        }
+    }
+
+    fn shape(&self) -> Shape {
+        Shape {
+            batch: self.batch,
+            heads: self.heads,
+            queries: self.length,
+            keys: self.length,
+            dim: self.dim,
+            causal: true,
+            scale: 1.0 / (self.dim as f32).sqrt(),
+        }
+    }
+
+    fn heads<'a>(&self, data: &'a [f32], row_stride: usize) -> Heads<'a> {
+        let batch_stride = self.length * row_stride;
+        Heads {
+            data,
+            batch_stride,
+            head_stride: self.dim,
+            row_stride,
+        }
+    }
+}
+
+/// What [`backward`] needs of the forward pass.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// Turned queries, `[batch, length, heads, dim]`.
+    pub queries: Vec<f32>,
+    /// Turned keys, likewise.
+    pub keys: Vec<f32>,
+    /// Logs of the sums of exponentials, `[batch, heads, length]`.
+    pub normalisers: Vec<f32>,
+}
+
+/// The joined heads, `[batch, length, width]`. A position of `qkv` holds queries, keys and values, each
+/// head after head.
+pub fn forward(qkv: &[f32], query: &Turn, key: &Turn, sizes: &Sizes) -> (Vec<f32>, Saved) {
+    sizes.check(qkv, [query, key]);
+    let width = sizes.width();
+    let queries = turn(qkv, query, sizes);
+    let keys = turn(&qkv[width.min(qkv.len())..], key, sizes);
+    let (out, normalisers) = attention::forward(
+        sizes.heads(&queries, width),
+        sizes.heads(&keys, width),
+        sizes.heads(&qkv[(2 * width).min(qkv.len())..], 3 * width),
+        sizes.shape(),
+    );
+    (
+        out,
+        Saved {
+            queries,
+            keys,
+            normalisers,
+        },
+    )
+}
+
+/// Normalises and turns every head of positions that are `3 · width` apart.
+fn turn(x: &[f32], turn: &Turn, sizes: &Sizes) -> Vec<f32> {
+    let (width, half) = (sizes.width(), sizes.dim / 2);
+    let positions = sizes.batch * sizes.length;
+    let mut y = fresh(positions * width);
+    let shared = SharedPtr::new(y.as_mut_ptr());
+    for_rows(positions, width, |first, rows| {
+        // SAFETY: each task has positions of its own.
+        let y = unsafe { rows_mut(shared, first, rows, width) };
+        for (row, y) in y.chunks_exact_mut(width).enumerate() {
+            let position = first + row;
+            let x = &x[position * 3 * width..][..width];
+            let cos = &turn.cos[position * half..][..half];
+            let sin = &turn.sin[position * half..][..half];
+            turn_position(y, x, turn.weight, cos, sin, sizes.eps);
+        }
+    });
+    y
+}
+
+vectorised! {
+    fn turn_position(y: &mut [f32], x: &[f32], weight: &[f32], cos: &[f32], sin: &[f32], eps: f32) {
+        let (dim, half) = (weight.len(), weight.len() / 2);
+        let (w1, w2) = weight.split_at(half);
+        for (y, x) in y.chunks_exact_mut(dim).zip(x.chunks_exact(dim)) {
+            let scale = 1.0 / (dot::<FUSED>(x, x) / dim as f32 + eps).sqrt();
+            let ((y1, y2), (x1, x2)) = (y.split_at_mut(half), x.split_at(half));
+            let outputs = y1.iter_mut().zip(y2);
+            let inputs = x1.iter().zip(x2).zip(w1).zip(w2).zip(cos).zip(sin);
+            for ((y1, y2), (((((x1, x2), w1), w2), c), s)) in outputs.zip(inputs) {
+                let (a, b) = (x1 * scale * w1, x2 * scale * w2);
+                *y1 = multiply_add::<FUSED>(a, *c, -(b * s));
+                *y2 = multiply_add::<FUSED>(a, *s, b * c);
+            }
+        }
+    }
+}
+
+/// The gradients of `qkv`, of the queries' weight and of the keys' weight.
+pub fn backward(
+    dout: &[f32],
+    qkv: &[f32],
+    (query, key): (&Turn, &Turn),
+    (out, saved): (&[f32], &Saved),
+    sizes: &Sizes,
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    sizes.check(qkv, [query, key]);
+    let width = sizes.width();
+    let positions = sizes.batch * sizes.length;
+    assert!(
+        positions > 0 && dout.len() == positions * width,
+        "gradient of the output"
+    );
+    let mut dqkv = fresh(qkv.len());
+    let (mut dq, mut dk) = (fresh(positions * width), fresh(positions * width));
+    let targets = [
+        Target::new(&mut dq, width),
+        Target::new(&mut dk, width),
+        Target::new(&mut dqkv[2 * width..], 3 * width),
+    ];
+    let inputs = (
+        sizes.heads(&saved.queries, width),
+        sizes.heads(&saved.keys, width),
+        sizes.heads(&qkv[2 * width..], 3 * width),
+    );
+    let known = (out, &saved.normalisers[..]);
+    attention::backward_into(
+        targets,
+        sizes.heads(dout, width),
+        inputs,
+        known,
+        sizes.shape(),
+    );
+    let dwq = turn_back(&mut dqkv, &dq, qkv, query, sizes);
+    let dwk = turn_back(&mut dqkv[width..], &dk, &qkv[width..], key, sizes);
+    (dqkv, dwq, dwk)
+}
+
+/// Positions whose weight gradients are summed before the partial sums are.
+const POSITIONS: usize = 32;
+
+/// Writes the gradients of what was turned; returns the weight's.
+fn turn_back(dx: &mut [f32], dy: &[f32], x: &[f32], turn: &Turn, sizes: &Sizes) -> Vec<f32> {
+    let (width, dim, half) = (sizes.width(), sizes.dim, sizes.dim / 2);
+    let positions = sizes.batch * sizes.length;
+    assert!(
+        dx.len() >= (positions - 1) * 3 * width + width,
+        "gradient of the projection"
+    );
+    let blocks = positions.div_ceil(POSITIONS);
+    let mut partial = vec![0.0; blocks * dim];
+    let (dx, sums) = (
+        SharedPtr::new(dx.as_mut_ptr()),
+        SharedPtr::new(partial.as_mut_ptr()),
+    );
+    for_rows(blocks, POSITIONS * width, |first, blocks| {
+        for block in first..first + blocks {
+            // SAFETY: each task has blocks of its own.
+            let dw = unsafe { rows_mut(sums, block, 1, dim) };
+            for position in block * POSITIONS..positions.min((block + 1) * POSITIONS) {
+                // SAFETY: each task has positions of its own; they lie within the slice, see above.
+                let dx = unsafe { rows_mut(dx, 3 * position, 1, width) };
+                turn_position_back(
+                    dx,
+                    dw,
+                    &dy[position * width..][..width],
+                    &x[position * 3 * width..][..width],
+                    turn.weight,
+                    &turn.cos[position * half..][..half],
+                    &turn.sin[position * half..][..half],
+                    sizes.eps,
+                );
+            }
+        }
+    });
+    let mut dw = vec![0.0; dim];
+    for partial in partial.chunks_exact(dim) {
+        dw.iter_mut().zip(partial).for_each(|(sum, x)| *sum += x);
+    }
+    dw
+}
+
+vectorised! {
+    fn turn_position_back(
+        dx: &mut [f32],
+        dw: &mut [f32],
+        dy: &[f32],
+        x: &[f32],
+        weight: &[f32],
+        cos: &[f32],
+        sin: &[f32],
+        eps: f32,
+    ) {
+        let (dim, half) = (weight.len(), weight.len() / 2);
+        let heads = dx.chunks_exact_mut(dim).zip(dy.chunks_exact(dim)).zip(x.chunks_exact(dim));
+        for ((dx, dy), x) in heads {
+            // First the gradient of the normalised head.
+            let ((g1, g2), (y1, y2)) = (dx.split_at_mut(half), dy.split_at(half));
+            for ((((g1, g2), y1), y2), (c, s)) in
+                g1.iter_mut().zip(g2).zip(y1).zip(y2).zip(cos.iter().zip(sin))
+            {
+                *g1 = multiply_add::<FUSED>(*y1, *c, y2 * s);
+                *g2 = multiply_add::<FUSED>(*y2, *c, -(y1 * s));
+            }
+            let scale = 1.0 / (dot::<FUSED>(x, x) / dim as f32 + eps).sqrt();
+            let along = dot3::<FUSED>(dx, weight, x);
+            let pull = along * scale * scale * scale / dim as f32;
+            for (((g, dw), x), w) in dx.iter_mut().zip(dw.iter_mut()).zip(x).zip(weight) {
+                *dw = multiply_add::<FUSED>(*g * x, scale, *dw);
+                *g = multiply_add::<FUSED>(*g * w, scale, -(x * pull));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gemm::tests::numbers;
+    use crate::rms_norm;
+
+    /// `[positions, heads, dim]` turned by hand; `sign` −1 turns back.
+    fn rotate(
+        x: &[f32],
+        cos: &[f32],
+        sin: &[f32],
+        heads: usize,
+        dim: usize,
+        sign: f32,
+    ) -> Vec<f32> {
+        let half = dim / 2;
+        let mut y = x.to_vec();
+        for (row, y) in y.chunks_mut(dim).enumerate() {
+            let at = row / heads * half;
+            for i in 0..half {
+                let (c, s) = (cos[at + i], sign * sin[at + i]);
+                let (a, b) = (x[row * dim + i], x[row * dim + half + i]);
+                y[i] = a * c - b * s;
+                y[half + i] = a * s + b * c;
+            }
+        }
+        y
+    }
+
+    fn part(qkv: &[f32], which: usize, width: usize) -> Vec<f32> {
+        qkv.chunks(3 * width)
+            .flat_map(|x| x[which * width..][..width].to_vec())
+            .collect()
+    }
+
+    #[test]
+    fn equals_its_steps_one_by_one() {
+        for (batch, length, heads, dim) in [(1, 1, 1, 2), (2, 7, 3, 8), (2, 130, 2, 32)] {
+            let sizes = Sizes {
+                batch,
+                length,
+                heads,
+                dim,
+                eps: 1e-5,
+            };
+            let (width, positions) = (heads * dim, batch * length);
+            let qkv = numbers(positions * 3 * width, 1);
+            let dout = numbers(positions * width, 2);
+            let weights = [numbers(dim, 3), numbers(dim, 4)];
+            let angles = [
+                numbers(positions * dim / 2, 5),
+                numbers(positions * dim / 2, 6),
+            ];
+            let cos = angles
+                .each_ref()
+                .map(|x| x.iter().map(|x| (3.0 * x).cos()).collect::<Vec<_>>());
+            let sin = angles
+                .each_ref()
+                .map(|x| x.iter().map(|x| (3.0 * x).sin()).collect::<Vec<_>>());
+            let turns: Vec<Turn> = (0..2)
+                .map(|i| Turn {
+                    weight: &weights[i],
+                    cos: &cos[i],
+                    sin: &sin[i],
+                })
+                .collect();
+            let (out, saved) = forward(&qkv, &turns[0], &turns[1], &sizes);
+            let (dqkv, dwq, dwk) =
+                backward(&dout, &qkv, (&turns[0], &turns[1]), (&out, &saved), &sizes);
+
+            let plain = [
+                part(&qkv, 0, width),
+                part(&qkv, 1, width),
+                part(&qkv, 2, width),
+            ];
+            let turned: Vec<Vec<f32>> = (0..2)
+                .map(|i| {
+                    let normal = rms_norm::forward(&plain[i], &weights[i], 1e-5);
+                    rotate(&normal, &cos[i], &sin[i], heads, dim, 1.0)
+                })
+                .collect();
+            let view = |data| sizes.heads(data, width);
+            let views = (view(&turned[0]), view(&turned[1]), view(&plain[2]));
+            let (exact, norms) = attention::forward(views.0, views.1, views.2, sizes.shape());
+            let close = |what: &str, a: &[f32], b: &[f32]| {
+                assert_eq!(a.len(), b.len());
+                for (a, b) in a.iter().zip(b) {
+                    // The same sums with other roundings in between.
+                    assert!((a - b).abs() < 2e-5 * (1.0 + b.abs()), "{what}: {a} {b}");
+                }
+            };
+            close("out", &out, &exact);
+            let (dq, dk, dv) =
+                attention::backward(view(&dout), views, (&exact, &norms), sizes.shape());
+            close("dv", &part(&dqkv, 2, width), &dv);
+            for (i, (d, dw)) in [(dq, dwq), (dk, dwk)].into_iter().enumerate() {
+                let back = rotate(&d, &cos[i], &sin[i], heads, dim, -1.0);
+                let (dx, exact_dw) = rms_norm::backward(&back, &plain[i], &weights[i], 1e-5);
+                close("dx", &part(&dqkv, i, width), &dx);
+                close("dw", &dw, &exact_dw);
+            }
+        }
+    }
+}
