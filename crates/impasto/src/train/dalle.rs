@@ -15,6 +15,7 @@ use super::source::{PictureSource, SourceConfig, epoch_index, open};
 use crate::checkpoint::weights::Precision;
 use crate::checkpoint::{Model, ModelConfig};
 use crate::data::Sample;
+use crate::data::tokens::TokenCache;
 use crate::generate::{Drawing, draw};
 use crate::image::{Format, Picture};
 use crate::models::dalle::{DalleBatch, LossWeights, Order, raster, shuffled};
@@ -250,16 +251,10 @@ fn encode_captions(
         .collect()
 }
 
-/// The cache of encoded pictures: image ids and captions, tied to the tokenizer that made them.
-#[derive(Serialize, Deserialize)]
-struct TokenFile {
-    fingerprint: String,
-    image_ids: Vec<Vec<u16>>,
-    captions: Vec<Vec<String>>,
-}
-
 /// Pictures rendered or read, encoded and dropped again at a time.
 const CHUNK: u64 = 512;
+/// Start and end of a caption.
+const FRAME: usize = 2;
 
 #[allow(clippy::too_many_arguments)]
 fn encode_training(
@@ -272,71 +267,78 @@ fn encode_training(
     dir: &Path,
     observer: &mut dyn Observer,
 ) -> Result<Encoded> {
-    let path = dir.join("tokens.json");
-    let fingerprint = fingerprint(config, count)?;
-    let known = std::fs::read(&path)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<TokenFile>(&bytes).ok());
+    let path = dir.join("tokens.bin");
+    let fingerprint = fingerprint(config, source, count)?;
+    let known = path.exists().then(|| TokenCache::open(&path, &fingerprint));
     let tokens = match known {
-        Some(tokens) if tokens.fingerprint == fingerprint => tokens,
-        _ => {
-            let mut tokens = TokenFile {
-                fingerprint,
-                image_ids: Vec::new(),
-                captions: Vec::new(),
-            };
-            let mut done = 0;
-            while done < count {
-                let samples = source.train_batch(done, CHUNK.min(count - done) as usize)?;
-                let pictures: Vec<Picture> = samples
-                    .iter()
-                    .map(|sample| sample.picture.clone())
-                    .collect();
-                for ids in image.encode(&pictures, device)? {
-                    tokens
-                        .image_ids
-                        .push(ids.into_iter().map(|id| id as u16).collect());
-                }
-                tokens
-                    .captions
-                    .extend(samples.into_iter().map(|sample| sample.captions));
-                done += pictures.len() as u64;
-                observer.event(Event::Preparing(format!(
-                    "encoded {done} of {count} pictures"
-                )));
-                if observer.stop() {
-                    return Err(Error::Stopped);
-                }
+        Some(Ok(tokens)) => tokens,
+        other => {
+            if let Some(Err(error)) = other {
+                observer.event(Event::Warning(format!("{error}; encoding again")));
             }
-            let bytes =
-                serde_json::to_vec(&tokens).map_err(|e| Error::invalid("tokens", e.to_string()))?;
-            files::write_atomic(&path, &bytes)?;
+            let tokens = encode(source, count, image, device, observer)?;
+            tokens.write(&path, &fingerprint)?;
             tokens
         }
     };
-    let mut text_ids = Vec::with_capacity(tokens.captions.len());
-    for captions in &tokens.captions {
-        text_ids.push(encode_captions(captions, text, config.model.text_length)?);
+    let mut encoded = Encoded {
+        text_ids: Vec::with_capacity(tokens.len()),
+        image_ids: Vec::with_capacity(tokens.len()),
+        captions: Vec::with_capacity(tokens.len()),
+    };
+    let length = config.model.text_length;
+    let (mut captions, mut cut) = (0u64, 0u64);
+    for index in 0..tokens.len() {
+        let texts = tokens.captions(index);
+        for caption in texts {
+            captions += 1;
+            cut += u64::from(text.encode(caption)?.len() + FRAME > length);
+        }
+        encoded.text_ids.push(encode_captions(texts, text, length)?);
+        let ids = tokens.image_ids(index).iter().map(|&id| u32::from(id));
+        encoded.image_ids.push(ids.collect());
+        encoded.captions.push(texts[0].clone());
     }
-    let image_ids = tokens
-        .image_ids
-        .into_iter()
-        .map(|ids| ids.into_iter().map(u32::from).collect())
-        .collect();
-    let captions = tokens
-        .captions
-        .into_iter()
-        .map(|mut captions| captions.swap_remove(0))
-        .collect();
-    Ok(Encoded {
-        text_ids,
-        image_ids,
-        captions,
-    })
+    if cut > 0 {
+        observer.event(Event::Warning(format!(
+            "{cut} of {captions} captions are longer than text_length = {length} and are cut"
+        )));
+    }
+    Ok(encoded)
+}
+
+/// Reads and encodes the pictures.
+fn encode(
+    source: &dyn PictureSource,
+    count: u64,
+    image: &ImageTokenizer,
+    device: &Device,
+    observer: &mut dyn Observer,
+) -> Result<TokenCache> {
+    let mut tokens = TokenCache::new(image.config().grid().pow(2))?;
+    let mut done = 0;
+    while done < count {
+        let samples = source.train_batch(done, CHUNK.min(count - done) as usize)?;
+        let (pictures, captions): (Vec<Picture>, Vec<Vec<String>>) = samples
+            .into_iter()
+            .map(|sample| (sample.picture, sample.captions))
+            .unzip();
+        for (ids, captions) in image.encode(&pictures, device)?.iter().zip(captions) {
+            tokens.push(ids, captions)?;
+        }
+        done += pictures.len() as u64;
+        observer.event(Event::Preparing(format!(
+            "encoded {done} of {count} pictures"
+        )));
+        if observer.stop() {
+            return Err(Error::Stopped);
+        }
+    }
+    Ok(tokens)
 }
 
 /// What the ids depend on: the tokenizer's weights, the data, their number.
-fn fingerprint(config: &Config, count: u64) -> Result<String> {
+fn fingerprint(config: &Config, source: &dyn PictureSource, count: u64) -> Result<String> {
     use sha2::{Digest, Sha256};
     let path = config.image_tokenizer.join("image_tokenizer.safetensors");
     let weights = std::fs::read(&path).map_err(Error::io("read", &path))?;
@@ -345,6 +347,7 @@ fn fingerprint(config: &Config, count: u64) -> Result<String> {
     let digest = Sha256::new()
         .chain_update(weights)
         .chain_update(data)
+        .chain_update(source.fingerprint())
         .chain_update(count.to_le_bytes())
         .finalize();
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())

@@ -38,6 +38,9 @@ pub enum SourceConfig {
         /// Share set aside for validation.
         #[serde(default = "default_validation_share")]
         validation_share: f64,
+        /// Seed of the epochs' orders.
+        #[serde(default)]
+        seed: u64,
     },
 }
 
@@ -56,6 +59,10 @@ pub trait PictureSource: Send + Sync {
     fn train_batch(&self, start: u64, count: usize) -> Result<Vec<Sample>>;
     /// Up to `count` held-out samples.
     fn validation(&self, count: usize) -> Result<Vec<Sample>>;
+    /// Stands for the content where the config does not say all of it: a user's files may change.
+    fn fingerprint(&self) -> String {
+        String::new()
+    }
 }
 
 impl SourceConfig {
@@ -101,17 +108,19 @@ impl SourceConfig {
             SourceConfig::Pairs {
                 from,
                 validation_share,
+                seed,
             } => {
+                if !(0.0..1.0).contains(validation_share) {
+                    let reason =
+                        format!("expected 0 or more and less than 1, got {validation_share}");
+                    return Err(Error::invalid("validation_share", reason));
+                }
                 let (pairs, report) = from.open()?;
                 let (training, validation) = pairs.split(*validation_share);
                 if training.is_empty() {
                     return Err(Error::invalid(
                         "data",
-                        format!(
-                            "no picture with a caption: {} without caption, {} unreadable",
-                            report.without_caption.len(),
-                            report.unreadable.len()
-                        ),
+                        format!("no pair can be used: {}", report.summary()),
                     ));
                 }
                 let size = size.unwrap_or(CAPTIONS_ONLY);
@@ -120,6 +129,7 @@ impl SourceConfig {
                         pairs,
                         training,
                         validation,
+                        seed: *seed,
                         size,
                     }),
                     report,
@@ -143,10 +153,8 @@ pub(super) fn open(
             .map_err(|e| Error::invalid("report", e.to_string()))?;
         files::write_atomic(&path, &json)?;
         observer.event(Event::Warning(format!(
-            "{} pairs are used; {} pictures without a caption and {} unreadable ones are left out, see {}",
-            report.usable,
-            report.without_caption.len(),
-            report.unreadable.len(),
+            "{}; see {}",
+            report.summary(),
             path.display()
         )));
     }
@@ -196,6 +204,7 @@ struct Numbered {
     pairs: Pairs,
     training: Vec<usize>,
     validation: Vec<usize>,
+    seed: u64,
     size: usize,
 }
 
@@ -209,10 +218,16 @@ impl PictureSource for Numbered {
         (start..start + count as u64)
             .into_par_iter()
             .map(|number| {
-                self.pairs
-                    .sample(self.training[epoch_index(0, len, number)], self.size)
+                self.pairs.sample(
+                    self.training[epoch_index(self.seed, len, number)],
+                    self.size,
+                )
             })
             .collect()
+    }
+
+    fn fingerprint(&self) -> String {
+        self.pairs.fingerprint()
     }
 
     fn validation(&self, count: usize) -> Result<Vec<Sample>> {
@@ -245,7 +260,64 @@ fn gcd(a: u64, b: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
     use super::*;
+    use crate::image::{Format, Picture};
+
+    fn folder(pictures: u8) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for i in 0..pictures {
+            let bytes = Picture::filled(2, 2, [i; 3]).encode(Format::Png, 100);
+            std::fs::write(dir.path().join(format!("{i}.png")), bytes.unwrap()).unwrap();
+            std::fs::write(dir.path().join(format!("{i}.txt")), format!("{i}")).unwrap();
+        }
+        dir
+    }
+
+    fn pairs(dir: &Path, seed: u64, share: f64) -> SourceConfig {
+        let pairs = json!({"from": {"folder": dir}, "seed": seed, "validation_share": share});
+        serde_json::from_value(json!({ "pairs": pairs })).unwrap()
+    }
+
+    fn keys(source: &dyn PictureSource, start: u64, count: usize) -> Vec<String> {
+        let samples = source.train_batch(start, count).unwrap();
+        samples.into_iter().map(|sample| sample.key).collect()
+    }
+
+    /// A resumed run asks from the middle of an epoch, and maybe in other portions.
+    #[test]
+    fn samples_do_not_depend_on_where_reading_began() {
+        let dir = folder(9);
+        let (source, _) = pairs(dir.path(), 3, 0.0).open(Some(2)).unwrap();
+        let all = keys(source.as_ref(), 0, 27);
+        for start in [0, 4, 8, 9, 13, 25] {
+            assert_eq!(
+                keys(source.as_ref(), start as u64, 2),
+                all[start..start + 2]
+            );
+        }
+        let (other, _) = pairs(dir.path(), 4, 0.0).open(Some(2)).unwrap();
+        assert_ne!(keys(other.as_ref(), 0, 27), all);
+    }
+
+    #[test]
+    fn impossible_sources_are_refused() {
+        let dir = folder(1);
+        let error = |config: SourceConfig| match config.open(Some(2)) {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        };
+        for share in [-0.1, 1.0, 7.0] {
+            let error = error(pairs(dir.path(), 1, share));
+            assert!(error.contains("validation_share"), "{error}");
+        }
+        std::fs::write(dir.path().join("0.png"), b"no picture").unwrap();
+        let error = error(pairs(dir.path(), 1, 0.0));
+        assert!(error.contains("1 unreadable"), "{error}");
+    }
 
     #[test]
     fn every_epoch_visits_every_sample_once() {
