@@ -1,5 +1,6 @@
 //! Judging what a model draws.
 
+mod canvas;
 pub mod detector;
 pub mod run;
 pub mod scenes;
