@@ -92,16 +92,16 @@ impl WorldFlags {
 #[derive(Args)]
 pub struct SamplingFlags {
     /// How strongly to follow the prompt; 1 is no guidance [default: the model's]
-    #[arg(long, value_name = "SCALE", value_parser = guidance)]
+    #[arg(long, value_name = "SCALE", allow_negative_numbers = true, value_parser = guidance)]
     guidance: Option<f32>,
     /// How freely to draw; 0 always takes the likeliest [default: the model's]
-    #[arg(long, value_name = "T", value_parser = temperature)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = temperature)]
     temperature: Option<f32>,
     /// Draw among this many likeliest tokens only [default: the model's]
-    #[arg(long, value_name = "K", value_parser = top_k)]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = top_k)]
     top_k: Option<usize>,
     /// Draw among the likeliest tokens that reach this probability [default: the model's]
-    #[arg(long, value_name = "P", value_parser = top_p)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = top_p)]
     top_p: Option<f32>,
 }
 

@@ -10,6 +10,7 @@
 //!   agree bit for bit (same fused multiply-adds in the same order); the portable one rounds its
 //!   products, and agrees to rounding.
 
+pub mod adamw;
 pub mod attention;
 pub mod conv2d;
 pub mod cross_entropy;

@@ -117,22 +117,25 @@ fn check(flags: CheckFlags) -> Result<()> {
         for key in &report.without_caption {
             terminal::result(format_args!("{key}\tno caption"))?;
         }
+        for key in &report.without_picture {
+            terminal::result(format_args!("{key}\tno picture"))?;
+        }
         for unreadable in &report.unreadable {
             terminal::result(format_args!("{}\t{}", unreadable.key, unreadable.reason))?;
         }
-        terminal::note(format_args!(
-            "{} pairs can be used, {} pictures have no caption, {} can't be read",
-            report.usable,
-            report.without_caption.len(),
-            report.unreadable.len()
-        ));
+        for repeated in &report.repeated {
+            terminal::result(format_args!(
+                "{}\tsame as {}",
+                repeated.key, repeated.same_as
+            ))?;
+        }
+        terminal::note(report.summary());
     }
     if report.usable == 0 {
         return Err(Error::invalid("data", "not one picture with a caption").into());
     }
     if !report.is_clean() {
-        let count = report.without_caption.len() + report.unreadable.len();
-        return Err(Error::invalid("data", format!("{count} entries can't be used")).into());
+        return Err(Error::invalid("data", report.summary()).into());
     }
     Ok(())
 }

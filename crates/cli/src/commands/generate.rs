@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
@@ -32,7 +32,7 @@ pub struct Arguments {
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
     n: u32,
     /// Seed of the first picture of each prompt [default: random, and told]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     seed: Option<u64>,
     #[command(flatten)]
     sampling: SamplingFlags,
@@ -75,159 +75,206 @@ struct Report<'a> {
 
 #[derive(Serialize)]
 struct ReportedPicture {
-    /// The grid's where all pictures are in one.
     path: PathBuf,
     prompt: String,
     seed: u64,
     log_likelihood: f64,
 }
 
+/// A picture that was drawn and where it is written.
+struct Made {
+    prompt: String,
+    drawn: Drawn,
+    /// The grid's where all pictures are in one.
+    path: PathBuf,
+}
+
+/// What a run knows once everything that can be refused beforehand has been.
+struct Work<'a> {
+    arguments: &'a Arguments,
+    pipeline: &'a Pipeline,
+    sampling: SamplingOptions,
+    seed: u64,
+    target: outputs::Target,
+    format: Format,
+}
+
+/// White pixels between the pictures of a grid.
+const GAP: usize = 2;
+
 /// Draws, writes and tells.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let n = arguments.n as usize;
     let files = if arguments.grid {
         1
     } else {
-        n * arguments.prompts.len()
+        arguments.n as usize * arguments.prompts.len()
     };
     let (target, format) = outputs::plan(arguments.output.as_deref(), arguments.format, files)?;
     let protocol = arguments.preview.then(preview::detect).transpose()?;
-    let seed = arguments.seed.unwrap_or_else(random_seed);
     let pipeline = arguments.model.load()?;
-    terminal::catch_interrupts()?;
-    terminal::note(format_args!("seed: {seed}"));
-    let config = &pipeline.model.config;
-    let sampling = arguments.sampling.over(&config.sampling);
-    // All prompts before any work: the last one being too long should not cost the others' time.
-    for prompt in &arguments.prompts {
-        let length = config.dalle.text_length;
-        pipeline
-            .model
-            .text
-            .encode_caption(prompt, length, arguments.truncate)?;
-    }
-
-    let tokens = config.dalle.image_length() * n * arguments.prompts.len();
-    let bar = terminal::bar(tokens as u64, "tokens")?;
-    let mut timings = Timings::default();
-    let mut reported = Vec::new();
-    let mut cells = Vec::new();
-    for (at, prompt) in arguments.prompts.iter().enumerate() {
-        let before = (at * tokens / arguments.prompts.len()) as u64;
-        let request = GenerateRequest {
-            prompt: prompt.clone(),
-            n,
-            seed,
-            sampling: sampling.clone(),
-            order: arguments.order,
-            truncate: arguments.truncate,
-        };
-        let (drawn, took) = pipeline.generate(&request, &mut |progress| {
-            bar.set_position(before + progress.done as u64);
-            if terminal::stop_requested() {
-                bar.finish_and_clear();
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        })?;
-        add(&mut timings, &took);
-        for drawn in drawn {
-            let mut path = PathBuf::new();
-            if !arguments.grid {
-                let text = settings(&pipeline, &request, prompt, &drawn).parameters();
-                let bytes = provenance::encode(&drawn.picture, format, arguments.quality, &text)?;
-                path = target.write(&bytes, prompt, drawn.seed, format)?;
-                // Told at once: what is there stays there if a later prompt fails or is stopped.
-                if !arguments.json {
-                    bar.suspend(|| terminal::result(path.display()))?;
-                }
-            }
-            reported.push(ReportedPicture {
-                path,
-                prompt: prompt.clone(),
-                seed: drawn.seed,
-                log_likelihood: drawn.log_likelihood,
-            });
-            cells.push((drawn, request.clone()));
-        }
-    }
-    bar.finish_and_clear();
-
-    let pictures: Vec<Picture> = cells
-        .iter()
-        .map(|(drawn, _)| drawn.picture.clone())
-        .collect();
-    let columns = if arguments.prompts.len() > 1 && n > 1 {
-        n
-    } else {
-        pictures.len().isqrt().max(1) + usize::from(!is_square(pictures.len()))
+    let work = Work {
+        arguments: &arguments,
+        pipeline: &pipeline,
+        sampling: arguments.sampling.over(&pipeline.model.config.sampling),
+        seed: arguments.seed.unwrap_or_else(random_seed),
+        target,
+        format,
     };
-    if arguments.grid
-        && let Some((first, request)) = cells.first()
-    {
-        let picture = Picture::grid(&pictures, columns, 2)?;
-        let prompts = arguments.prompts.join("\n");
-        let mut settings = settings(&pipeline, request, &prompts, first);
-        (settings.width, settings.height) = (picture.width, picture.height);
-        let text = settings.parameters();
-        let bytes = provenance::encode(&picture, format, arguments.quality, &text)?;
-        let path = target.write(&bytes, &arguments.prompts[0], first.seed, format)?;
-        if !arguments.json {
-            terminal::result(path.display())?;
-        }
-        for picture in &mut reported {
-            picture.path.clone_from(&path);
-        }
+    work.check_prompts()?;
+    terminal::catch_interrupts()?;
+    terminal::note(format_args!("seed: {}", work.seed));
+
+    let (mut made, timings) = work.draw()?;
+    if arguments.grid {
+        work.write_grid(&mut made)?;
     }
     if let Some(protocol) = protocol {
-        preview::show(&Picture::grid(&pictures, columns, 2)?, protocol)?;
+        preview::show(&work.grid(&made)?, protocol)?;
     }
     if arguments.json {
-        return terminal::json(&Report {
-            model: &config.name,
-            sampling: &sampling,
-            order: arguments.order,
-            pictures: reported,
-            timings,
-        });
+        return terminal::json(&work.report(made, timings));
     }
     Ok(())
 }
 
-/// What is written into a picture's file.
-fn settings(
-    pipeline: &Pipeline,
-    request: &GenerateRequest,
-    prompt: &str,
-    drawn: &Drawn,
-) -> Settings {
-    Settings {
-        prompt: prompt.to_owned(),
-        seed: drawn.seed,
-        sampling: request.sampling.clone(),
-        order: request.order,
-        steps: match request.order {
-            Order::Raster => drawn.image_ids.len(),
-            Order::Parallel { steps } => steps.min(drawn.image_ids.len()),
-        },
-        model: pipeline.model.config.name.clone(),
-        width: drawn.picture.width,
-        height: drawn.picture.height,
-        version: provenance::version(),
+impl Work<'_> {
+    /// All prompts before any work: the last one being too long should not cost the others' time.
+    fn check_prompts(&self) -> Result<()> {
+        let model = &self.pipeline.model;
+        for prompt in &self.arguments.prompts {
+            let length = model.config.dalle.text_length;
+            model
+                .text
+                .encode_caption(prompt, length, self.arguments.truncate)?;
+        }
+        Ok(())
     }
-}
 
-/// Loading counts once, the rest for each prompt.
-fn add(all: &mut Timings, one: &Timings) {
-    all.load = one.load;
-    all.text += one.text;
-    all.decode += one.decode;
-    all.pixels += one.pixels;
-}
+    /// Draws all prompts; unless they go into a grid, pictures are written prompt by prompt.
+    fn draw(&self) -> Result<(Vec<Made>, Timings)> {
+        let n = self.arguments.n as usize;
+        let prompts = &self.arguments.prompts;
+        let tokens = self.pipeline.model.config.dalle.image_length() * n;
+        let bar = terminal::bar((tokens * prompts.len()) as u64, "tokens")?;
+        let mut timings = Timings::default();
+        let mut made = Vec::with_capacity(n * prompts.len());
+        for (number, prompt) in prompts.iter().enumerate() {
+            let request = GenerateRequest {
+                prompt: prompt.clone(),
+                n,
+                seed: self.seed,
+                sampling: self.sampling.clone(),
+                order: self.arguments.order,
+                truncate: self.arguments.truncate,
+            };
+            let (pictures, took) = self.pipeline.generate(&request, &mut |progress| {
+                bar.set_position((number * tokens + progress.done) as u64);
+                if terminal::stop_requested() {
+                    bar.finish_and_clear();
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })?;
+            // Loading counts once, the rest for each prompt.
+            timings.load = took.load;
+            timings.text += took.text;
+            timings.decode += took.decode;
+            timings.pixels += took.pixels;
+            for drawn in pictures {
+                let mut path = PathBuf::new();
+                if !self.arguments.grid {
+                    let settings = self.settings(prompt, &drawn, &drawn.picture);
+                    path = self.write(&drawn.picture, prompt, &settings)?;
+                    // Told at once: it stays there if a later prompt fails or is stopped.
+                    bar.suspend(|| self.tell(&path))?;
+                }
+                made.push(Made {
+                    prompt: prompt.clone(),
+                    drawn,
+                    path,
+                });
+            }
+        }
+        bar.finish_and_clear();
+        Ok((made, timings))
+    }
 
-fn is_square(number: usize) -> bool {
-    number.isqrt().pow(2) == number
+    /// All pictures in one: a row a prompt where there are several of each, else nearly square.
+    fn grid(&self, made: &[Made]) -> Result<Picture> {
+        let pictures: Vec<Picture> = made.iter().map(|made| made.drawn.picture.clone()).collect();
+        let columns = if self.arguments.prompts.len() > 1 && self.arguments.n > 1 {
+            self.arguments.n as usize
+        } else {
+            let root = pictures.len().isqrt();
+            root + usize::from(root * root < pictures.len())
+        };
+        Ok(Picture::grid(&pictures, columns, GAP)?)
+    }
+
+    fn write_grid(&self, made: &mut [Made]) -> Result<()> {
+        let grid = self.grid(made)?;
+        let Some(first) = made.first() else {
+            return Ok(());
+        };
+        let prompts = self.arguments.prompts.join("\n");
+        let settings = self.settings(&prompts, &first.drawn, &grid);
+        let path = self.write(&grid, &first.prompt, &settings)?;
+        self.tell(&path)?;
+        for made in made {
+            made.path.clone_from(&path);
+        }
+        Ok(())
+    }
+
+    fn write(&self, picture: &Picture, prompt: &str, settings: &Settings) -> Result<PathBuf> {
+        let text = settings.parameters();
+        let bytes = provenance::encode(picture, self.format, self.arguments.quality, &text)?;
+        self.target
+            .write(&bytes, prompt, settings.seed, self.format)
+    }
+
+    /// The path on stdout, unless a whole document follows there.
+    fn tell(&self, path: &Path) -> Result<()> {
+        if self.arguments.json {
+            return Ok(());
+        }
+        terminal::result(path.display())
+    }
+
+    /// What is written into the file of `picture`, which shows what was `drawn`.
+    fn settings(&self, prompt: &str, drawn: &Drawn, picture: &Picture) -> Settings {
+        Settings {
+            prompt: prompt.to_owned(),
+            seed: drawn.seed,
+            sampling: self.sampling.clone(),
+            order: self.arguments.order,
+            steps: match self.arguments.order {
+                Order::Raster => drawn.image_ids.len(),
+                Order::Parallel { steps } => steps.min(drawn.image_ids.len()),
+            },
+            model: self.pipeline.model.config.name.clone(),
+            width: picture.width,
+            height: picture.height,
+            version: provenance::version(),
+        }
+    }
+
+    fn report(&self, made: Vec<Made>, timings: Timings) -> Report<'_> {
+        let picture = |made: Made| ReportedPicture {
+            path: made.path,
+            prompt: made.prompt,
+            seed: made.drawn.seed,
+            log_likelihood: made.drawn.log_likelihood,
+        };
+        Report {
+            model: &self.pipeline.model.config.name,
+            sampling: &self.sampling,
+            order: self.arguments.order,
+            pictures: made.into_iter().map(picture).collect(),
+            timings,
+        }
+    }
 }
 
 /// 32 bits from the system's randomness, short enough to be typed again.

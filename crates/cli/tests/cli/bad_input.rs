@@ -30,9 +30,9 @@ fn an_empty_prompt() {
 #[test]
 fn a_prompt_that_is_too_long_states_both_lengths_before_anything_is_drawn() {
     let program = Program::new();
-    let long = "zebra ".repeat(40);
+    let long = "zebra ".repeat(80);
     let arguments = ["generate", "a cat", &long, "--model", model()];
-    program.refuses(1, &arguments, &["caption has ", "but the model reads 16"]);
+    program.refuses(1, &arguments, &["caption has ", "but the model reads 80"]);
     assert!(
         program
             .run(&arguments)
@@ -52,7 +52,7 @@ fn impossible_flag_values() {
             "expected a finite number of at least 0",
         ),
         (
-            &["--guidance=-2"],
+            &["--guidance", "-2"],
             "expected a finite number of at least 0, got -2",
         ),
         (&["--temperature", "inf"], "expected a finite number"),

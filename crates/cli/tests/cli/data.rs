@@ -19,7 +19,7 @@ fn scenes_are_written_with_captions_and_pass_the_check() {
     assert_eq!((count("png"), count("txt")), (6, 6));
     let ran = program.run(&["data", "check", "scenes"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{}", ran.stderr);
-    assert!(ran.stderr.contains("6 pairs can be used"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("6 usable pairs"), "{}", ran.stderr);
 }
 
 #[test]
@@ -56,7 +56,8 @@ fn what_can_not_be_used_is_listed_and_fails() {
     );
     assert!(ran.stdout.contains("broken.png\t"), "{}", ran.stdout);
     assert!(
-        ran.stderr.contains("error: data: 2 entries can't be used"),
+        ran.stderr
+            .contains("error: data: 3 usable pairs; left out: 1 pictures without a caption"),
         "{}",
         ran.stderr
     );
@@ -87,7 +88,7 @@ fn a_missing_font_names_its_package() {
         &["data", "scenes", "--world", "huge", "-n", "1", "-o", "s/"],
         &["world: ", "huge"],
     );
-    program.refuses(2, &["data", "scenes", "-n", "0", "-o", "s/"], &["-n"]);
+    program.refuses(2, &["data", "scenes", "-n", "0", "-o", "s/"], &["--count"]);
 }
 
 #[test]

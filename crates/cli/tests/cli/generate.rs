@@ -206,7 +206,7 @@ fn a_seed_that_is_not_given_is_told_and_draws_the_same_again() {
 #[test]
 fn a_long_prompt_is_shortened_where_that_is_asked_for() {
     let program = Program::new();
-    let prompt = "a zebra ".repeat(30);
+    let prompt = "a zebra ".repeat(80);
     program.expect(&[
         "generate",
         &prompt,

@@ -136,7 +136,7 @@ impl From<Output> for Ran {
     }
 }
 
-/// The tiny model's folder: 64 px, a grid of 4 × 4, captions of 16 tokens, weights in f32.
+/// The tiny model's folder: 64 px, a grid of 4 × 4, captions of 80 tokens, weights in f32.
 pub fn model() -> &'static str {
     static MODEL: OnceLock<String> = OnceLock::new();
     MODEL.get_or_init(|| {
@@ -162,7 +162,7 @@ pub fn model() -> &'static str {
         });
         let dalle = DalleConfig {
             text_vocab_size: text.vocab_size(),
-            text_length: 16,
+            text_length: 80,
             codebook_size: 32,
             grid: 4,
             width: 16,

@@ -54,6 +54,8 @@ struct Inner {
     looks: Vec<Look>,
     /// For every look its thumbnail: red, green, blue (premultiplied) and alpha planes.
     thumbnails: Vec<[[f32; THUMBNAIL_PIXELS]; 4]>,
+    /// The thumbnails once more, a third as wide and high.
+    glances: Vec<[[f32; GLANCE_PIXELS]; 4]>,
     backgrounds: Vec<(Background, Arc<Picture>)>,
 }
 
@@ -68,10 +70,17 @@ struct Look {
 /// Width and height of the thumbnails that the first, coarse comparison uses.
 const THUMBNAIL: usize = 12;
 const THUMBNAIL_PIXELS: usize = THUMBNAIL * THUMBNAIL;
+/// Width and height of the still smaller pictures that choose what is worth that comparison.
+const GLANCE: usize = 4;
+const GLANCE_PIXELS: usize = GLANCE * GLANCE;
+/// Looks that go from the glance to the comparison of thumbnails: so many, or one in [`GLANCED_SHARE`] if
+/// that is more.
+const GLANCED: usize = 128;
+const GLANCED_SHARE: usize = 40;
 /// Looks that go from the coarse comparison to the exact one.
 const SHORT_LIST: usize = 12;
 /// Boxes among which the best set is searched.
-const MAX_CANDIDATES: usize = 40;
+const MAX_CANDIDATES: usize = 32;
 /// Things in a picture at most: more than any scene has, so that too many are seen as too many.
 const MAX_THINGS: usize = 6;
 /// From this score on a thing counts as drawn.
@@ -91,6 +100,14 @@ struct Place {
 }
 
 impl Place {
+    /// Whether both are around about the same middle.
+    fn is_near(self, other: Place) -> bool {
+        let middle = |start: usize, size: usize| 2 * start + size;
+        let reach = self.size.min(other.size) / 4;
+        middle(self.x, self.size).abs_diff(middle(other.x, other.size)) <= reach
+            && middle(self.y, self.size).abs_diff(middle(other.y, other.size)) <= reach
+    }
+
     fn overlaps(self, other: Place, tolerance: usize) -> bool {
         self.x + tolerance < other.x + other.size
             && other.x + tolerance < self.x + self.size
@@ -137,7 +154,7 @@ impl Detector {
         }
         let sizes = world.all_sizes();
         let middle = sizes[sizes.len() / 2];
-        let thumbnails = looks
+        let thumbnails: Vec<[[f32; THUMBNAIL_PIXELS]; 4]> = looks
             .par_iter()
             .map(|look| {
                 let sprite = glyphs.sprite(look.thing, look.colour, middle, look.style);
@@ -157,6 +174,10 @@ impl Detector {
                 planes
             })
             .collect();
+        let glances = thumbnails
+            .par_iter()
+            .map(|planes| planes.map(|p| glance(&p)))
+            .collect();
         let backgrounds = world
             .backgrounds
             .iter()
@@ -167,6 +188,7 @@ impl Detector {
             glyphs: glyphs.clone(),
             looks,
             thumbnails,
+            glances,
             backgrounds,
         };
         Ok(Detector {
@@ -191,7 +213,7 @@ impl Detector {
         let mut candidates: Vec<Candidate> = self
             .places(&canvas)
             .into_iter()
-            .filter_map(|place| self.best_look(&canvas, place))
+            .filter_map(|place| self.candidate(&canvas, place))
             .collect();
         candidates.sort_by(|a, b| b.worth().total_cmp(&a.worth()));
         candidates.truncate(MAX_CANDIDATES);
@@ -258,34 +280,90 @@ impl Detector {
             for y in (0..=world.picture_size - size).step_by(world.snap) {
                 for x in (0..=world.picture_size - size).step_by(world.snap) {
                     let place = Place { x, y, size };
-                    let enough = canvas.foreground(x, y, size, size) * 25 > size * size;
-                    if enough && (coarse || canvas.holds_tightly(place)) {
-                        places.push(place);
+                    if canvas.foreground(x, y, size, size) * 60 <= size * size {
+                        continue;
+                    }
+                    if coarse {
+                        places.push((0, place));
+                    } else if let Some(looseness) = canvas.looseness(place) {
+                        places.push((looseness, place));
                     }
                 }
             }
         }
-        places
+        if !coarse {
+            // Of boxes around one middle the tightest few stand for all: the exact comparison tries their
+            // neighbours.
+            places.sort_by_key(|&(looseness, place)| (looseness, place.y, place.x, place.size));
+            let mut kept: Vec<(usize, Place)> = Vec::new();
+            for (looseness, place) in places {
+                let near = kept
+                    .iter()
+                    .filter(|(_, other)| place.is_near(*other))
+                    .count();
+                if near < 2 {
+                    kept.push((looseness, place));
+                }
+            }
+            kept.truncate(MAX_CANDIDATES);
+            places = kept;
+        }
+        places.into_iter().map(|(_, place)| place).collect()
     }
 
-    /// The look that explains the box's pixels best, if any explains them better than nothing does.
+    /// What a box most probably holds, if anything at all.
+    fn candidate(&self, canvas: &Canvas, place: Place) -> Option<Candidate> {
+        let mut best = self.best_look(canvas, place)?;
+        if !self.is_coarse() {
+            // A box that is a little off favours a wrong look, and a wrong look a wrong box: by turns they
+            // find each other.
+            for _ in 0..3 {
+                let settled = self.settled(canvas, best);
+                if settled.place == best.place {
+                    break;
+                }
+                best = settled;
+                match self.best_look(canvas, best.place) {
+                    Some(again) if again.gain > best.gain => best = again,
+                    _ => break,
+                }
+            }
+        }
+        // A thing that can hardly be seen even when drawn exactly can't be told from noise.
+        let least = (best.place.size * best.place.size) as f32 * 20.0;
+        (best.gain > MIN_SCORE * best.visibility && best.gain > least).then_some(best)
+    }
+
+    /// The look that explains a box's pixels best.
     fn best_look(&self, canvas: &Canvas, place: Place) -> Option<Candidate> {
         let Inner {
-            looks, thumbnails, ..
+            looks,
+            thumbnails,
+            glances,
+            ..
         } = &*self.inner;
         let seen: [[f32; THUMBNAIL_PIXELS]; 3] =
             std::array::from_fn(|c| shrink(&canvas.difference[c], canvas.size, place));
         let empty: [[f32; THUMBNAIL_PIXELS]; 3] =
             std::array::from_fn(|c| shrink(&canvas.empty[c], canvas.size, place));
-        let mut list: Vec<(f32, usize)> = Vec::with_capacity(SHORT_LIST + 1);
-        for (look, thumbnail) in thumbnails.iter().enumerate() {
-            let error = thumbnail_error(&seen, &empty, thumbnail);
-            if list.len() < SHORT_LIST || error < list[list.len() - 1].0 {
-                let at = list.partition_point(|&(other, _)| other <= error);
-                list.insert(at, (error, look));
-                list.truncate(SHORT_LIST);
-            }
+        let (seen_glance, empty_glance) = (seen.map(|p| glance(&p)), empty.map(|p| glance(&p)));
+        let mut glanced: Vec<(f32, usize)> = glances
+            .iter()
+            .enumerate()
+            .map(|(look, glance)| (difference(&seen_glance, &empty_glance, glance), look))
+            .collect();
+        let by_error = |a: &(f32, usize), b: &(f32, usize)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+        let enough = GLANCED.max(glanced.len() / GLANCED_SHARE);
+        if enough < glanced.len() {
+            glanced.select_nth_unstable_by(enough, by_error);
+            glanced.truncate(enough);
         }
+        let mut list: Vec<(f32, usize)> = glanced
+            .into_iter()
+            .map(|(_, look)| (difference(&seen, &empty, &thumbnails[look]), look))
+            .collect();
+        list.sort_by(by_error);
+        list.truncate(SHORT_LIST);
         let nothing = canvas.energy(place);
         let mut best: Option<Candidate> = None;
         for (_, look) in list {
@@ -306,31 +384,73 @@ impl Detector {
                 best = Some(candidate);
             }
         }
-        // A thing that can hardly be seen even when drawn exactly can't be told from noise.
-        let least = (place.size * place.size) as f32 * 20.0;
-        best.filter(|best| best.gain > MIN_SCORE * best.visibility && best.gain > least)
+        best
+    }
+
+    /// The same look in the neighbouring boxes and sizes, as long as they are better.
+    fn settled(&self, canvas: &Canvas, start: Candidate) -> Candidate {
+        let world = &self.inner.world;
+        let sizes = world.all_sizes();
+        let Look {
+            thing,
+            colour,
+            style,
+        } = self.inner.looks[start.look];
+        let mut best = start;
+        loop {
+            let from = best.place;
+            let at = sizes
+                .iter()
+                .position(|&size| size == from.size)
+                .unwrap_or(0);
+            for &size in &sizes[at.saturating_sub(1)..(at + 2).min(sizes.len())] {
+                let sprite = self.inner.glyphs.sprite(thing, colour, size, style);
+                for (dx, dy) in (-1..=1).flat_map(|dy| (-1..=1).map(move |dx| (dx, dy))) {
+                    // The middle stays when the size changes.
+                    let moved = |start: usize, steps: isize| -> Option<usize> {
+                        let middle = (start + from.size / 2).checked_sub(size / 2)?;
+                        let to = middle.checked_add_signed(steps * world.snap as isize)?;
+                        let to = to - to % world.snap;
+                        (to + size <= world.picture_size).then_some(to)
+                    };
+                    let (Some(x), Some(y)) = (moved(from.x, dx), moved(from.y, dy)) else {
+                        continue;
+                    };
+                    let place = Place { x, y, size };
+                    let (error, visibility) = canvas.compare(&sprite.pixels, place);
+                    let gain = canvas.energy(place) - error;
+                    if gain > best.gain {
+                        best = Candidate {
+                            place,
+                            gain,
+                            visibility,
+                            ..best
+                        };
+                    }
+                }
+            }
+            if best.place == from {
+                return best;
+            }
+        }
     }
 }
 
-/// Squared error of a thumbnail over the empty background, against the difference seen from it.
-fn thumbnail_error(
-    seen: &[[f32; THUMBNAIL_PIXELS]; 3],
-    empty: &[[f32; THUMBNAIL_PIXELS]; 3],
-    thumbnail: &[[f32; THUMBNAIL_PIXELS]; 4],
+/// Squared error of a look over the empty background, against the difference seen from it.
+fn difference<const PIXELS: usize>(
+    seen: &[[f32; PIXELS]; 3],
+    empty: &[[f32; PIXELS]; 3],
+    look: &[[f32; PIXELS]; 4],
 ) -> f32 {
+    // Independent sums, so that the compiler may add several at a time.
     const LANES: usize = 8;
     let mut sums = [0.0f32; LANES];
+    let (alpha, _) = look[3].as_chunks::<LANES>();
     for channel in 0..3 {
-        let (seen, empty) = (
-            seen[channel].as_chunks::<LANES>().0,
-            empty[channel].as_chunks().0,
-        );
-        let (tone, alpha) = (
-            thumbnail[channel].as_chunks::<LANES>().0,
-            thumbnail[3].as_chunks::<LANES>().0,
-        );
+        let (seen, _) = seen[channel].as_chunks::<LANES>();
+        let (empty, _) = empty[channel].as_chunks::<LANES>();
+        let (tone, _) = look[channel].as_chunks::<LANES>();
         for (((seen, empty), tone), alpha) in seen.iter().zip(empty).zip(tone).zip(alpha) {
-            let empty: &[f32; LANES] = empty;
             for i in 0..LANES {
                 let error = seen[i] - tone[i] + alpha[i] * (1.0 / 255.0) * empty[i];
                 sums[i] += error * error;
@@ -338,6 +458,16 @@ fn thumbnail_error(
         }
     }
     sums.iter().sum()
+}
+
+/// A thumbnail, averaged down.
+fn glance(thumbnail: &[f32; THUMBNAIL_PIXELS]) -> [f32; GLANCE_PIXELS] {
+    const BLOCK: usize = THUMBNAIL / GLANCE;
+    std::array::from_fn(|i| {
+        let (x, y) = (i % GLANCE * BLOCK, i / GLANCE * BLOCK);
+        let rows = (y..y + BLOCK).map(|y| &thumbnail[y * THUMBNAIL + x..y * THUMBNAIL + x + BLOCK]);
+        rows.flatten().sum::<f32>() / (BLOCK * BLOCK) as f32
+    })
 }
 
 /// The heaviest set of boxes that don't overlap; candidates come by falling worth.
@@ -378,6 +508,50 @@ fn search(
     }
 }
 
+/// The least and the greatest value of a plane around each pixel.
+struct Ranges {
+    size: usize,
+    least: Vec<f32>,
+    greatest: Vec<f32>,
+}
+
+impl Ranges {
+    fn new(plane: &[f32], size: usize) -> Self {
+        let around = |plane: &[f32], choose: fn(f32, f32) -> f32| -> Vec<f32> {
+            let clamped = |i: isize| i.clamp(0, size as isize - 1) as usize;
+            // Rows, then columns.
+            let wide: Vec<f32> = (0..size * size)
+                .map(|i| {
+                    let (x, start) = ((i % size) as isize, i / size * size);
+                    let at = |x: isize| plane[start + clamped(x)];
+                    choose(choose(at(x - 1), at(x)), at(x + 1))
+                })
+                .collect();
+            (0..size * size)
+                .map(|i| {
+                    let (x, y) = (i % size, (i / size) as isize);
+                    let at = |y: isize| wide[clamped(y) * size + x];
+                    choose(choose(at(y - 1), at(y)), at(y + 1))
+                })
+                .collect()
+        };
+        Ranges {
+            size,
+            least: around(plane, f32::min),
+            greatest: around(plane, f32::max),
+        }
+    }
+
+    /// How far a picture's value (given as its difference from the plane) is from the range around it.
+    fn distance(&self, x: usize, y: usize, difference: &[f32], plane: &[f32]) -> f32 {
+        let i = y * self.size + x;
+        let value = difference[i] + plane[i];
+        (self.least[i] - value)
+            .max(value - self.greatest[i])
+            .max(0.0)
+    }
+}
+
 /// A picture against its empty background.
 struct Canvas {
     size: usize,
@@ -408,13 +582,18 @@ impl Canvas {
                 .map(|(&v, e)| f32::from(v) - e)
                 .collect()
         });
+        let ranges: [Ranges; 3] = std::array::from_fn(|c| Ranges::new(&empty[c], size));
         // Three times the noise of a mediocre JPEG.
         const THRESHOLD: f32 = 40.0;
         let mut foreground = vec![0u32; (size + 1) * (size + 1)];
         for y in 0..size {
             let mut row = 0;
             for x in 0..size {
-                let far: f32 = (0..3).map(|c| difference[c][y * size + x].abs()).sum();
+                // From all that the background is here and a pixel around: a blurred edge of its pattern is
+                // no thing.
+                let far: f32 = (0..3)
+                    .map(|c| ranges[c].distance(x, y, &difference[c], &empty[c]))
+                    .sum();
                 row += u32::from(far > THRESHOLD);
                 let above = foreground[y * (size + 1) + x + 1];
                 foreground[(y + 1) * (size + 1) + x + 1] = above + row;
@@ -434,28 +613,25 @@ impl Canvas {
         (at(x + width, y + height) + at(x, y) - at(x + width, y) - at(x, y + height)) as usize
     }
 
-    /// Whether the foreground in a box fills it from side to side one way and is in the middle the other way,
-    /// without much of it on the border: what a sprite does in its own box.
-    fn holds_tightly(&self, place: Place) -> bool {
+    /// How far the foreground in a box is from what a sprite does in its own: fill it from side to side one
+    /// way, stand in the middle the other way, leave the border free. `None` when it is nothing like that.
+    fn looseness(&self, place: Place) -> Option<usize> {
         let Place { x, y, size } = place;
         let inner = self.foreground(x + 1, y + 1, size - 2, size - 2);
         let border = self.foreground(x, y, size, size) - inner;
-        if border > size {
-            return false;
-        }
-        let column = |i: usize| self.foreground(x + i, y, 1, size) > 0;
-        let row = |i: usize| self.foreground(x, y + i, size, 1) > 0;
-        let span = |inked: &dyn Fn(usize) -> bool| -> Option<(usize, usize)> {
+        let column = |i: usize| self.foreground(x + i, y + 1, 1, size - 2) > 0;
+        let row = |i: usize| self.foreground(x + 1, y + i, size - 2, 1) > 0;
+        let margins = |inked: &dyn Fn(usize) -> bool| -> Option<(usize, usize)> {
             let first = (1..size - 1).find(|&i| inked(i))?;
             let last = (1..size - 1).rev().find(|&i| inked(i))?;
-            Some((first, size - 1 - last))
+            Some((first - 1, size - 2 - last))
         };
-        let (Some((left, right)), Some((top, bottom))) = (span(&column), span(&row)) else {
-            return false;
-        };
-        let slack = 2 + size / 16;
-        let filled = (left <= slack && right <= slack) || (top <= slack && bottom <= slack);
-        filled && left.abs_diff(right) <= slack && top.abs_diff(bottom) <= slack
+        let ((left, right), (top, bottom)) = (margins(&column)?, margins(&row)?);
+        let unfilled = (left + right).min(top + bottom);
+        let skewed = left.abs_diff(right) + top.abs_diff(bottom);
+        let slack = 4 + size / 10;
+        (unfilled <= slack && skewed <= slack && border <= size)
+            .then_some(unfilled + skewed + border / 4)
     }
 
     /// Squared difference from the empty background in a box.

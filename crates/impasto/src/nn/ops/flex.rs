@@ -11,10 +11,12 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Flex, backend_extension};
 use burn::tensor::{Bytes, DType, Shape};
 use impasto_kernels as kernels;
+use impasto_kernels::adamw::AdamW;
 use impasto_kernels::attention::Heads;
 use impasto_kernels::conv2d::Conv2d;
 use impasto_kernels::gemm::Matrix;
 use impasto_kernels::group_norm::GroupNorm;
+use impasto_kernels::self_attention::{Saved, Sizes, Turn};
 
 /// The operations that have kernels; meaning and shapes: see [`super`].
 #[backend_extension(Autodiff, Flex)]
@@ -71,6 +73,27 @@ pub trait KernelOps: Backend {
         eps: f64,
         silu: bool,
     ) -> FloatTensor<Self>;
+    /// Self-attention; a turn is weight, cosines, sines.
+    #[allow(clippy::too_many_arguments)]
+    fn kernel_self_attention(
+        qkv: FloatTensor<Self>,
+        query_weight: FloatTensor<Self>,
+        query_cos: FloatTensor<Self>,
+        query_sin: FloatTensor<Self>,
+        key_weight: FloatTensor<Self>,
+        key_cos: FloatTensor<Self>,
+        key_sin: FloatTensor<Self>,
+        heads: usize,
+        eps: f64,
+    ) -> FloatTensor<Self>;
+    /// A step of AdamW: parameter, first and second moment.
+    fn kernel_adamw(
+        param: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        adam: AdamW,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
 /// A new tensor of these floats.
@@ -259,7 +282,16 @@ fn conv_sizes(x: &FlexTensor, w: &FlexTensor, stride: usize, padding: usize) -> 
     let [batch, inputs, height, width] = x.layout().shape().dims();
     let [outputs, _, kernel_height, kernel_width] = w.layout().shape().dims();
     let kernel = [kernel_height, kernel_width];
-    Conv2d { batch, inputs, height, width, outputs, kernel, stride, padding }
+    Conv2d {
+        batch,
+        inputs,
+        height,
+        width,
+        outputs,
+        kernel,
+        stride,
+        padding,
+    }
 }
 
 fn conv2d(x: &FlexTensor, w: &FlexTensor, bias: Option<&FlexTensor>, conv: &Conv2d) -> FlexTensor {
@@ -289,7 +321,53 @@ fn conv2d_backward(
 
 fn group_norm_sizes(x: &FlexTensor, groups: usize, eps: f64, silu: bool) -> GroupNorm {
     let [_, _, height, width] = x.layout().shape().dims();
-    GroupNorm { groups, pixels: height * width, eps: eps as f32, silu }
+    GroupNorm {
+        groups,
+        pixels: height * width,
+        eps: eps as f32,
+        silu,
+    }
+}
+
+/// The sizes, of a projection `[batch, length, 3 · width]`.
+fn self_attention_sizes(qkv: &FlexTensor, heads: usize, eps: f64) -> Sizes {
+    let [batch, length, joint] = qkv.layout().shape().dims();
+    Sizes {
+        batch,
+        length,
+        heads,
+        dim: joint / 3 / heads,
+        eps: eps as f32,
+    }
+}
+
+/// Weight, cosines and sines of contiguous tensors.
+fn turn([weight, cos, sin]: &[FlexTensor; 3]) -> Turn<'_> {
+    Turn {
+        weight: floats(weight),
+        cos: floats(cos),
+        sin: floats(sin),
+    }
+}
+
+/// The output, and what the backward pass needs.
+fn self_attention(
+    qkv: &FlexTensor,
+    query: &[FlexTensor; 3],
+    key: &[FlexTensor; 3],
+    sizes: &Sizes,
+) -> (FlexTensor, Saved) {
+    let (query, key) = (turn(query), turn(key));
+    let (out, saved) = kernels::self_attention::forward(floats(qkv), &query, &key, sizes);
+    (tensor(out, with_last(qkv, sizes.heads * sizes.dim)), saved)
+}
+
+/// The tensor with contiguous elements that nothing else holds, to be changed in place.
+fn own(x: FlexTensor) -> FlexTensor {
+    let whole = x.is_contiguous()
+        && x.layout().start_offset() == 0
+        && x.storage::<f32>().len() == x.layout().num_elements();
+    if whole { x } else { x.to_contiguous() }
 }
 
 impl KernelOps for Flex {
@@ -353,6 +431,42 @@ impl KernelOps for Flex {
         let norm = group_norm_sizes(&x, groups, eps, silu);
         let y = kernels::group_norm::forward(floats(&x), floats(&weight), floats(&bias), &norm);
         tensor(y, x.layout().shape().clone())
+    }
+
+    fn kernel_self_attention(
+        qkv: FlexTensor,
+        query_weight: FlexTensor,
+        query_cos: FlexTensor,
+        query_sin: FlexTensor,
+        key_weight: FlexTensor,
+        key_cos: FlexTensor,
+        key_sin: FlexTensor,
+        heads: usize,
+        eps: f64,
+    ) -> FlexTensor {
+        let qkv = contiguous(&qkv);
+        let query = [&query_weight, &query_cos, &query_sin].map(contiguous);
+        let key = [&key_weight, &key_cos, &key_sin].map(contiguous);
+        self_attention(&qkv, &query, &key, &self_attention_sizes(&qkv, heads, eps)).0
+    }
+
+    fn kernel_adamw(
+        param: FlexTensor,
+        gradient: FlexTensor,
+        first: FlexTensor,
+        second: FlexTensor,
+        adam: AdamW,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let gradient = contiguous(&gradient);
+        let [mut param, mut first, mut second] = [param, first, second].map(own);
+        kernels::adamw::step(
+            param.storage_mut(),
+            floats(&gradient),
+            first.storage_mut(),
+            second.storage_mut(),
+            &adam,
+        );
+        (param, first, second)
     }
 }
 
@@ -534,6 +648,49 @@ impl Backward<Flex, 3> for GroupNormBackward {
     }
 }
 
+#[derive(Debug)]
+struct SelfAttentionBackward;
+
+/// What self-attention's backward pass needs.
+#[derive(Clone, Debug)]
+struct SelfAttentionState {
+    qkv: FlexTensor,
+    query: [FlexTensor; 3],
+    key: [FlexTensor; 3],
+    out: FlexTensor,
+    saved: Saved,
+    sizes: Sizes,
+}
+
+impl Backward<Flex, 3> for SelfAttentionBackward {
+    type State = SelfAttentionState;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dout = contiguous(&grads.consume::<Flex>(&ops.node));
+        let SelfAttentionState {
+            qkv,
+            query,
+            key,
+            out,
+            saved,
+            sizes,
+        } = ops.state;
+        let (dqkv, dwq, dwk) = kernels::self_attention::backward(
+            floats(&dout),
+            floats(&qkv),
+            (&turn(&query), &turn(&key)),
+            (floats(&out), &saved),
+            &sizes,
+        );
+        let inputs = [&qkv, &query[0], &key[0]];
+        for ((node, floats), x) in ops.parents.into_iter().zip([dqkv, dwq, dwk]).zip(inputs) {
+            if let Some(node) = node {
+                grads.register::<Flex>(node.id, tensor(floats, x.layout().shape().clone()));
+            }
+        }
+    }
+}
+
 impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
     fn kernel_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
         let prepared = LinearBackward
@@ -645,8 +802,10 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         stride: usize,
         padding: usize,
     ) -> FloatTensor<Self> {
-        let prepared =
-            Conv2dBackward.prepare::<C>([x.node(), w.node()]).compute_bound().stateful();
+        let prepared = Conv2dBackward
+            .prepare::<C>([x.node(), w.node()])
+            .compute_bound()
+            .stateful();
         let (x, w) = (contiguous(x.primitive()), contiguous(w.primitive()));
         let conv = conv_sizes(&x, &w, stride, padding);
         let y = conv2d(&x, &w, None, &conv);
@@ -664,7 +823,10 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         padding: usize,
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), w.node(), bias.node()];
-        let prepared = Conv2dBiasBackward.prepare::<C>(nodes).compute_bound().stateful();
+        let prepared = Conv2dBiasBackward
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful();
         let (x, w) = (contiguous(x.primitive()), contiguous(w.primitive()));
         let conv = conv_sizes(&x, &w, stride, padding);
         let y = conv2d(&x, &w, Some(bias.primitive()), &conv);
@@ -683,7 +845,10 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         silu: bool,
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node(), bias.node()];
-        let prepared = GroupNormBackward.prepare::<C>(nodes).compute_bound().stateful();
+        let prepared = GroupNormBackward
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful();
         let inputs = [x.primitive(), weight.primitive(), bias.primitive()].map(contiguous);
         let norm = group_norm_sizes(&inputs[0], groups, eps, silu);
         let [x, weight, bias] = inputs.each_ref().map(floats);
@@ -693,5 +858,58 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
             OpsKind::Tracked(prepared) => prepared.finish((inputs, norm), y),
             OpsKind::UnTracked(prepared) => prepared.finish(y),
         }
+    }
+
+    fn kernel_self_attention(
+        qkv: FloatTensor<Self>,
+        query_weight: FloatTensor<Self>,
+        query_cos: FloatTensor<Self>,
+        query_sin: FloatTensor<Self>,
+        key_weight: FloatTensor<Self>,
+        key_cos: FloatTensor<Self>,
+        key_sin: FloatTensor<Self>,
+        heads: usize,
+        eps: f64,
+    ) -> FloatTensor<Self> {
+        let nodes = [qkv.node(), query_weight.node(), key_weight.node()];
+        let prepared = SelfAttentionBackward
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful();
+        let own = |x: &FloatTensor<Self>| contiguous(x.primitive());
+        let qkv = own(&qkv);
+        let query = [&query_weight, &query_cos, &query_sin].map(own);
+        let key = [&key_weight, &key_cos, &key_sin].map(own);
+        let sizes = self_attention_sizes(&qkv, heads, eps);
+        let (out, saved) = self_attention(&qkv, &query, &key, &sizes);
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let state = SelfAttentionState {
+                    qkv,
+                    query,
+                    key,
+                    out: out.clone(),
+                    saved,
+                    sizes,
+                };
+                prepared.finish(state, out)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(out),
+        }
+    }
+
+    /// Without gradients: the results are new leaves.
+    fn kernel_adamw(
+        param: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        adam: AdamW,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [param, gradient, first, second] =
+            [param, gradient, first, second].map(|x| x.into_primitive());
+        let (param, first, second) = Flex::kernel_adamw(param, gradient, first, second, adam);
+        let [param, first, second] = [param, first, second].map(FloatTensor::<Self>::new);
+        (param, first, second)
     }
 }

@@ -14,6 +14,7 @@ use burn::backend::{Dispatch, DispatchDevice};
 use burn::prelude::*;
 use burn::tensor::DType;
 use flex::KernelOps;
+pub use impasto_kernels::adamw::AdamW;
 
 /// Whether the kernels can take it: it is on the CPU, in `f32`.
 fn has_kernels<const D: usize>(x: &Tensor<D>) -> bool {
@@ -74,6 +75,53 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tens
     }
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     Tensor::from_dispatch(Dispatch::kernel_attention(q, k, v, causal))
+}
+
+/// What [`self_attention`] does to queries or keys: normalise each head, then turn the pairs
+/// `(i, i + dim / 2)` by angles that have no gradient.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    /// Weight of the RMS normalisation, `[dim]`.
+    pub weight: Tensor<1>,
+    /// Cosines, `[batch, length, 1, dim / 2]`.
+    pub cos: Tensor<4>,
+    /// Sines, likewise.
+    pub sin: Tensor<4>,
+}
+
+/// Causal self-attention from the joint projection of queries, keys and values to the joined heads.
+///
+/// # Shapes
+/// - `qkv`: `[batch, length, 3 · width]`, `width` = `heads · dim`
+/// - returns: `[batch, length, width]`
+pub fn self_attention(qkv: Tensor<3>, query: Turn, key: Turn, heads: usize, eps: f64) -> Tensor<3> {
+    let [batch, length, joint] = qkv.dims();
+    assert!(
+        heads > 0 && joint.is_multiple_of(6 * heads),
+        "{joint} columns for {heads} heads"
+    );
+    let dim = joint / 3 / heads;
+    for turn in [&query, &key] {
+        assert_eq!(turn.weight.dims(), [dim], "weight of the normalisation");
+        assert_eq!(turn.cos.dims(), [batch, length, 1, dim / 2], "cosines");
+        assert_eq!(turn.sin.dims(), turn.cos.dims(), "sines");
+    }
+    let has =
+        |turn: &Turn| has_kernels(&turn.weight) && has_kernels(&turn.cos) && has_kernels(&turn.sin);
+    if batch * length == 0 || !(has_kernels(&qkv) && has(&query) && has(&key)) {
+        return plain::self_attention(qkv, query, key, heads, eps);
+    }
+    Tensor::from_dispatch(Dispatch::kernel_self_attention(
+        qkv.into_dispatch(),
+        query.weight.into_dispatch(),
+        query.cos.into_dispatch(),
+        query.sin.into_dispatch(),
+        key.weight.into_dispatch(),
+        key.cos.into_dispatch(),
+        key.sin.into_dispatch(),
+        heads,
+        eps,
+    ))
 }
 
 /// `x / √(mean(x²) + eps) · weight` over the last dimension.
@@ -144,7 +192,10 @@ pub fn conv2d(
 ) -> Tensor<4> {
     let ([_, inputs, height, width], [_, w_inputs, kh, kw]) = (x.dims(), w.dims());
     assert_eq!(inputs, w_inputs, "channels of x against those of w");
-    assert!(height + 2 * padding >= kh && width + 2 * padding >= kw, "the kernel fits into x");
+    assert!(
+        height + 2 * padding >= kh && width + 2 * padding >= kw,
+        "the kernel fits into x"
+    );
     if !has_kernels(&x) || !has_kernels(&w) || padding >= kh.min(kw) {
         return plain::conv2d(x, w, bias, stride, padding);
     }
@@ -171,8 +222,14 @@ pub fn group_norm(
     if !has_kernels(&x) || !has_kernels(&weight) {
         return plain::group_norm(x, groups, weight, bias, eps);
     }
-    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::kernel_group_norm(x, weight, bias, groups, eps, false))
+    let (x, weight, bias) = (
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+    );
+    Tensor::from_dispatch(Dispatch::kernel_group_norm(
+        x, weight, bias, groups, eps, false,
+    ))
 }
 
 /// [`group_norm`] followed by SiLU.
@@ -187,14 +244,61 @@ pub fn group_norm_silu(
     if !has_kernels(&x) || !has_kernels(&weight) {
         return plain::group_norm_silu(x, groups, weight, bias, eps);
     }
-    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::kernel_group_norm(x, weight, bias, groups, eps, true))
+    let (x, weight, bias) = (
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+    );
+    Tensor::from_dispatch(Dispatch::kernel_group_norm(
+        x, weight, bias, groups, eps, true,
+    ))
+}
+
+/// One step of AdamW: the parameter and its moments, moved; in place where nothing else holds them.
+/// Tensors without gradients (see [`Tensor::inner`]).
+///
+/// # Shapes
+/// - all alike
+pub fn adamw<const D: usize>(
+    param: Tensor<D>,
+    gradient: Tensor<D>,
+    first: Tensor<D>,
+    second: Tensor<D>,
+    adam: &AdamW,
+) -> (Tensor<D>, Tensor<D>, Tensor<D>) {
+    let tensors = [&param, &gradient, &first, &second];
+    assert!(
+        tensors.iter().all(|x| x.dims() == param.dims()),
+        "tensors of one shape"
+    );
+    if !tensors.into_iter().all(has_kernels) {
+        return plain::adamw(param, gradient, first, second, adam);
+    }
+    let (param, first, second) = Dispatch::kernel_adamw(
+        param.into_dispatch(),
+        gradient.into_dispatch(),
+        first.into_dispatch(),
+        second.into_dispatch(),
+        *adam,
+    );
+    (
+        Tensor::from_dispatch(param),
+        Tensor::from_dispatch(first),
+        Tensor::from_dispatch(second),
+    )
 }
 
 fn check_groups(x: &Tensor<4>, groups: usize, weight: &Tensor<1>, bias: &Tensor<1>) {
     let [_, channels, _, _] = x.dims();
-    assert!(groups > 0 && channels.is_multiple_of(groups), "{channels} channels in {groups} groups");
-    assert_eq!((weight.dims(), bias.dims()), ([channels], [channels]), "a weight and bias per channel");
+    assert!(
+        groups > 0 && channels.is_multiple_of(groups),
+        "{channels} channels in {groups} groups"
+    );
+    assert_eq!(
+        (weight.dims(), bias.dims()),
+        ([channels], [channels]),
+        "a weight and bias per channel"
+    );
 }
 
 /// Nearest-neighbour doubling of height and width.

@@ -6,6 +6,8 @@ use burn::tensor::activation::{log_softmax, silu, softmax};
 use burn::tensor::module;
 use burn::tensor::ops::ConvOptions;
 
+use super::{AdamW, Turn};
+
 /// See [`super::linear`].
 pub fn linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
     let mut shape = x.dims();
@@ -33,6 +35,51 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tens
         scores = scores.mask_fill(hidden.unsqueeze(), f32::NEG_INFINITY);
     }
     softmax(scores, 3).matmul(v)
+}
+
+/// See [`super::self_attention`].
+pub fn self_attention(qkv: Tensor<3>, query: Turn, key: Turn, heads: usize, eps: f64) -> Tensor<3> {
+    let [batch, length, joint] = qkv.dims();
+    let (width, dim) = (joint / 3, joint / 3 / heads);
+    let part = |i: usize| {
+        qkv.clone()
+            .narrow(2, i * width, width)
+            .reshape([batch, length, heads, dim])
+    };
+    let turned = |x: Tensor<4>, turn: Turn| {
+        let x = rms_norm(x, turn.weight, eps);
+        let (first, second) = (
+            x.clone().narrow(3, 0, dim / 2),
+            x.narrow(3, dim / 2, dim / 2),
+        );
+        let left = first.clone() * turn.cos.clone() - second.clone() * turn.sin.clone();
+        let right = first * turn.sin + second * turn.cos;
+        Tensor::cat(vec![left, right], 3).swap_dims(1, 2)
+    };
+    attention(
+        turned(part(0), query),
+        turned(part(1), key),
+        part(2).swap_dims(1, 2),
+        true,
+    )
+    .swap_dims(1, 2)
+    .reshape([batch, length, width])
+}
+
+/// See [`super::adamw`].
+pub fn adamw<const D: usize>(
+    param: Tensor<D>,
+    gradient: Tensor<D>,
+    first: Tensor<D>,
+    second: Tensor<D>,
+    adam: &AdamW,
+) -> (Tensor<D>, Tensor<D>, Tensor<D>) {
+    let gradient = gradient * adam.gradient_scale;
+    let first = first * adam.beta1 + gradient.clone() * (1.0 - adam.beta1);
+    let second = second * adam.beta2 + gradient.square() * (1.0 - adam.beta2);
+    let root = (second.clone() / adam.correction2).sqrt() + adam.eps;
+    let update = first.clone() / root * (adam.learning_rate / adam.correction1);
+    (param * adam.decay - update, first, second)
 }
 
 /// See [`super::rms_norm`].

@@ -138,6 +138,74 @@ fn attention_equals_burns() {
 }
 
 #[test]
+fn self_attention_equals_burns() {
+    for (batch, length, heads, dim) in [(1, 1, 1, 2), (2, 9, 3, 8), (2, 110, 2, 16)] {
+        let turn = |l: &mut Leaves| {
+            let angles = Tensor::<1>::from_data(
+                TensorData::new(
+                    (0..batch * length * dim / 2)
+                        .map(|i| i as f32 * 0.37)
+                        .collect(),
+                    [batch * length * dim / 2],
+                ),
+                &l.device,
+            )
+            .reshape([batch, length, 1, dim / 2]);
+            Turn {
+                weight: l.get([dim]),
+                cos: angles.clone().cos(),
+                sin: angles.sin(),
+            }
+        };
+        let run = |l: &mut Leaves, ours: bool| {
+            let qkv = l.get([batch, length, 3 * heads * dim]);
+            let (query, key) = (turn(l), turn(l));
+            if ours {
+                self_attention(qkv, query, key, heads, 1e-5)
+            } else {
+                plain::self_attention(qkv, query, key, heads, 1e-5)
+            }
+        };
+        same(|l| run(l, true), |l| run(l, false));
+    }
+}
+
+#[test]
+fn adamw_equals_burns_and_leaves_shared_tensors_alone() {
+    let device = Device::flex();
+    let [param, gradient, first] = [(); 3].map(|()| random([70, 3], &device));
+    let second = random([70, 3], &device).abs();
+    let adam = AdamW {
+        learning_rate: 0.01,
+        gradient_scale: 0.7,
+        beta1: 0.9,
+        beta2: 0.99,
+        correction1: 0.3,
+        correction2: 0.2,
+        eps: 1e-8,
+        decay: 0.99,
+    };
+    let held = param.clone();
+    let before = held.to_data();
+    let args = || {
+        (
+            param.clone(),
+            gradient.clone(),
+            first.clone(),
+            second.clone(),
+        )
+    };
+    let (p, g, m, v) = args();
+    let ours = adamw(p, g, m, v, &adam);
+    let (p, g, m, v) = args();
+    let theirs = plain::adamw(p, g, m, v, &adam);
+    close("parameter", ours.0, theirs.0);
+    close("first moment", ours.1, theirs.1);
+    close("second moment", ours.2, theirs.2);
+    held.into_data().assert_eq(&before, true);
+}
+
+#[test]
 fn norm_gate_and_loss_equal_burns() {
     for (rows, width) in [(1, 2), (7, 34), (150, 192)] {
         same(
@@ -190,18 +258,57 @@ fn group_norm_and_doubling_equal_burns() {
     for (batch, channels, groups, side) in [(1, 2, 1, 3), (2, 32, 8, 9), (3, 64, 16, 16)] {
         let size = [batch, channels, side, side];
         same(
-            |l| group_norm(l.get(size), groups, l.get([channels]), l.get([channels]), 1e-6),
-            |l| plain::group_norm(l.get(size), groups, l.get([channels]), l.get([channels]), 1e-6),
+            |l| {
+                group_norm(
+                    l.get(size),
+                    groups,
+                    l.get([channels]),
+                    l.get([channels]),
+                    1e-6,
+                )
+            },
+            |l| {
+                plain::group_norm(
+                    l.get(size),
+                    groups,
+                    l.get([channels]),
+                    l.get([channels]),
+                    1e-6,
+                )
+            },
         );
         same(
-            |l| group_norm_silu(l.get(size), groups, l.get([channels]), l.get([channels]), 1e-6),
-            |l| plain::group_norm_silu(l.get(size), groups, l.get([channels]), l.get([channels]), 1e-6),
+            |l| {
+                group_norm_silu(
+                    l.get(size),
+                    groups,
+                    l.get([channels]),
+                    l.get([channels]),
+                    1e-6,
+                )
+            },
+            |l| {
+                plain::group_norm_silu(
+                    l.get(size),
+                    groups,
+                    l.get([channels]),
+                    l.get([channels]),
+                    1e-6,
+                )
+            },
         );
     }
     let device = Device::flex();
     let x = Tensor::<4>::from_data([[[[1.0, 2.0], [3.0, 4.0]]]], &device);
-    let doubled = [[1., 1., 2., 2.], [1., 1., 2., 2.], [3., 3., 4., 4.], [3., 3., 4., 4.]];
-    upsample2(x).into_data().assert_eq(&TensorData::from([[doubled]]), false);
+    let doubled = [
+        [1., 1., 2., 2.],
+        [1., 1., 2., 2.],
+        [3., 3., 4., 4.],
+        [3., 3., 4., 4.],
+    ];
+    upsample2(x)
+        .into_data()
+        .assert_eq(&TensorData::from([[doubled]]), false);
 }
 
 #[test]
