@@ -72,11 +72,11 @@ fn temporary(path: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
 /// The system's answer without the temporary file's path, which tempfile adds and means nothing to the
 /// reader: our error names the file that was asked for.
 fn plain(error: std::io::Error) -> std::io::Error {
-    let inner = error.get_ref().and_then(|inner| inner.source());
-    let code = inner
-        .and_then(|inner| inner.downcast_ref::<std::io::Error>())
-        .and_then(std::io::Error::raw_os_error);
-    code.map_or(error, std::io::Error::from_raw_os_error)
+    match error.get_ref() {
+        // tempfile hides the system's own error behind its wrapper; the kind is what is left of it.
+        Some(_) => error.kind().into(),
+        None => error,
+    }
 }
 
 #[cfg(test)]
