@@ -72,9 +72,10 @@ fn temporary(path: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
 /// The system's answer without the temporary file's path, which tempfile adds and means nothing to the
 /// reader: our error names the file that was asked for.
 fn plain(error: std::io::Error) -> std::io::Error {
-    match error.get_ref() {
-        // tempfile hides the system's own error behind its wrapper; the kind is what is left of it.
-        Some(_) => error.kind().into(),
+    // tempfile's wrapper passes on neither the system's error nor its number, only its kind and its text.
+    let text = error.to_string();
+    match text.rsplit_once(" at path ") {
+        Some((answer, _)) => std::io::Error::new(error.kind(), answer.to_owned()),
         None => error,
     }
 }
