@@ -34,6 +34,7 @@ pub fn check_writable(folder: impl AsRef<Path>) -> Result<()> {
     tempfile::Builder::new()
         .prefix(".impasto-")
         .tempfile_in(folder)
+        .map_err(plain)
         .map_err(Error::io("write into", folder))?;
     Ok(())
 }
@@ -52,8 +53,9 @@ fn temporary(path: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
     let mut file = tempfile::Builder::new()
         .prefix(".impasto-")
         .tempfile_in(folder_of(path))
+        .map_err(plain)
         .map_err(fail())?;
-    file.write_all(bytes).map_err(fail())?;
+    file.as_file_mut().write_all(bytes).map_err(fail())?;
     file.as_file().sync_all().map_err(fail())?;
     // Temporary files are private; a finished one gets the permissions a plain create would give.
     #[cfg(unix)]
@@ -65,6 +67,16 @@ fn temporary(path: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
             .map_err(fail())?;
     }
     Ok(file)
+}
+
+/// The system's answer without the temporary file's path, which tempfile adds and means nothing to the
+/// reader: our error names the file that was asked for.
+fn plain(error: std::io::Error) -> std::io::Error {
+    match error.get_ref() {
+        // tempfile hides the system's own error behind its wrapper; the kind is what is left of it.
+        Some(_) => error.kind().into(),
+        None => error,
+    }
 }
 
 #[cfg(test)]
@@ -92,7 +104,8 @@ mod tests {
         let missing = dir.path().join("missing");
         let error = check_writable(&missing).unwrap_err().to_string();
         assert!(
-            error.starts_with(&format!("write into {}", missing.display())),
+            error.starts_with(&format!("write into {}", missing.display()))
+                && !error.contains(".impasto-"),
             "{error}"
         );
     }

@@ -12,3 +12,4 @@ mod model;
 mod program;
 mod tokens;
 mod train;
+mod training;

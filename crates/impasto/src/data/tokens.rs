@@ -1,7 +1,7 @@
 //! The token cache: pictures encoded once by an image tokenizer, with their captions, in one file.
 //!
 //! Layout, all numbers little-endian: the 8 bytes `IMPASTOT`; the header's length as `u64`; the header as
-//! JSON ([`Header`]); the image ids as `u16`, picture after picture; the captions as a JSON array of one
+//! JSON (`Header`); the image ids as `u16`, picture after picture; the captions as a JSON array of one
 //! array of strings a picture. The header's SHA-256 covers all that follows it.
 
 use std::path::Path;

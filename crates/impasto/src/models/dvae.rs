@@ -53,11 +53,11 @@ impl DvaeConfig {
                 self.codebook_size
             ));
         }
-        if self.width < 4 || self.width % 4 != 0 {
+        if self.width < 4 || !self.width.is_multiple_of(4) {
             return bad(format!("width is {}, expected a multiple of 4", self.width));
         }
         let step = 1 << (self.n_groups - 1);
-        if self.picture_size == 0 || self.picture_size % step != 0 {
+        if self.picture_size == 0 || !self.picture_size.is_multiple_of(step) {
             return bad(format!(
                 "picture_size {} is not a multiple of {step}",
                 self.picture_size

@@ -71,6 +71,8 @@ impl ImageTokenizerConfig {
 }
 
 /// An autoencoder with a codebook.
+// One value a program: its size on the stack is of no consequence, and `Module` is not derived for boxes.
+#[allow(clippy::large_enum_variant)]
 #[derive(Module, Debug)]
 pub enum ImageTokenizer {
     /// [`super::vqgan`].

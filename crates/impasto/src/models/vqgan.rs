@@ -36,7 +36,7 @@ pub struct VqganConfig {
 impl VqganConfig {
     /// Codes along a side.
     pub fn grid(&self) -> usize {
-        self.picture_size / self.patch >> (self.widths.len().max(1) - 1)
+        (self.picture_size / self.patch) >> (self.widths.len().max(1) - 1)
     }
 
     /// Says which size is impossible.
@@ -58,7 +58,7 @@ impl VqganConfig {
             ));
         }
         let step = self.patch << (self.widths.len() - 1);
-        if self.picture_size == 0 || self.picture_size % step != 0 {
+        if self.picture_size == 0 || !self.picture_size.is_multiple_of(step) {
             return bad(format!(
                 "picture_size {} is not a multiple of {step}",
                 self.picture_size

@@ -110,7 +110,7 @@ impl Block {
         residual_std: f64,
     ) -> Self {
         assert!(
-            width % n_heads == 0,
+            width.is_multiple_of(n_heads),
             "width {width} is not a multiple of {n_heads} heads"
         );
         let std = 0.02;

@@ -81,7 +81,7 @@ impl GroupNormSilu {
     /// `groups` must divide `channels`.
     pub fn new(init: &mut Init, channels: usize, groups: usize) -> Self {
         assert!(
-            channels % groups == 0,
+            channels.is_multiple_of(groups),
             "{channels} channels don't split into {groups} groups"
         );
         GroupNormSilu {

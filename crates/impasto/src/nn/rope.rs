@@ -31,7 +31,7 @@ impl RopeTable {
     /// The table of a `grid` × `grid` picture. `head_width` must be a multiple of 4.
     pub fn new(grid: usize, head_width: usize) -> Self {
         assert!(
-            head_width % 4 == 0,
+            head_width.is_multiple_of(4),
             "head width {head_width} is not a multiple of 4"
         );
         let half = head_width / 2;

@@ -148,7 +148,7 @@ pub fn run(
     let resolved =
         serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
     files::write_atomic(dir.join("config.json"), &resolved)?;
-    let count = match (config.encoded_pictures, source.len()) {
+    let count = match (config.encoded_pictures, source.count()) {
         (Some(count), Some(len)) => count.min(len),
         (Some(count), None) => count,
         (None, Some(len)) => len,

@@ -54,7 +54,7 @@ const CAPTIONS_ONLY: usize = 1;
 /// Numbered training samples, and held-out ones.
 pub trait PictureSource: Send + Sync {
     /// Number of different training samples; none if there is no end to them.
-    fn len(&self) -> Option<u64>;
+    fn count(&self) -> Option<u64>;
     /// Samples `start .. start + count`; finite sources begin again (in another order).
     fn train_batch(&self, start: u64, count: usize) -> Result<Vec<Sample>>;
     /// Up to `count` held-out samples.
@@ -186,7 +186,7 @@ impl Scenes {
 }
 
 impl PictureSource for Scenes {
-    fn len(&self) -> Option<u64> {
+    fn count(&self) -> Option<u64> {
         None
     }
 
@@ -209,7 +209,7 @@ struct Numbered {
 }
 
 impl PictureSource for Numbered {
-    fn len(&self) -> Option<u64> {
+    fn count(&self) -> Option<u64> {
         Some(self.training.len() as u64)
     }
 

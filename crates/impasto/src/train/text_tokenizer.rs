@@ -27,7 +27,7 @@ pub fn run(config: &Config, dir: &Path, observer: &mut dyn Observer) -> Result<P
     const CHUNK: u64 = 512;
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     let source = open(&config.data, None, dir, observer)?;
-    let all = source.len();
+    let all = source.count();
     let count = match (config.samples, all) {
         (Some(samples), Some(len)) => samples.min(len),
         (Some(samples), None) => samples,

@@ -253,7 +253,7 @@ fn blocked<T: Tile>(parallel: bool, a: Matrix, b: &impl Columns, c: MatrixMut, i
     let packed_floats = if parallel { PACKED_B } else { PACKED_B_SERIAL };
     // Rows of A that are contiguous are read in place, unless pages apart: those would push each other
     // out of the cache.
-    let in_place = a.col_stride == 1 && (a.row_stride % 1024 != 0 || n <= 4 * T::NR);
+    let in_place = a.col_stride == 1 && (!a.row_stride.is_multiple_of(1024) || n <= 4 * T::NR);
     let out = SharedPtr::new(c.data);
     let ldc = c.row_stride;
     // Columns at a time: all of them, unless a single block of k would already be too much.

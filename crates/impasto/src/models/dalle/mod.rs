@@ -118,7 +118,9 @@ impl DalleConfig {
                 format!("text_length is {}, expected 3 or more", self.text_length),
             ));
         }
-        if self.width % self.n_heads != 0 || (self.width / self.n_heads) % 4 != 0 {
+        if !self.width.is_multiple_of(self.n_heads)
+            || !(self.width / self.n_heads).is_multiple_of(4)
+        {
             return Err(Error::invalid(
                 "dalle config",
                 format!(
