@@ -75,7 +75,9 @@ const GLANCED_SHARE: usize = 40;
 /// Looks that go from the coarse comparison to the exact one.
 const SHORT_LIST: usize = 12;
 /// Boxes among which the best set is searched.
-const MAX_CANDIDATES: usize = 32;
+const MAX_CANDIDATES: usize = 64;
+/// Boxes that are looked at in worlds with free positions.
+const MAX_PLACES: usize = 32;
 /// Things in a picture at most: more than any scene has, so that too many are seen as too many.
 const MAX_THINGS: usize = 6;
 /// From this score on a thing counts as drawn.
@@ -250,11 +252,11 @@ impl Detector {
             for y in (0..=world.picture_size - size).step_by(world.snap) {
                 for x in (0..=world.picture_size - size).step_by(world.snap) {
                     let place = Place { x, y, size };
-                    if canvas.foreground(x, y, size, size) * 60 <= size * size {
-                        continue;
-                    }
                     if coarse {
-                        places.push((0, place));
+                        // No look can gain more than all that is seen.
+                        if canvas.energy(place) > least_gain(place) {
+                            places.push((0, place));
+                        }
                     } else if let Some(looseness) = canvas.looseness(place) {
                         places.push((looseness, place));
                     }
@@ -275,7 +277,7 @@ impl Detector {
                     kept.push((looseness, place));
                 }
             }
-            kept.truncate(MAX_CANDIDATES);
+            kept.truncate(MAX_PLACES);
             places = kept;
         }
         places.into_iter().map(|(_, place)| place).collect()
@@ -299,9 +301,8 @@ impl Detector {
                 }
             }
         }
-        // A thing that can hardly be seen even when drawn exactly can't be told from noise.
-        let least = (best.place.size * best.place.size) as f32 * 20.0;
-        (best.gain > MIN_SCORE * best.visibility && best.gain > least).then_some(best)
+        let drawn = best.gain > MIN_SCORE * best.visibility && best.gain > least_gain(best.place);
+        drawn.then_some(best)
     }
 
     /// The look that explains a box's pixels best.
@@ -404,6 +405,12 @@ impl Detector {
             }
         }
     }
+}
+
+/// The squared error that a thing must take off a box: one that can hardly be seen even when it is drawn
+/// exactly can't be told from noise.
+fn least_gain(place: Place) -> f32 {
+    (place.size * place.size) as f32 * 20.0
 }
 
 /// The heaviest set of boxes that don't overlap; candidates come by falling worth.
