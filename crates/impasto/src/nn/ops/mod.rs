@@ -218,18 +218,7 @@ pub fn group_norm(
     bias: Tensor<1>,
     eps: f64,
 ) -> Tensor<4> {
-    check_groups(&x, groups, &weight, &bias);
-    if !has_kernels(&x) || !has_kernels(&weight) {
-        return plain::group_norm(x, groups, weight, bias, eps);
-    }
-    let (x, weight, bias) = (
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-    );
-    Tensor::from_dispatch(Dispatch::kernel_group_norm(
-        x, weight, bias, groups, eps, false,
-    ))
+    group_norm_with(x, groups, weight, bias, eps, false)
 }
 
 /// [`group_norm`] followed by SiLU.
@@ -240,9 +229,25 @@ pub fn group_norm_silu(
     bias: Tensor<1>,
     eps: f64,
 ) -> Tensor<4> {
+    group_norm_with(x, groups, weight, bias, eps, true)
+}
+
+fn group_norm_with(
+    x: Tensor<4>,
+    groups: usize,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    eps: f64,
+    silu: bool,
+) -> Tensor<4> {
     check_groups(&x, groups, &weight, &bias);
     if !has_kernels(&x) || !has_kernels(&weight) {
-        return plain::group_norm_silu(x, groups, weight, bias, eps);
+        let plain = if silu {
+            plain::group_norm_silu
+        } else {
+            plain::group_norm
+        };
+        return plain(x, groups, weight, bias, eps);
     }
     let (x, weight, bias) = (
         x.into_dispatch(),
@@ -250,7 +255,7 @@ pub fn group_norm_silu(
         bias.into_dispatch(),
     );
     Tensor::from_dispatch(Dispatch::kernel_group_norm(
-        x, weight, bias, groups, eps, true,
+        x, weight, bias, groups, eps, silu,
     ))
 }
 
