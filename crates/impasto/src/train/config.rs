@@ -1,6 +1,7 @@
 //! What every run is told, whatever it trains.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -55,6 +56,17 @@ pub struct Bounds {
     pub at_least: Option<f64>,
     /// No higher than this.
     pub at_most: Option<f64>,
+}
+
+impl fmt::Display for Bounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.at_least, self.at_most) {
+            (Some(low), Some(high)) => write!(f, "between {low} and {high}"),
+            (Some(low), None) => write!(f, "at {low} or more"),
+            (None, Some(high)) => write!(f, "at {high} or less"),
+            (None, None) => write!(f, "anywhere"),
+        }
+    }
 }
 
 impl Bounds {

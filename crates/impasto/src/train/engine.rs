@@ -152,7 +152,7 @@ pub fn train<T: Task>(
     let mut last_good = checkpoints.list()?.pop().map(|(_, path)| path);
     let mut clock = Clock::new(config);
     let mut saved_at = step;
-    let mut missed = None;
+    let mut final_values = None;
     while step < config.steps {
         let accumulated = config.gradient_accumulation as u64;
         let mut gradients = NamedGradients::default();
@@ -244,7 +244,7 @@ pub fn train<T: Task>(
             metrics.log(step, &evaluation.values)?;
             metrics.plot(dir)?;
             if step == config.steps {
-                missed = missed_expectation(config, &evaluation.values);
+                final_values = Some(evaluation.values.clone());
             }
             observer.event(Event::Metrics {
                 step,
@@ -267,9 +267,16 @@ pub fn train<T: Task>(
             return Err(Error::Stopped);
         }
     }
-    match missed {
+    let averaged = optimizer.averaged(model);
+    // A finished run that is resumed has no step left to measure at, but must not pass for that.
+    let values = match final_values {
+        Some(values) => values,
+        None if config.expect.is_empty() => Vec::new(),
+        None => task.evaluate(&averaged, step, dir)?.values,
+    };
+    match missed_expectation(config, &values) {
         Some(reason) => Err(Error::invalid("training", reason)),
-        None => Ok(optimizer.averaged(model)),
+        None => Ok(averaged),
     }
 }
 
@@ -286,7 +293,7 @@ fn missed_expectation(config: &RunConfig, values: &[(String, f64)]) -> Option<St
             )),
             Some(value) if bounds.hold(value) => None,
             Some(value) => Some(format!(
-                "{name} ended at {value:.4}, a healthy run ends within {bounds:?}"
+                "{name} ended at {value:.4}, a healthy run ends {bounds}"
             )),
         }
     })

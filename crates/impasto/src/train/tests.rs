@@ -215,6 +215,11 @@ fn a_run_that_ends_outside_its_expectation_fails() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("validation_psnr ended at"), "{error}");
+    // Resuming the finished run used to measure nothing, and passed.
+    let again = train_image_tokenizer(&config, dir.path(), true, NEVER)
+        .unwrap_err()
+        .to_string();
+    assert_eq!(again, error);
 }
 
 /// A user's own pictures, with a broken one and one without a caption among them, train without code.
