@@ -144,8 +144,9 @@ vectorised! {
             let inputs = x1.iter().zip(x2).zip(w1).zip(w2).zip(cos).zip(sin);
             for ((y1, y2), (((((x1, x2), w1), w2), c), s)) in outputs.zip(inputs) {
                 let (a, b) = (x1 * scale * w1, x2 * scale * w2);
-                *y1 = multiply_add::<FUSED>(a, *c, -(b * s));
-                *y2 = multiply_add::<FUSED>(a, *s, b * c);
+                // Not fused, so that the steps one by one, as in decoding, give the same bits.
+                *y1 = a * c - b * s;
+                *y2 = a * s + b * c;
             }
         }
     }

@@ -6,6 +6,7 @@
 use burn::module::Module;
 use burn::tensor::{Bool, Tensor, activation};
 
+use super::norm::EPSILON;
 use super::rope::Rotation;
 use super::{Init, Linear, RmsNorm, ops};
 
@@ -139,12 +140,30 @@ impl Block {
         cache: Option<&mut KvCache>,
         sight: Sight,
     ) -> Tensor<3> {
-        let [batch, seq, width] = x.dims();
-        let head_width = width / self.n_heads;
-        let qkv = self
-            .qkv
-            .forward(self.attention_norm.forward(x.clone()))
-            .reshape([batch, seq, 3 * self.n_heads, head_width]);
+        let qkv = self.qkv.forward(self.attention_norm.forward(x.clone()));
+        let seen = if cache.is_none() && sight == Sight::Causal {
+            let (query, key) = (target.turn(&self.query_norm), own.turn(&self.key_norm));
+            ops::self_attention(qkv, query, key, self.n_heads, EPSILON)
+        } else {
+            self.attend(qkv, own, target, cache, sight)
+        };
+        let x = x + self.attention_out.forward(seen);
+        let inner = ops::swiglu(self.gate_up.forward(self.mlp_norm.forward(x.clone())));
+        x + self.down.forward(inner)
+    }
+
+    /// The joined heads of a joint projection, step by step.
+    fn attend(
+        &self,
+        qkv: Tensor<3>,
+        own: &Rotation,
+        target: &Rotation,
+        cache: Option<&mut KvCache>,
+        sight: Sight,
+    ) -> Tensor<3> {
+        let [batch, seq, joint] = qkv.dims();
+        let width = joint / 3;
+        let qkv = qkv.reshape([batch, seq, 3 * self.n_heads, width / self.n_heads]);
         let part = |i: usize| qkv.clone().narrow(2, i * self.n_heads, self.n_heads);
         let query = target
             .apply(self.query_norm.forward(part(0)))
@@ -166,10 +185,7 @@ impl Block {
                 attend_questions(query, keys, values, known)
             }
         };
-        let seen = seen.swap_dims(1, 2).reshape([batch, seq, width]);
-        let x = x + self.attention_out.forward(seen);
-        let inner = ops::swiglu(self.gate_up.forward(self.mlp_norm.forward(x.clone())));
-        x + self.down.forward(inner)
+        seen.swap_dims(1, 2).reshape([batch, seq, width])
     }
 }
 

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use super::{Init, ops};
 
-const EPSILON: f64 = 1e-5;
+pub(super) const EPSILON: f64 = 1e-5;
 
 /// `y = x / sqrt(mean(x²) + 1e-5) · weight`, over the last dimension.
 #[derive(Module, Debug)]

@@ -7,6 +7,9 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::RmsNorm;
+use super::ops::Turn;
+
 const BASE: f64 = 100.0;
 
 /// Cosines and sines by position; the last row, "no position", turns by nothing. Kept on the host, since
@@ -79,6 +82,15 @@ impl RopeTable {
 }
 
 impl Rotation {
+    /// What self-attention does to queries or keys of these places.
+    pub(super) fn turn(&self, norm: &RmsNorm) -> Turn {
+        Turn {
+            weight: norm.weight.val(),
+            cos: self.cos.clone(),
+            sin: self.sin.clone(),
+        }
+    }
+
     /// Turns the pairs (i, i + head_width / 2) of each head.
     ///
     /// # Shapes

@@ -7,8 +7,9 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Tensor};
 
 use super::config::RunConfig;
+use crate::nn::ops::{self, AdamW};
 
-const EPSILON: f64 = 1e-8;
+const EPSILON: f32 = 1e-8;
 
 /// Gradients by parameter name, flattened.
 #[derive(Default)]
@@ -177,37 +178,33 @@ impl ModuleMapper for Apply<'_> {
         let param = match self.gradients.remove(&name) {
             None => param,
             Some(gradient) => {
-                let (b1, b2) = (optimizer.beta1, optimizer.beta2);
-                let gradient = gradient.mul_scalar(self.scale);
-                let (first, second) = match optimizer.moments.remove(&name) {
-                    Some(known) => (
-                        known.first.mul_scalar(b1) + gradient.clone().mul_scalar(1.0 - b1),
-                        known.second.mul_scalar(b2) + gradient.square().mul_scalar(1.0 - b2),
-                    ),
-                    None => (
-                        gradient.clone().mul_scalar(1.0 - b1),
-                        gradient.square().mul_scalar(1.0 - b2),
-                    ),
-                };
-                let denominator = second
-                    .clone()
-                    .div_scalar(self.correction2)
-                    .sqrt()
-                    .add_scalar(EPSILON);
-                let update = first
-                    .clone()
-                    .div(denominator)
-                    .mul_scalar(self.learning_rate / self.correction1);
-                optimizer
-                    .moments
-                    .insert(name.clone(), Moments { first, second });
+                let Moments { first, second } =
+                    optimizer.moments.remove(&name).unwrap_or_else(|| Moments {
+                        first: gradient.zeros_like(),
+                        second: gradient.zeros_like(),
+                    });
                 let decay = if D >= 2 && !name.contains("embedding") && !name.contains("position") {
                     1.0 - self.learning_rate * optimizer.weight_decay
                 } else {
                     1.0
                 };
+                let adam = AdamW {
+                    learning_rate: self.learning_rate as f32,
+                    gradient_scale: self.scale as f32,
+                    beta1: optimizer.beta1 as f32,
+                    beta2: optimizer.beta2 as f32,
+                    correction1: self.correction1 as f32,
+                    correction2: self.correction2 as f32,
+                    eps: EPSILON,
+                    decay: decay as f32,
+                };
                 param.map(|old| {
-                    let values = old.clone().inner().reshape([count]).mul_scalar(decay) - update;
+                    let values = old.clone().inner().reshape([count]);
+                    let (values, first, second) =
+                        ops::adamw(values, gradient, first, second, &adam);
+                    optimizer
+                        .moments
+                        .insert(name.clone(), Moments { first, second });
                     rewrap(old, values.reshape(dims))
                 })
             }
