@@ -88,3 +88,10 @@ fn tried(
         }),
     }
 }
+
+/// Keeps the memory that a step frees for the next one, instead of giving it back to the system: on glibc,
+/// large blocks are otherwise mapped and zeroed anew each time. For programs to call once, before training;
+/// it holds for the whole process.
+pub fn keep_freed_memory() {
+    impasto_kernels::memory::keep_freed();
+}

@@ -20,6 +20,8 @@ pub struct RunConfig {
     pub batch_size: usize,
     /// Forward passes in a step; their gradients are averaged.
     pub gradient_accumulation: usize,
+    /// What turns gradients into steps.
+    pub optimizer: OptimizerKind,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Steps over which it rises from 0.
@@ -46,6 +48,17 @@ pub struct RunConfig {
     pub keep_checkpoints: usize,
     /// Where the metrics of a healthy run end; one that ends elsewhere is an error.
     pub expect: BTreeMap<String, Bounds>,
+}
+
+/// What turns gradients into steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// AdamW for everything.
+    #[default]
+    AdamW,
+    /// Muon for the matrices of transformer blocks, AdamW for the rest.
+    Muon,
 }
 
 /// Where a metric is expected.
@@ -85,6 +98,7 @@ impl Default for RunConfig {
             steps: 10_000,
             batch_size: 64,
             gradient_accumulation: 1,
+            optimizer: OptimizerKind::AdamW,
             learning_rate: 1e-3,
             warmup_steps: 200,
             final_learning_rate: 0.05,

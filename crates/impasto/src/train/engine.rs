@@ -308,15 +308,15 @@ fn snapshot<T: Task>(
     let flat = |tensor: &Tensor<1>| tensor.to_data();
     let mut tensors = task.state();
     tensors.insert(MODEL.into(), parameters::export(model));
-    let moments = |pick: fn(&Moments) -> &Tensor<1>| -> Parameters {
+    let moments = |pick: fn(&Moments) -> Option<&Tensor<1>>| -> Parameters {
         optimizer
             .moments
             .iter()
-            .map(|(name, moments)| (name.clone(), flat(pick(moments))))
+            .filter_map(|(name, moments)| Some((name.clone(), flat(pick(moments)?))))
             .collect()
     };
-    tensors.insert(FIRST.into(), moments(|moments| &moments.first));
-    tensors.insert(SECOND.into(), moments(|moments| &moments.second));
+    tensors.insert(FIRST.into(), moments(|moments| Some(&moments.first)));
+    tensors.insert(SECOND.into(), moments(|moments| moments.second.as_ref()));
     tensors.insert(
         EMA.into(),
         optimizer
@@ -351,17 +351,18 @@ fn restore<T: Task>(
     }
     let tensor = |data: TensorData| Tensor::<1>::from_data(data, &device);
     for (name, first) in first {
-        let Some(second) = second.remove(&name) else {
+        let second = second.remove(&name);
+        if second.is_none() && optimizer.uses_adamw(&name) {
             return Err(Error::invalid(
                 "checkpoint",
-                format!("has no second moments of {name}"),
+                format!("has no second moments of {name}; was it trained with another optimizer?"),
             ));
-        };
+        }
         optimizer.moments.insert(
             name,
             Moments {
                 first: tensor(first),
-                second: tensor(second),
+                second: second.map(tensor),
             },
         );
     }

@@ -444,7 +444,9 @@ impl Task for TokenizerTask {
             );
             for (name, known) in &adversary.optimizer.moments {
                 moments.insert(format!("first.{name}"), known.first.to_data());
-                moments.insert(format!("second.{name}"), known.second.to_data());
+                if let Some(second) = &known.second {
+                    moments.insert(format!("second.{name}"), second.to_data());
+                }
             }
             files.insert("discriminator_moments".into(), moments);
         }
@@ -490,7 +492,7 @@ impl Task for TokenizerTask {
                     let data = moments.remove(&format!("{kind}.{name}"));
                     data.map(|data| Tensor::<1>::from_data(data, &self.device))
                 };
-                if let (Some(first), Some(second)) = (take("first"), take("second")) {
+                if let (Some(first), second) = (take("first"), take("second")) {
                     adversary
                         .optimizer
                         .moments

@@ -9,6 +9,7 @@ pub mod dalle;
 mod engine;
 pub mod image_tokenizer;
 mod metrics;
+mod muon;
 mod optimizer;
 pub mod source;
 pub mod text_tokenizer;

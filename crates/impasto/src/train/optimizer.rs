@@ -1,12 +1,14 @@
-//! AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with global gradient clipping, and the moving
-//! average of the weights, both kept by parameter name so that they can be saved and read.
+//! AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with global gradient clipping, [`super::muon`] for
+//! the matrices that are its own, and the moving average of the weights; all kept by parameter name so that
+//! they can be saved and read.
 
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Tensor};
 
-use super::config::RunConfig;
+use super::config::{OptimizerKind, RunConfig};
+use super::muon;
 use crate::nn::ops::{self, AdamW};
 
 const EPSILON: f32 = 1e-8;
@@ -83,18 +85,19 @@ impl ModuleVisitor for Collect<'_> {
 /// First and second moments of one parameter.
 #[derive(Clone, Debug)]
 pub struct Moments {
-    /// Mean of the gradients.
+    /// Mean of the gradients; Muon's momentum.
     pub first: Tensor<1>,
-    /// Mean of their squares.
-    pub second: Tensor<1>,
+    /// Mean of their squares; AdamW's alone.
+    pub second: Option<Tensor<1>>,
 }
 
-/// AdamW and the moving average.
+/// AdamW, Muon and the moving average.
 pub struct Optimizer {
     /// By parameter name.
     pub moments: BTreeMap<String, Moments>,
     /// By parameter name; empty when `ema_decay` is 0.
     pub ema: BTreeMap<String, Tensor<1>>,
+    kind: OptimizerKind,
     weight_decay: f64,
     beta1: f64,
     beta2: f64,
@@ -107,11 +110,17 @@ impl Optimizer {
         Optimizer {
             moments: BTreeMap::new(),
             ema: BTreeMap::new(),
+            kind: config.optimizer,
             weight_decay: config.weight_decay,
             beta1: config.beta1,
             beta2: config.beta2,
             ema_decay: config.ema_decay,
         }
+    }
+
+    /// Whether AdamW moves this parameter, so that it needs second moments.
+    pub fn uses_adamw(&self, name: &str) -> bool {
+        self.kind == OptimizerKind::AdamW || !muon::is_hidden_matrix(name)
     }
 
     /// One step, number `step` from 0. `scale` multiplies the gradients (clipping, accumulation).
@@ -128,9 +137,16 @@ impl Optimizer {
             path: Vec::new(),
             gradients: gradients.by_name,
             learning_rate,
-            scale,
-            correction1: 1.0 - self.beta1.powf(count),
-            correction2: 1.0 - self.beta2.powf(count),
+            adamw: AdamW {
+                learning_rate: learning_rate as f32,
+                gradient_scale: scale as f32,
+                beta1: self.beta1 as f32,
+                beta2: self.beta2 as f32,
+                correction1: (1.0 - self.beta1.powf(count)) as f32,
+                correction2: (1.0 - self.beta2.powf(count)) as f32,
+                eps: EPSILON,
+                decay: 1.0,
+            },
             // A young average follows fast: no memory of the first, random weights.
             ema_decay: self.ema_decay.min(count / (count + 10.0)),
             optimizer: self,
@@ -154,9 +170,7 @@ struct Apply<'a> {
     path: Vec<String>,
     gradients: BTreeMap<String, Tensor<1>>,
     learning_rate: f64,
-    scale: f64,
-    correction1: f64,
-    correction2: f64,
+    adamw: AdamW,
     ema_decay: f64,
     optimizer: &'a mut Optimizer,
 }
@@ -178,33 +192,29 @@ impl ModuleMapper for Apply<'_> {
         let param = match self.gradients.remove(&name) {
             None => param,
             Some(gradient) => {
-                let Moments { first, second } =
-                    optimizer.moments.remove(&name).unwrap_or_else(|| Moments {
-                        first: gradient.zeros_like(),
-                        second: gradient.zeros_like(),
-                    });
                 let decay = if D >= 2 && !name.contains("embedding") && !name.contains("position") {
                     1.0 - self.learning_rate * optimizer.weight_decay
                 } else {
                     1.0
                 };
-                let adam = AdamW {
-                    learning_rate: self.learning_rate as f32,
-                    gradient_scale: self.scale as f32,
-                    beta1: optimizer.beta1 as f32,
-                    beta2: optimizer.beta2 as f32,
-                    correction1: self.correction1 as f32,
-                    correction2: self.correction2 as f32,
-                    eps: EPSILON,
-                    decay: decay as f32,
-                };
+                let known = optimizer.moments.remove(&name);
                 param.map(|old| {
                     let values = old.clone().inner().reshape([count]);
-                    let (values, first, second) =
-                        ops::adamw(values, gradient, first, second, &adam);
-                    optimizer
-                        .moments
-                        .insert(name.clone(), Moments { first, second });
+                    let (values, moments) = if optimizer.uses_adamw(&name) {
+                        adamw_step(self.adamw, decay, values, gradient, known)
+                    } else {
+                        let matrix = |x: Tensor<1>| x.reshape([dims[0], count / dims[0]]);
+                        let gradient = matrix(gradient).mul_scalar(self.adamw.gradient_scale);
+                        let known = known.map(|known| matrix(known.first));
+                        let (update, momentum) = muon::step(gradient, known);
+                        let update = update.reshape([count]).mul_scalar(self.learning_rate);
+                        let moments = Moments {
+                            first: momentum.reshape([count]),
+                            second: None,
+                        };
+                        (values.mul_scalar(decay) - update, moments)
+                    };
+                    optimizer.moments.insert(name.clone(), moments);
                     rewrap(old, values.reshape(dims))
                 })
             }
@@ -221,6 +231,25 @@ impl ModuleMapper for Apply<'_> {
         }
         param
     }
+}
+
+fn adamw_step(
+    adamw: AdamW,
+    decay: f64,
+    values: Tensor<1>,
+    gradient: Tensor<1>,
+    known: Option<Moments>,
+) -> (Tensor<1>, Moments) {
+    let (first, second) = known.map_or((None, None), |known| (Some(known.first), known.second));
+    let first = first.unwrap_or_else(|| gradient.zeros_like());
+    let second = second.unwrap_or_else(|| gradient.zeros_like());
+    let adamw = AdamW {
+        decay: decay as f32,
+        ..adamw
+    };
+    let (values, first, second) = ops::adamw(values, gradient, first, second, &adamw);
+    let second = Some(second);
+    (values, Moments { first, second })
 }
 
 struct Averaged<'a> {

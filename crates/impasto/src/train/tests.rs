@@ -130,13 +130,16 @@ fn resumed_image_tokenizers_equal_uninterrupted_ones() {
 }
 
 fn dalle_config(dir: &Path) -> dalle::Config {
+    // The tokenizers' runs cover AdamW alone, this one Muon beside it.
+    let mut run = run_config();
+    run["optimizer"] = json!("muon");
     serde_json::from_value(json!({
         "name": "test", "licence": "CC0-1.0",
         "text_tokenizer": dir.join("text"), "image_tokenizer": dir.join("image"),
         "model": {"text_length": 40, "width": 16, "n_layers": 2, "n_heads": 2, "hidden": 32, "contrastive_width": 8},
         "data": {"scenes": {"world": "tiny", "seed": 3}},
         "encoded_pictures": 16,
-        "run": run_config(),
+        "run": run,
         "losses": {"contrastive": 0.1},
         "captioning_share": 0.5,
         "validation": 4
