@@ -30,14 +30,20 @@ pub struct TextTokenizer {
 }
 
 impl TextTokenizer {
+    /// Refuses a vocabulary that can't hold the bytes, or is beyond all use.
+    pub fn check_vocab_size(vocab_size: usize) -> Result<()> {
+        if (259..=1 << 20).contains(&vocab_size) {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "vocab_size",
+            format!("expected 259 to 2^20, got {vocab_size}"),
+        ))
+    }
+
     /// Learns `vocab_size` ids (256 bytes and 3 special ones among them) from captions.
     pub fn train(captions: impl Iterator<Item = String> + Send, vocab_size: usize) -> Result<Self> {
-        if !(259..=1 << 20).contains(&vocab_size) {
-            return Err(Error::invalid(
-                "vocab_size",
-                format!("expected 259 to 2^20, got {vocab_size}"),
-            ));
-        }
+        Self::check_vocab_size(vocab_size)?;
         let bad = |e: tokenizers::Error| Error::invalid("text tokenizer", e.to_string());
         let mut trainer = BpeTrainer::builder()
             .vocab_size(vocab_size)

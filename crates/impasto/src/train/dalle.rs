@@ -182,23 +182,15 @@ pub fn run(
     };
     let mut task = DalleTask {
         config: config.clone(),
-        model_config: model_config.clone(),
+        model_config,
+        device: device.clone(),
         text,
         image,
         training,
         validation,
     };
     let trained = engine::train(&mut task, dalle, &config.run, dir, resume, observer)?.valid();
-    let model = Model {
-        config: model_config,
-        text: task.text,
-        image: task.image,
-        dalle: trained,
-        device: device.clone(),
-    };
-    let path = dir.join("model");
-    model.save(&path, Precision::F16)?;
-    Ok(path)
+    task.save(trained, dir)
 }
 
 /// Pairs with their ids; a picture may have several captions.
@@ -356,6 +348,7 @@ fn fingerprint(config: &Config, source: &dyn PictureSource, count: u64) -> Resul
 struct DalleTask {
     config: Config,
     model_config: ModelConfig,
+    device: Device,
     text: TextTokenizer,
     image: ImageTokenizer,
     training: Encoded,
@@ -363,6 +356,20 @@ struct DalleTask {
 }
 
 impl DalleTask {
+    /// Writes the whole model, ready to draw, into the run's directory.
+    fn save(&self, dalle: Dalle, dir: &Path) -> Result<PathBuf> {
+        let model = Model {
+            config: self.model_config.clone(),
+            text: self.text.clone(),
+            image: self.image.clone(),
+            dalle,
+            device: self.device.clone(),
+        };
+        let path = dir.join("model");
+        model.save(&path, Precision::F16)?;
+        Ok(path)
+    }
+
     /// Everything random of a pass comes from (seed, pass).
     fn batch(&self, pass: u64) -> DalleBatch {
         let size = self.config.run.batch_size;
@@ -480,6 +487,8 @@ impl Task for DalleTask {
             let captions = self.validation.captions[..shown].join("\n") + "\n";
             files::write_atomic(samples.join("captions.txt"), captions.as_bytes())?;
         }
+        // The run goes on, but its model can be drawn with from here on.
+        self.save(model, dir)?;
         Ok(evaluation)
     }
 }

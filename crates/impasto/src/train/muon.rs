@@ -77,7 +77,7 @@ mod tests {
                 .clone()
                 .matmul(x.transpose())
                 .into_data()
-                .to_vec()
+                .try_into_vec()
                 .unwrap();
             for i in 0..n {
                 assert!((0.4..1.6).contains(&gram[i * n + i]), "{}", gram[i * n + i]);

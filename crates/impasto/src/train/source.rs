@@ -57,6 +57,8 @@ pub trait PictureSource: Send + Sync {
     fn count(&self) -> Option<u64>;
     /// Samples `start .. start + count`; finite sources begin again (in another order).
     fn train_batch(&self, start: u64, count: usize) -> Result<Vec<Sample>>;
+    /// The captions of those samples; no picture is read or rendered.
+    fn train_captions(&self, start: u64, count: usize) -> Result<Vec<Vec<String>>>;
     /// Up to `count` held-out samples.
     fn validation(&self, count: usize) -> Result<Vec<Sample>>;
     /// Stands for the content where the config does not say all of it: a user's files may change.
@@ -194,6 +196,14 @@ impl PictureSource for Scenes {
         Ok(self.samples(start, count, Split::Train))
     }
 
+    fn train_captions(&self, start: u64, count: usize) -> Result<Vec<Vec<String>>> {
+        let captions = (start..start + count as u64).into_par_iter().map(|index| {
+            let scene = self.world.scene(self.seed, index, Split::Train);
+            self.world.all_captions(&scene)
+        });
+        Ok(captions.collect())
+    }
+
     fn validation(&self, count: usize) -> Result<Vec<Sample>> {
         Ok(self.samples(0, count, Split::HeldOut))
     }
@@ -224,6 +234,15 @@ impl PictureSource for Numbered {
                 )
             })
             .collect()
+    }
+
+    fn train_captions(&self, start: u64, count: usize) -> Result<Vec<Vec<String>>> {
+        let len = self.training.len() as u64;
+        let numbers = start..start + count as u64;
+        let index = |number| self.training[epoch_index(self.seed, len, number)];
+        Ok(numbers
+            .map(|number| self.pairs.captions(index(number)).to_vec())
+            .collect())
     }
 
     fn fingerprint(&self) -> String {

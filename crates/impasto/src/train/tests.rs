@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::Error;
+use crate::checkpoint::{Model, ModelSource};
 
 /// Stops after so many steps.
 struct StopAfter(Cell<u64>);
@@ -175,6 +176,9 @@ fn resumed_transformers_equal_uninterrupted_ones() {
     };
     run("whole", false, NEVER).unwrap();
     assert!(matches!(run("parts", false, 3), Err(Error::Stopped)));
+    // A model can be drawn with as soon as there is a checkpoint.
+    let unfinished = dir.path().join("parts/model");
+    Model::load(&ModelSource::Dir(unfinished), &Device::flex()).unwrap();
     run("parts", true, NEVER).unwrap();
     assert_same_files(&dir.path().join("whole"), &dir.path().join("parts"));
 }

@@ -25,6 +25,7 @@ pub struct Config {
 /// Trains and writes `tokenizer.json` into `dir`.
 pub fn run(config: &Config, dir: &Path, observer: &mut dyn Observer) -> Result<PathBuf> {
     const CHUNK: u64 = 512;
+    TextTokenizer::check_vocab_size(config.vocab_size)?;
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     let source = open(&config.data, None, dir, observer)?;
     let all = source.count();
@@ -37,9 +38,9 @@ pub fn run(config: &Config, dir: &Path, observer: &mut dyn Observer) -> Result<P
     let mut captions = Vec::new();
     let mut start = 0;
     while start < count {
-        let batch = source.train_batch(start, CHUNK.min(count - start) as usize)?;
+        let batch = source.train_captions(start, CHUNK.min(count - start) as usize)?;
         start += batch.len() as u64;
-        captions.extend(batch.into_iter().flat_map(|sample| sample.captions));
+        captions.extend(batch.into_iter().flatten());
         observer.event(Event::Preparing(format!(
             "read the captions of {start} of {count} pictures"
         )));
