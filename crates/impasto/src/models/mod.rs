@@ -9,3 +9,6 @@ pub mod vqgan;
 
 pub use dalle::{Dalle, DalleConfig};
 pub use image_tokenizer::{ImageTokenizer, ImageTokenizerConfig};
+
+#[cfg(test)]
+mod goldens;
