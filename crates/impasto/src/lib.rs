@@ -20,9 +20,13 @@ pub mod models;
 // From a prompt to a picture in a file.
 pub mod sampling;
 
+pub mod canvas;
 pub mod generate;
 
 pub mod checkpoint;
+
+pub mod caption;
+pub mod edit;
 
 pub mod pipeline;
 pub mod provenance;
