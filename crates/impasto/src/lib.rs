@@ -24,6 +24,7 @@ pub mod canvas;
 pub mod generate;
 
 pub mod checkpoint;
+pub mod hub;
 
 pub mod caption;
 pub mod edit;

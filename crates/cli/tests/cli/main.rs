@@ -11,6 +11,7 @@ mod generate;
 mod help;
 mod model;
 mod program;
+mod pull;
 mod tokens;
 mod train;
 mod training;
