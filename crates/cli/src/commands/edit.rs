@@ -77,6 +77,10 @@ pub struct DrawingFlags {
     /// raster: token by token; parallel:STEPS: in that many passes, in random order
     #[arg(long, default_value = "raster")]
     order: Order,
+    /// Draw each candidate so many times and take the likeliest
+    #[arg(long, value_name = "N", default_value_t = edit::TRIES as u32,
+          value_parser = clap::value_parser!(u32).range(1..=16))]
+    tries: u32,
     /// Side of the square that is shown to the model at a time, in pixels of the picture [default: by the
     /// thickness of what is drawn]
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..))]
@@ -211,6 +215,8 @@ struct Candidate {
     path: Option<PathBuf>,
     seed: u64,
     log_likelihood: f64,
+    /// What they are ranked by: the log-likelihood with guidance.
+    score: f64,
     tokens: usize,
 }
 
@@ -348,7 +354,7 @@ impl DrawingFlags {
             sampling: self.sampling.over(&model.config.sampling),
             order: self.order,
             telling: telling_of(&pipeline),
-            look_ahead: edit::LOOK_AHEAD,
+            tries: self.tries as usize,
             window: self.window.map(|side| side as usize).or(task.window),
             truncate: self.truncate,
         };
@@ -416,6 +422,7 @@ impl DrawingFlags {
                 path,
                 seed: candidate.seed,
                 log_likelihood: candidate.log_likelihood,
+                score: candidate.score,
                 tokens: candidate.tokens,
             });
         }

@@ -250,7 +250,8 @@ fn edits_table(report: &edits::Report) -> String {
     let ways = [
         ("known first", &report.known_first),
         ("raster forced", &report.raster_forced),
-        ("with look-ahead", &report.look_ahead),
+        ("known first, best", &report.known_first_best),
+        ("raster forced, best", &report.raster_forced_best),
         ("reconstructed", &report.reconstructed),
     ];
     text += &format!("{:<24}", "");
