@@ -11,32 +11,39 @@ pub(super) struct Integers<'a> {
     pub(super) rows: usize,
     /// Four a word, in ascending order; `inputs / 4` words a row.
     pub(super) words: &'a [i32],
-    /// Of each group.
-    pub(super) sums: &'a [i32],
+    /// What the products of each group begin at: its sum by how much the weights' integers are moved,
+    /// taken off.
+    pub(super) starts: &'a [i32],
     /// Of each group.
     pub(super) scales: &'a [f32],
     /// Filled up.
     pub(super) inputs: usize,
 }
 
-/// Rounds the rows of `x`, filled up to `inputs` columns.
-pub(super) fn with_integers<R>(x: Matrix, inputs: usize, work: impl FnOnce(Integers) -> R) -> R {
+/// Rounds the rows of `x`, filled up to `inputs` columns, to be multiplied with integers that stand
+/// `offset` above their values.
+pub(super) fn with_integers<R>(
+    x: Matrix,
+    inputs: usize,
+    offset: i32,
+    work: impl FnOnce(Integers) -> R,
+) -> R {
     let rows = x.rows();
     let (words, groups) = (inputs / 4, inputs / GROUP);
     // One piece of memory for all three, and a line of floats for each row where x has gaps.
     with_scratch(rows * (words + 2 * groups), |memory| {
         let (word_memory, rest) = memory.split_at_mut(rows * words);
-        let (sum_memory, scales) = rest.split_at_mut(rows * groups);
+        let (start_memory, scales) = rest.split_at_mut(rows * groups);
         let integers = |floats: &mut [f32]| {
             // SAFETY: integers take the place of floats: same size and alignment, and any bits are both.
             unsafe {
                 std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast::<i32>(), floats.len())
             }
         };
-        let (word_memory, sums) = (integers(word_memory), integers(sum_memory));
+        let (word_memory, starts) = (integers(word_memory), integers(start_memory));
         let shared = (
             SharedPtr::new(word_memory.as_mut_ptr()),
-            SharedPtr::new(sums.as_mut_ptr()),
+            SharedPtr::new(starts.as_mut_ptr()),
             SharedPtr::new(scales.as_mut_ptr()),
         );
         for_rows(rows, inputs, |first, count| {
@@ -44,7 +51,7 @@ pub(super) fn with_integers<R>(x: Matrix, inputs: usize, work: impl FnOnce(Integ
                 for row in first..first + count {
                     x.copy_row(row, line);
                     // SAFETY: each task has rows of its own, within the memory above.
-                    let (words, sums, scales) = unsafe {
+                    let (words, starts, scales) = unsafe {
                         (
                             std::slice::from_raw_parts_mut(shared.0.get().add(row * words), words),
                             std::slice::from_raw_parts_mut(
@@ -57,14 +64,14 @@ pub(super) fn with_integers<R>(x: Matrix, inputs: usize, work: impl FnOnce(Integ
                             ),
                         )
                     };
-                    round(words, sums, scales, line);
+                    round(words, starts, scales, line, offset);
                 }
             });
         });
         work(Integers {
             rows,
             words: word_memory,
-            sums,
+            starts,
             scales,
             inputs,
         })
@@ -72,14 +79,14 @@ pub(super) fn with_integers<R>(x: Matrix, inputs: usize, work: impl FnOnce(Integ
 }
 
 vectorised! {
-    fn round(words: &mut [i32], sums: &mut [i32], scales: &mut [f32], x: &[f32]) {
+    fn round(words: &mut [i32], starts: &mut [i32], scales: &mut [f32], x: &[f32], offset: i32) {
         // Not fused: the integers are the same everywhere.
         let _ = FUSED;
         /// Adding it to a small number rounds that to an integer, ties to even, in the lowest bits.
         const ROUND: f32 = 12_582_912.0;
         let (groups, _) = x.as_chunks::<GROUP>();
         let (words, _) = words.as_chunks_mut::<{ GROUP / 4 }>();
-        for (((x, words), sum), scale) in groups.iter().zip(words).zip(sums).zip(scales) {
+        for (((x, words), start), scale) in groups.iter().zip(words).zip(starts).zip(scales) {
             // Magnitudes compare like their bits, and NaN is larger than all.
             let mut largest = 0;
             for x in x {
@@ -99,12 +106,10 @@ vectorised! {
                 }
                 largest / 127.0
             };
-            *sum = integers.iter().sum();
-            for (i, word) in words.iter_mut().enumerate() {
-                *word = 0;
-                for (j, q) in integers[4 * i..][..4].iter().enumerate() {
-                    *word |= (q & 255) << (8 * j);
-                }
+            *start = -offset * integers.iter().sum::<i32>();
+            let bytes = integers.map(|q| q as u8);
+            for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *word = i32::from_le_bytes(*bytes);
             }
         }
     }
@@ -123,7 +128,7 @@ mod tests {
         x[2 * cols + 7] = f32::NEG_INFINITY;
         x[3 * cols + 40] = f32::NAN;
         x.iter_mut().skip(4 * cols).for_each(|x| *x *= 1e-37);
-        with_integers(Matrix::new(&x, rows, cols), 128, |integers| {
+        with_integers(Matrix::new(&x, rows, cols), 128, 3, |integers| {
             assert_eq!(integers.words.len(), rows * 32);
             for row in 0..rows {
                 for group in 0..4 {
@@ -151,7 +156,7 @@ mod tests {
                             "{exact} {q} {scale}"
                         );
                     }
-                    assert_eq!(integers.sums[4 * row + group], sum);
+                    assert_eq!(integers.starts[4 * row + group], -3 * sum);
                 }
             }
         });

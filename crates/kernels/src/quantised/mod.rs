@@ -122,8 +122,11 @@ pub fn product_with_isa(
             by_blocks(isa, parallel, x, w, y, into);
         }
         Activations::Float => products::with_floats(isa, parallel, x, w, out),
-        Activations::Int8 => integers::with_integers(x, w.padded_inputs(), |integers| {
-            products::with_integers(isa, parallel, integers, w, out);
-        }),
+        Activations::Int8 => {
+            let (isa, offset) = products::for_integers(isa, w.format());
+            integers::with_integers(x, w.padded_inputs(), offset, |integers| {
+                products::with_integers(isa, parallel, integers, w, out);
+            });
+        }
     }
 }

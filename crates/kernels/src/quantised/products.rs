@@ -303,19 +303,33 @@ impl<const R: usize, const P: usize, const H: usize, const INT4: bool> Kernel
     }
 }
 
-/// The product with rounded activations, of any number of rows.
-pub(super) fn with_integers(isa: Isa, parallel: bool, x: Integers, w: &Weights, out: Out) {
-    debug_assert_eq!((x.rows, x.inputs), (out.rows, w.padded_inputs()));
+/// The instruction set that products of integers use where another one was chosen, and how far above their
+/// values it takes the weights' integers.
+pub(super) fn for_integers(isa: Isa, format: Format) -> (Isa, i32) {
     #[cfg(target_arch = "x86_64")]
     let isa = if isa == Isa::Avx512 && !has_byte_products() {
         Isa::Avx2
     } else {
         isa
     };
+    let offset = match (format, isa) {
+        (Format::Int4, _) => 8,
+        #[cfg(target_arch = "x86_64")]
+        (Format::Int8, Isa::Avx512) => Avx512::BYTE_OFFSET,
+        // All others take the offset off themselves.
+        (Format::Int8, _) => 0,
+    };
+    (isa, offset)
+}
+
+/// The product with rounded activations, of any number of rows; instruction set and the integers' offset
+/// are [`for_integers`]'.
+pub(super) fn with_integers(isa: Isa, parallel: bool, x: Integers, w: &Weights, out: Out) {
+    debug_assert_eq!((x.rows, x.inputs), (out.rows, w.padded_inputs()));
     for_panels(parallel, w, out, |row, panels, place| {
         let args = Bytes {
             words: x.words[row * x.inputs / 4..].as_ptr(),
-            sums: x.sums[row * x.inputs / 32..].as_ptr(),
+            starts: x.starts[row * x.inputs / 32..].as_ptr(),
             scales: x.scales[row * x.inputs / 32..].as_ptr(),
             inputs: x.inputs,
             format: w.format(),
@@ -354,7 +368,7 @@ pub(super) fn with_integers(isa: Isa, parallel: bool, x: Integers, w: &Weights, 
 #[derive(Clone, Copy)]
 struct Bytes {
     words: *const i32,
-    sums: *const i32,
+    starts: *const i32,
     scales: *const f32,
     inputs: usize,
     format: Format,
@@ -410,12 +424,7 @@ impl<const R: usize, const H: usize, const INT4: bool> Kernel for ByteProduct<R,
                 for half in 0..2 {
                     let group = 2 * block + half;
                     let mut dots: [[V::Words; H]; R] = std::array::from_fn(|r| {
-                        let sum = *args.sums.add(r * groups + group);
-                        let start = if INT4 {
-                            V::splat_words(-8 * sum)
-                        } else {
-                            V::dot_bytes_start(sum)
-                        };
+                        let start = V::splat_words(*args.starts.add(r * groups + group));
                         [start; H]
                     });
                     let x = args.words.add(8 * group);

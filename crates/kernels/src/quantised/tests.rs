@@ -130,7 +130,7 @@ fn product_of_integers_equals_the_plain_one() {
                 let result = MatrixMut::new(&mut y, rows, outputs);
                 product_with_isa(isa, x, &w, result, Into::Add, Activations::Int8);
                 let floats = w.dequantise();
-                with_integers(x, w.padded_inputs(), |integers| {
+                with_integers(x, w.padded_inputs(), 0, |integers| {
                     for row in 0..rows {
                         for output in 0..outputs {
                             let mut exact = start[row * outputs + output] as f64;

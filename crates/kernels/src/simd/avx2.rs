@@ -88,6 +88,11 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn floats(words: Self::Words) -> Self {
         Self(unsafe { _mm256_cvtepi32_ps(words) })
     }
@@ -114,11 +119,6 @@ impl Vector for Avx2 {
     #[inline(always)]
     unsafe fn high_nibbles(words: Self::Words) -> Self::Words {
         unsafe { Self::low_nibbles(_mm256_srli_epi32::<4>(words)) }
-    }
-
-    #[inline(always)]
-    unsafe fn dot_bytes_start(_: i32) -> Self::Words {
-        unsafe { _mm256_setzero_si256() }
     }
 
     #[inline(always)]

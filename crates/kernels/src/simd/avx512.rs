@@ -37,6 +37,8 @@ impl Vector for Avx512 {
     type Words = __m512i;
 
     const LANES: usize = 16;
+    // The instruction multiplies unsigned with signed bytes.
+    const BYTE_OFFSET: i32 = 128;
 
     #[inline(always)]
     unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
@@ -103,6 +105,11 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn floats(words: Self::Words) -> Self {
         Self(unsafe { _mm512_cvtepi32_ps(words) })
     }
@@ -129,12 +136,6 @@ impl Vector for Avx512 {
     #[inline(always)]
     unsafe fn high_nibbles(words: Self::Words) -> Self::Words {
         unsafe { Self::low_nibbles(_mm512_srli_epi32::<4>(words)) }
-    }
-
-    #[inline(always)]
-    unsafe fn dot_bytes_start(x: i32) -> Self::Words {
-        // The instruction multiplies unsigned with signed bytes, so w's offset is taken off here.
-        unsafe { _mm512_set1_epi32(-128 * x) }
     }
 
     #[inline(always)]

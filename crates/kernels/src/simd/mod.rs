@@ -48,6 +48,9 @@ pub(crate) trait Vector: Copy {
     /// Floats in a register.
     const LANES: usize;
 
+    /// How much too large [`Self::dot_bytes`] takes its first factors.
+    const BYTE_OFFSET: i32 = 0;
+
     /// Runs a kernel compiled for this instruction set.
     unsafe fn enter<K: Kernel>(kernel: K) -> K::Output;
 
@@ -100,6 +103,12 @@ pub(crate) trait Vector: Copy {
     /// `x` in every lane.
     unsafe fn splat_words(x: i32) -> Self::Words;
 
+    /// Asks for the cache line at an address, which may be any.
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        let _ = at;
+    }
+
     /// The words as floats, rounded.
     unsafe fn floats(words: Self::Words) -> Self;
 
@@ -116,11 +125,8 @@ pub(crate) trait Vector: Copy {
     /// The upper four bits of each byte.
     unsafe fn high_nibbles(words: Self::Words) -> Self::Words;
 
-    /// What a sum of [`Self::dot_bytes`] begins at, where `x` is the sum of all signed factors.
-    unsafe fn dot_bytes_start(x: i32) -> Self::Words;
-
-    /// `sum + Σ (w − 128) · x` over the four bytes of each word: `w` unsigned; `x` signed, not −128. (Up to
-    /// what [`Self::dot_bytes_start`] takes in advance.)
+    /// `sum + Σ (w − 128 + BYTE_OFFSET) · x` over the four bytes of each word: `w` unsigned; `x` signed, not
+    /// −128.
     unsafe fn dot_bytes(sum: Self::Words, w: Self::Words, x: i32) -> Self::Words;
 
     /// `sum + Σ w · x` over the four bytes of each word: `w` in `0..16`, `x` signed.

@@ -128,11 +128,6 @@ impl Vector for Neon {
     }
 
     #[inline(always)]
-    unsafe fn dot_bytes_start(_: i32) -> Self::Words {
-        unsafe { vdupq_n_s32(0) }
-    }
-
-    #[inline(always)]
     unsafe fn dot_bytes(sum: Self::Words, w: Self::Words, x: i32) -> Self::Words {
         unsafe {
             let w = veorq_s8(vreinterpretq_s8_s32(w), vdupq_n_s8(-128));

@@ -120,11 +120,6 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    unsafe fn dot_bytes_start(_: i32) -> Self::Words {
-        [0; 8]
-    }
-
-    #[inline(always)]
     unsafe fn dot_bytes(sum: Self::Words, w: Self::Words, x: i32) -> Self::Words {
         std::array::from_fn(|i| dot(sum[i], w[i].to_le_bytes().map(|w| w as i32 - 128), x))
     }

@@ -26,8 +26,8 @@ impl Kernel for All<'_> {
                 let (a, b, c) = (V::load(at(0)), V::load(at(1)), V::load(at(2)));
                 let words = V::load_words(self.bytes.as_ptr().add(4 * first));
                 let zero = V::splat_words(0);
-                let start =
-                    V::dot_bytes_start(self.x.to_le_bytes().iter().map(|&x| x as i8 as i32).sum());
+                let sum: i32 = self.x.to_le_bytes().iter().map(|&x| x as i8 as i32).sum();
+                let start = V::splat_words(-V::BYTE_OFFSET * sum);
                 let xored = V::xor(words, -5);
                 for floats in [
                     a.times(b),
