@@ -316,8 +316,11 @@ pub(super) fn for_integers(isa: Isa, format: Format) -> (Isa, i32) {
         (Format::Int4, _) => 8,
         #[cfg(target_arch = "x86_64")]
         (Format::Int8, Isa::Avx512) => Avx512::BYTE_OFFSET,
-        // All others take the offset off themselves.
-        (Format::Int8, _) => 0,
+        #[cfg(target_arch = "x86_64")]
+        (Format::Int8, Isa::Avx2) => Avx2::BYTE_OFFSET,
+        #[cfg(target_arch = "aarch64")]
+        (Format::Int8, Isa::Neon) => Neon::BYTE_OFFSET,
+        (Format::Int8, _) => Portable::BYTE_OFFSET,
     };
     (isa, offset)
 }

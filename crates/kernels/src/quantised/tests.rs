@@ -366,7 +366,7 @@ fn any_bytes_are_weights() {
     let (inputs, outputs) = (70, 20);
     for format in FORMATS {
         let len = format.bytes(inputs, outputs).unwrap();
-        let bytes: Vec<u8> = (0..len).map(|i| (i * 7919 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..len).map(|i| (i * 7919 % 256) as u8).collect();
         let w = Weights::new(format, inputs, outputs, &bytes);
         let x = numbers(3 * inputs, 1);
         for activations in [Activations::Float, Activations::Int8] {
