@@ -263,16 +263,16 @@ def openai(name, texts, seed):
     folder = MODELS / name
     folder.mkdir()
     vision = dict(layers=1, width=64, patch_size=5, image_size=15)
-    model = build(24, vision, dict(context_length=16, vocab_size=texts.size, width=64, heads=1, layers=1), True, seed)
+    model = build(24, vision, dict(context_length=24, vocab_size=texts.size, width=64, heads=1, layers=1), True, seed)
     # Rounded to half precision, computed in single.
     convert_weights_to_fp16(model)
     model.float()
     images, outputs = open_clip_outputs(model, texts, 15)
     model.forward = lambda image, text: model.encode_image(image) @ model.encode_text(text).T
     del model.context_length, model.vocab_size
-    for buffer, value in [("input_resolution", 15), ("context_length", 16), ("vocab_size", texts.size)]:
+    for buffer, value in [("input_resolution", 15), ("context_length", 24), ("vocab_size", texts.size)]:
         model.register_buffer(buffer, torch.tensor(value))
-    traced = torch.jit.trace(model, (torch.zeros(1, 3, 15, 15), torch.zeros(1, 16, dtype=torch.long)), check_trace=False)
+    traced = torch.jit.trace(model, (torch.zeros(1, 3, 15, 15), torch.zeros(1, 24, dtype=torch.long)), check_trace=False)
     # Parameters are shared with the traced module, which is only saved from here on.
     convert_weights_to_fp16(model)
     traced.save(str(folder / "small.pt"))
