@@ -5,6 +5,8 @@
 
 mod embedded;
 mod model;
+pub mod pytorch;
+pub mod stored;
 pub mod weights;
 
 pub use model::{EMBEDDED_NAME, Model, ModelConfig, ModelSource};
