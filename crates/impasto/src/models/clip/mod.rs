@@ -145,10 +145,12 @@ impl Clip {
     pub fn with_clamped_scale(mut self) -> Self {
         self.logit_scale = self.logit_scale.map(|scale| {
             let requires = scale.is_require_grad();
-            scale
-                .detach()
-                .clamp_max(MAX_LOGIT_SCALE)
-                .set_require_grad(requires)
+            let clamped = if scale.is_autodiff() {
+                Tensor::from_inner(scale.inner().clamp_max(MAX_LOGIT_SCALE))
+            } else {
+                scale.clamp_max(MAX_LOGIT_SCALE)
+            };
+            clamped.set_require_grad(requires)
         });
         self
     }
