@@ -32,6 +32,7 @@ enum Command {
     Eval(commands::eval::Arguments),
     Data(commands::data::Arguments),
     Train(commands::train::Arguments),
+    Pull(commands::pull::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Eval(arguments) => commands::eval::run(arguments),
         Command::Data(arguments) => commands::data::run(arguments),
         Command::Train(arguments) => commands::train::run(arguments),
+        Command::Pull(arguments) => commands::pull::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

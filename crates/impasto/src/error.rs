@@ -70,6 +70,14 @@ pub enum Error {
         /// Why it can't be used.
         reason: String,
     },
+    /// Something that is to come over the network does not.
+    #[error("{what}: {reason}")]
+    Unreachable {
+        /// The model or the file.
+        what: String,
+        /// Why it does not.
+        reason: String,
+    },
     /// The work was stopped on request.
     #[error("stopped")]
     Stopped,

@@ -23,6 +23,7 @@ pub mod sampling;
 pub mod generate;
 
 pub mod checkpoint;
+pub mod hub;
 
 pub mod pipeline;
 pub mod provenance;

@@ -5,6 +5,7 @@ pub mod eval;
 pub mod generate;
 pub mod likelihood;
 pub mod model;
+pub mod pull;
 pub mod reconstruct;
 pub mod tokens;
 pub mod train;

@@ -10,6 +10,7 @@ mod generate;
 mod help;
 mod model;
 mod program;
+mod pull;
 mod tokens;
 mod train;
 mod training;

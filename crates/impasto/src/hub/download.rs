@@ -1,0 +1,286 @@
+//! One file over the network: resumed where it was cut, checked before it gets its name.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use sha1::{Digest, Sha1};
+use sha2::Sha256;
+use ureq::Agent;
+
+use super::listing::{Checksum, unreachable};
+use crate::files::folder_of;
+use crate::{Error, Result};
+
+/// How far a download is.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// The file.
+    pub file: String,
+    /// Bytes of this file that are here.
+    pub bytes: u64,
+    /// Its size, where the server tells.
+    pub file_bytes: Option<u64>,
+    /// Bytes of the whole model, as far as known.
+    pub model_bytes: u64,
+}
+
+/// What is to be brought.
+pub(super) struct Download<'a> {
+    pub agent: &'a Agent,
+    pub address: String,
+    pub token: Option<&'a str>,
+    pub name: &'a str,
+    pub size: Option<u64>,
+    pub checksum: Option<&'a Checksum>,
+    /// Attempts in a row that may bring nothing.
+    pub attempts: u32,
+}
+
+/// How an attempt ended that did not finish the file.
+enum Cut {
+    /// Worth another attempt: the line, or the server's mood.
+    Transient(String),
+    /// Not worth one.
+    Final(Error),
+}
+
+impl Download<'_> {
+    /// Brings the file to `blob` unless it is there; returns the bytes that came over the network.
+    ///
+    /// What has come stands in `{blob}.incomplete` until it is whole and its checksum is right. Another
+    /// process that wants the same file waits for this one.
+    pub fn to(
+        &self,
+        blob: &Path,
+        model_bytes: u64,
+        progress: &mut dyn FnMut(&Progress),
+    ) -> Result<u64> {
+        let folder = folder_of(blob);
+        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        let beside = |ending: &str| {
+            let mut name = blob.file_name().unwrap_or_default().to_owned();
+            name.push(ending);
+            blob.with_file_name(name)
+        };
+        let lock_path = beside(".lock");
+        let lock = File::create(&lock_path).map_err(Error::io("create", &lock_path))?;
+        lock.lock().map_err(Error::io("lock", &lock_path))?;
+        let mut tell = |bytes: u64, file_bytes: Option<u64>| {
+            progress(&Progress {
+                file: self.name.to_owned(),
+                bytes,
+                file_bytes,
+                model_bytes,
+            });
+        };
+        if let Ok(here) = fs::metadata(blob)
+            && self.size.is_none_or(|size| size == here.len())
+        {
+            tell(here.len(), Some(here.len()));
+            return Ok(0);
+        }
+        let partial = beside(".incomplete");
+        let mut came = 0;
+        let mut idle = 0;
+        let size = loop {
+            let before = came;
+            match self.attempt(&partial, &mut came, &mut tell) {
+                Ok(size) => break size,
+                Err(Cut::Final(error)) => return Err(error),
+                Err(Cut::Transient(reason)) => {
+                    idle = if came > before { 0 } else { idle + 1 };
+                    if idle >= self.attempts {
+                        return Err(Error::Unreachable {
+                            what: self.name.to_owned(),
+                            reason: format!(
+                                "{reason}, {idle} times in a row; what has come is kept, pull again to go on"
+                            ),
+                        });
+                    }
+                    std::thread::sleep(Duration::from_millis(100 << (2 * idle)));
+                }
+            }
+        };
+        self.check(&partial, size)?;
+        fs::rename(&partial, blob).map_err(Error::io("write", blob))?;
+        // Kept locks of finished files would only fill the folder.
+        let _ = fs::remove_file(&lock_path);
+        Ok(came)
+    }
+
+    /// Goes on with the file; returns its size when it is whole.
+    fn attempt(
+        &self,
+        partial: &Path,
+        came: &mut u64,
+        tell: &mut dyn FnMut(u64, Option<u64>),
+    ) -> Result<u64, Cut> {
+        let write = |error| Cut::Final(Error::io("write", partial)(error));
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(partial)
+            .map_err(write)?;
+        let mut here = file.metadata().map_err(write)?.len();
+        match self.size {
+            Some(size) if here == size => return Ok(size),
+            Some(size) if here > size => {
+                file.set_len(0).map_err(write)?;
+                here = 0;
+            }
+            _ => {}
+        }
+        let mut request = self.agent.get(&self.address);
+        if let Some(token) = self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        if here > 0 {
+            request = request.header("Range", format!("bytes={here}-"));
+        }
+        let mut answer = request
+            .call()
+            .map_err(|error| Cut::Transient(error.to_string()))?;
+        let header = |name: &str| {
+            let value = answer.headers().get(name)?;
+            value.to_str().ok().map(str::to_owned)
+        };
+        let length = header("content-length").and_then(|text| text.parse::<u64>().ok());
+        let total = match answer.status().as_u16() {
+            206 => {
+                let range = header("content-range").unwrap_or_default();
+                let (start, total) = parse_range(&range).ok_or_else(|| {
+                    Cut::Final(unreachable(
+                        self.name,
+                        format!("the server's content-range is {range:?}"),
+                    ))
+                })?;
+                if start != here {
+                    // Another part than the one asked for: from the start, then.
+                    file.set_len(0).map_err(write)?;
+                    return Err(Cut::Transient(format!(
+                        "the server sent from byte {start}, asked for {here}"
+                    )));
+                }
+                total
+            }
+            200 => {
+                // The server sends it all, whatever was asked for.
+                file.set_len(0).map_err(write)?;
+                here = 0;
+                length
+            }
+            416 => {
+                file.set_len(0).map_err(write)?;
+                return Err(Cut::Transient("the server has no such range".to_owned()));
+            }
+            status @ (408 | 429 | 500..=599) => {
+                return Err(Cut::Transient(format!("the server answers {status}")));
+            }
+            status => {
+                return Err(Cut::Final(unreachable(
+                    self.name,
+                    format!("{} answers {status}", self.address),
+                )));
+            }
+        };
+        if let (Some(expected), Some(total)) = (self.size, total)
+            && expected != total
+        {
+            return Err(Cut::Final(unreachable(
+                self.name,
+                format!("expected {expected} bytes, the server has {total}"),
+            )));
+        }
+        let total = self.size.or(total);
+        let mut reader = answer.body_mut().as_reader();
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            let count = match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) => return Err(Cut::Transient(error.to_string())),
+            };
+            here += count as u64;
+            if total.is_some_and(|total| here > total) {
+                file.set_len(0).map_err(write)?;
+                return Err(Cut::Final(unreachable(
+                    self.name,
+                    format!("the server sends more than {} bytes", total.unwrap_or(0)),
+                )));
+            }
+            file.write_all(&buffer[..count]).map_err(write)?;
+            *came += count as u64;
+            tell(here, total);
+        }
+        if total.is_some_and(|total| here < total) {
+            return Err(Cut::Transient("the connection was cut".to_owned()));
+        }
+        file.sync_all().map_err(write)?;
+        Ok(here)
+    }
+
+    /// Compares the checksum; what is wrong is not kept.
+    fn check(&self, partial: &Path, size: u64) -> Result<()> {
+        let Some(expected) = self.checksum else {
+            return Ok(());
+        };
+        let (expected, found) = match expected {
+            Checksum::Sha256(sum) => (sum, hash(Sha256::new(), partial)?),
+            Checksum::GitBlob(sum) => {
+                let head = Sha1::new_with_prefix(format!("blob {size}\0"));
+                (sum, hash(head, partial)?)
+            }
+        };
+        if found.eq_ignore_ascii_case(expected) {
+            return Ok(());
+        }
+        fs::remove_file(partial).map_err(Error::io("remove", partial))?;
+        Err(unreachable(
+            self.name,
+            format!(
+                "its checksum is {found}, expected {expected}; it was not kept, pull again, and if it stays so, don't use it"
+            ),
+        ))
+    }
+}
+
+fn hash<D: Digest>(mut digest: D, path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let count = file.read(&mut buffer).map_err(Error::io("read", path))?;
+        if count == 0 {
+            break;
+        }
+        digest.update(&buffer[..count]);
+    }
+    let digits = digest.finalize();
+    Ok(digits.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// `bytes 5-9/10` → (5, Some(10)); `bytes 5-9/*` → (5, None).
+fn parse_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (start, _) = range.split_once('-')?;
+    let total = match total {
+        "*" => None,
+        total => Some(total.parse().ok()?),
+    };
+    Some((start.parse().ok()?, total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges() {
+        assert_eq!(parse_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!(parse_range("bytes 5-9/*"), Some((5, None)));
+        for bad in ["", "bytes", "5-9/10", "bytes x-9/10", "bytes 5-9/x"] {
+            assert_eq!(parse_range(bad), None, "{bad}");
+        }
+    }
+}
