@@ -124,21 +124,24 @@ fn guidance(text: &str) -> Result<f32, String> {
     })
 }
 
-fn temperature(text: &str) -> Result<f32, String> {
+/// A value that [`SamplingOptions`] accepts.
+pub fn temperature(text: &str) -> Result<f32, String> {
     checked(text, |temperature, options| SamplingOptions {
         temperature,
         ..options
     })
 }
 
-fn top_k(text: &str) -> Result<usize, String> {
+/// A value that [`SamplingOptions`] accepts.
+pub fn top_k(text: &str) -> Result<usize, String> {
     checked(text, |top_k, options| SamplingOptions {
         top_k: Some(top_k),
         ..options
     })
 }
 
-fn top_p(text: &str) -> Result<f32, String> {
+/// A value that [`SamplingOptions`] accepts.
+pub fn top_p(text: &str) -> Result<f32, String> {
     checked(text, |top_p, options| SamplingOptions {
         top_p: Some(top_p),
         ..options

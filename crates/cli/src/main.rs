@@ -25,6 +25,10 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Generate(commands::generate::Arguments),
+    Edit(commands::edit::Arguments),
+    Complete(commands::complete::Arguments),
+    Vary(commands::vary::Arguments),
+    Caption(commands::caption::Arguments),
     Model(commands::model::Arguments),
     Likelihood(commands::likelihood::Arguments),
     Reconstruct(commands::reconstruct::Arguments),
@@ -42,6 +46,10 @@ fn main() -> ExitCode {
     };
     let result = match arguments.command {
         Command::Generate(arguments) => commands::generate::run(arguments),
+        Command::Edit(arguments) => commands::edit::run(arguments),
+        Command::Complete(arguments) => commands::complete::run(arguments),
+        Command::Vary(arguments) => commands::vary::run(arguments),
+        Command::Caption(arguments) => commands::caption::run(arguments),
         Command::Model(arguments) => commands::model::run(arguments),
         Command::Likelihood(arguments) => commands::likelihood::run(arguments),
         Command::Reconstruct(arguments) => commands::reconstruct::run(arguments),

@@ -1,4 +1,4 @@
-//! Drawing: text ids in, image ids out, one picture a seed.
+//! Drawing: a canvas in, image ids out, one picture a seed.
 //!
 //! A picture's random numbers come from its own seed and step, and our products sum in an order that does
 //! not depend on the batch, so a picture is the same alone and among others.
@@ -7,14 +7,15 @@ use std::ops::ControlFlow;
 
 use burn::tensor::Tensor;
 
+use crate::canvas::{Canvas, Caption, Telling};
 use crate::models::Dalle;
-use crate::models::dalle::{Order, Part, raster, shuffled};
+use crate::models::dalle::{Order, Part};
 use crate::nn::KvCache;
 use crate::nn::block::Sight;
-use crate::sampling::{Sampler, SamplingOptions};
+use crate::sampling::{Sampler, SamplingOptions, log_prob};
 use crate::{Error, Result};
 
-/// One picture to draw.
+/// One picture to draw from words alone.
 #[derive(Clone, Debug)]
 pub struct Drawing {
     /// The padded caption.
@@ -23,13 +24,26 @@ pub struct Drawing {
     pub seed: u64,
 }
 
+/// A canvas to be filled.
+#[derive(Clone, Debug)]
+pub struct Filling {
+    /// What is known; its caption among that.
+    pub canvas: Canvas,
+    /// The seed of what is asked for.
+    pub seed: u64,
+}
+
 /// One picture drawn.
 #[derive(Clone, Debug)]
 pub struct DrawnIds {
     /// Row-major.
     pub image_ids: Vec<u32>,
-    /// log p of the ids given the caption, without guidance, temperature and cuts, in nats.
+    /// log p of the ids that were asked for, given the caption and what was told before, without guidance,
+    /// leanings, temperature and cuts, in nats.
     pub log_likelihood: f64,
+    /// log p of the known ids that were told behind the first asked one: how well what was drawn agrees with
+    /// what it could not see. 0 where all that is known is told first.
+    pub look_ahead: f64,
 }
 
 /// Draws all of `drawings` in one batch. `null_caption` stands in for the captions where guidance asks
@@ -42,39 +56,104 @@ pub fn draw(
     order: Order,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Vec<DrawnIds>> {
-    options.validate()?;
-    let config = model.config();
-    let length = config.text_length;
-    if let Some(drawing) = drawings
+    let positions = model.config().image_length();
+    let fillings: Vec<Filling> = drawings
         .iter()
-        .find(|drawing| drawing.text_ids.len() != length)
-    {
-        return Err(Error::invalid(
-            "text ids",
-            format!("expected {length} ids, got {}", drawing.text_ids.len()),
-        ));
-    }
-    let guided = options.needs_unconditional();
-    let rows = drawings.len();
-    let batch = if guided { 2 * rows } else { rows };
-    let samplers = drawings
-        .iter()
-        .map(|drawing| Sampler::new(options, drawing.seed))
+        .map(|drawing| Filling {
+            canvas: Canvas::blank(positions, Caption::Known(drawing.text_ids.clone())),
+            seed: drawing.seed,
+        })
         .collect();
-    let mut session = Session {
+    let telling = Telling::KnownFirst;
+    fill(
         model,
-        caches: model.caches(),
-        rows,
-        guided,
-        batch,
-        samplers,
-        image_ids: vec![vec![0; config.image_length()]; rows],
-        log_likelihoods: vec![0.0; rows],
-    };
-    let mut text_ids: Vec<u32> = drawings
+        &fillings,
+        null_caption,
+        options,
+        order,
+        telling,
+        progress,
+    )
+}
+
+/// Draws what the canvases ask for, each as it would be alone; see [`draw`].
+pub fn fill(
+    model: &Dalle,
+    fillings: &[Filling],
+    null_caption: &[u32],
+    options: &SamplingOptions,
+    order: Order,
+    telling: Telling,
+    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+) -> Result<Vec<DrawnIds>> {
+    options.validate()?;
+    for filling in fillings {
+        filling.canvas.check(model.config())?;
+    }
+    // Passes and the prefix differ with the number of known ids; rows of one number go together.
+    let mut groups = std::collections::BTreeMap::<usize, Vec<usize>>::new();
+    for (row, filling) in fillings.iter().enumerate() {
+        let known = leading_known(filling, order, telling);
+        groups.entry(known).or_default().push(row);
+    }
+    let mut drawn = vec![None; fillings.len()];
+    let mut finished = 0;
+    for rows in groups.values() {
+        let group: Vec<&Filling> = rows.iter().map(|&row| &fillings[row]).collect();
+        let of_group = fill_group(
+            model,
+            &group,
+            null_caption,
+            options,
+            order,
+            telling,
+            &mut |done, total| {
+                let share = finished * total + done * rows.len();
+                progress(share / fillings.len(), total)
+            },
+        )?;
+        finished += rows.len();
+        for (&row, ids) in rows.iter().zip(of_group) {
+            drawn[row] = Some(ids);
+        }
+    }
+    Ok(drawn.into_iter().flatten().collect())
+}
+
+/// How many known ids are told before anything is asked.
+fn leading_known(filling: &Filling, order: Order, telling: Telling) -> usize {
+    let known = &filling.canvas.image_ids;
+    telling
+        .order(&filling.canvas, order, filling.seed)
         .iter()
-        .flat_map(|drawing| drawing.text_ids.iter().copied())
-        .collect();
+        .take_while(|&&position| known[position as usize].is_some())
+        .count()
+}
+
+/// Fills canvases that have the same number of ids to tell before the first asked one.
+fn fill_group(
+    model: &Dalle,
+    fillings: &[&Filling],
+    null_caption: &[u32],
+    options: &SamplingOptions,
+    order: Order,
+    telling: Telling,
+    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+) -> Result<Vec<DrawnIds>> {
+    let guided = options.needs_unconditional();
+    let rows = fillings.len();
+    let batch = if guided { 2 * rows } else { rows };
+    let mut text_ids = Vec::new();
+    for filling in fillings {
+        match &filling.canvas.caption {
+            Caption::Known(ids) => text_ids.extend_from_slice(ids),
+            Caption::Asked => {
+                let reason =
+                    "expected a known one: a picture and its words can't both be asked for";
+                return Err(Error::invalid("caption", reason));
+            }
+        }
+    }
     if guided {
         text_ids.extend(null_caption.repeat(rows));
     }
@@ -82,17 +161,51 @@ pub fn draw(
         ids: text_ids,
         start: 0,
     };
-    match order {
-        Order::Raster => session.raster(text, progress)?,
-        Order::Parallel { steps } => session.parallel(text, drawings, steps, progress)?,
+    let orders: Vec<Vec<u32>> = fillings
+        .iter()
+        .map(|filling| telling.order(&filling.canvas, order, filling.seed))
+        .collect();
+    let mut session = Session {
+        model,
+        caches: model.caches(),
+        rows,
+        guided,
+        batch,
+        samplers: fillings
+            .iter()
+            .map(|filling| Sampler::new(options, filling.seed))
+            .collect(),
+        canvases: fillings.iter().map(|filling| &filling.canvas).collect(),
+        image_ids: fillings
+            .iter()
+            .map(|filling| {
+                let ids = filling.canvas.image_ids.iter();
+                ids.map(|id| id.unwrap_or_default()).collect()
+            })
+            .collect(),
+        log_likelihoods: vec![0.0; rows],
+        look_aheads: vec![0.0; rows],
+    };
+    let known = fillings
+        .first()
+        .map_or(0, |filling| leading_known(filling, order, telling));
+    if known < model.config().image_length() {
+        match (order, telling) {
+            (Order::Parallel { steps }, Telling::KnownFirst) => {
+                session.parallel(text, &orders, known, steps, progress)?;
+            }
+            _ => session.one_by_one(text, &orders, known, progress)?,
+        }
     }
+    let likelihoods = session.log_likelihoods.into_iter().zip(session.look_aheads);
     Ok(session
         .image_ids
         .into_iter()
-        .zip(session.log_likelihoods)
-        .map(|(image_ids, log_likelihood)| DrawnIds {
+        .zip(likelihoods)
+        .map(|(image_ids, (log_likelihood, look_ahead))| DrawnIds {
             image_ids,
             log_likelihood,
+            look_ahead,
         })
         .collect())
 }
@@ -105,30 +218,36 @@ struct Session<'a> {
     guided: bool,
     batch: usize,
     samplers: Vec<Sampler>,
+    canvases: Vec<&'a Canvas>,
+    /// The known ones, and those drawn so far.
     image_ids: Vec<Vec<u32>>,
     log_likelihoods: Vec<f64>,
+    look_aheads: Vec<f64>,
 }
 
 impl Session<'_> {
-    fn raster(
+    /// Tells each row in its own order, one token a pass behind the first `known`, which are told in one.
+    fn one_by_one(
         &mut self,
         text: Part,
+        orders: &[Vec<u32>],
+        known: usize,
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<()> {
         let positions = self.model.config().image_length();
-        let order = raster(positions);
-        let mut parts = vec![text, self.inputs(&[(None, order[0])])];
-        for (step, &position) in order.iter().enumerate() {
+        let mut parts = vec![text, self.told(orders, 0..known + 1)];
+        for step in known..positions {
             let states =
                 self.model
                     .forward(&parts, self.batch, Some(&mut self.caches), Sight::Causal);
             let [_, seq, _] = states.dims();
-            self.sample(states.narrow(1, seq - 1, 1), &[position])?;
+            let asked: Vec<Vec<u32>> = orders.iter().map(|order| vec![order[step]]).collect();
+            self.sample_by_row(states.narrow(1, seq - 1, 1), &asked)?;
             if progress(step + 1, positions).is_break() {
                 return Err(Error::Stopped);
             }
-            if let Some(&next) = order.get(step + 1) {
-                parts = vec![self.inputs(&[(Some(position), next)])];
+            if step + 1 < positions {
+                parts = vec![self.told(orders, step + 1..step + 2)];
             }
         }
         Ok(())
@@ -138,39 +257,34 @@ impl Session<'_> {
     fn parallel(
         &mut self,
         text: Part,
-        drawings: &[Drawing],
+        orders: &[Vec<u32>],
+        known: usize,
         steps: usize,
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<()> {
-        use rand::SeedableRng;
         let positions = self.model.config().image_length();
-        // One order for the batch would tie pictures together: a row's order comes from its own seed.
-        let orders: Vec<Vec<u32>> = drawings
-            .iter()
-            .map(|drawing| {
-                let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(drawing.seed);
-                rng.set_stream(u64::MAX);
-                shuffled(positions, &mut rng)
-            })
-            .collect();
-        let counts = pass_sizes(positions, steps);
-        // What has been drawn but is not in the cache yet: the last id, or the start.
+        let counts = pass_sizes(positions - known, steps);
+        // All that is known but the last id, which each pass is asked from; the start stands in for it where
+        // nothing is known.
+        let mut parts = vec![text];
+        if known > 0 {
+            parts.push(self.told(orders, 0..known));
+        }
         self.model
-            .forward(&[text], self.batch, Some(&mut self.caches), Sight::Causal);
-        let mut done = 0;
+            .forward(&parts, self.batch, Some(&mut self.caches), Sight::Causal);
+        let mut done = known;
         for count in counts {
             let asked: Vec<Vec<u32>> = orders
                 .iter()
                 .map(|order| order[done..done + count].to_vec())
                 .collect();
-            let previous: Vec<Option<u32>> = orders
+            let questions: Vec<Vec<(Option<u32>, u32)>> = orders
                 .iter()
-                .map(|order| done.checked_sub(1).map(|last| order[last]))
-                .collect();
-            let questions: Vec<Vec<(Option<u32>, u32)>> = asked
-                .iter()
-                .zip(&previous)
-                .map(|(asked, &previous)| asked.iter().map(|&target| (previous, target)).collect())
+                .zip(&asked)
+                .map(|(order, asked)| {
+                    let previous = done.checked_sub(1).map(|last| order[last]);
+                    asked.iter().map(|&target| (previous, target)).collect()
+                })
                 .collect();
             let questions = self.inputs_by_row(&questions);
             let states = self.model.forward(
@@ -180,22 +294,13 @@ impl Session<'_> {
                 Sight::Questions,
             );
             self.sample_by_row(states, &asked)?;
+            // Told in order into the cache, all but the newest.
+            let told = self.told(orders, done..done + count);
             done += count;
             if progress(done, positions).is_break() {
                 return Err(Error::Stopped);
             }
             if done < positions {
-                // Told in order into the cache, all but the newest.
-                let told: Vec<Vec<(Option<u32>, u32)>> = asked
-                    .iter()
-                    .zip(&previous)
-                    .map(|(asked, &previous)| {
-                        let own = std::iter::once(previous)
-                            .chain(asked.iter().map(|&position| Some(position)));
-                        own.zip(asked.iter().copied()).collect()
-                    })
-                    .collect();
-                let told = self.inputs_by_row(&told);
                 self.model
                     .forward(&[told], self.batch, Some(&mut self.caches), Sight::Causal);
             }
@@ -203,11 +308,21 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The same (own, target) positions in every row, with each row's ids.
-    fn inputs(&self, places: &[(Option<u32>, u32)]) -> Part {
-        self.inputs_by_row(&vec![places.to_vec(); self.rows])
+    /// The inputs that ask for the places `asked` of each row's order, each from the one before it.
+    fn told(&self, orders: &[Vec<u32>], asked: std::ops::Range<usize>) -> Part {
+        let places: Vec<Vec<(Option<u32>, u32)>> = orders
+            .iter()
+            .map(|order| {
+                asked
+                    .clone()
+                    .map(|i| (i.checked_sub(1).map(|last| order[last]), order[i]))
+                    .collect()
+            })
+            .collect();
+        self.inputs_by_row(&places)
     }
 
+    /// (own, target) positions of every row, with the row's ids.
     fn inputs_by_row(&self, places: &[Vec<(Option<u32>, u32)>]) -> Part {
         let config = self.model.config();
         let (start, nowhere) = (config.codebook_size as u32, config.image_length() as u32);
@@ -224,12 +339,8 @@ impl Session<'_> {
         Part::Image { ids, own, target }
     }
 
-    fn sample(&mut self, states: Tensor<3>, asked: &[u32]) -> Result<()> {
-        let asked = vec![asked.to_vec(); self.rows];
-        self.sample_by_row(states, &asked)
-    }
-
-    /// Draws an id for each asked position of each row from `[batch, asked, width]` states.
+    /// Draws an id for each asked position of each row from `[batch, asked, width]` states; one that is known
+    /// is only measured.
     fn sample_by_row(&mut self, states: Tensor<3>, asked: &[Vec<u32>]) -> Result<()> {
         let codes = self.model.config().codebook_size;
         let per_row = asked[0].len();
@@ -243,9 +354,25 @@ impl Session<'_> {
         for (row, asked) in asked.iter().enumerate() {
             for (i, &position) in asked.iter().enumerate() {
                 let of = |row: usize| &logits[(row * per_row + i) * codes..][..codes];
+                let canvas = self.canvases[row];
+                if let Some(id) = canvas.image_ids[position as usize] {
+                    let nats = log_prob(of(row), id as usize);
+                    if !nats.is_finite() {
+                        return Err(Error::NonFinite {
+                            what: "logits",
+                            detail: format!("the likelihood of id {id} at {position} is {nats}"),
+                        });
+                    }
+                    self.look_aheads[row] += nats;
+                    continue;
+                }
                 let unconditional = self.guided.then(|| of(self.rows + row));
-                let sampled =
-                    self.samplers[row].sample(of(row), unconditional, u64::from(position))?;
+                let sampled = self.samplers[row].sample_leaning(
+                    of(row),
+                    unconditional,
+                    canvas.leanings.get(&position).map(Vec::as_slice),
+                    u64::from(position),
+                )?;
                 self.image_ids[row][position as usize] = sampled.id;
                 self.log_likelihoods[row] += sampled.log_prob;
             }
@@ -281,7 +408,7 @@ mod tests {
     use super::*;
 
     use crate::models::DalleConfig;
-    use crate::models::dalle::{DalleBatch, image_part};
+    use crate::models::dalle::{DalleBatch, image_part, raster, shuffled};
     use crate::nn::Init;
     use burn::tensor::Device;
 
@@ -389,6 +516,141 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// Canvases with holes of several sizes and places; number 0 has none.
+    fn fillings() -> Vec<Filling> {
+        let known: Vec<u32> = (0..16).map(|i| (i * 7 + 3) % CODES as u32).collect();
+        let holes: [&[u32]; 5] = [
+            &[],
+            &[5, 6, 9, 10],
+            &[0],
+            &[12, 13, 14, 15],
+            &[0, 3, 6, 9, 12, 15],
+        ];
+        drawings(0..5)
+            .into_iter()
+            .zip(holes)
+            .map(|(drawing, hole)| Filling {
+                canvas: Canvas::of(&known, Caption::Known(drawing.text_ids))
+                    .asking(hole.iter().copied()),
+                seed: drawing.seed,
+            })
+            .collect()
+    }
+
+    fn fill_all(fillings: &[Filling], order: Order, telling: Telling) -> Vec<DrawnIds> {
+        let null = [1, 2, 0, 0, 0, 0];
+        let options = SamplingOptions {
+            guidance_scale: 2.0,
+            ..SamplingOptions::default()
+        };
+        let progress = &mut |_, _| ControlFlow::Continue(());
+        fill(
+            &model(),
+            fillings,
+            &null,
+            &options,
+            order,
+            telling,
+            progress,
+        )
+        .unwrap()
+    }
+
+    const TELLINGS: [(Order, Telling); 3] = [
+        (Order::Raster, Telling::KnownFirst),
+        (Order::Parallel { steps: 3 }, Telling::KnownFirst),
+        (Order::Raster, Telling::RasterForced),
+    ];
+
+    #[test]
+    fn known_ids_stay_and_a_canvas_does_not_depend_on_its_batch() {
+        for (order, telling) in TELLINGS {
+            let together = fill_all(&fillings(), order, telling);
+            for (filling, filled) in fillings().iter().zip(&together) {
+                for (known, &id) in filling.canvas.image_ids.iter().zip(&filled.image_ids) {
+                    assert!(known.is_none_or(|known| known == id), "{order} {telling:?}");
+                }
+                let alone = fill_all(std::slice::from_ref(filling), order, telling);
+                assert_eq!(alone[0].image_ids, filled.image_ids, "{order} {telling:?}");
+            }
+            assert_eq!(
+                (together[0].log_likelihood, together[0].look_ahead),
+                (0.0, 0.0)
+            );
+        }
+    }
+
+    /// As for whole pictures: what drawing adds up is what one pass without a cache says, 1e-3 for rounding.
+    #[test]
+    fn likelihoods_of_holes_equal_one_pass_without_a_cache() {
+        let model = model();
+        for (order, telling) in TELLINGS {
+            // Parallel passes don't see one another's tokens: theirs is another likelihood.
+            let order = match order {
+                Order::Parallel { .. } => Order::Parallel { steps: 16 },
+                Order::Raster => order,
+            };
+            for (filled, filling) in fill_all(&fillings(), order, telling).iter().zip(fillings()) {
+                let told = telling.order(&filling.canvas, order, filling.seed);
+                let Caption::Known(text_ids) = &filling.canvas.caption else {
+                    panic!("the caption is known")
+                };
+                let batch = DalleBatch {
+                    text_ids: vec![text_ids.clone()],
+                    image_ids: vec![filled.image_ids.clone()],
+                    orders: vec![told.clone()],
+                    captioned: 0,
+                };
+                let text = Part::Text {
+                    ids: text_ids.clone(),
+                    start: 0,
+                };
+                let image = image_part(&batch.image_ids, &batch.orders, CODES, false);
+                let states = model.forward(&[text, image], 1, None, Sight::Causal);
+                let nats: Vec<f32> = model
+                    .image_nats(states.narrow(1, LENGTH, 16), &batch, 1)
+                    .into_data()
+                    .try_into_vec()
+                    .unwrap();
+                let (mut asked, mut ahead, mut begun) = (0.0, 0.0, false);
+                for (&position, nats) in told.iter().zip(nats) {
+                    let known = filling.canvas.image_ids[position as usize].is_some();
+                    begun |= !known;
+                    match (known, begun) {
+                        (false, _) => asked -= f64::from(nats),
+                        (true, true) => ahead -= f64::from(nats),
+                        (true, false) => {}
+                    }
+                }
+                assert!((asked - filled.log_likelihood).abs() < 1e-3);
+                assert!((ahead - filled.look_ahead).abs() < 1e-3);
+            }
+        }
+    }
+
+    /// A leaning of 1,000 nats leaves no doubt, whatever the seed.
+    #[test]
+    fn leanings_decide_where_they_are_strong() {
+        let mut leaning = vec![0.0; CODES];
+        leaning[17] = 1e3;
+        let mut fillings = fillings();
+        for filling in &mut fillings[1..] {
+            let hole = filling.canvas.image_ids.iter().position(Option::is_none);
+            let hole = hole.unwrap() as u32;
+            filling.canvas.leanings.insert(hole, leaning.clone());
+        }
+        for (order, telling) in TELLINGS {
+            for (filled, filling) in fill_all(&fillings, order, telling).iter().zip(&fillings) {
+                for &position in filling.canvas.leanings.keys() {
+                    assert_eq!(filled.image_ids[position as usize], 17);
+                }
+            }
+        }
+        let mut wrong = fillings[1].clone();
+        wrong.canvas.leanings.insert(5, vec![0.0; 3]);
+        assert!(wrong.canvas.check(model().config()).is_err());
     }
 
     #[test]

@@ -20,10 +20,14 @@ pub mod models;
 // From a prompt to a picture in a file.
 pub mod sampling;
 
+pub mod canvas;
 pub mod generate;
 
 pub mod checkpoint;
 pub mod hub;
+
+pub mod caption;
+pub mod edit;
 
 pub mod pipeline;
 pub mod provenance;

@@ -16,7 +16,7 @@ use image::codecs::{jpeg::JpegEncoder, webp::WebPEncoder};
 use image::{ExtendedColorType, ImageDecoder, ImageEncoder, ImageReader};
 use serde::{Deserialize, Serialize};
 
-use crate::image::{Format, Picture};
+use crate::image::{Format, Picture, Samples};
 use crate::models::dalle::Order;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
@@ -170,7 +170,24 @@ fn pairs(line: &str) -> Result<Vec<(String, String)>> {
 
 /// The bytes of a picture file that tells how it was made. `quality` from 1 to 100 counts for JPEG only.
 pub fn encode(picture: &Picture, format: Format, quality: u8, parameters: &str) -> Result<Vec<u8>> {
-    let (width, height) = (picture.width as u32, picture.height as u32);
+    let samples = Samples {
+        width: picture.width,
+        height: picture.height,
+        colour: ExtendedColorType::Rgb8,
+        bytes: picture.rgb.clone(),
+        profile: None,
+    };
+    encode_samples(&samples, format, quality, parameters)
+}
+
+/// [`encode`] of any samples that the format holds.
+pub fn encode_samples(
+    samples: &Samples,
+    format: Format,
+    quality: u8,
+    parameters: &str,
+) -> Result<Vec<u8>> {
+    let (width, height) = (samples.width as u32, samples.height as u32);
     let failed = |e: &dyn std::fmt::Display| {
         Error::invalid(
             "picture",
@@ -178,10 +195,10 @@ pub fn encode(picture: &Picture, format: Format, quality: u8, parameters: &str) 
         )
     };
     let mut bytes = Vec::new();
-    let colour = ExtendedColorType::Rgb8;
+    let profile = samples.profile.clone();
     match format {
         Format::Png => {
-            png_with_text(&mut bytes, picture, parameters).map_err(|e| failed(&e))?;
+            png_with_text(&mut bytes, samples, parameters).map_err(|e| failed(&e))?;
         }
         Format::Jpeg => {
             let block = exif::user_comment(parameters);
@@ -197,8 +214,11 @@ pub fn encode(picture: &Picture, format: Format, quality: u8, parameters: &str) 
             }
             let mut encoder = JpegEncoder::new_with_quality(&mut bytes, quality.clamp(1, 100));
             encoder.set_exif_metadata(block).map_err(|e| failed(&e))?;
+            if let Some(profile) = profile {
+                encoder.set_icc_profile(profile).map_err(|e| failed(&e))?;
+            }
             encoder
-                .write_image(&picture.rgb, width, height, colour)
+                .write_image(&samples.bytes, width, height, samples.colour)
                 .map_err(|e| failed(&e))?;
         }
         Format::Webp => {
@@ -206,8 +226,11 @@ pub fn encode(picture: &Picture, format: Format, quality: u8, parameters: &str) 
             encoder
                 .set_exif_metadata(exif::user_comment(parameters))
                 .map_err(|e| failed(&e))?;
+            if let Some(profile) = profile {
+                encoder.set_icc_profile(profile).map_err(|e| failed(&e))?;
+            }
             encoder
-                .write_image(&picture.rgb, width, height, colour)
+                .write_image(&samples.bytes, width, height, samples.colour)
                 .map_err(|e| failed(&e))?;
         }
     }
@@ -216,12 +239,25 @@ pub fn encode(picture: &Picture, format: Format, quality: u8, parameters: &str) 
 
 fn png_with_text(
     bytes: &mut Vec<u8>,
-    picture: &Picture,
+    samples: &Samples,
     parameters: &str,
 ) -> Result<(), png::EncodingError> {
-    let mut encoder = png::Encoder::new(bytes, picture.width as u32, picture.height as u32);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
+    let mut info = png::Info::with_size(samples.width as u32, samples.height as u32);
+    info.icc_profile = samples.profile.as_deref().map(Into::into);
+    let mut encoder = png::Encoder::with_info(bytes, info)?;
+    let colour = samples.colour;
+    encoder.set_color(match colour.channel_count() {
+        1 => png::ColorType::Grayscale,
+        2 => png::ColorType::GrayscaleAlpha,
+        3 => png::ColorType::Rgb,
+        _ => png::ColorType::Rgba,
+    });
+    let depth = colour.bits_per_pixel() / u16::from(colour.channel_count());
+    encoder.set_depth(if depth == 16 {
+        png::BitDepth::Sixteen
+    } else {
+        png::BitDepth::Eight
+    });
     encoder.set_compression(png::Compression::Balanced);
     // NUL ends the keyword and is not allowed in the text of either chunk.
     let text = parameters.replace('\0', " ");
@@ -231,7 +267,7 @@ fn png_with_text(
         encoder.add_itxt_chunk(KEYWORD.to_owned(), text)?;
     }
     let mut writer = encoder.write_header()?;
-    writer.write_image_data(&picture.rgb)?;
+    writer.write_image_data(&samples.bytes)?;
     writer.finish()
 }
 

@@ -131,8 +131,39 @@ impl Sampler {
         unconditional: Option<&[f32]>,
         step: u64,
     ) -> Result<Sampled> {
+        self.sample_leaning(conditional, unconditional, None, step)
+    }
+
+    /// [`Sampler::sample`] where something besides the model speaks for or against ids: `leaning` is added to
+    /// the guided logits, so its weight does not depend on the guidance.
+    ///
+    /// # Shapes
+    /// - `conditional`, `unconditional`, `leaning`: `[vocab]`
+    pub fn sample_leaning(
+        &self,
+        conditional: &[f32],
+        unconditional: Option<&[f32]>,
+        leaning: Option<&[f32]>,
+        step: u64,
+    ) -> Result<Sampled> {
         self.options.validate()?;
-        let mixed = self.mix(conditional, unconditional, step)?;
+        let mut mixed = self.mix(conditional, unconditional, step)?;
+        if let Some(leaning) = leaning {
+            if leaning.len() != mixed.len() {
+                return Err(Error::invalid(
+                    "leaning",
+                    format!(
+                        "expected {} values, one for each logit, got {}",
+                        mixed.len(),
+                        leaning.len()
+                    ),
+                ));
+            }
+            check_finite("leaning", step, leaning)?;
+            for (logit, &leaning) in mixed.iter_mut().zip(leaning) {
+                *logit += f64::from(leaning);
+            }
+        }
         let id = if self.options.temperature == 0.0 {
             argmax(&mixed)
         } else {

@@ -7,8 +7,10 @@ use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use impasto::Error;
 use impasto::data::scenes::{Glyphs, Language};
+use impasto::eval::edits;
 use impasto::eval::run::{Options, Report, run as evaluate};
-use impasto::eval::scenes::Tally;
+use impasto::eval::scenes::{Accuracy, Tally};
+use impasto::image::Picture;
 use impasto::models::dalle::Order;
 
 use crate::arguments::{ModelFlags, SamplingFlags, WorldFlags};
@@ -25,6 +27,8 @@ pub struct Arguments {
 enum What {
     /// Draw held-out composed scenes; object, colour, count, place and background are judged by a detector
     Scenes(ScenesFlags),
+    /// Hide things of held-out composed scenes and draw them again, caption the scenes, vary them
+    Edits(EditsFlags),
 }
 
 #[derive(Args)]
@@ -56,29 +60,90 @@ struct ScenesFlags {
     json: bool,
 }
 
+#[derive(Args)]
+struct EditsFlags {
+    #[command(flatten)]
+    model: ModelFlags,
+    #[command(flatten)]
+    world: WorldFlags,
+    /// Held-out scenes, one hole and one caption each
+    #[arg(long, value_name = "N", default_value = "200",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    scenes: u32,
+    /// How many of them are varied
+    #[arg(long, value_name = "N", default_value = "25")]
+    varied: u32,
+    /// Seed of the scenes, their holes and the pictures
+    #[arg(long, default_value = "0")]
+    seed: u64,
+    /// Language of the captions that are given
+    #[arg(long, value_enum, default_value = "english")]
+    language: LanguageName,
+    #[command(flatten)]
+    sampling: SamplingFlags,
+    /// raster, or parallel:STEPS
+    #[arg(long, default_value = "raster")]
+    order: Order,
+    /// Also write each scene, its hole, and it drawn both ways, as one picture into this folder
+    #[arg(long, value_name = "DIR")]
+    pictures: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum LanguageName {
     English,
     Chinese,
 }
 
+impl From<LanguageName> for Language {
+    fn from(name: LanguageName) -> Self {
+        match name {
+            LanguageName::English => Language::English,
+            LanguageName::Chinese => Language::Chinese,
+        }
+    }
+}
+
 /// Draws, judges, tells.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let What::Scenes(flags) = arguments.what;
-    if let Some(folder) = &flags.pictures {
+    match arguments.what {
+        What::Scenes(flags) => scenes(flags),
+        What::Edits(flags) => edits(flags),
+    }
+}
+
+/// Makes the folder for pictures, before any work.
+fn prepare(folder: Option<&PathBuf>) -> Result<()> {
+    if let Some(folder) = folder {
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         impasto::files::check_writable(folder)?;
     }
+    Ok(())
+}
+
+/// Writes the pictures with their captions beside them.
+fn write(folder: &std::path::Path, shown: &[(String, Picture)]) -> Result<()> {
+    for (number, (caption, picture)) in shown.iter().enumerate() {
+        let bytes = picture.encode(impasto::image::Format::Png, 100)?;
+        impasto::files::write_atomic(folder.join(format!("{number:05}.png")), &bytes)?;
+        let text = format!("{caption}\n");
+        impasto::files::write_atomic(folder.join(format!("{number:05}.txt")), text.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn scenes(flags: ScenesFlags) -> Result<()> {
+    prepare(flags.pictures.as_ref())?;
     let (world, sources) = flags.world.open()?;
     let glyphs = Glyphs::load(&world, &sources)?;
     let pipeline = flags.model.load()?;
     let options = Options {
         prompts: flags.prompts as usize,
         seed: flags.seed,
-        language: match flags.language {
-            LanguageName::English => Language::English,
-            LanguageName::Chinese => Language::Chinese,
-        },
+        language: flags.language.into(),
         sampling: flags.sampling.over(&pipeline.model.config.sampling),
         order: flags.order,
     };
@@ -107,17 +172,134 @@ pub fn run(arguments: Arguments) -> Result<()> {
     bar.finish_and_clear();
     let report = report?;
     if let Some(folder) = &flags.pictures {
-        for (number, (caption, picture)) in shown.iter().enumerate() {
-            let bytes = picture.encode(impasto::image::Format::Png, 100)?;
-            impasto::files::write_atomic(folder.join(format!("{number:05}.png")), &bytes)?;
-            let text = format!("{caption}\n");
-            impasto::files::write_atomic(folder.join(format!("{number:05}.txt")), text.as_bytes())?;
-        }
+        write(folder, &shown)?;
     }
     if flags.json {
         return terminal::json(&report);
     }
     terminal::result(table(&report))
+}
+
+fn edits(flags: EditsFlags) -> Result<()> {
+    prepare(flags.pictures.as_ref())?;
+    let (world, sources) = flags.world.open()?;
+    let glyphs = Glyphs::load(&world, &sources)?;
+    let pipeline = flags.model.load()?;
+    let options = edits::Options {
+        scenes: flags.scenes as usize,
+        varied: flags.varied as usize,
+        seed: flags.seed,
+        language: flags.language.into(),
+        sampling: flags.sampling.over(&pipeline.model.config.sampling),
+        order: flags.order,
+    };
+    terminal::catch_interrupts()?;
+    let bar = terminal::bar(1, "steps")?;
+    let mut shown = Vec::new();
+    let report = edits::run(
+        &pipeline,
+        &world,
+        &glyphs,
+        &options,
+        &mut |done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+            if terminal::stop_requested() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        },
+        &mut |caption, pictures| {
+            if flags.pictures.is_some() {
+                shown.push((
+                    caption.to_owned(),
+                    Picture::grid(pictures, pictures.len(), 2),
+                ));
+            }
+        },
+    );
+    bar.finish_and_clear();
+    let report = report?;
+    if let Some(folder) = &flags.pictures {
+        let shown: Vec<(String, Picture)> = shown
+            .into_iter()
+            .map(|(caption, picture)| Ok((caption, picture?)))
+            .collect::<Result<_>>()?;
+        write(folder, &shown)?;
+    }
+    if flags.json {
+        return terminal::json(&report);
+    }
+    terminal::result(edits_table(&report))
+}
+
+/// Holes, captions and variations, one below the other.
+fn edits_table(report: &edits::Report) -> String {
+    let options = &report.options;
+    let mut text = format!(
+        "{} on {} held-out scenes of world {}, seed {}, {}, guidance {}; holes take {:.0} % of the picture\n",
+        report.model,
+        options.scenes,
+        report.world,
+        options.seed,
+        options.order,
+        options.sampling.guidance_scale,
+        100.0 * report.hole_share,
+    );
+    let ways = [
+        ("known first", &report.known_first),
+        ("raster forced", &report.raster_forced),
+        ("with look-ahead", &report.look_ahead),
+        ("reconstructed", &report.reconstructed),
+    ];
+    text += &format!("{:<24}", "");
+    for (name, _) in ways {
+        text += &format!("{name:>22}");
+    }
+    let rows: [(&str, fn(&edits::Holes) -> Accuracy); 4] = [
+        ("thing in the hole", |holes| holes.object),
+        ("in its colour", |holes| holes.colour),
+        ("count in the picture", |holes| holes.picture.count),
+        ("all of the caption", |holes| holes.picture.all),
+    ];
+    for (name, accuracy) in rows {
+        text += &format!("\n{name:<24}");
+        for (_, holes) in ways {
+            text += &format!("{:>22}", cell(accuracy(holes)));
+        }
+    }
+    text += &format!(
+        "\npixels outside unchanged: {} of {}\n",
+        report.outside_unchanged.right, report.outside_unchanged.asked
+    );
+    let captions = &report.captions;
+    text += &format!(
+        "captions: things {}, colours {}, word for word {}",
+        cell(captions.object),
+        cell(captions.colour),
+        cell(captions.exact)
+    );
+    for variety in &report.varieties {
+        text += &format!(
+            "\nvary --strength {:<4}: distance {:.1} [{:.1}, {:.1}]",
+            variety.strength, variety.distance, variety.low, variety.high
+        );
+    }
+    text
+}
+
+/// A share with its interval.
+fn cell(accuracy: Accuracy) -> String {
+    if accuracy.asked == 0 {
+        return "not asked".to_owned();
+    }
+    format!(
+        "{:.1} % [{:.1}, {:.1}]",
+        100.0 * accuracy.accuracy,
+        100.0 * accuracy.low,
+        100.0 * accuracy.high
+    )
 }
 
 /// The report as a table; the settings stand above it.
@@ -148,17 +330,7 @@ fn table(report: &Report) -> String {
     for row in 0..columns[0].len() {
         text += &format!("{:<12}", columns[0][row].0);
         for column in &columns {
-            let accuracy = column[row].1;
-            let cell = if accuracy.asked == 0 {
-                "not asked".to_owned()
-            } else {
-                format!(
-                    "{:.1} % [{:.1}, {:.1}]",
-                    100.0 * accuracy.accuracy,
-                    100.0 * accuracy.low,
-                    100.0 * accuracy.high
-                )
-            };
+            let cell = cell(column[row].1);
             text += &format!("{cell:>24}");
         }
         text.push('\n');

@@ -278,6 +278,6 @@ impl Work<'_> {
 }
 
 /// 32 bits from the system's randomness, short enough to be typed again.
-fn random_seed() -> u64 {
+pub fn random_seed() -> u64 {
     RandomState::new().build_hasher().finish() >> 32
 }

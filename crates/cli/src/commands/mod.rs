@@ -1,6 +1,9 @@
 //! One file a command: its arguments (whose comments are its help) and what it does.
 
+pub mod caption;
+pub mod complete;
 pub mod data;
+pub mod edit;
 pub mod eval;
 pub mod generate;
 pub mod likelihood;
@@ -9,3 +12,4 @@ pub mod pull;
 pub mod reconstruct;
 pub mod tokens;
 pub mod train;
+pub mod vary;

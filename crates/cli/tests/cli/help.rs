@@ -5,9 +5,13 @@ use crate::program::Program;
 #[test]
 fn every_command_explains_itself() {
     let program = Program::new();
-    let commands: [&[&str]; 15] = [
+    let commands: [&[&str]; 20] = [
         &[],
         &["generate"],
+        &["edit"],
+        &["complete"],
+        &["vary"],
+        &["caption"],
         &["model"],
         &["model", "info"],
         &["model", "list"],
@@ -17,6 +21,7 @@ fn every_command_explains_itself() {
         &["tokens", "encode"],
         &["tokens", "decode"],
         &["eval", "scenes"],
+        &["eval", "edits"],
         &["data", "scenes"],
         &["data", "check"],
         &["train", "image-tokenizer"],

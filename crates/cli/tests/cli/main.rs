@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod data;
+mod edit;
 mod generate;
 mod help;
 mod model;

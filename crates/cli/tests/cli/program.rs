@@ -179,6 +179,7 @@ pub fn model() -> &'static str {
             image_tokenizer: image_tokenizer.clone(),
             dalle: dalle.clone(),
             sampling: SamplingOptions::default(),
+            any_order: true,
         };
         let model = Model {
             config,

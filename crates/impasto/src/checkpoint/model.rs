@@ -27,6 +27,15 @@ pub struct ModelConfig {
     pub dalle: DalleConfig,
     /// What `generate` uses where nothing else is asked for.
     pub sampling: SamplingOptions,
+    /// Whether pictures were told in random orders too while it was trained. A model that knows raster order
+    /// only is edited by forcing what is known.
+    #[serde(default = "any_order")]
+    pub any_order: bool,
+}
+
+/// Models from before the field were all trained on mixed orders.
+fn any_order() -> bool {
+    true
 }
 
 impl ModelConfig {

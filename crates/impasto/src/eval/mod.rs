@@ -2,5 +2,6 @@
 
 mod canvas;
 pub mod detector;
+pub mod edits;
 pub mod run;
 pub mod scenes;

@@ -177,7 +177,7 @@ pub struct Accuracy {
 }
 
 impl Accuracy {
-    fn count(&mut self, answer: Option<bool>) {
+    pub(super) fn count(&mut self, answer: Option<bool>) {
         let Some(right) = answer else { return };
         self.asked += 1;
         self.right += u64::from(right);

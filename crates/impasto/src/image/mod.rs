@@ -1,6 +1,7 @@
 //! Pictures in memory and in files.
 
 pub mod metrics;
+mod original;
 
 use std::fmt;
 use std::fs::File;
@@ -13,6 +14,10 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageReader, Limits};
 
 use crate::{Error, Result};
+
+/// What a pixel of [`Samples`] consists of.
+pub use image::ExtendedColorType as SampleKind;
+pub use original::{Original, Samples};
 
 /// The largest side that is decoded, in pixels.
 const MAX_SIDE: u32 = 16_384;
@@ -126,36 +131,7 @@ impl Picture {
     /// errors. Pictures beyond 16,384 pixels a side or 64 million in all are refused before their pixels
     /// are read.
     pub fn decode(bytes: &[u8], name: impl AsRef<Path>) -> Result<Self> {
-        let name = name.as_ref();
-        let bad = |reason: String| Error::bad_file(name, reason);
-        let mut reader = ImageReader::new(Cursor::new(bytes))
-            .with_guessed_format()
-            .map_err(|e| bad(format!("not a picture: {e}")))?;
-        let mut limits = Limits::default();
-        limits.max_image_width = Some(MAX_SIDE);
-        limits.max_image_height = Some(MAX_SIDE);
-        limits.max_alloc = Some(8 * MAX_PIXELS);
-        reader.limits(limits);
-        if reader.format().is_none() {
-            return Err(bad("not a picture: expected PNG, JPEG or WebP".into()));
-        }
-        if reader.format() == Some(image::ImageFormat::Jpeg) && !jpeg_is_whole(bytes) {
-            return Err(bad(
-                "not a whole picture: the JPEG ends before its last pixel".into(),
-            ));
-        }
-        let unreadable = |e: image::ImageError| bad(format!("not a whole picture: {e}"));
-        let mut decoder = reader.into_decoder().map_err(unreadable)?;
-        let (width, height) = decoder.dimensions();
-        if width == 0 || height == 0 || u64::from(width) * u64::from(height) > MAX_PIXELS {
-            return Err(bad(format!(
-                "is {width}x{height} pixels, expected 1 to {MAX_PIXELS} pixels in all"
-            )));
-        }
-        let orientation = decoder.orientation().map_err(unreadable)?;
-        let mut image = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
-        image.apply_orientation(orientation);
-        Ok(Picture::flattened(&image))
+        Ok(Picture::flattened(&decode_image(bytes, name.as_ref())?.0))
     }
 
     /// An image on white.
@@ -321,6 +297,41 @@ impl Picture {
         }
         Ok(grid)
     }
+}
+
+/// A picture file as it is, upright, with its colour profile; see [`Picture::decode`] for what is refused.
+fn decode_image(bytes: &[u8], name: &Path) -> Result<(DynamicImage, Option<Vec<u8>>)> {
+    let bad = |reason: String| Error::bad_file(name, reason);
+    let mut reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|e| bad(format!("not a picture: {e}")))?;
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(8 * MAX_PIXELS);
+    reader.limits(limits);
+    if reader.format().is_none() {
+        return Err(bad("not a picture: expected PNG, JPEG or WebP".into()));
+    }
+    if reader.format() == Some(image::ImageFormat::Jpeg) && !jpeg_is_whole(bytes) {
+        return Err(bad(
+            "not a whole picture: the JPEG ends before its last pixel".into(),
+        ));
+    }
+    let unreadable = |e: image::ImageError| bad(format!("not a whole picture: {e}"));
+    let mut decoder = reader.into_decoder().map_err(unreadable)?;
+    let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 || u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(bad(format!(
+            "is {width}x{height} pixels, expected 1 to {MAX_PIXELS} pixels in all"
+        )));
+    }
+    // A profile that can't be read is as good as none: colours are taken as sRGB.
+    let profile = decoder.icc_profile().ok().flatten();
+    let orientation = decoder.orientation().map_err(unreadable)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
+    image.apply_orientation(orientation);
+    Ok((image, profile))
 }
 
 /// A file's bytes, unless there are more than any picture needs.

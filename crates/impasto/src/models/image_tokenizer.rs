@@ -129,6 +129,34 @@ impl ImageTokenizer {
         Ok(ids)
     }
 
+    /// How much each picture's pixels speak for each code at each position, as logits: `[grid² · codes]`, row
+    /// after row. A dVAE's encoder says it itself; a VQGAN's is how near the code is to the encoder's vector.
+    pub fn evidence(&self, pictures: &[Picture], device: &Device) -> Result<Vec<Vec<f32>>> {
+        let config = self.config();
+        let (positions, codes) = (config.grid() * config.grid(), config.codebook_size());
+        let mut evidence = Vec::with_capacity(pictures.len());
+        for pictures in pictures.chunks(BATCH) {
+            let pixels = pixels(pictures, config.picture_size(), device)?;
+            let logits = match self {
+                ImageTokenizer::Vqgan(model) => {
+                    let vectors = model.encode_vectors(pixels);
+                    model.nearness(vectors).mul_scalar(VQGAN_SHARPNESS)
+                }
+                ImageTokenizer::Dvae(model) => model
+                    .encode_logits(pixels)
+                    .permute([0, 2, 3, 1])
+                    .reshape([pictures.len() * positions, codes]),
+            };
+            let logits: Vec<f32> = logits
+                .into_data()
+                .convert::<f32>()
+                .try_into_vec()
+                .map_err(|e| Error::invalid("evidence", format!("{e:?}")))?;
+            evidence.extend(logits.chunks(positions * codes).map(<[f32]>::to_vec));
+        }
+        Ok(evidence)
+    }
+
     /// The pictures of ids; checks their number and range.
     pub fn decode(&self, ids: &[Vec<u32>]) -> Result<Vec<Picture>> {
         let config = self.config();
@@ -163,6 +191,9 @@ impl ImageTokenizer {
         Ok(pictures)
     }
 }
+
+/// What a cosine of 1 more between a VQGAN's vector and a code is worth, in nats.
+const VQGAN_SHARPNESS: f32 = 32.0;
 
 /// Pictures as a tensor in −1..1: `[batch, 3, size, size]`.
 pub fn pixels(pictures: &[Picture], size: usize, device: &Device) -> Result<Tensor<4>> {

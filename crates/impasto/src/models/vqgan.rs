@@ -175,13 +175,16 @@ impl Vqgan {
         )
     }
 
+    /// The cosine of each vector to each code: `[n, code_width]` → `[n, codebook_size]`.
+    pub fn nearness(&self, vectors: Tensor<2>) -> Tensor<2> {
+        let codes = unit_rows(self.codebook.val());
+        ops::linear(vectors, codes.transpose(), None)
+    }
+
     /// The nearest code of each vector: `[n, code_width]` → `[n]`.
     pub fn nearest(&self, vectors: Tensor<2>) -> Tensor<1, Int> {
-        let codes = unit_rows(self.codebook.val());
         // Rows have length 1: the nearest has the largest product.
-        ops::linear(vectors, codes.transpose(), None)
-            .argmax(1)
-            .squeeze_dim::<1>(1)
+        self.nearness(vectors).argmax(1).squeeze_dim::<1>(1)
     }
 
     /// The unit-length codes of ids: `[n]` → `[n, code_width]`.

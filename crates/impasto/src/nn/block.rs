@@ -4,7 +4,7 @@
 //! (arXiv:2302.05442), SwiGLU (arXiv:2002.05202).
 
 use burn::module::Module;
-use burn::tensor::{Bool, Tensor, activation};
+use burn::tensor::{Bool, Int, Tensor, TensorData, activation};
 
 use super::norm::EPSILON;
 use super::rope::Rotation;
@@ -39,6 +39,20 @@ impl KvCache {
     /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
         self.length == 0
+    }
+
+    /// The rows of the batch at `rows`, in that order and as often as they are named.
+    pub fn select_rows(&mut self, rows: &[usize]) {
+        let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+        for slot in [&mut self.keys, &mut self.values] {
+            *slot = slot.take().map(|all| {
+                let indices = Tensor::<1, Int>::from_data(
+                    TensorData::new(rows.clone(), [rows.len()]),
+                    &all.device(),
+                );
+                all.select(0, indices)
+            });
+        }
     }
 
     /// Appends `[batch, heads, n, head_width]` and returns all keys and values so far.
@@ -202,10 +216,7 @@ fn attend_questions(
     let hidden: Vec<bool> = (0..n)
         .flat_map(|i| (0..total).map(move |j| j >= known && j != known + i))
         .collect();
-    let hidden = Tensor::<4, Bool>::from_data(
-        burn::tensor::TensorData::new(hidden, [1, 1, n, total]),
-        &device,
-    );
+    let hidden = Tensor::<4, Bool>::from_data(TensorData::new(hidden, [1, 1, n, total]), &device);
     let scores = query
         .matmul(keys.swap_dims(2, 3))
         .div_scalar((head_width as f32).sqrt());

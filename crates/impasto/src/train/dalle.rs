@@ -18,7 +18,7 @@ use crate::data::Sample;
 use crate::data::tokens::TokenCache;
 use crate::generate::{Drawing, draw};
 use crate::image::{Format, Picture};
-use crate::models::dalle::{DalleBatch, LossWeights, Order, raster, shuffled};
+use crate::models::dalle::{DalleBatch, LossWeights, Order, around_hole, raster, shuffled};
 use crate::models::{Dalle, DalleConfig, ImageTokenizer};
 use crate::nn::Init;
 use crate::sampling::SamplingOptions;
@@ -54,6 +54,9 @@ pub struct Config {
     /// Share of the pictures told in raster order; the others in random orders.
     #[serde(default = "default_raster_share")]
     pub raster_share: f64,
+    /// Of these others, the share told around a rectangular hole, as editing tells them.
+    #[serde(default)]
+    pub hole_share: f64,
     /// Share of the captions dropped, for guidance.
     #[serde(default = "default_caption_dropout")]
     pub caption_dropout: f64,
@@ -115,13 +118,14 @@ pub fn run(
     config.sampling.validate()?;
     let shares = [
         config.raster_share,
+        config.hole_share,
         config.caption_dropout,
         config.captioning_share,
     ];
     if shares.iter().any(|share| !(0.0..=1.0).contains(share)) {
         return Err(Error::invalid(
             "training config",
-            "raster_share, caption_dropout and captioning_share must lie between 0 and 1",
+            "raster_share, hole_share, caption_dropout and captioning_share must lie between 0 and 1",
         ));
     }
     let text = TextTokenizer::load(&config.text_tokenizer)?;
@@ -179,6 +183,7 @@ pub fn run(
         image_tokenizer: image.config(),
         dalle: dalle_config,
         sampling: config.sampling.clone(),
+        any_order: config.raster_share < 1.0,
     };
     let mut task = DalleTask {
         config: config.clone(),
@@ -401,8 +406,12 @@ impl DalleTask {
                 .image_ids
                 .push(self.training.image_ids[sample].clone());
             let told_in_raster = rng.random_bool(self.config.raster_share);
+            // No random number is taken for what is not asked for: older runs go on as they were.
+            let hole_share = self.config.hole_share;
             batch.orders.push(if told_in_raster {
                 raster(positions)
+            } else if hole_share > 0.0 && rng.random_bool(hole_share) {
+                around_hole(self.model_config.dalle.grid, &mut rng)
             } else {
                 shuffled(positions, &mut rng)
             });

@@ -16,7 +16,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 pub use loss::{DalleBatch, LossWeights, Losses};
-pub use sequence::{Order, Part, image_part, raster, shuffled};
+pub use sequence::{Order, Part, around_hole, image_part, raster, shuffled};
 
 use crate::nn::block::Sight;
 use crate::nn::rope::RopeTable;

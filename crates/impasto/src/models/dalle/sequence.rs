@@ -148,6 +148,22 @@ pub fn shuffled(positions: usize, rng: &mut ChaCha8Rng) -> Vec<u32> {
     order
 }
 
+/// Row after row, but for a random rectangle that comes last: how a picture is told whose hole is to be drawn.
+pub fn around_hole(grid: usize, rng: &mut ChaCha8Rng) -> Vec<u32> {
+    let mut span = || {
+        let length = rng.random_range(1..=grid);
+        let start = rng.random_range(0..=grid - length);
+        start..start + length
+    };
+    let (rows, columns) = (span(), span());
+    let in_hole = |position: &u32| {
+        let position = *position as usize;
+        rows.contains(&(position / grid)) && columns.contains(&(position % grid))
+    };
+    let (hole, known): (Vec<u32>, Vec<u32>) = raster(grid * grid).into_iter().partition(in_hole);
+    [known, hole].concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +178,25 @@ mod tests {
         assert_eq!(ids, [16, 9, 7, 6]);
         assert_eq!(own, [4, 2, 0, 3]);
         assert_eq!(target, [2, 0, 3, 1]);
+    }
+
+    #[test]
+    fn holes_come_last_and_row_after_row() {
+        use rand::SeedableRng;
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut lengths = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let order = around_hole(4, &mut rng);
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, raster(16));
+            // At most one step back, from what is known to the hole.
+            let back = order.windows(2).filter(|pair| pair[0] > pair[1]);
+            assert!(back.count() <= 1, "{order:?}");
+            let hole = order.windows(2).position(|pair| pair[0] > pair[1]);
+            lengths.insert(hole.map(|at| 15 - at));
+        }
+        assert!(lengths.len() > 5, "{lengths:?}");
     }
 
     #[test]

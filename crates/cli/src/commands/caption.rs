@@ -1,0 +1,128 @@
+//! `impasto caption`: words from pictures.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use impasto::canvas::{Canvas, Caption};
+use impasto::caption::{Search, ToldCaption, captions};
+use impasto::image::Picture;
+use impasto::sampling::SamplingOptions;
+use serde::Serialize;
+
+use super::generate::random_seed;
+use crate::arguments::{ModelFlags, temperature, top_k, top_p};
+use crate::terminal;
+
+/// Say what pictures show, with log-likelihoods in nats
+///
+/// Each picture is cut to its middle square and scaled to the model's size. The likeliest captions are searched,
+/// or with --sample drawn.
+#[derive(Args)]
+pub struct Arguments {
+    /// The pictures
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    #[command(flatten)]
+    model: ModelFlags,
+    /// Captions of each picture, the likeliest first
+    #[arg(short, long = "count", value_name = "N", default_value = "1",
+          value_parser = clap::value_parser!(u16).range(1..=256))]
+    n: u16,
+    /// Captions that the search keeps at each step [default: 4, or as many as are asked for]
+    #[arg(long, value_name = "WIDTH", value_parser = clap::value_parser!(u16).range(1..=256))]
+    beam: Option<u16>,
+    /// Draw captions instead of searching the likeliest
+    #[arg(long, conflicts_with = "beam")]
+    sample: bool,
+    /// Seed of the first drawn caption [default: random, and told]
+    #[arg(long, requires = "sample", allow_negative_numbers = true)]
+    seed: Option<u64>,
+    /// How freely to draw; 0 always takes the likeliest [default: 1]
+    #[arg(long, value_name = "T", requires = "sample", allow_negative_numbers = true,
+          value_parser = temperature)]
+    temperature: Option<f32>,
+    /// Draw among this many likeliest tokens only
+    #[arg(long, value_name = "K", requires = "sample", allow_negative_numbers = true,
+          value_parser = top_k)]
+    top_k: Option<usize>,
+    /// Draw among the likeliest tokens that reach this probability
+    #[arg(long, value_name = "P", requires = "sample", allow_negative_numbers = true,
+          value_parser = top_p)]
+    top_p: Option<f32>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    model: &'a str,
+    search: &'a Search,
+    pictures: Vec<Captioned>,
+}
+
+#[derive(Serialize)]
+struct Captioned {
+    path: PathBuf,
+    captions: Vec<ToldCaption>,
+}
+
+/// Reads, searches, tells.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let pictures: Vec<Picture> = arguments
+        .images
+        .iter()
+        .map(Picture::open)
+        .collect::<impasto::Result<_>>()?;
+    let n = usize::from(arguments.n);
+    let search = if arguments.sample {
+        Search::Sampling {
+            options: SamplingOptions {
+                guidance_scale: 1.0,
+                temperature: arguments.temperature.unwrap_or(1.0),
+                top_k: arguments.top_k,
+                top_p: arguments.top_p,
+            },
+            seed: arguments.seed.unwrap_or_else(random_seed),
+        }
+    } else {
+        Search::Beam {
+            width: arguments.beam.map_or(n.max(4), usize::from),
+        }
+    };
+    let pipeline = arguments.model.load()?;
+    if let Search::Sampling { seed, .. } = &search {
+        terminal::note(format_args!("seed: {seed}"));
+    }
+    let mut reported = Vec::with_capacity(pictures.len());
+    for (path, picture) in arguments.images.iter().zip(&pictures) {
+        let canvas = Canvas::of(&pipeline.encode(picture)?, Caption::Asked);
+        let captions = captions(&pipeline.model, &canvas, n, &search)?;
+        if !arguments.json {
+            for told in &captions {
+                let name = if arguments.images.len() > 1 {
+                    format!("{}\t", path.display())
+                } else {
+                    String::new()
+                };
+                terminal::result(format_args!(
+                    "{name}{}\t{:.4} nats in {} tokens",
+                    told.text, told.log_likelihood, told.tokens
+                ))?;
+            }
+        }
+        reported.push(Captioned {
+            path: path.clone(),
+            captions,
+        });
+    }
+    if arguments.json {
+        return terminal::json(&Report {
+            model: &pipeline.model.config.name,
+            search: &search,
+            pictures: reported,
+        });
+    }
+    Ok(())
+}

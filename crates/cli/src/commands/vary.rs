@@ -1,0 +1,185 @@
+//! `impasto vary`: variations of a picture.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use impasto::canvas::Telling;
+use impasto::edit::{Choice, VaryRequest, vary};
+use impasto::image::{Format, Picture};
+use impasto::models::dalle::Order;
+use impasto::provenance::{self, Settings};
+use impasto::sampling::SamplingOptions;
+use serde::Serialize;
+
+use super::edit::telling_of;
+use super::generate::random_seed;
+use crate::arguments::{ModelFlags, SamplingFlags, prompt};
+use crate::{outputs, terminal};
+
+/// Draw variations of a picture: a share of its ids anew
+#[derive(Args)]
+pub struct Arguments {
+    /// The picture; its middle square is taken
+    image: PathBuf,
+    /// What the picture shall show [default: whatever fits the ids that stay]
+    #[arg(long, value_name = "TEXT", value_parser = prompt)]
+    prompt: Option<String>,
+    /// How far: 0 gives what the image tokenizer makes of the picture, 1 a fresh picture
+    #[arg(long, value_name = "SHARE", default_value = "0.5", allow_negative_numbers = true,
+          value_parser = strength)]
+    strength: f64,
+    /// Which ids are drawn anew
+    #[arg(long, value_enum, default_value = "random")]
+    choose: ChoiceName,
+    #[command(flatten)]
+    model: ModelFlags,
+    /// Variations; their seeds count up
+    #[arg(short, long = "count", value_name = "N", default_value = "1",
+          value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    n: u32,
+    /// Seed of the first one [default: random, and told]
+    #[arg(long, allow_negative_numbers = true)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    sampling: SamplingFlags,
+    /// raster: token by token; parallel:STEPS: in that many passes, in random order
+    #[arg(long, default_value = "raster")]
+    order: Order,
+    /// Shorten a prompt that is too long for the model instead of refusing it
+    #[arg(long)]
+    truncate: bool,
+    /// A file (which is replaced), or a folder (ending with /) [default: the current folder, under a
+    /// name made of the picture's and the seed that is not taken yet]
+    #[arg(short, long, value_name = "FILE|DIR")]
+    output: Option<PathBuf>,
+    /// png, jpeg or webp [default: by the file's name, else png]
+    #[arg(long)]
+    format: Option<Format>,
+    /// JPEG quality
+    #[arg(long, value_name = "Q", default_value = "95",
+          value_parser = clap::value_parser!(u8).range(1..=100))]
+    quality: u8,
+    /// Print one JSON document: paths, seeds, log-likelihoods (nats), seconds
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ChoiceName {
+    /// Any
+    Random,
+    /// Rather those that the model is less sure of
+    Entropy,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    model: &'a str,
+    prompt: Option<&'a str>,
+    strength: f64,
+    choice: Choice,
+    sampling: &'a SamplingOptions,
+    order: Order,
+    telling: Telling,
+    variations: Vec<Variation>,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Variation {
+    path: PathBuf,
+    seed: u64,
+    log_likelihood: f64,
+}
+
+fn strength(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err(format!("expected a number from 0 to 1, got \"{text}\"")),
+    }
+}
+
+/// Reads, draws, writes, tells.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let n = arguments.n as usize;
+    let (target, format) = outputs::plan(arguments.output.as_deref(), arguments.format, n)?;
+    let picture = Picture::open(&arguments.image)?;
+    let pipeline = arguments.model.load()?;
+    let model = &pipeline.model;
+    let picture = picture.fit_square(pipeline.picture_size())?;
+    let request = VaryRequest {
+        prompt: arguments.prompt.clone(),
+        strength: arguments.strength,
+        choice: match arguments.choose {
+            ChoiceName::Random => Choice::Random,
+            ChoiceName::Entropy => Choice::Entropy,
+        },
+        n,
+        seed: arguments.seed.unwrap_or_else(random_seed),
+        sampling: arguments.sampling.over(&model.config.sampling),
+        order: arguments.order,
+        telling: telling_of(&pipeline),
+        truncate: arguments.truncate,
+    };
+    terminal::catch_interrupts()?;
+    terminal::note(format_args!("seed: {}", request.seed));
+    let clock = Instant::now();
+    let bar = terminal::bar((n * model.config.dalle.image_length()) as u64, "tokens")?;
+    let drawn = vary(model, &picture, &request, &mut |done, _| {
+        bar.set_position(done as u64);
+        if terminal::stop_requested() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    bar.finish_and_clear();
+    let stem = arguments
+        .image
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy();
+    let name = format!("{stem} varied");
+    let mut variations = Vec::with_capacity(n);
+    for drawn in drawn? {
+        let settings = Settings {
+            prompt: arguments.prompt.clone().unwrap_or_default(),
+            seed: drawn.seed,
+            sampling: request.sampling.clone(),
+            order: request.order,
+            steps: (request.strength * drawn.image_ids.len() as f64).round() as usize,
+            model: model.config.name.clone(),
+            width: drawn.picture.width,
+            height: drawn.picture.height,
+            version: provenance::version(),
+        };
+        let text = settings.parameters();
+        let bytes = provenance::encode(&drawn.picture, format, arguments.quality, &text)?;
+        let path = target.write(&bytes, &name, drawn.seed, format)?;
+        if !arguments.json {
+            terminal::result(path.display())?;
+        }
+        variations.push(Variation {
+            path,
+            seed: drawn.seed,
+            log_likelihood: drawn.log_likelihood,
+        });
+    }
+    if arguments.json {
+        return terminal::json(&Report {
+            model: &model.config.name,
+            prompt: request.prompt.as_deref(),
+            strength: request.strength,
+            choice: request.choice,
+            sampling: &request.sampling,
+            order: request.order,
+            telling: request.telling,
+            variations,
+            seconds: clock.elapsed().as_secs_f64(),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,282 @@
+//! Words from a picture: a canvas whose ids are known and whose caption is asked for.
+//!
+//! Beam search as usual (Graves 2012, arXiv:1211.3711, without length penalty: a caption's score is its
+//! log-likelihood), or drawing from a seed. Padding and the start are never told; likelihoods are the model's
+//! own all the same.
+
+use burn::tensor::Tensor;
+use serde::Serialize;
+
+use crate::canvas::{Canvas, Caption};
+use crate::checkpoint::Model;
+use crate::models::dalle::{Part, image_part, raster};
+use crate::nn::KvCache;
+use crate::nn::block::Sight;
+use crate::sampling::{Sampler, SamplingOptions, log_prob};
+use crate::text::{BOS, EOS, PAD};
+use crate::{Error, Result};
+
+/// How captions are found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Search {
+    /// The likeliest ones, as far as a beam of this many sees.
+    Beam {
+        /// Captions kept at each step; at least as many as are asked for.
+        width: usize,
+    },
+    /// Drawn; caption number i has the seed `seed + i`. Guidance is not used.
+    Sampling {
+        /// Temperature and cuts.
+        options: SamplingOptions,
+        /// Seed of the first one.
+        seed: u64,
+    },
+}
+
+/// A caption that the model told.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ToldCaption {
+    /// The words.
+    pub text: String,
+    /// ln p(caption | picture), its end included, in nats.
+    pub log_likelihood: f64,
+    /// Tokens counted, the end among them.
+    pub tokens: usize,
+    /// What it was drawn with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
+
+/// More than anybody reads.
+const MAX_CAPTIONS: usize = 256;
+
+/// `n` captions of a canvas with a whole picture, the likeliest first. A beam may find fewer.
+pub fn captions(
+    model: &Model,
+    canvas: &Canvas,
+    n: usize,
+    search: &Search,
+) -> Result<Vec<ToldCaption>> {
+    let config = &model.config.dalle;
+    canvas.check(config)?;
+    if canvas.caption != Caption::Asked {
+        return Err(Error::invalid(
+            "caption",
+            "is known, expected one that is asked for",
+        ));
+    }
+    let Some(image_ids) = canvas.whole() else {
+        let reason =
+            "expected all ids to be known: a picture and its words can't both be asked for";
+        return Err(Error::invalid("image ids", reason));
+    };
+    if n == 0 || n > MAX_CAPTIONS {
+        let reason = format!("expected 1 to {MAX_CAPTIONS} captions, got {n}");
+        return Err(Error::invalid("n", reason));
+    }
+    let telling = Telling::begin(model, image_ids);
+    let mut told = match search {
+        Search::Beam { width } => {
+            if *width < n || *width > MAX_CAPTIONS {
+                let reason =
+                    format!("expected {n} (the captions asked for) to {MAX_CAPTIONS}, got {width}");
+                return Err(Error::invalid("beam", reason));
+            }
+            telling.beam(n, *width)?
+        }
+        Search::Sampling { options, seed } => telling.sample(n, options, *seed)?,
+    };
+    told.sort_by(|a, b| b.log_likelihood.total_cmp(&a.log_likelihood));
+    told.into_iter()
+        .map(|told| {
+            Ok(ToldCaption {
+                text: model.text.decode(&told.text_ids)?,
+                log_likelihood: told.log_likelihood,
+                tokens: told.text_ids.len() - 1,
+                seed: told.seed,
+            })
+        })
+        .collect()
+}
+
+/// A caption so far, from its start on.
+#[derive(Clone, Debug)]
+struct Told {
+    text_ids: Vec<u32>,
+    log_likelihood: f64,
+    seed: Option<u64>,
+}
+
+/// A picture in the caches, with the logits of the caption's next id for each row.
+struct Telling<'a> {
+    model: &'a Model,
+    caches: Vec<KvCache>,
+    states: Tensor<3>,
+}
+
+impl<'a> Telling<'a> {
+    fn begin(model: &'a Model, image_ids: Vec<u32>) -> Self {
+        let config = &model.config.dalle;
+        let order = raster(config.image_length());
+        let image = image_part(&[image_ids], &[order], config.codebook_size, true);
+        let start = Part::Text {
+            ids: vec![BOS],
+            start: 0,
+        };
+        let mut caches = model.dalle.caches();
+        let states = model
+            .dalle
+            .forward(&[image, start], 1, Some(&mut caches), Sight::Causal);
+        let [_, seq, _] = states.dims();
+        Telling {
+            model,
+            caches,
+            states: states.narrow(1, seq - 1, 1),
+        }
+    }
+
+    /// The logits of each row's next id.
+    fn logits(&self) -> Result<Vec<Vec<f32>>> {
+        let vocab = self.model.config.dalle.text_vocab_size;
+        let logits: Vec<f32> = self
+            .model
+            .dalle
+            .text_logits(self.states.clone())
+            .into_data()
+            .convert::<f32>()
+            .try_into_vec()
+            .map_err(|e| Error::invalid("logits", format!("{e:?}")))?;
+        if let Some(at) = logits.iter().position(|logit| !logit.is_finite()) {
+            return Err(Error::NonFinite {
+                what: "logits",
+                detail: format!("the logit of text id {} is {}", at % vocab, logits[at]),
+            });
+        }
+        Ok(logits.chunks(vocab).map(<[f32]>::to_vec).collect())
+    }
+
+    /// Goes on with `rows` of the batch, each with its next id, which stands at `place`.
+    fn tell(&mut self, rows: &[usize], ids: Vec<u32>, place: usize) {
+        for cache in &mut self.caches {
+            cache.select_rows(rows);
+        }
+        let text = Part::Text { ids, start: place };
+        self.states =
+            self.model
+                .dalle
+                .forward(&[text], rows.len(), Some(&mut self.caches), Sight::Causal);
+    }
+
+    fn beam(mut self, n: usize, width: usize) -> Result<Vec<Told>> {
+        let limit = self.model.config.dalle.text_length;
+        let mut beams = vec![Told {
+            text_ids: vec![BOS],
+            log_likelihood: 0.0,
+            seed: None,
+        }];
+        let mut finished: Vec<Told> = Vec::new();
+        for place in 1..limit {
+            // (score, row, id), the best first; equals by row and id, so that the result is always the same.
+            let mut next = Vec::new();
+            for (row, logits) in self.logits()?.iter().enumerate() {
+                // One pass over the row for its sum; `log_prob` of each id would take one each.
+                let base = log_prob(logits, 0) - f64::from(logits[0]);
+                for (id, &logit) in logits.iter().enumerate() {
+                    let id = id as u32;
+                    // The last place is the end's.
+                    if id != PAD && id != BOS && (place + 1 < limit || id == EOS) {
+                        let score = beams[row].log_likelihood + f64::from(logit) + base;
+                        next.push((score, row, id));
+                    }
+                }
+            }
+            next.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+            let (mut rows, mut going) = (Vec::new(), Vec::new());
+            for (score, row, id) in next {
+                if going.len() == width {
+                    break;
+                }
+                let mut told = beams[row].clone();
+                told.text_ids.push(id);
+                told.log_likelihood = score;
+                if id == EOS {
+                    finished.push(told);
+                } else {
+                    rows.push(row);
+                    going.push(told);
+                }
+            }
+            finished.sort_by(|a, b| b.log_likelihood.total_cmp(&a.log_likelihood));
+            finished.truncate(n);
+            // A likelihood only falls: what is behind the last finished one stays behind.
+            let worst = finished.get(n - 1).map(|told| told.log_likelihood);
+            let best = going.first().map(|told| told.log_likelihood);
+            if going.is_empty() || worst.is_some_and(|worst| best.is_some_and(|best| best < worst))
+            {
+                break;
+            }
+            let ids = going
+                .iter()
+                .filter_map(|told| told.text_ids.last().copied());
+            self.tell(&rows, ids.collect(), place);
+            beams = going;
+        }
+        Ok(finished)
+    }
+
+    fn sample(mut self, n: usize, options: &SamplingOptions, seed: u64) -> Result<Vec<Told>> {
+        let limit = self.model.config.dalle.text_length;
+        let options = SamplingOptions {
+            guidance_scale: 1.0,
+            ..options.clone()
+        };
+        options.validate()?;
+        let mut going: Vec<Told> = (0..n as u64)
+            .map(|i| Told {
+                text_ids: vec![BOS],
+                log_likelihood: 0.0,
+                seed: Some(seed.wrapping_add(i)),
+            })
+            .collect();
+        // Before the first id all share one row.
+        let mut rows = vec![0; n];
+        let mut finished = Vec::new();
+        for place in 1..limit {
+            let logits = self.logits()?;
+            let mut next = Vec::new();
+            let mut next_rows = Vec::new();
+            for (mut told, &row) in going.into_iter().zip(&rows) {
+                let mut allowed = logits[row].clone();
+                for banned in [PAD, BOS] {
+                    // The sampler refuses what is not finite; e^-1e30 is 0 all the same.
+                    allowed[banned as usize] = -1e30;
+                }
+                let id = if place + 1 == limit {
+                    EOS
+                } else {
+                    let seed = told.seed.unwrap_or_default();
+                    Sampler::new(&options, seed)
+                        .sample(&allowed, None, place as u64)?
+                        .id
+                };
+                told.text_ids.push(id);
+                told.log_likelihood += log_prob(&logits[row], id as usize);
+                if id == EOS {
+                    finished.push(told);
+                } else {
+                    next_rows.push(row);
+                    next.push(told);
+                }
+            }
+            if next.is_empty() {
+                break;
+            }
+            let ids = next.iter().filter_map(|told| told.text_ids.last().copied());
+            self.tell(&next_rows, ids.collect(), place);
+            rows = (0..next.len()).collect();
+            going = next;
+        }
+        Ok(finished)
+    }
+}

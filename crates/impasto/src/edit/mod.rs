@@ -1,0 +1,452 @@
+//! Drawing on what is there: holes of any shape in pictures of any size.
+//!
+//! A square window around the hole is scaled to the model's size and encoded, its hole filled smoothly so that
+//! what was in it leaves no trace. Ids whose patch is wholly known stay; the others are asked for
+//! ([`crate::canvas`]). An id whose patch is known in part leans towards what the known pixels say, and is read
+//! off the picture again once the rest is drawn. The drawn pixels are scaled back, their seam closed inside the
+//! mask, and put into the picture; no other pixel is touched.
+
+pub mod damage;
+mod mask;
+mod seam;
+mod vary;
+mod windows;
+
+use std::ops::ControlFlow;
+
+pub use mask::{Area, Mask};
+pub use vary::{Choice, VaryRequest, vary};
+
+use crate::canvas::{Canvas, Caption, Telling};
+use crate::checkpoint::Model;
+use crate::generate::{DrawnIds, Filling, fill};
+use crate::image::{Original, Picture};
+use crate::models::dalle::Order;
+use crate::sampling::SamplingOptions;
+use crate::{Error, Result};
+
+/// What to draw in a hole.
+#[derive(Clone, Debug)]
+pub struct EditRequest {
+    /// What the whole picture shows; without words the surroundings alone decide.
+    pub prompt: Option<String>,
+    /// Candidates; number i has the seed `seed + i`.
+    pub n: usize,
+    /// Seed of the first candidate.
+    pub seed: u64,
+    /// Guidance, temperature, cuts.
+    pub sampling: SamplingOptions,
+    /// In which order, and how many at a time, ids are drawn.
+    pub order: Order,
+    /// How known ids are told; see [`telling_for`].
+    pub telling: Telling,
+    /// Fillings of a window among which the one is taken that agrees best with the known ids behind the hole.
+    /// Counts where known ids are forced; where they are told first, each filling has seen them.
+    pub look_ahead: usize,
+    /// Side of the windows in pixels of the picture; by the hole's thickness if not given.
+    pub window: Option<usize>,
+    /// Cut a prompt that is too long instead of refusing it.
+    pub truncate: bool,
+}
+
+impl EditRequest {
+    /// Fillings of each window for each candidate.
+    fn tries(&self) -> usize {
+        match self.telling {
+            Telling::KnownFirst => 1,
+            Telling::RasterForced => self.look_ahead.clamp(1, BATCH),
+        }
+    }
+}
+
+/// How a model's known ids are told.
+pub fn telling_for(model: &Model) -> Telling {
+    if model.config.any_order {
+        Telling::KnownFirst
+    } else {
+        Telling::RasterForced
+    }
+}
+
+/// A candidate.
+#[derive(Clone, Debug)]
+pub struct Edited {
+    /// The smallest rectangle around the mask.
+    pub area: Area,
+    /// Its pixels.
+    pub picture: Picture,
+    /// Its seed.
+    pub seed: u64,
+    /// ln p of what was drawn, given the caption and what is known, over all windows, in nats. Where known
+    /// ids are forced, with that of the known ids behind them.
+    pub log_likelihood: f64,
+    /// Ids that were drawn.
+    pub tokens: usize,
+}
+
+impl Edited {
+    /// Puts the candidate into its picture: pixels that the mask does not ask for stay as they are.
+    pub fn apply(&self, original: &mut Original, mask: &Mask) {
+        original.paint(self.area.x, self.area.y, &self.picture, |x, y| {
+            mask.asks(x, y)
+        });
+    }
+}
+
+/// What came of a request.
+#[derive(Clone, Debug)]
+pub struct Edits {
+    /// The likeliest first.
+    pub candidates: Vec<Edited>,
+    /// The windows that were drawn, in pixels of the picture.
+    pub windows: Vec<Area>,
+}
+
+/// Fillings drawn in one batch.
+const BATCH: usize = 16;
+/// What [`EditRequest::look_ahead`] usually is.
+pub const LOOK_AHEAD: usize = 4;
+
+/// The side of the windows that [`edit`] takes for a mask if none is given.
+pub fn window_for(mask: &Mask, model: &Model) -> usize {
+    windows::side_for(mask, model.config.image_tokenizer.picture_size())
+}
+
+/// Draws what the mask asks for. `progress` gets the ids done and to do, and may stop the work.
+pub fn edit(
+    model: &Model,
+    original: &Original,
+    mask: &Mask,
+    request: &EditRequest,
+    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+) -> Result<Edits> {
+    mask.check(original.width(), original.height())?;
+    if request.n == 0 {
+        return Err(Error::invalid("n", "expected 1 or more candidates, got 0"));
+    }
+    let words = Words::of(
+        model,
+        request.prompt.as_deref(),
+        &request.sampling,
+        request.truncate,
+    )?;
+    let side = request.window.unwrap_or_else(|| window_for(mask, model));
+    let windows = windows::plan(mask, side)?;
+    let (Some(area), Some(region)) = (mask.bounds(), windows.iter().copied().reduce(Area::joined))
+    else {
+        return Err(Error::invalid("mask", "is empty"));
+    };
+    let positions = model.config.dalle.image_length();
+    let total = positions * windows.len() * request.n;
+    let untouched = original.region(region.x, region.y, region.width, region.height);
+    let mut candidates = Vec::with_capacity(request.n);
+    let batch = BATCH / request.tries();
+    for first in (0..request.n).step_by(batch) {
+        let rows = batch.min(request.n - first);
+        let seeds: Vec<u64> = (first..first + rows)
+            .map(|i| request.seed.wrapping_add(i as u64))
+            .collect();
+        // All that the windows see, of each candidate.
+        let mut pictures = vec![untouched.clone(); rows];
+        let mut open = mask.crop(region);
+        let mut likelihoods = vec![0.0; rows];
+        let mut tokens = 0;
+        for (number, window) in windows.iter().enumerate() {
+            let within = Area {
+                x: window.x - region.x,
+                y: window.y - region.y,
+                ..*window
+            };
+            let job = Window {
+                model,
+                request,
+                words: &words,
+                open: open.crop(within),
+                number,
+            };
+            let views: Vec<Picture> = pictures.iter().map(|all| cut(all, within)).collect();
+            let before = first * windows.len() + number * rows;
+            let drawn = job.draw(&views, &seeds, &mut |done| {
+                progress(before * positions + done * rows, total)
+            })?;
+            for ((picture, drawn), likelihood) in
+                pictures.iter_mut().zip(&drawn).zip(&mut likelihoods)
+            {
+                paste(picture, within, &drawn.picture);
+                *likelihood += drawn.log_likelihood;
+            }
+            tokens += drawn.first().map_or(0, |drawn| drawn.tokens);
+            for y in within.y..within.y + within.height {
+                open.asked[y * open.width + within.x..][..within.width].fill(false);
+            }
+        }
+        let of_mask = Area {
+            x: area.x - region.x,
+            y: area.y - region.y,
+            ..area
+        };
+        for ((picture, seed), log_likelihood) in pictures.iter().zip(seeds).zip(likelihoods) {
+            candidates.push(Edited {
+                area,
+                picture: cut(picture, of_mask),
+                seed,
+                log_likelihood,
+                tokens,
+            });
+        }
+    }
+    candidates.sort_by(|a, b| b.log_likelihood.total_cmp(&a.log_likelihood));
+    Ok(Edits {
+        candidates,
+        windows,
+    })
+}
+
+/// A caption as ids, and how strongly it is followed.
+struct Words {
+    text_ids: Vec<u32>,
+    null_caption: Vec<u32>,
+    sampling: SamplingOptions,
+}
+
+impl Words {
+    fn of(
+        model: &Model,
+        prompt: Option<&str>,
+        sampling: &SamplingOptions,
+        truncate: bool,
+    ) -> Result<Self> {
+        let length = model.config.dalle.text_length;
+        let null_caption = model.text.null_caption(length);
+        let mut sampling = sampling.clone();
+        let text_ids = match prompt {
+            Some(prompt) => model.text.encode_caption(prompt, length, truncate)?,
+            None => {
+                // Nothing to be guided towards.
+                sampling.guidance_scale = 1.0;
+                null_caption.clone()
+            }
+        };
+        Ok(Words {
+            text_ids,
+            null_caption,
+            sampling,
+        })
+    }
+}
+
+/// One window of all candidates.
+struct Window<'a> {
+    model: &'a Model,
+    request: &'a EditRequest,
+    words: &'a Words,
+    /// What of it is still to be drawn.
+    open: Mask,
+    number: usize,
+}
+
+/// A window drawn.
+struct DrawnWindow {
+    picture: Picture,
+    log_likelihood: f64,
+    tokens: usize,
+}
+
+impl Window<'_> {
+    fn draw(
+        &self,
+        views: &[Picture],
+        seeds: &[u64],
+        progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Vec<DrawnWindow>> {
+        let (model, request) = (self.model, self.request);
+        let tokenizer = model.config.image_tokenizer.clone();
+        let (size, grid) = (tokenizer.picture_size(), tokenizer.grid());
+        let filled: Vec<Picture> = views
+            .iter()
+            .map(|view| seam::fill_hole(view, &self.open).resize(size, size))
+            .collect::<Result<_>>()?;
+        let shares = asked_shares(&self.open, grid);
+        let asked: Vec<u32> = positions_where(&shares, |share| share > 0.0);
+        let partly: Vec<u32> = positions_where(&shares, |share| share > 0.0 && share < 1.0);
+        let ids = model.image.encode(&filled, &model.device)?;
+        let evidence = if partly.is_empty() {
+            vec![Vec::new(); views.len()]
+        } else {
+            model.image.evidence(&filled, &model.device)?
+        };
+        let codes = tokenizer.codebook_size();
+        let tries = request.tries();
+        let mut fillings = Vec::with_capacity(views.len() * tries);
+        for ((ids, evidence), &seed) in ids.iter().zip(&evidence).zip(seeds) {
+            let caption = Caption::Known(self.words.text_ids.clone());
+            let mut canvas = Canvas::of(ids, caption).asking(asked.iter().copied());
+            for &position in &partly {
+                let known = (1.0 - shares[position as usize]) as f32;
+                let of_position = &evidence[position as usize * codes..][..codes];
+                canvas
+                    .leanings
+                    .insert(position, of_position.iter().map(|v| v * known).collect());
+            }
+            for attempt in 0..tries {
+                fillings.push(Filling {
+                    canvas: canvas.clone(),
+                    seed: own_seed(seed, self.number * tries + attempt),
+                });
+            }
+        }
+        let drawn = fill(
+            &model.dalle,
+            &fillings,
+            &self.words.null_caption,
+            &self.words.sampling,
+            request.order,
+            request.telling,
+            &mut |done, _| progress(done),
+        )?;
+        let all = |ids: &DrawnIds| ids.log_likelihood + ids.look_ahead;
+        let best: Vec<DrawnIds> = drawn
+            .chunks(tries)
+            .filter_map(|attempts| attempts.iter().max_by(|a, b| all(a).total_cmp(&all(b))))
+            .cloned()
+            .collect();
+        let mut drawn_ids: Vec<Vec<u32>> = best.iter().map(|ids| ids.image_ids.clone()).collect();
+        let mut pictures = model.image.decode(&drawn_ids)?;
+        if !partly.is_empty() {
+            // With the hole drawn, ids of half-known patches follow from pixels alone.
+            let open = scaled(&self.open, size);
+            let whole: Vec<Picture> = filled
+                .iter()
+                .zip(&pictures)
+                .map(|(known, drawn)| seam::close(known, drawn, &open, 0))
+                .collect();
+            for (ids, again) in drawn_ids
+                .iter_mut()
+                .zip(model.image.encode(&whole, &model.device)?)
+            {
+                for &position in &partly {
+                    ids[position as usize] = again[position as usize];
+                }
+            }
+            pictures = model.image.decode(&drawn_ids)?;
+        }
+        let side = self.open.width;
+        // Half a patch: narrow enough to leave a thing its colour.
+        let feather = (side / (2 * grid)).max(2);
+        pictures
+            .into_iter()
+            .zip(views)
+            .zip(best)
+            .map(|((picture, view), ids)| {
+                let drawn = picture.resize(side, side)?;
+                Ok(DrawnWindow {
+                    picture: seam::close(view, &drawn, &self.open, feather),
+                    log_likelihood: ids.log_likelihood + ids.look_ahead,
+                    tokens: asked.len(),
+                })
+            })
+            .collect()
+    }
+}
+
+/// Windows and attempts draw with seeds of their own; the first one with the candidate's.
+fn own_seed(seed: u64, number: usize) -> u64 {
+    // The golden ratio's multiples spread evenly (Knuth, volume 3, section 6.4).
+    seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+fn positions_where(shares: &[f64], test: impl Fn(f64) -> bool) -> Vec<u32> {
+    let positions = shares.iter().enumerate().filter(|(_, share)| test(**share));
+    positions.map(|(position, _)| position as u32).collect()
+}
+
+/// The share of asked pixels of each cell of the grid, row-major; a pixel on the border counts for both cells.
+fn asked_shares(mask: &Mask, grid: usize) -> Vec<f64> {
+    let span = |cell: usize, side: usize| {
+        let start = cell * side / grid;
+        start..((cell + 1) * side).div_ceil(grid)
+    };
+    let mut shares = Vec::with_capacity(grid * grid);
+    for row in 0..grid {
+        for column in 0..grid {
+            let (rows, columns) = (span(row, mask.height), span(column, mask.width));
+            let all = rows.len() * columns.len();
+            let asked = rows
+                .flat_map(|y| columns.clone().map(move |x| (x, y)))
+                .filter(|&(x, y)| mask.asks(x, y))
+                .count();
+            shares.push(asked as f64 / all as f64);
+        }
+    }
+    shares
+}
+
+/// The mask at another size: a pixel is asked for if any of those that it stands for is.
+fn scaled(mask: &Mask, size: usize) -> Mask {
+    let shares = asked_shares(mask, size);
+    Mask {
+        width: size,
+        height: size,
+        asked: shares.into_iter().map(|share| share > 0.0).collect(),
+    }
+}
+
+fn cut(picture: &Picture, area: Area) -> Picture {
+    let mut rgb = Vec::with_capacity(3 * area.width * area.height);
+    for y in area.y..area.y + area.height {
+        let start = 3 * (y * picture.width + area.x);
+        rgb.extend_from_slice(&picture.rgb[start..start + 3 * area.width]);
+    }
+    Picture {
+        width: area.width,
+        height: area.height,
+        rgb,
+    }
+}
+
+fn paste(picture: &mut Picture, area: Area, part: &Picture) {
+    for (row, rgb) in part.rgb.chunks_exact(3 * area.width).enumerate() {
+        let start = 3 * ((area.y + row) * picture.width + area.x);
+        picture.rgb[start..start + 3 * area.width].copy_from_slice(rgb);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn shares_are_those_of_the_patches() {
+        let mask = Mask::of_area(8, 8, "0,0,3,4".parse().unwrap()).unwrap();
+        let shares = asked_shares(&mask, 4);
+        let mut expected = [0.0; 16];
+        (expected[0], expected[4]) = (1.0, 1.0);
+        (expected[1], expected[5]) = (0.5, 0.5);
+        assert_eq!(shares, expected);
+        // Three pixels over two cells: the middle one belongs to both.
+        let mask = Mask::of_area(3, 3, "1,0,1,3".parse().unwrap()).unwrap();
+        assert_eq!(asked_shares(&mask, 2), [0.5; 4]);
+        assert_eq!(scaled(&mask, 6).count(), 12);
+    }
+
+    #[test]
+    fn cutting_and_pasting_are_inverse() {
+        let rgb: Vec<u8> = (0..6 * 5 * 3).map(|v| v as u8).collect();
+        let picture = Picture::new(6, 5, rgb).unwrap();
+        let area: Area = "2,1,3,4".parse().unwrap();
+        let part = cut(&picture, area);
+        let mut pasted = picture.clone();
+        paste(&mut pasted, area, &Picture::filled(3, 4, [0; 3]));
+        assert_ne!(pasted, picture);
+        paste(&mut pasted, area, &part);
+        assert_eq!(pasted, picture);
+    }
+
+    #[test]
+    fn seeds_of_windows_differ_and_the_first_is_the_candidates_own() {
+        assert_eq!(own_seed(7, 0), 7);
+        let seeds: std::collections::BTreeSet<u64> = (0..1000).map(|i| own_seed(7, i)).collect();
+        assert_eq!(seeds.len(), 1000);
+    }
+}
