@@ -9,4 +9,4 @@ mod model;
 pub mod weights;
 
 pub use clip::{ClipModel, ClipModelConfig};
-pub use model::{EMBEDDED_NAME, Model, ModelConfig, ModelSource};
+pub use model::{EMBEDDED_CLIP, EMBEDDED_NAME, Model, ModelConfig, ModelSource};
