@@ -29,8 +29,8 @@ const POSITIONS: usize = IN * IN;
 /// Tiles that are transformed side by side.
 const LANES: usize = 16;
 
-/// Floats of a strip's transforms: half of a smaller last cache.
-const STRIP: usize = 1 << 21;
+/// Floats of a strip's transforms: 4 MiB of the last cache.
+const STRIP: usize = 1 << 20;
 
 /// Whether this is the quicker way. It looks at one picture's sizes only: a batch must not change the
 /// result.
