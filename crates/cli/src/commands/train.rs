@@ -1,4 +1,4 @@
-//! `impasto train`: the three trainings, each from one config file.
+//! `impasto train`: the trainings, each from one config file.
 
 use std::io::{IsTerminal, stderr};
 use std::path::{Path, PathBuf};
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use impasto::train::{Event, Observer, config, dalle, image_tokenizer, text_tokenizer};
+use impasto::train::{Event, Observer, clip, config, dalle, image_tokenizer, text_tokenizer};
 use impasto::{Error, files};
 use indicatif::ProgressBar;
 
 use crate::arguments::DeviceFlags;
 use crate::terminal::{self, note};
 
-/// Train a text tokenizer, then an image tokenizer, then the transformer
+/// Train a text tokenizer, then an image tokenizer, then the transformer; and a CLIP beside them
 ///
 /// Ctrl-C writes a checkpoint and stops; --resume goes on from it exactly.
 #[derive(Args)]
@@ -30,6 +30,8 @@ enum What {
     ImageTokenizer(RunFlags),
     /// Train the transformer on both, and write the whole model
     Dalle(RunFlags),
+    /// Train a CLIP, which ranks and finds pictures by words
+    Clip(RunFlags),
 }
 
 #[derive(Args)]
@@ -49,8 +51,10 @@ struct RunFlags {
 
 /// Trains.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let (What::TextTokenizer(flags) | What::ImageTokenizer(flags) | What::Dalle(flags)) =
-        &arguments.what;
+    let (What::TextTokenizer(flags)
+    | What::ImageTokenizer(flags)
+    | What::Dalle(flags)
+    | What::Clip(flags)) = &arguments.what;
     std::fs::create_dir_all(&flags.out).map_err(Error::io("create", &flags.out))?;
     files::check_writable(&flags.out)?;
     let (file, out, resume) = (&flags.config, flags.out.as_path(), flags.resume);
@@ -70,6 +74,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
             let config = config::read(file)?;
             let device = start(flags)?;
             dalle::run(&config, out, &device, resume, &mut report)
+        }
+        What::Clip(_) => {
+            let config = config::read(file)?;
+            let device = start(flags)?;
+            clip::run(&config, out, &device, resume, &mut report)
         }
     };
     if let Some(bar) = &report.bar {

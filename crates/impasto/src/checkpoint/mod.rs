@@ -3,8 +3,12 @@
 //! Nothing in a file is ever executed. Loading is strict: every tensor must be there, have its shape and
 //! be finite, and none may be left over.
 
+mod clip;
 mod embedded;
 mod model;
+pub mod pytorch;
+pub mod stored;
 pub mod weights;
 
-pub use model::{EMBEDDED_NAME, Model, ModelConfig, ModelSource};
+pub use clip::{ClipModel, ClipModelConfig};
+pub use model::{EMBEDDED_CLIP, EMBEDDED_NAME, Model, ModelConfig, ModelSource};

@@ -1,5 +1,6 @@
 //! One file or folder per published or own architecture; what they share lives in [`crate::nn`].
 
+pub mod clip;
 pub mod dalle;
 pub mod discriminator;
 pub mod dvae;
@@ -7,6 +8,7 @@ pub mod image_tokenizer;
 pub mod parameters;
 pub mod vqgan;
 
+pub use clip::{Clip, ClipConfig};
 pub use dalle::{Dalle, DalleConfig};
 pub use image_tokenizer::{ImageTokenizer, ImageTokenizerConfig};
 

@@ -23,6 +23,14 @@ impl Linear {
         }
     }
 
+    /// A layer whose bias starts at 0, weights normal with standard deviation `std`.
+    pub fn with_bias(init: &mut Init, width_in: usize, width_out: usize, std: f64) -> Self {
+        Linear {
+            weight: init.normal([width_in, width_out], std),
+            bias: Some(init.constant([width_out], 0.0)),
+        }
+    }
+
     /// # Shapes
     /// - `x`: `[.., width_in]`
     /// - returns: `[.., width_out]`

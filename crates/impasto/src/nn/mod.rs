@@ -4,6 +4,7 @@
 pub mod block;
 pub mod conv;
 pub mod init;
+pub mod layer_norm;
 pub mod linear;
 pub mod norm;
 pub mod ops;
@@ -12,5 +13,6 @@ pub mod rope;
 pub use block::{Block, KvCache};
 pub use conv::{Conv2d, GroupNormSilu, ResBlock};
 pub use init::Init;
+pub use layer_norm::LayerNorm;
 pub use linear::{Embedding, Linear};
 pub use norm::RmsNorm;

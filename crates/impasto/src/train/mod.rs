@@ -1,9 +1,11 @@
-//! Training: `text_tokenizer`, then `image_tokenizer`, then `dalle`, each from one config file.
+//! Training: `text_tokenizer`, then `image_tokenizer`, then `dalle`; `clip` beside them. Each from one
+//! config file.
 //!
 //! Everything random in a step is drawn from (seed, step), and everything that a step changes is in the
 //! checkpoint, so that a run that was stopped goes on bit for bit.
 
 mod checkpoints;
+pub mod clip;
 pub mod config;
 pub mod dalle;
 mod engine;

@@ -16,7 +16,11 @@ const STEP_RMS: f64 = 0.2;
 
 /// Whether a parameter is a matrix within a block: embeddings, heads, norms and everything else are AdamW's.
 pub fn is_hidden_matrix(name: &str) -> bool {
-    name.starts_with("blocks.") && name.ends_with(".weight") && !name.contains("norm")
+    let block = ["", "image.", "text."].iter().any(|tower| {
+        name.strip_prefix(tower)
+            .is_some_and(|rest| rest.starts_with("blocks."))
+    });
+    block && name.ends_with(".weight") && !name.contains("norm")
 }
 
 /// The step to subtract, times the learning rate, and the new momentum.

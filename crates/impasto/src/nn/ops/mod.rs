@@ -142,6 +142,39 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
     Tensor::from_dispatch(Dispatch::kernel_rms_norm(x, weight, eps))
 }
 
+/// `(x − mean(x)) / √(var(x) + eps) · weight + bias` over the last dimension; the variance is the mean of
+/// the squares.
+///
+/// # Shapes
+/// - `x`: `[.., width]`
+/// - `weight`, `bias`: `[width]`
+pub fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    eps: f64,
+) -> Tensor<D> {
+    let width = x.dims()[D - 1];
+    assert_eq!(
+        (weight.dims(), bias.dims()),
+        ([width], [width]),
+        "last dimension of x against weight and bias"
+    );
+    // Centred values have the variance for their mean square: the rest is the other normalisation.
+    let centred = x.clone() - x.mean_dim(D - 1);
+    rms_norm(centred, weight, eps) + bias.unsqueeze()
+}
+
+/// `x · Φ(x)` with the exact normal distribution function (Hendrycks and Gimpel 2016, arXiv:1606.08415).
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    plain::gelu(x)
+}
+
+/// `x · σ(1.702 x)`, the fast approximation of [`gelu`] that OpenAI's CLIP was trained with.
+pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    plain::quick_gelu(x)
+}
+
 /// `silu(a) · b`, with `a` the first half of the last dimension and `b` the second.
 ///
 /// # Shapes

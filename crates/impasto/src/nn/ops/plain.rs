@@ -2,7 +2,7 @@
 //! and the reference that the kernels are tested against. Shapes and meaning: see [`super`].
 
 use burn::prelude::*;
-use burn::tensor::activation::{log_softmax, silu, softmax};
+use burn::tensor::activation::{self, log_softmax, sigmoid, silu, softmax};
 use burn::tensor::module;
 use burn::tensor::ops::ConvOptions;
 
@@ -86,6 +86,16 @@ pub fn adamw<const D: usize>(
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
     let mean_square = (x.clone() * x.clone()).mean_dim(D - 1);
     x / (mean_square + eps).sqrt() * weight.unsqueeze()
+}
+
+/// See [`super::gelu`].
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    activation::gelu(x)
+}
+
+/// See [`super::quick_gelu`].
+pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    x.clone() * sigmoid(x * 1.702)
 }
 
 /// See [`super::swiglu`].

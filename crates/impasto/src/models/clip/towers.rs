@@ -1,0 +1,193 @@
+//! The two towers, and the block that both are made of.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Int, Tensor, TensorData};
+
+use super::{Activation, ClipConfig, TowerConfig};
+use crate::nn::{Embedding, Init, LayerNorm, Linear, ops};
+use crate::{Error, Result};
+
+/// Pictures to embeddings.
+#[derive(Module, Debug)]
+pub struct ImageTower {
+    pub patch_embedding: Linear,
+    pub class_embedding: Param<Tensor<1>>,
+    pub position_embedding: Param<Tensor<2>>,
+    pub pre_norm: LayerNorm,
+    pub blocks: Vec<Block>,
+    pub post_norm: LayerNorm,
+    pub projection: Linear,
+}
+
+impl ImageTower {
+    /// # Shapes
+    /// - `pixels`: `[batch, 3, image_size, image_size]`
+    /// - returns: `[batch, projection_width]`
+    pub fn forward(&self, pixels: Tensor<4>, config: &ClipConfig) -> Tensor<2> {
+        let [batch, channels, size, _] = pixels.dims();
+        let patch = config.patch_size;
+        let side = size / patch;
+        let width = config.image.width;
+        let patches = pixels
+            .reshape([batch, channels, side, patch, side, patch])
+            .permute([0, 2, 4, 1, 3, 5])
+            .reshape([batch, side * side, channels * patch * patch]);
+        let class = self.class_embedding.val().reshape([1, 1, width]);
+        let tokens = Tensor::cat(
+            vec![
+                class.expand([batch, 1, width]),
+                self.patch_embedding.forward(patches),
+            ],
+            1,
+        );
+        let mut x = self
+            .pre_norm
+            .forward(tokens + self.position_embedding.val().unsqueeze());
+        for block in &self.blocks {
+            x = block.forward(x, false);
+        }
+        let class = x.narrow(1, 0, 1).reshape([batch, width]);
+        self.projection.forward(self.post_norm.forward(class))
+    }
+}
+
+/// Captions to embeddings.
+#[derive(Module, Debug)]
+pub struct TextTower {
+    pub token_embedding: Embedding,
+    pub position_embedding: Param<Tensor<2>>,
+    pub blocks: Vec<Block>,
+    pub final_norm: LayerNorm,
+    pub projection: Linear,
+}
+
+impl TextTower {
+    /// See [`super::Clip::encode_text`].
+    pub fn forward(&self, text_ids: &[Vec<u32>], config: &ClipConfig) -> Result<Tensor<2>> {
+        let mut ends = Vec::with_capacity(text_ids.len());
+        for ids in text_ids {
+            ends.push(end(ids, config)?);
+        }
+        let Some(length) = ends.iter().max().map(|end| end + 1) else {
+            return Err(Error::invalid(
+                "captions",
+                "expected 1 or more to be encoded, got 0",
+            ));
+        };
+        let (batch, width) = (text_ids.len(), config.text.width);
+        let device = self.position_embedding.val().device();
+        // A caption that ends earlier is filled with any id: nothing before sees it.
+        let ids: Vec<i32> = text_ids
+            .iter()
+            .flat_map(|ids| (0..length).map(|i| ids.get(i).map_or(0, |&id| id as i32)))
+            .collect();
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [batch, length]), &device);
+        let positions = self.position_embedding.val().narrow(0, 0, length);
+        let mut x = self.token_embedding.forward(ids) + positions.unsqueeze();
+        for block in &self.blocks {
+            x = block.forward(x, true);
+        }
+        let places: Vec<i32> = ends
+            .iter()
+            .enumerate()
+            .map(|(row, end)| (row * length + end) as i32)
+            .collect();
+        let places = Tensor::<1, Int>::from_data(TensorData::new(places, [batch]), &device);
+        let ends = x.reshape([batch * length, width]).select(0, places);
+        Ok(self.projection.forward(self.final_norm.forward(ends)))
+    }
+}
+
+/// The place of a caption's end, once the caption is one that the model can read.
+fn end(ids: &[u32], config: &ClipConfig) -> Result<usize> {
+    let bad = |reason: String| Err(Error::invalid("text ids", reason));
+    if ids.len() > config.text_length {
+        return bad(format!(
+            "are {}, the model reads up to {}",
+            ids.len(),
+            config.text_length
+        ));
+    }
+    let vocabulary = config.text_vocab_size;
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+        return bad(format!("expected ids below {vocabulary}, got {id}"));
+    }
+    match config.end_of_text.position(ids) {
+        Some(end) => Ok(end),
+        None => bad(format!(
+            "have no end; expected {:?} among {} ids",
+            config.end_of_text,
+            ids.len()
+        )),
+    }
+}
+
+/// One layer: attention and a perceptron, each behind a normalisation and added to its input.
+#[derive(Module, Debug)]
+pub struct Block {
+    attention_norm: LayerNorm,
+    qkv: Linear,
+    attention_out: Linear,
+    mlp_norm: LayerNorm,
+    up: Linear,
+    down: Linear,
+    #[module(skip)]
+    n_heads: usize,
+    #[module(skip)]
+    activation: Activation,
+}
+
+/// Makes blocks.
+pub struct Blocks;
+
+impl Blocks {
+    /// All fresh blocks of a tower.
+    pub fn fresh(init: &mut Init, tower: &TowerConfig, activation: Activation) -> Vec<Block> {
+        let &TowerConfig {
+            width,
+            n_layers,
+            n_heads,
+            hidden,
+        } = tower;
+        let std = (width as f64).powf(-0.5);
+        // What writes into the residual stream starts smaller the more layers do.
+        let residual_std = std * (2.0 * n_layers as f64).powf(-0.5);
+        let inner_std = (2.0 * width as f64).powf(-0.5);
+        (0..n_layers)
+            .map(|_| Block {
+                attention_norm: LayerNorm::new(init, width),
+                qkv: Linear::with_bias(init, width, 3 * width, std),
+                attention_out: Linear::with_bias(init, width, width, residual_std),
+                mlp_norm: LayerNorm::new(init, width),
+                up: Linear::with_bias(init, width, hidden, inner_std),
+                down: Linear::with_bias(init, hidden, width, residual_std),
+                n_heads,
+                activation,
+            })
+            .collect()
+    }
+}
+
+impl Block {
+    /// # Shapes
+    /// - `x`: `[batch, seq, width]`
+    fn forward(&self, x: Tensor<3>, causal: bool) -> Tensor<3> {
+        let [batch, seq, width] = x.dims();
+        let heads = self.n_heads;
+        let qkv = self
+            .qkv
+            .forward(self.attention_norm.forward(x.clone()))
+            .reshape([batch, seq, 3 * heads, width / heads]);
+        let part = |i: usize| qkv.clone().narrow(2, i * heads, heads).swap_dims(1, 2);
+        let seen = ops::attention(part(0), part(1), part(2), causal)
+            .swap_dims(1, 2)
+            .reshape([batch, seq, width]);
+        let x = x + self.attention_out.forward(seen);
+        let inner = self.up.forward(self.mlp_norm.forward(x.clone()));
+        let inner = match self.activation {
+            Activation::QuickGelu => ops::quick_gelu(inner),
+            Activation::Gelu => ops::gelu(inner),
+        };
+        x + self.down.forward(inner)
+    }
+}

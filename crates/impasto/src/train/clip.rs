@@ -1,0 +1,418 @@
+//! Training a CLIP on pictures and captions (Radford et al. 2021, arXiv:2103.00020, section 2.3).
+//!
+//! Every caption of a batch is told from every other, so that a batch is better large. It may be larger
+//! than what fits into memory at once: the `gradient_accumulation` forward passes of a step share one loss.
+//! All of them are embedded first, without keeping what a backward pass needs; the loss's gradients of the
+//! embeddings are kept instead, and each pass carries its share of them back through the towers (GradCache:
+//! Gao et al. 2021, arXiv:2101.06983). The gradients are those of one large batch.
+
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::config::RunConfig;
+use super::engine::{self, Evaluation, Observer, Pass, Task};
+use super::image_tokenizer::training_device;
+use super::source::{PictureSource, SourceConfig, open};
+use crate::checkpoint::weights::Precision;
+use crate::checkpoint::{ClipModel, ClipModelConfig};
+use crate::data::Sample;
+use crate::image::Picture;
+use crate::models::clip::{
+    Activation, ContrastiveLoss, EndOfText, Normalisation, TowerConfig, unit,
+};
+use crate::models::{Clip, ClipConfig};
+use crate::nn::Init;
+use crate::text::TextTokenizer;
+use crate::{Error, Result, files};
+
+/// The config file of `impasto train clip`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The finished model's name.
+    pub name: String,
+    /// SPDX expression of the finished weights' licence.
+    pub licence: String,
+    /// Output directory of `train text-tokenizer`.
+    pub text_tokenizer: PathBuf,
+    /// Sizes of the model.
+    pub model: Sizes,
+    /// The pairs.
+    pub data: SourceConfig,
+    /// The run. The passes of a step share one loss: a batch has `batch_size · gradient_accumulation` pairs.
+    #[serde(default)]
+    pub run: RunConfig,
+    /// The loss.
+    #[serde(default)]
+    pub loss: ContrastiveLoss,
+    /// Held-out pairs among which each is looked for at each checkpoint.
+    #[serde(default = "default_validation")]
+    pub validation: usize,
+}
+
+/// Sizes that don't follow from the tokenizer and the loss.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sizes {
+    /// Side of the pictures in pixels.
+    pub image_size: usize,
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
+    /// The tower of pictures.
+    pub image: TowerConfig,
+    /// Text tokens, both ends included.
+    pub text_length: usize,
+    /// The tower of captions.
+    pub text: TowerConfig,
+    /// Width of the common space.
+    pub projection_width: usize,
+    /// The nonlinearity.
+    #[serde(default)]
+    pub activation: Activation,
+}
+
+fn default_validation() -> usize {
+    100
+}
+
+/// The end of a caption in our own text tokenizers.
+const END: u32 = 2;
+
+/// Trains (or goes on) and writes the whole model into `dir/model`.
+pub fn run(
+    config: &Config,
+    dir: &Path,
+    device: &Device,
+    resume: bool,
+    observer: &mut dyn Observer,
+) -> Result<PathBuf> {
+    config.run.validate()?;
+    if config.run.batch_size * config.run.gradient_accumulation < 2 {
+        return Err(Error::invalid(
+            "training config",
+            "batch_size times gradient_accumulation is 1, expected 2 or more: a pair is told from others",
+        ));
+    }
+    let text = TextTokenizer::load(&config.text_tokenizer)?;
+    let sizes = &config.model;
+    let clip_config = ClipConfig {
+        image_size: sizes.image_size,
+        patch_size: sizes.patch_size,
+        image: sizes.image,
+        text_vocab_size: text.vocab_size(),
+        text_length: sizes.text_length,
+        text: sizes.text,
+        projection_width: sizes.projection_width,
+        activation: sizes.activation,
+        end_of_text: EndOfText::FirstOf(END),
+        logit_bias: config.loss == ContrastiveLoss::Sigmoid,
+        normalisation: Normalisation::default(),
+    };
+    clip_config.validate()?;
+    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    let source = open(&config.data, Some(sizes.image_size), dir, observer)?;
+    let resolved =
+        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
+    files::write_atomic(dir.join("config.json"), &resolved)?;
+    let validation = source.validation(config.validation)?;
+    let train_device = training_device(device, &config.run);
+    let clip = clip_config.init(&mut Init::new(config.run.seed, &train_device));
+    let mut task = ClipTask {
+        run: config.run.clone(),
+        loss: config.loss,
+        model_config: ClipModelConfig {
+            name: config.name.clone(),
+            licence: config.licence.clone(),
+            clip: clip_config,
+        },
+        text,
+        source,
+        validation,
+        shared: None,
+    };
+    let trained = engine::train(&mut task, clip, &config.run, dir, resume, observer)?.valid();
+    task.save(trained, dir)
+}
+
+/// Pairs of one pass.
+struct Batch {
+    pictures: Vec<Picture>,
+    /// `[pairs][text_length]`.
+    text_ids: Vec<Vec<u32>>,
+}
+
+/// What the passes of a step have in common.
+struct Shared {
+    /// Of each pass, taken when it is its turn.
+    batches: Vec<Option<Batch>>,
+    /// The loss of all pairs.
+    loss: f32,
+    /// Its gradients of the embeddings, `[pairs, projection_width]`.
+    image: Tensor<2>,
+    text: Tensor<2>,
+    /// Its gradients of [`Clip::logit_parameters`].
+    logits: Vec<Tensor<1>>,
+}
+
+struct ClipTask {
+    run: RunConfig,
+    loss: ContrastiveLoss,
+    model_config: ClipModelConfig,
+    text: TextTokenizer,
+    source: Box<dyn PictureSource>,
+    validation: Vec<Sample>,
+    shared: Option<Shared>,
+}
+
+impl ClipTask {
+    /// Writes the model, ready for use, into the run's directory.
+    fn save(&self, clip: Clip, dir: &Path) -> Result<PathBuf> {
+        let model = ClipModel {
+            config: self.model_config.clone(),
+            text: self.text.clone(),
+            clip,
+        };
+        let path = dir.join("model");
+        model.save(&path, Precision::F16)?;
+        Ok(path)
+    }
+
+    /// Which of a picture's captions is told comes from (seed, the sample's number), so that it does not
+    /// depend on the size of a pass.
+    fn batch(&self, pass: u64) -> Result<Batch> {
+        let size = self.run.batch_size;
+        let mut rng = ChaCha8Rng::seed_from_u64(self.run.seed);
+        let first = pass * size as u64;
+        let samples = self.source.train_batch(first, size)?;
+        let length = self.model_config.clip.text_length;
+        let mut batch = Batch {
+            pictures: Vec::with_capacity(size),
+            text_ids: Vec::with_capacity(size),
+        };
+        for (number, sample) in (first + 1..).zip(samples) {
+            rng.set_stream(number);
+            rng.set_word_pos(0);
+            let caption = &sample.captions[rng.random_range(0..sample.captions.len())];
+            let ids = self.text.encode_caption(caption, length, true)?;
+            batch.text_ids.push(ids);
+            batch.pictures.push(sample.picture);
+        }
+        Ok(batch)
+    }
+
+    fn embed(model: &Clip, batch: &Batch) -> Result<(Tensor<2>, Tensor<2>)> {
+        let pixels = model.pixels(&batch.pictures)?;
+        Ok((
+            model.encode_image(pixels),
+            model.encode_text(&batch.text_ids)?,
+        ))
+    }
+
+    /// Embeds all pairs of a step and takes the loss's gradients.
+    fn share(&self, model: &Clip, first_pass: u64) -> Result<Shared> {
+        let plain = model.valid();
+        let passes = self.run.gradient_accumulation as u64;
+        let (mut images, mut texts, mut batches) = (Vec::new(), Vec::new(), Vec::new());
+        for pass in first_pass..first_pass + passes {
+            let batch = self.batch(pass)?;
+            let (image, text) = Self::embed(&plain, &batch)?;
+            images.push(image);
+            texts.push(text);
+            batches.push(Some(batch));
+        }
+        let leaf = |parts| Tensor::from_inner(Tensor::cat(parts, 0)).require_grad();
+        let (image, text): (Tensor<2>, Tensor<2>) = (leaf(images), leaf(texts));
+        let loss = model.contrastive_loss(image.clone(), text.clone(), self.loss);
+        let gradients = loss.backward();
+        let missing = || Error::invalid("contrastive loss", "has no gradient");
+        Ok(Shared {
+            batches,
+            loss: loss.into_scalar::<f32>(),
+            image: image.grad(&gradients).ok_or_else(missing)?,
+            text: text.grad(&gradients).ok_or_else(missing)?,
+            logits: model
+                .logit_parameters()
+                .into_iter()
+                .map(|parameter| parameter.grad(&gradients).ok_or_else(missing))
+                .collect::<Result<_>>()?,
+        })
+    }
+
+    /// A loss of one pass whose mean over the step's passes has the value and the gradients of the shared one.
+    fn shared_pass(&mut self, model: &Clip, pass: u64) -> Result<Pass> {
+        let passes = self.run.gradient_accumulation;
+        let index = (pass % passes as u64) as usize;
+        if index == 0 {
+            self.shared = Some(self.share(model, pass)?);
+        }
+        let turn = self
+            .shared
+            .as_mut()
+            .and_then(|shared| Some((shared.batches[index].take()?, shared)));
+        let Some((batch, shared)) = turn else {
+            return Err(Error::invalid(
+                "pass",
+                format!("{pass} came before the first one of its step"),
+            ));
+        };
+        let (image, text) = Self::embed(model, &batch)?;
+        let (start, rows) = (index * batch.pictures.len(), batch.pictures.len());
+        let of = |x: Tensor<2>, gradient: &Tensor<2>| {
+            let gradient = Tensor::from_inner(gradient.clone().narrow(0, start, rows));
+            (x * gradient).sum()
+        };
+        let towers = (of(image, &shared.image) + of(text, &shared.text)).mul_scalar(passes as f32);
+        let surrogate = model
+            .logit_parameters()
+            .into_iter()
+            .zip(&shared.logits)
+            .fold(towers, |sum, (parameter, gradient)| {
+                sum + parameter * Tensor::from_inner(gradient.clone())
+            });
+        let loss = surrogate.clone() - surrogate.detach() + shared.loss;
+        Ok(self.told(model, loss))
+    }
+
+    fn told(&self, model: &Clip, loss: Tensor<1>) -> Pass {
+        Pass {
+            loss,
+            metrics: vec![("logit_scale", model.logit_scale())],
+        }
+    }
+}
+
+impl Task for ClipTask {
+    type Model = Clip;
+
+    fn pass(&mut self, model: &Clip, pass: u64, _step: u64) -> Result<Pass> {
+        if self.run.gradient_accumulation > 1 {
+            return self.shared_pass(model, pass);
+        }
+        let (image, text) = Self::embed(model, &self.batch(pass)?)?;
+        let loss = model.contrastive_loss(image, text, self.loss);
+        Ok(self.told(model, loss))
+    }
+
+    fn describe_pass(&self, pass: u64) -> String {
+        let size = self.run.batch_size as u64;
+        format!("samples {} to {}", pass * size, (pass + 1) * size - 1)
+    }
+
+    fn after_step(&mut self, model: Clip, _step: u64) -> Result<Clip> {
+        Ok(model.with_clamped_scale())
+    }
+
+    fn evaluate(&mut self, model: &Clip, _step: u64, dir: &Path) -> Result<Evaluation> {
+        self.save(model.valid(), dir)?;
+        let mut evaluation = Evaluation::default();
+        if self.validation.is_empty() {
+            return Ok(evaluation);
+        }
+        let model = ClipModel {
+            config: self.model_config.clone(),
+            text: self.text.clone(),
+            clip: model.valid(),
+        };
+        let pictures: Vec<Picture> = self
+            .validation
+            .iter()
+            .map(|sample| sample.picture.clone())
+            .collect();
+        let captions: Vec<String> = self
+            .validation
+            .iter()
+            .map(|sample| sample.captions.first().cloned().unwrap_or_default())
+            .collect();
+        let image = model.embed_pictures(&pictures)?;
+        let text = model.embed_texts(&captions, true)?;
+        let loss = model
+            .clip
+            .contrastive_loss(image.clone(), text.clone(), self.loss)
+            .into_scalar::<f32>();
+        evaluation
+            .values
+            .push(("validation_loss".into(), loss.into()));
+        let cosines: Vec<f32> = unit(image)
+            .matmul(unit(text).transpose())
+            .into_data()
+            .try_to_vec()
+            .map_err(|e| Error::invalid("cosines", format!("{e:?}")))?;
+        let (to_image, to_text) = (
+            Recall::of(&cosines, Direction::TextToImage),
+            Recall::of(&cosines, Direction::ImageToText),
+        );
+        for (name, recall) in [("text_to_image", to_image), ("image_to_text", to_text)] {
+            for (k, share) in RANKS.into_iter().zip(recall.at) {
+                let name = format!("validation_{name}_r{k}");
+                evaluation.values.push((name, share));
+            }
+        }
+        Ok(evaluation)
+    }
+}
+
+/// The ranks up to which a pair counts as found.
+pub const RANKS: [usize; 3] = [1, 5, 10];
+
+/// What is looked for by what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The picture of a caption.
+    TextToImage,
+    /// The caption of a picture.
+    ImageToText,
+}
+
+/// How often the other half of a pair is among the nearest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Recall {
+    /// Shares at [`RANKS`], 0 to 1.
+    pub at: [f64; 3],
+}
+
+impl Recall {
+    /// Of the cosines of n pictures with the n captions of the same order, `[pictures][captions]`. A tie is
+    /// counted against the pair.
+    pub fn of(cosines: &[f32], direction: Direction) -> Self {
+        let n = cosines.len().isqrt();
+        let at = |asked: usize, found: usize| match direction {
+            Direction::TextToImage => cosines[found * n + asked],
+            Direction::ImageToText => cosines[asked * n + found],
+        };
+        let mut found = [0usize; 3];
+        for asked in 0..n {
+            let own = at(asked, asked);
+            let before = (0..n)
+                .filter(|&other| other != asked && at(asked, other) >= own)
+                .count();
+            for (count, rank) in found.iter_mut().zip(RANKS) {
+                *count += usize::from(before < rank);
+            }
+        }
+        Recall {
+            at: found.map(|count| count as f64 / n.max(1) as f64),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recall_counts_who_is_nearer() {
+        // Picture 0 is nearest to its caption, caption 0 is nearer to picture 1.
+        let cosines = [0.9, 0.1, 1.0, 0.5];
+        let to_text = Recall::of(&cosines, Direction::ImageToText);
+        let to_image = Recall::of(&cosines, Direction::TextToImage);
+        assert_eq!(to_text.at, [0.5, 1.0, 1.0]);
+        assert_eq!(to_image.at, [0.5, 1.0, 1.0]);
+        // A model that says the same of all has found nothing.
+        assert_eq!(Recall::of(&[0.5; 16], Direction::TextToImage).at[0], 0.0);
+    }
+}
