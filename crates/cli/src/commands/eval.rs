@@ -258,7 +258,8 @@ fn edits_table(report: &edits::Report) -> String {
     for (name, _) in ways {
         text += &format!("{name:>22}");
     }
-    let rows: [(&str, fn(&edits::Holes) -> Accuracy); 4] = [
+    type Row = (&'static str, fn(&edits::Holes) -> Accuracy);
+    let rows: [Row; 4] = [
         ("thing in the hole", |holes| holes.object),
         ("in its colour", |holes| holes.colour),
         ("count in the picture", |holes| holes.picture.count),

@@ -303,7 +303,8 @@ impl Window<'_> {
             request.telling,
             &mut |done, _| progress(done),
         )?;
-        let (mut drawn_ids, likelihoods) = self.best(drawn, tries)?;
+        let best = self.best(drawn, tries)?;
+        let mut drawn_ids: Vec<Vec<u32>> = best.iter().map(|best| best.image_ids.clone()).collect();
         let mut pictures = model.image.decode(&drawn_ids)?;
         if !partly.is_empty() {
             // With the hole drawn, ids of half-known patches follow from pixels alone.
@@ -329,13 +330,13 @@ impl Window<'_> {
         pictures
             .into_iter()
             .zip(views)
-            .zip(likelihoods)
-            .map(|((picture, view), (log_likelihood, score))| {
+            .zip(best)
+            .map(|((picture, view), best)| {
                 let drawn = picture.resize(side, side)?;
                 Ok(DrawnWindow {
                     picture: seam::close(view, &drawn, &self.open, feather),
-                    log_likelihood,
-                    score,
+                    log_likelihood: best.log_likelihood,
+                    score: best.score,
                     tokens: asked.len(),
                 })
             })
@@ -343,9 +344,16 @@ impl Window<'_> {
     }
 }
 
+/// The best attempt at a window.
+struct Best {
+    image_ids: Vec<u32>,
+    log_likelihood: f64,
+    score: f64,
+}
+
 impl Window<'_> {
-    /// Of each candidate's attempts the one with the highest score, with its log-likelihood and score.
-    fn best(&self, drawn: Vec<DrawnIds>, tries: usize) -> Result<(Vec<Vec<u32>>, Vec<(f64, f64)>)> {
+    /// Of each candidate's attempts the one with the highest score.
+    fn best(&self, drawn: Vec<DrawnIds>, tries: usize) -> Result<Vec<Best>> {
         let ids: Vec<Vec<u32>> = drawn.into_iter().map(|drawn| drawn.image_ids).collect();
         let words = self.words;
         let dalle = &self.model.dalle;
@@ -360,7 +368,7 @@ impl Window<'_> {
         } else {
             given.clone()
         };
-        let (mut best_ids, mut likelihoods) = (Vec::new(), Vec::new());
+        let mut chosen = Vec::new();
         for attempts in (0..ids.len()).collect::<Vec<_>>().chunks(tries) {
             // The first of equals.
             let best = attempts.iter().copied().reduce(|best, next| {
@@ -371,11 +379,14 @@ impl Window<'_> {
                 }
             });
             if let Some(best) = best {
-                best_ids.push(ids[best].clone());
-                likelihoods.push((given[best], scores[best]));
+                chosen.push(Best {
+                    image_ids: ids[best].clone(),
+                    log_likelihood: given[best],
+                    score: scores[best],
+                });
             }
         }
-        Ok((best_ids, likelihoods))
+        Ok(chosen)
     }
 }
 
