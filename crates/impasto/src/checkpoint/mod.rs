@@ -6,6 +6,8 @@
 mod clip;
 mod embedded;
 mod model;
+pub mod pytorch;
+pub mod stored;
 pub mod weights;
 
 pub use clip::{ClipModel, ClipModelConfig};

@@ -1,5 +1,6 @@
 //! Pictures in memory and in files.
 
+mod bicubic;
 pub mod metrics;
 mod original;
 

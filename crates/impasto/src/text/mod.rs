@@ -1,6 +1,8 @@
 //! Captions as ids: byte-level byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909; bytes as in
 //! GPT-2), trained on the captions, so that any text in any language has ids and comes back unchanged.
 
+pub mod clip;
+
 use std::path::Path;
 
 use tokenizers::models::bpe::{BPE, BpeTrainer};

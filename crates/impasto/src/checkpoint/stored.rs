@@ -1,0 +1,208 @@
+//! Tensors as they lie in a file: read only when they are asked for, so that no more than one copy is made.
+
+use std::path::Path;
+
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, SafeTensors};
+
+use crate::{Error, Result};
+
+/// How a file stores a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// 64-bit float.
+    F64,
+    /// 32-bit float.
+    F32,
+    /// 16-bit float with 11 significant bits.
+    F16,
+    /// 16-bit float with the range of 32 bits.
+    Bf16,
+    /// Signed 64-bit integer.
+    I64,
+    /// Signed 32-bit integer.
+    I32,
+    /// Signed 16-bit integer.
+    I16,
+    /// Signed 8-bit integer.
+    I8,
+    /// Unsigned 8-bit integer.
+    U8,
+    /// A byte that is 0 or 1.
+    Bool,
+}
+
+impl Element {
+    /// Bytes of one.
+    pub fn bytes(self) -> usize {
+        match self {
+            Element::F64 | Element::I64 => 8,
+            Element::F32 | Element::I32 => 4,
+            Element::F16 | Element::Bf16 | Element::I16 => 2,
+            Element::I8 | Element::U8 | Element::Bool => 1,
+        }
+    }
+
+    /// Whether it is a fraction.
+    pub fn is_float(self) -> bool {
+        matches!(
+            self,
+            Element::F64 | Element::F32 | Element::F16 | Element::Bf16
+        )
+    }
+}
+
+/// A tensor in a file.
+#[derive(Clone, Debug)]
+pub struct StoredTensor<'a> {
+    element: Element,
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+    /// From the first element on.
+    bytes: &'a [u8],
+}
+
+impl<'a> StoredTensor<'a> {
+    /// A view into `bytes`, strides in elements; says why it is none.
+    pub fn new(
+        element: Element,
+        shape: Vec<usize>,
+        strides: Vec<usize>,
+        bytes: &'a [u8],
+    ) -> Result<Self, String> {
+        if shape.len() != strides.len() || shape.len() > 8 {
+            return Err(format!(
+                "has {} dimensions and {} strides, expected as many, 8 at most",
+                shape.len(),
+                strides.len()
+            ));
+        }
+        let out = || {
+            format!(
+                "of shape {shape:?} reaches beyond its {} bytes",
+                bytes.len()
+            )
+        };
+        let mut count = 1usize;
+        let mut last = 0usize;
+        for (&size, &stride) in shape.iter().zip(&strides) {
+            count = count.checked_mul(size).ok_or_else(out)?;
+            last = size
+                .saturating_sub(1)
+                .checked_mul(stride)
+                .and_then(|reach| last.checked_add(reach))
+                .ok_or_else(out)?;
+        }
+        let needed = match count {
+            0 => 0,
+            _ => last
+                .checked_add(1)
+                .and_then(|elements| elements.checked_mul(element.bytes()))
+                .ok_or_else(out)?,
+        };
+        // A view may show an element many times; more than the whole file is none that anyone saves.
+        if needed > bytes.len() || count.saturating_mul(element.bytes()) > bytes.len() {
+            return Err(out());
+        }
+        Ok(StoredTensor {
+            element,
+            shape,
+            strides,
+            bytes,
+        })
+    }
+
+    /// How its numbers are stored.
+    pub fn element(&self) -> Element {
+        self.element
+    }
+
+    /// Its shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Its numbers, the last dimension fastest.
+    pub fn floats(&self) -> Vec<f32> {
+        let width = self.element.bytes();
+        let count = self.shape.iter().product();
+        let mut values = Vec::with_capacity(count);
+        if count == 0 {
+            return values;
+        }
+        let mut index = vec![0; self.shape.len()];
+        let mut at = 0;
+        for _ in 0..count {
+            values.push(self.number(&self.bytes[at * width..(at + 1) * width]));
+            for axis in (0..index.len()).rev() {
+                index[axis] += 1;
+                at += self.strides[axis];
+                if index[axis] < self.shape[axis] {
+                    break;
+                }
+                at -= self.strides[axis] * self.shape[axis];
+                index[axis] = 0;
+            }
+        }
+        values
+    }
+
+    fn number(&self, bytes: &[u8]) -> f32 {
+        // The length is the element's, by construction.
+        let mut wide = [0u8; 8];
+        wide[..bytes.len()].copy_from_slice(bytes);
+        let [a, b, c, d, ..] = wide;
+        match self.element {
+            Element::F64 => f64::from_le_bytes(wide) as f32,
+            Element::F32 => f32::from_le_bytes([a, b, c, d]),
+            Element::F16 => f16::from_le_bytes([a, b]).to_f32(),
+            Element::Bf16 => bf16::from_le_bytes([a, b]).to_f32(),
+            Element::I64 => i64::from_le_bytes(wide) as f32,
+            Element::I32 => i32::from_le_bytes([a, b, c, d]) as f32,
+            Element::I16 => f32::from(i16::from_le_bytes([a, b])),
+            Element::I8 => f32::from(a as i8),
+            Element::U8 => f32::from(a),
+            Element::Bool => f32::from(u8::from(a != 0)),
+        }
+    }
+}
+
+/// The tensors of a safetensors file by name; `name` is used in errors.
+pub fn safetensors<'a>(name: &Path, bytes: &'a [u8]) -> Result<Vec<(String, StoredTensor<'a>)>> {
+    let bad = |reason: String| Error::bad_file(name, reason);
+    let file = SafeTensors::deserialize(bytes).map_err(|e| {
+        bad(format!(
+            "not a whole safetensors file ({e}); expected a header and all its tensors"
+        ))
+    })?;
+    let mut tensors = Vec::new();
+    for (tensor, view) in file.iter() {
+        let element = match view.dtype() {
+            Dtype::F64 => Element::F64,
+            Dtype::F32 => Element::F32,
+            Dtype::F16 => Element::F16,
+            Dtype::BF16 => Element::Bf16,
+            Dtype::I64 => Element::I64,
+            Dtype::I32 => Element::I32,
+            Dtype::I16 => Element::I16,
+            Dtype::I8 => Element::I8,
+            Dtype::U8 => Element::U8,
+            Dtype::BOOL => Element::Bool,
+            other => {
+                return Err(bad(format!(
+                    "tensor {tensor} has dtype {other:?}, which is not read"
+                )));
+            }
+        };
+        let shape = view.shape().to_vec();
+        let mut strides = vec![1usize; shape.len()];
+        for axis in (1..shape.len()).rev() {
+            strides[axis - 1] = strides[axis].saturating_mul(shape[axis]);
+        }
+        let stored = StoredTensor::new(element, shape, strides, view.data())
+            .map_err(|reason| bad(format!("tensor {tensor} {reason}")))?;
+        tensors.push((tensor.to_owned(), stored));
+    }
+    tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(tensors)
+}
