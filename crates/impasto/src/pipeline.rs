@@ -1,9 +1,12 @@
 //! The whole way: prompt → ids → picture, and back: picture → ids → likelihood.
 
+mod any;
+pub mod dalle_mini;
+
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 
 use crate::checkpoint::{Model, ModelConfig, ModelSource};
@@ -13,6 +16,8 @@ use crate::models::dalle::{DalleBatch, Order, Part, image_part, raster};
 use crate::nn::block::Sight;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
+
+pub use any::AnyPipeline;
 
 /// A model that draws.
 #[derive(Debug)]
@@ -225,25 +230,9 @@ impl Pipeline {
         );
         let image_states = states.narrow(1, config.text_length, config.image_length());
         let image_nats = self.model.dalle.image_nats(image_states, &batch, 1);
-        let sum = |nats: burn::tensor::Tensor<1>| -> Result<f64> {
-            let nats: Vec<f32> = nats
-                .into_data()
-                .convert::<f32>()
-                .try_into_vec()
-                .map_err(|e| Error::invalid("likelihood", format!("{e:?}")))?;
-            let total: f64 = nats.into_iter().map(f64::from).sum();
-            if total.is_finite() {
-                Ok(-total)
-            } else {
-                Err(Error::NonFinite {
-                    what: "likelihood",
-                    detail: format!("{total}"),
-                })
-            }
-        };
         Ok(Likelihood {
-            text_log_likelihood: sum(text_nats)?,
-            image_log_likelihood: sum(image_nats)?,
+            text_log_likelihood: negative_sum(text_nats)?,
+            image_log_likelihood: negative_sum(image_nats)?,
             text_tokens: counted.iter().filter(|&&counts| counts).count(),
             image_tokens: config.image_length(),
         })
@@ -272,6 +261,23 @@ impl Pipeline {
     pub fn reconstruct(&self, picture: &Picture) -> Result<Picture> {
         self.decode(&self.encode(picture)?)
     }
+}
+
+/// −Σ, added up on the host.
+fn negative_sum(nats: Tensor<1>) -> Result<f64> {
+    let nats: Vec<f32> = nats
+        .into_data()
+        .convert::<f32>()
+        .try_into_vec()
+        .map_err(|e| Error::invalid("likelihood", format!("{e:?}")))?;
+    let total: f64 = nats.into_iter().map(f64::from).sum();
+    if !total.is_finite() {
+        return Err(Error::NonFinite {
+            what: "likelihood",
+            detail: format!("{total}"),
+        });
+    }
+    Ok(-total)
 }
 
 /// What a model is, without loading its weights.

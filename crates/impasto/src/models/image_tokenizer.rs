@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::dvae::{Dvae, DvaeConfig};
+use super::taming_vqgan::{TamingVqgan, TamingVqganConfig};
 use super::vqgan::{Vqgan, VqganConfig};
 use crate::image::Picture;
 use crate::nn::Init;
@@ -12,12 +13,14 @@ use crate::{Error, Result};
 
 /// Which autoencoder, and its sizes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "architecture", rename_all = "lowercase")]
+#[serde(tag = "architecture", rename_all = "snake_case")]
 pub enum ImageTokenizerConfig {
     /// [`super::vqgan`].
     Vqgan(VqganConfig),
     /// [`super::dvae`].
     Dvae(DvaeConfig),
+    /// [`super::taming_vqgan`].
+    TamingVqgan(TamingVqganConfig),
 }
 
 impl ImageTokenizerConfig {
@@ -26,6 +29,7 @@ impl ImageTokenizerConfig {
         match self {
             ImageTokenizerConfig::Vqgan(config) => config.picture_size,
             ImageTokenizerConfig::Dvae(config) => config.picture_size,
+            ImageTokenizerConfig::TamingVqgan(config) => config.picture_size,
         }
     }
 
@@ -34,6 +38,7 @@ impl ImageTokenizerConfig {
         match self {
             ImageTokenizerConfig::Vqgan(config) => config.grid(),
             ImageTokenizerConfig::Dvae(config) => config.grid(),
+            ImageTokenizerConfig::TamingVqgan(config) => config.grid(),
         }
     }
 
@@ -42,6 +47,7 @@ impl ImageTokenizerConfig {
         match self {
             ImageTokenizerConfig::Vqgan(config) => config.codebook_size,
             ImageTokenizerConfig::Dvae(config) => config.codebook_size,
+            ImageTokenizerConfig::TamingVqgan(config) => config.codebook_size,
         }
     }
 
@@ -50,6 +56,7 @@ impl ImageTokenizerConfig {
         match self {
             ImageTokenizerConfig::Vqgan(_) => "vqgan",
             ImageTokenizerConfig::Dvae(_) => "dvae",
+            ImageTokenizerConfig::TamingVqgan(_) => "taming_vqgan",
         }
     }
 
@@ -58,6 +65,7 @@ impl ImageTokenizerConfig {
         match self {
             ImageTokenizerConfig::Vqgan(config) => config.validate(),
             ImageTokenizerConfig::Dvae(config) => config.validate(),
+            ImageTokenizerConfig::TamingVqgan(config) => config.validate(),
         }
     }
 
@@ -66,6 +74,9 @@ impl ImageTokenizerConfig {
         match self {
             ImageTokenizerConfig::Vqgan(config) => ImageTokenizer::Vqgan(config.init(init)),
             ImageTokenizerConfig::Dvae(config) => ImageTokenizer::Dvae(config.init(init)),
+            ImageTokenizerConfig::TamingVqgan(config) => {
+                ImageTokenizer::TamingVqgan(config.init(init))
+            }
         }
     }
 }
@@ -79,6 +90,8 @@ pub enum ImageTokenizer {
     Vqgan(Vqgan),
     /// [`super::dvae`].
     Dvae(Dvae),
+    /// [`super::taming_vqgan`].
+    TamingVqgan(TamingVqgan),
 }
 
 /// Pictures through the tokenizer at a time: bounds memory; results do not depend on it.
@@ -90,6 +103,9 @@ impl ImageTokenizer {
         match self {
             ImageTokenizer::Vqgan(model) => ImageTokenizerConfig::Vqgan(model.config().clone()),
             ImageTokenizer::Dvae(model) => ImageTokenizerConfig::Dvae(model.config().clone()),
+            ImageTokenizer::TamingVqgan(model) => {
+                ImageTokenizerConfig::TamingVqgan(model.config().clone())
+            }
         }
     }
 
@@ -99,6 +115,7 @@ impl ImageTokenizer {
         let ids = match self {
             ImageTokenizer::Vqgan(model) => model.encode(pixels),
             ImageTokenizer::Dvae(model) => model.encode(pixels),
+            ImageTokenizer::TamingVqgan(model) => model.encode(pixels)?,
         };
         let ids: Vec<i64> = ids
             .into_data()
@@ -116,6 +133,16 @@ impl ImageTokenizer {
         match self {
             ImageTokenizer::Vqgan(model) => model.decode(ids),
             ImageTokenizer::Dvae(model) => model.decode(ids),
+            ImageTokenizer::TamingVqgan(model) => model.decode(ids),
+        }
+    }
+
+    /// Pictures that are worked on at once. Taming's are large and its levels wide: 128 channels at the
+    /// picture's full size.
+    fn batch(&self) -> usize {
+        match self {
+            ImageTokenizer::TamingVqgan(_) => 1,
+            _ => BATCH,
         }
     }
 
@@ -123,7 +150,7 @@ impl ImageTokenizer {
     pub fn encode(&self, pictures: &[Picture], device: &Device) -> Result<Vec<Vec<u32>>> {
         let size = self.config().picture_size();
         let mut ids = Vec::with_capacity(pictures.len());
-        for pictures in pictures.chunks(BATCH) {
+        for pictures in pictures.chunks(self.batch()) {
             ids.extend(self.encode_pixels(pixels(pictures, size, device)?)?);
         }
         Ok(ids)
@@ -138,6 +165,12 @@ impl ImageTokenizer {
         for pictures in pictures.chunks(BATCH) {
             let pixels = pixels(pictures, config.picture_size(), device)?;
             let logits = match self {
+                ImageTokenizer::TamingVqgan(_) => {
+                    return Err(Error::invalid(
+                        "image tokenizer",
+                        "pictures drawn with a taming VQGAN can't be edited yet",
+                    ));
+                }
                 ImageTokenizer::Vqgan(model) => {
                     let vectors = model.encode_vectors(pixels);
                     model.nearness(vectors).mul_scalar(VQGAN_SHARPNESS)
@@ -177,7 +210,7 @@ impl ImageTokenizer {
         }
         let size = config.picture_size();
         let mut pictures = Vec::with_capacity(ids.len());
-        for rows in ids.chunks(BATCH) {
+        for rows in ids.chunks(self.batch()) {
             let values: Vec<f32> = self
                 .decode_pixels(rows)
                 .into_data()

@@ -1,0 +1,296 @@
+//! DALL·E mini and mega in the two forms they were published in, as checkpoint folders of ours.
+//!
+//! - *Flax* (github.com/borisdayma/dalle-mini): `flax_model.msgpack`, `config.json` and the tokenizer, and the
+//!   VQGAN (github.com/patil-suraj/vqgan-jax) as `flax_model.msgpack` and `config.json` in a folder of its own;
+//! - *min-dalle* (github.com/kuprel/min-dalle): `encoder.pt`, `decoder.pt`, `detoker.pt` with `vocab.json` and
+//!   `merges.txt`. It has no encoder of pictures.
+//!
+//! The numbers keep their precision: what the file has in 16 bits is written in 16 bits. Tensors are converted
+//! one after the other, so that no more than the file and one of them is in memory.
+
+pub mod flax;
+mod mapping;
+mod transformer;
+mod vqgan;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::Serialize;
+
+use self::mapping::Source;
+use self::transformer::FlaxConfig;
+use super::ImportReport;
+use crate::checkpoint::dalle_mini::{
+    Architecture, DalleMiniConfig, IMAGE_TOKENIZER, TRANSFORMER, WORD_FREQUENCIES,
+};
+use crate::checkpoint::pytorch::Archive;
+use crate::checkpoint::weights;
+use crate::models::ImageTokenizerConfig;
+use crate::models::parameters::shapes;
+use crate::nn::Init;
+use crate::sampling::SamplingOptions;
+use crate::text::bart::BartTokenizer;
+use crate::{Error, Result, files};
+
+const FLAX: &str = "flax_model.msgpack";
+const CONFIG: &str = "config.json";
+
+/// What an import made.
+#[derive(Clone, Debug, Serialize)]
+pub struct Imported {
+    /// The model's name.
+    pub name: String,
+    /// What became of the transformer's tensors.
+    pub transformer: ImportReport,
+    /// What became of the image tokenizer's tensors.
+    pub image_tokenizer: ImportReport,
+}
+
+/// Whether a folder looks like one of the two forms.
+pub fn is_dalle_mini(folder: &Path) -> bool {
+    min_dalle_file(folder, "decoder", "pt").is_some()
+        || (folder.join(FLAX).is_file()
+            && std::fs::read(folder.join(CONFIG))
+                .ok()
+                .and_then(|bytes| serde_json::from_slice::<FlaxConfig>(&bytes).ok())
+                .is_some_and(|config| config.is_dalle_bart()))
+}
+
+/// Imports the model in `folder` into the checkpoint folder `output`. The VQGAN is looked for in
+/// `image_tokenizer`, else in `folder`, in `vqgan/` inside it and in `vqgan/` beside it.
+pub fn import(
+    folder: &Path,
+    image_tokenizer: Option<&Path>,
+    name: &str,
+    output: &Path,
+) -> Result<Imported> {
+    let flax = folder.join(FLAX).is_file();
+    let places: Vec<PathBuf> = match image_tokenizer {
+        Some(place) => vec![place.to_owned()],
+        None => vec![
+            folder.to_owned(),
+            folder.join("vqgan"),
+            folder.join("../vqgan"),
+        ],
+    };
+    // Everything is understood before anything is written.
+    let text = tokenizer(folder)?;
+    let bytes = if flax {
+        Files::read(&[("", folder.join(FLAX))])?
+    } else {
+        let encoder = min_dalle_file(folder, "encoder", "pt");
+        let decoder = min_dalle_file(folder, "decoder", "pt");
+        Files::read(&[
+            ("encoder.", found(folder, encoder, "encoder.pt")?),
+            ("decoder.", found(folder, decoder, "decoder.pt")?),
+        ])?
+    };
+    let image_file = places
+        .iter()
+        .find_map(|place| {
+            // A folder with the transformer has a file of the same name, which is not the VQGAN's.
+            let flax = place.join(FLAX);
+            let own = flax.is_file() && !is_dalle_mini(place);
+            own.then_some(flax)
+                .or_else(|| min_dalle_file(place, "detoker", "pt"))
+        })
+        .ok_or_else(|| Error::Missing {
+            what: "the VQGAN (flax_model.msgpack with config.json, or detoker.pt)",
+            path: places[0].clone(),
+            hint: "put it into a folder vqgan/ beside the model's files".into(),
+        })?;
+    let image_bytes = Files::read(&[("", image_file.clone())])?;
+
+    let archives = bytes.archives()?;
+    let image_archives = image_bytes.archives()?;
+    let config_path = folder.join(CONFIG);
+    let flax_config: Option<FlaxConfig> = read_json(&config_path)?;
+    let source = bytes.source(&archives)?;
+    let image_source = image_bytes.source(&image_archives)?;
+    let image_length = transformer::image_length(&source, flax_config.as_ref(), folder)?;
+    let vqgan = vqgan::config(&image_source, &image_file, image_length)?;
+    let dalle = transformer::config(&source, flax_config.as_ref(), &vqgan, folder)?;
+    let config = DalleMiniConfig {
+        architecture: Architecture::DalleMini,
+        name: name.to_owned(),
+        licence: "Apache-2.0".to_owned(),
+        normalize_text: flax_config.as_ref().is_none_or(FlaxConfig::normalizes),
+        image_tokenizer: ImageTokenizerConfig::TamingVqgan(vqgan.clone()),
+        dalle_bart: dalle.clone(),
+        sampling: SamplingOptions {
+            // The published demo's (`tools/inference/inference_pipeline.ipynb`): guidance alone.
+            guidance_scale: 10.0,
+            temperature: 1.0,
+            top_k: None,
+            top_p: None,
+        },
+    };
+    config
+        .validate()
+        .map_err(|e| Error::bad_file(&config_path, e.to_string()))?;
+    text.check(&dalle)
+        .map_err(|e| Error::bad_file(folder, e.to_string()))?;
+
+    let sizes = [
+        (bytes.path(), dalle.parameters(), bytes.length()),
+        (&image_file, vqgan.parameters(), image_bytes.length()),
+    ];
+    for (path, numbers, length) in sizes {
+        if numbers > length {
+            let reason = format!("has {length} bytes, its config describes {numbers} numbers");
+            return Err(Error::bad_file(path, reason));
+        }
+    }
+
+    let mut init = Init::empty(&Device::flex());
+    let (transformer, transformer_report) =
+        transformer::plan(&source, shapes(&dalle.init(&mut init)));
+    complete(bytes.path(), &transformer_report)?;
+    let (image, image_report) = vqgan::plan(&image_source, shapes(&vqgan.init(&mut init)));
+    complete(&image_file, &image_report)?;
+
+    std::fs::create_dir_all(output).map_err(Error::io("create", output))?;
+    weights::write_lazily(&output.join(TRANSFORMER), bytes.path(), transformer)?;
+    weights::write_lazily(&output.join(IMAGE_TOKENIZER), &image_file, image)?;
+    text.save(output)?;
+    let words = folder.join(WORD_FREQUENCIES);
+    if words.is_file() {
+        let words_bytes = std::fs::read(&words).map_err(Error::io("read", &words))?;
+        files::write_atomic(output.join(WORD_FREQUENCIES), &words_bytes)?;
+    }
+    config.save(output)?;
+    Ok(Imported {
+        name: name.to_owned(),
+        transformer: transformer_report,
+        image_tokenizer: image_report,
+    })
+}
+
+fn complete(path: &Path, report: &ImportReport) -> Result<()> {
+    if report.is_complete() {
+        return Ok(());
+    }
+    let reason = format!("does not fit: {}", report.summary());
+    Err(Error::bad_file(path, reason))
+}
+
+fn tokenizer(folder: &Path) -> Result<BartTokenizer> {
+    let vocabulary = min_dalle_file(folder, "vocab", "json");
+    let merges = min_dalle_file(folder, "merges", "txt");
+    let read = |path: &Path| std::fs::read(path).map_err(Error::io("read", path));
+    match (vocabulary, merges) {
+        (Some(vocabulary), Some(merges)) => {
+            BartTokenizer::from_vocabulary(&read(&vocabulary)?, &read(&merges)?)
+                .map_err(|e| Error::bad_file(vocabulary, e.to_string()))
+        }
+        _ => {
+            let path = folder.join("tokenizer.json");
+            if !path.is_file() {
+                return Err(Error::Missing {
+                    what: "the text tokenizer (vocab.json with merges.txt, or tokenizer.json)",
+                    path: folder.to_owned(),
+                    hint: "put it beside the model's weights".into(),
+                });
+            }
+            BartTokenizer::from_bytes(&read(&path)?)
+                .map_err(|e| Error::bad_file(path, e.to_string()))
+        }
+    }
+}
+
+/// min-dalle's files of the smaller model have `_mini` behind their names where they are published.
+fn min_dalle_file(folder: &Path, stem: &str, extension: &str) -> Option<PathBuf> {
+    ["", "_mini"]
+        .iter()
+        .map(|suffix| folder.join(format!("{stem}{suffix}.{extension}")))
+        .find(|path| path.is_file())
+}
+
+fn found(folder: &Path, path: Option<PathBuf>, name: &str) -> Result<PathBuf> {
+    path.ok_or_else(|| Error::Missing {
+        what: "a file of the model",
+        path: folder.join(name),
+        hint: "give a folder with flax_model.msgpack and config.json, or with min-dalle's encoder.pt and decoder.pt".into(),
+    })
+}
+
+fn read_json(path: &Path) -> Result<Option<FlaxConfig>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| Error::bad_file(path, format!("not a DALL·E mini config: {e}")))
+}
+
+/// The weight files of a model, in memory, each with what is put in front of its tensors' names: min-dalle's
+/// encoder and decoder have the same names.
+struct Files {
+    files: Vec<(&'static str, PathBuf, Vec<u8>)>,
+}
+
+impl Files {
+    fn read(paths: &[(&'static str, PathBuf)]) -> Result<Self> {
+        let files = paths
+            .iter()
+            .map(|(prefix, path)| {
+                let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+                Ok((*prefix, path.clone(), bytes))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Files { files })
+    }
+
+    /// What errors about all of them are told of.
+    fn path(&self) -> &Path {
+        self.files
+            .last()
+            .map_or(Path::new(""), |(_, path, _)| path.as_path())
+    }
+
+    fn length(&self) -> u64 {
+        self.files
+            .iter()
+            .map(|(.., bytes)| bytes.len() as u64)
+            .sum()
+    }
+
+    fn is_flax(&self) -> bool {
+        self.path()
+            .extension()
+            .is_some_and(|extension| extension == "msgpack")
+    }
+
+    fn archives(&self) -> Result<Vec<Archive<'_>>> {
+        if self.is_flax() {
+            return Ok(Vec::new());
+        }
+        self.files
+            .iter()
+            .map(|(_, path, bytes)| Archive::parse(path, bytes, &[]))
+            .collect()
+    }
+
+    fn source<'a>(&'a self, archives: &'a [Archive<'a>]) -> Result<Source<'a>> {
+        if self.is_flax() {
+            let mut arrays = BTreeMap::new();
+            for (_, path, bytes) in &self.files {
+                arrays.extend(flax::parse(path, bytes)?);
+            }
+            return Ok(Source::Flax(arrays));
+        }
+        let mut tensors = BTreeMap::new();
+        for (archive, (prefix, ..)) in archives.iter().zip(&self.files) {
+            for (name, tensor) in archive.root().tensors()? {
+                tensors.insert(format!("{prefix}{name}"), tensor);
+            }
+        }
+        Ok(Source::Torch(tensors))
+    }
+}
+
+#[cfg(test)]
+mod tests;
