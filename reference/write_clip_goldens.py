@@ -10,7 +10,9 @@ that each of them publishes.
   embeddings, logits; of one model also the losses of ten training steps.
 """
 
+import collections
 import gzip
+import itertools
 import json
 import shutil
 import tempfile
@@ -26,7 +28,6 @@ from open_clip.transform import image_transform
 from PIL import Image
 from torchvision.transforms import CenterCrop
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from clip_captions import captions
@@ -37,23 +38,29 @@ PROMPTS = ["a red turtle", "TWO cats &amp; a dog's “hat”", "夜空下的乌�
 
 
 def train_merges(texts, count):
-    """Merges in the order in which they are learnt, from texts cleaned as OpenAI's code does."""
-    from open_clip.tokenizer import _clean_lower
-
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    pattern = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-    from tokenizers import Regex
-
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(pattern), "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    """Merges in the order in which they are learnt, the same at every run, from texts cleaned as OpenAI's code does."""
+    whole = SimpleTokenizer()
+    words = collections.Counter(
+        tuple(whole.byte_encoder[byte] for byte in piece.encode()) for text in texts for piece in whole.pat.findall(whole.clean_fn(text))
     )
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=count + 2000, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator([_clean_lower(text) for text in texts], trainer)
-    learnt = json.loads(tokenizer.to_str())["model"]["merges"]
-    return [tuple(pair) for pair in learnt[:count]]
+    words = collections.Counter({(*word[:-1], word[-1] + "</w>"): times for word, times in words.items()})
+    merges = []
+    while len(merges) < count:
+        pairs = collections.Counter()
+        for word, times in words.items():
+            for pair in itertools.pairwise(word):
+                pairs[pair] += times
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        merged = collections.Counter()
+        for word, times in words.items():
+            symbols = list(word)
+            for i in range(len(word) - 2, -1, -1):
+                if symbols[i : i + 2] == list(best):
+                    symbols[i : i + 2] = ["".join(best)]
+            merged[tuple(symbols)] += times
+        words = merged
+    return merges
 
 
 class Texts:
@@ -80,7 +87,7 @@ class Texts:
 def write_text_goldens():
     TEXT.mkdir(exist_ok=True)
     texts, left_out = captions()
-    tokenizers = Texts(train_merges(texts, 800), TEXT)
+    tokenizers = Texts(train_merges(texts, 500), TEXT)
     openai = [tokenizers.openai.encode(text) for text in texts]
     transformers = [tokenizers.transformers(text, add_special_tokens=False)["input_ids"] for text in texts]
     print(f"{len(texts)} captions, {left_out} left out, {sum(map(list.__eq__, openai, transformers))} alike in both tokenizers")
@@ -263,16 +270,16 @@ def openai(name, texts, seed):
     folder = MODELS / name
     folder.mkdir()
     vision = dict(layers=1, width=64, patch_size=5, image_size=15)
-    model = build(24, vision, dict(context_length=16, vocab_size=texts.size, width=64, heads=1, layers=1), True, seed)
+    model = build(24, vision, dict(context_length=24, vocab_size=texts.size, width=64, heads=1, layers=1), True, seed)
     # Rounded to half precision, computed in single.
     convert_weights_to_fp16(model)
     model.float()
     images, outputs = open_clip_outputs(model, texts, 15)
     model.forward = lambda image, text: model.encode_image(image) @ model.encode_text(text).T
     del model.context_length, model.vocab_size
-    for buffer, value in [("input_resolution", 15), ("context_length", 16), ("vocab_size", texts.size)]:
+    for buffer, value in [("input_resolution", 15), ("context_length", 24), ("vocab_size", texts.size)]:
         model.register_buffer(buffer, torch.tensor(value))
-    traced = torch.jit.trace(model, (torch.zeros(1, 3, 15, 15), torch.zeros(1, 16, dtype=torch.long)), check_trace=False)
+    traced = torch.jit.trace(model, (torch.zeros(1, 3, 15, 15), torch.zeros(1, 24, dtype=torch.long)), check_trace=False)
     # Parameters are shared with the traced module, which is only saved from here on.
     convert_weights_to_fp16(model)
     traced.save(str(folder / "small.pt"))

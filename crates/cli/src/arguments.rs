@@ -8,6 +8,7 @@ use impasto::checkpoint::ModelSource;
 use impasto::data::scenes::{Sources, World};
 use impasto::device::{self, Device};
 use impasto::pipeline::Pipeline;
+use impasto::rank::Ranker;
 use impasto::sampling::SamplingOptions;
 
 use crate::terminal;
@@ -61,6 +62,25 @@ impl ModelFlags {
         source.config()?;
         let device = self.device.select()?;
         Ok(Pipeline::load(&source, &device)?)
+    }
+}
+
+/// Which CLIP, and where it runs.
+#[derive(Args)]
+pub struct ClipFlags {
+    /// A CLIP's name, or the folder of one
+    #[arg(long = "clip", value_name = "NAME|DIR", default_value = impasto::checkpoint::EMBEDDED_CLIP)]
+    clip: String,
+    #[command(flatten)]
+    device: DeviceFlags,
+}
+
+impl ClipFlags {
+    /// Loads it.
+    pub fn load(&self) -> Result<Ranker> {
+        let source = ModelSource::parse(&self.clip)?;
+        let device = self.device.select()?;
+        Ok(Ranker::load(&source, &device)?)
     }
 }
 

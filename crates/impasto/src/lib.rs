@@ -32,6 +32,7 @@ pub mod edit;
 
 pub mod pipeline;
 pub mod provenance;
+pub mod rank;
 
 // Making models, and judging them.
 pub mod train;

@@ -47,6 +47,9 @@ pub struct Settings {
     pub width: usize,
     /// Height in pixels.
     pub height: usize,
+    /// Cosine of picture and prompt in a CLIP's space, where it was chosen by that.
+    #[serde(default)]
+    pub clip_score: Option<f32>,
     /// The program and its version.
     pub version: String,
 }
@@ -71,6 +74,10 @@ impl Settings {
         ];
         pairs.extend(sampling.top_k.map(|top_k| ("Top-k", top_k.to_string())));
         pairs.extend(sampling.top_p.map(|top_p| ("Top-p", top_p.to_string())));
+        pairs.extend(
+            self.clip_score
+                .map(|score| ("CLIP score", score.to_string())),
+        );
         pairs.push(("Version", self.version.clone()));
         let line: Vec<String> = pairs
             .into_iter()
@@ -128,6 +135,9 @@ impl Settings {
             model: required("Model")?.to_owned(),
             width: number("Size", width)?,
             height: number("Size", height)?,
+            clip_score: optional("CLIP score")
+                .map(|(key, text)| number(key, text))
+                .transpose()?,
             version: required("Version")?.to_owned(),
         })
     }
@@ -343,6 +353,7 @@ mod tests {
             model: "impasto-mini".to_owned(),
             width: 64,
             height: 64,
+            clip_score: Some(0.25),
             version: "impasto 0.1.0".to_owned(),
         }
     }

@@ -28,6 +28,7 @@ fn main() {
     let isas: &[Isa] = match isa() {
         Isa::Avx512 => &[Isa::Avx512, Isa::Avx2],
         Isa::Avx2 => &[Isa::Avx2],
+        Isa::Neon => &[Isa::Neon],
         Isa::Portable => &[Isa::Portable],
     };
     println!(

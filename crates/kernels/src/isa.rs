@@ -11,6 +11,20 @@ pub enum Isa {
     Avx2,
     /// AVX-512F, with AVX2 and FMA.
     Avx512,
+    /// NEON, on 64-bit ARM.
+    Neon,
+}
+
+impl Isa {
+    /// Whether this processor has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            Isa::Avx2 => matches!(isa(), Isa::Avx2 | Isa::Avx512),
+            Isa::Avx512 => isa() == Isa::Avx512,
+            Isa::Neon => isa() == Isa::Neon,
+        }
+    }
 }
 
 /// The best instruction set of this processor, found once.
@@ -26,6 +40,17 @@ pub fn isa() -> Isa {
                 return Isa::Avx2;
             }
         }
+        if cfg!(target_arch = "aarch64") {
+            return Isa::Neon;
+        }
         Isa::Portable
     })
+}
+
+/// All instruction sets of this processor.
+#[cfg(test)]
+pub(crate) fn isas() -> Vec<Isa> {
+    let mut all = vec![Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon];
+    all.retain(|isa| isa.is_available());
+    all
 }

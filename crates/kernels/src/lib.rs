@@ -6,12 +6,13 @@
 //!   own reduction only: never on the rows beside it, the number of threads or the instruction set's
 //!   tile. A row computed alone equals the same row of a batch, bit for bit. (Gradients of weights are
 //!   sums over all rows; they do not depend on the threads either.)
-//! - **Run-time dispatch.** One generic binary holds AVX-512, AVX2 and portable versions. The first two
-//!   agree bit for bit (same fused multiply-adds in the same order); the portable one rounds its
-//!   products, and agrees to rounding.
+//! - **Run-time dispatch.** One generic binary holds AVX-512, AVX2, NEON and portable versions, whatever
+//!   of them the processor's family has. The vector versions agree bit for bit (same fused multiply-adds
+//!   in the same order); the portable one rounds its products, and agrees to rounding.
 
 pub mod adamw;
 pub mod attention;
+pub mod bf16;
 pub mod conv2d;
 pub mod cross_entropy;
 pub mod gemm;
@@ -19,9 +20,11 @@ pub mod group_norm;
 mod isa;
 pub mod linear;
 pub mod memory;
+pub mod quantised;
 pub mod rms_norm;
 pub mod self_attention;
 mod shared;
+mod simd;
 pub mod swiglu;
 mod vector;
 

@@ -106,9 +106,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
                 } else {
                     String::new()
                 };
+                // A caption a line, whatever a model tells.
+                let words: Vec<&str> = told.text.split_whitespace().collect();
                 terminal::result(format_args!(
                     "{name}{}\t{:.4} nats in {} tokens",
-                    told.text, told.log_likelihood, told.tokens
+                    words.join(" "),
+                    told.log_likelihood,
+                    told.tokens
                 ))?;
             }
         }

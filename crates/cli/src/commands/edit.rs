@@ -396,6 +396,7 @@ impl DrawingFlags {
                     model: model.config.name.clone(),
                     width: picture.width(),
                     height: picture.height(),
+                    clip_score: None,
                     version: provenance::version(),
                 };
                 let bytes = provenance::encode_samples(

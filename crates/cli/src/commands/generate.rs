@@ -6,14 +6,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
+use impasto::checkpoint::{EMBEDDED_CLIP, ModelSource};
 use impasto::image::{Format, Picture};
 use impasto::models::dalle::Order;
 use impasto::pipeline::{Drawn, GenerateRequest, Pipeline, Timings};
 use impasto::provenance::{self, Settings};
+use impasto::rank::Ranker;
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
 use crate::arguments::{ModelFlags, SamplingFlags, prompt};
+use crate::failure::Usage;
 use crate::{outputs, preview, terminal};
 
 /// Draw pictures of what the prompts say
@@ -31,6 +34,12 @@ pub struct Arguments {
     #[arg(short, long = "count", value_name = "N", default_value = "1",
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
     n: u32,
+    /// Draw this many of each prompt and keep those that a CLIP finds nearest to it
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    best_of: Option<u32>,
+    /// The CLIP that chooses: a name, or a folder that `train clip` or `import` wrote
+    #[arg(long, value_name = "NAME|DIR", default_value = EMBEDDED_CLIP)]
+    clip: String,
     /// Seed of the first picture of each prompt [default: random, and told]
     #[arg(long, allow_negative_numbers = true)]
     seed: Option<u64>,
@@ -79,12 +88,16 @@ struct ReportedPicture {
     prompt: String,
     seed: u64,
     log_likelihood: f64,
+    /// Cosine of picture and prompt, where a CLIP chose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clip_score: Option<f32>,
 }
 
 /// A picture that was drawn and where it is written.
 struct Made {
     prompt: String,
     drawn: Drawn,
+    clip_score: Option<f32>,
     /// The grid's where all pictures are in one.
     path: PathBuf,
 }
@@ -93,6 +106,7 @@ struct Made {
 struct Work<'a> {
     arguments: &'a Arguments,
     pipeline: &'a Pipeline,
+    ranker: Option<Ranker>,
     sampling: SamplingOptions,
     seed: u64,
     target: outputs::Target,
@@ -111,10 +125,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
     };
     let (target, format) = outputs::plan(arguments.output.as_deref(), arguments.format, files)?;
     let protocol = arguments.preview.then(preview::detect).transpose()?;
+    let chooser = arguments.chooser()?;
     let pipeline = arguments.model.load()?;
     let work = Work {
         arguments: &arguments,
         pipeline: &pipeline,
+        ranker: chooser
+            .map(|source| Ranker::load(&source, &pipeline.model.device))
+            .transpose()?,
         sampling: arguments.sampling.over(&pipeline.model.config.sampling),
         seed: arguments.seed.unwrap_or_else(random_seed),
         target,
@@ -137,6 +155,24 @@ pub fn run(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
+impl Arguments {
+    /// The CLIP that chooses among more pictures than are kept.
+    fn chooser(&self) -> Result<Option<ModelSource>> {
+        match self.best_of {
+            None => Ok(None),
+            Some(drawn) if drawn < self.n => Err(Usage::new(
+                format!(
+                    "--best-of {drawn} draws fewer pictures than --count {} keeps",
+                    self.n
+                ),
+                "draw as many as are kept, or more",
+            )
+            .into()),
+            Some(_) => Ok(Some(ModelSource::parse(&self.clip)?)),
+        }
+    }
+}
+
 impl Work<'_> {
     /// All prompts before any work: the last one being too long should not cost the others' time.
     fn check_prompts(&self) -> Result<()> {
@@ -146,13 +182,16 @@ impl Work<'_> {
             model
                 .text
                 .encode_caption(prompt, length, self.arguments.truncate)?;
+            if let Some(ranker) = &self.ranker {
+                ranker.check_caption(prompt, self.arguments.truncate)?;
+            }
         }
         Ok(())
     }
 
     /// Draws all prompts; unless they go into a grid, pictures are written prompt by prompt.
     fn draw(&self) -> Result<(Vec<Made>, Timings)> {
-        let n = self.arguments.n as usize;
+        let n = self.arguments.best_of.unwrap_or(self.arguments.n) as usize;
         let prompts = &self.arguments.prompts;
         let tokens = self.pipeline.model.config.dalle.image_length() * n;
         let bar = terminal::bar((tokens * prompts.len()) as u64, "tokens")?;
@@ -181,10 +220,10 @@ impl Work<'_> {
             timings.text += took.text;
             timings.decode += took.decode;
             timings.pixels += took.pixels;
-            for drawn in pictures {
+            for (drawn, clip_score) in self.kept(prompt, pictures)? {
                 let mut path = PathBuf::new();
                 if !self.arguments.grid {
-                    let settings = self.settings(prompt, &drawn, &drawn.picture);
+                    let settings = self.settings(prompt, &drawn, clip_score, &drawn.picture);
                     path = self.write(&drawn.picture, prompt, &settings)?;
                     // Told at once: it stays there if a later prompt fails or is stopped.
                     bar.suspend(|| self.tell(&path))?;
@@ -192,12 +231,30 @@ impl Work<'_> {
                 made.push(Made {
                     prompt: prompt.clone(),
                     drawn,
+                    clip_score,
                     path,
                 });
             }
         }
         bar.finish_and_clear();
         Ok((made, timings))
+    }
+
+    /// The pictures that are kept, the best first where a CLIP chooses.
+    fn kept(&self, prompt: &str, drawn: Vec<Drawn>) -> Result<Vec<(Drawn, Option<f32>)>> {
+        let Some(ranker) = &self.ranker else {
+            return Ok(drawn.into_iter().map(|drawn| (drawn, None)).collect());
+        };
+        let pictures: Vec<Picture> = drawn.iter().map(|drawn| drawn.picture.clone()).collect();
+        let caption = [prompt.to_owned()];
+        let scores = ranker.score(&caption, &pictures, self.arguments.truncate)?;
+        let mut drawn: Vec<Option<Drawn>> = drawn.into_iter().map(Some).collect();
+        Ok(scores
+            .best_pictures(0)
+            .into_iter()
+            .take(self.arguments.n as usize)
+            .filter_map(|index| Some((drawn[index].take()?, Some(scores.cosine(index, 0)))))
+            .collect())
     }
 
     /// All pictures in one: a row a prompt where there are several of each, else nearly square.
@@ -218,7 +275,7 @@ impl Work<'_> {
             return Ok(());
         };
         let prompts = self.arguments.prompts.join("\n");
-        let settings = self.settings(&prompts, &first.drawn, &grid);
+        let settings = self.settings(&prompts, &first.drawn, first.clip_score, &grid);
         let path = self.write(&grid, &first.prompt, &settings)?;
         self.tell(&path)?;
         for made in made {
@@ -243,7 +300,13 @@ impl Work<'_> {
     }
 
     /// What is written into the file of `picture`, which shows what was `drawn`.
-    fn settings(&self, prompt: &str, drawn: &Drawn, picture: &Picture) -> Settings {
+    fn settings(
+        &self,
+        prompt: &str,
+        drawn: &Drawn,
+        clip_score: Option<f32>,
+        picture: &Picture,
+    ) -> Settings {
         Settings {
             prompt: prompt.to_owned(),
             seed: drawn.seed,
@@ -256,6 +319,7 @@ impl Work<'_> {
             model: self.pipeline.model.config.name.clone(),
             width: picture.width,
             height: picture.height,
+            clip_score,
             version: provenance::version(),
         }
     }
@@ -266,6 +330,7 @@ impl Work<'_> {
             prompt: made.prompt,
             seed: made.drawn.seed,
             log_likelihood: made.drawn.log_likelihood,
+            clip_score: made.clip_score,
         };
         Report {
             model: &self.pipeline.model.config.name,

@@ -128,7 +128,10 @@ struct Listed {
 }
 
 fn list(folder: &Path, json: bool) -> Result<()> {
-    let mut sources = vec![(EMBEDDED_NAME.to_owned(), ModelSource::Embedded)];
+    let mut sources = vec![(
+        EMBEDDED_NAME.to_owned(),
+        ModelSource::Embedded(EMBEDDED_NAME),
+    )];
     match std::fs::read_dir(folder) {
         Ok(entries) => {
             let mut folders = Vec::new();

@@ -154,6 +154,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             model: model.config.name.clone(),
             width: drawn.picture.width,
             height: drawn.picture.height,
+            clip_score: None,
             version: provenance::version(),
         };
         let text = settings.parameters();

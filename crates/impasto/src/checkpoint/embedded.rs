@@ -1,25 +1,36 @@
-//! The model inside the program: the files of `models/impasto-mini`.
+//! The models inside the program: files of `models/`.
+
+use super::model::EMBEDDED_NAME;
+
+type Files = &'static [(&'static str, &'static [u8])];
 
 macro_rules! embedded {
-    ($name:literal) => {
-        (
+    ($model:literal: $($name:literal),+) => {
+        &[$((
             $name,
-            include_bytes!(concat!("../../../../models/impasto-mini/", $name)).as_slice(),
-        )
+            include_bytes!(concat!("../../../../models/", $model, "/", $name)).as_slice(),
+        )),+]
     };
 }
 
-const FILES: [(&str, &[u8]); 5] = [
-    embedded!("config.json"),
-    embedded!("tokenizer.json"),
-    embedded!("dalle.safetensors"),
-    embedded!("image_tokenizer.safetensors"),
-    embedded!("MODEL_CARD.md"),
-];
+const MODELS: [(&str, Files); 1] = [(
+    EMBEDDED_NAME,
+    embedded!("impasto-mini": "config.json", "tokenizer.json", "dalle.safetensors",
+        "image_tokenizer.safetensors", "MODEL_CARD.md"),
+)];
 
-/// One of its files.
-pub fn file(name: &str) -> Option<&'static [u8]> {
-    FILES
+/// The name as the program knows it, if the model is in it.
+pub fn find(model: &str) -> Option<&'static str> {
+    MODELS
+        .iter()
+        .find(|(known, _)| *known == model)
+        .map(|(known, _)| *known)
+}
+
+/// One of a model's files.
+pub fn file(model: &str, name: &str) -> Option<&'static [u8]> {
+    let (_, files) = MODELS.iter().find(|(known, _)| *known == model)?;
+    files
         .iter()
         .find(|(known, _)| *known == name)
         .map(|(_, bytes)| *bytes)

@@ -12,4 +12,4 @@ pub mod stored;
 pub mod weights;
 
 pub use clip::{ClipModel, ClipModelConfig};
-pub use model::{EMBEDDED_NAME, Model, ModelConfig, ModelSource};
+pub use model::{EMBEDDED_CLIP, EMBEDDED_NAME, Model, ModelConfig, ModelSource};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::weights;
+use super::{embedded, weights};
 use crate::models::{Dalle, DalleConfig, ImageTokenizer, ImageTokenizerConfig};
 use crate::nn::Init;
 use crate::sampling::SamplingOptions;
@@ -64,14 +64,16 @@ impl ModelConfig {
 /// Where a model comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
-    /// The one inside the program.
-    Embedded,
+    /// One inside the program, by its name.
+    Embedded(&'static str),
     /// A checkpoint directory.
     Dir(PathBuf),
 }
 
-/// The embedded model's name.
+/// The embedded model that draws.
 pub const EMBEDDED_NAME: &str = "impasto-mini";
+/// The embedded CLIP.
+pub const EMBEDDED_CLIP: &str = "impasto-clip";
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
@@ -81,8 +83,8 @@ const IMAGE_TOKENIZER: &str = "image_tokenizer.safetensors";
 impl ModelSource {
     /// A model by its name or directory.
     pub fn parse(text: &str) -> Result<Self> {
-        if text == EMBEDDED_NAME {
-            return Ok(ModelSource::Embedded);
+        if let Some(name) = embedded::find(text) {
+            return Ok(ModelSource::Embedded(name));
         }
         let path = PathBuf::from(text);
         if path.is_dir() {
@@ -92,7 +94,7 @@ impl ModelSource {
             what: "model",
             path,
             hint: format!(
-                "give a checkpoint directory, or {EMBEDDED_NAME}; `impasto model list` shows what is here"
+                "give a checkpoint directory, {EMBEDDED_NAME}, or {EMBEDDED_CLIP} for a CLIP; `impasto model list` shows what is here"
             ),
         })
     }
@@ -100,15 +102,13 @@ impl ModelSource {
     /// One of the model's files.
     pub fn read(&self, name: &'static str) -> Result<Cow<'static, [u8]>> {
         match self {
-            ModelSource::Embedded => {
-                super::embedded::file(name)
-                    .map(Cow::Borrowed)
-                    .ok_or_else(|| Error::Missing {
-                        what: "file of the embedded model",
-                        path: name.into(),
-                        hint: "build the program with the models/ folder of its repository".into(),
-                    })
-            }
+            ModelSource::Embedded(model) => embedded::file(model, name)
+                .map(Cow::Borrowed)
+                .ok_or_else(|| Error::Missing {
+                    what: "file of the embedded model",
+                    path: name.into(),
+                    hint: "build the program with the models/ folder of its repository".into(),
+                }),
             ModelSource::Dir(dir) => {
                 let path = dir.join(name);
                 std::fs::read(&path)
@@ -121,7 +121,7 @@ impl ModelSource {
     /// How the file is named in errors.
     pub fn path(&self, name: &str) -> PathBuf {
         match self {
-            ModelSource::Embedded => Path::new(EMBEDDED_NAME).join(name),
+            ModelSource::Embedded(model) => Path::new(model).join(name),
             ModelSource::Dir(dir) => dir.join(name),
         }
     }
@@ -142,7 +142,7 @@ impl ModelSource {
         let mut total = 0;
         for name in [DALLE, IMAGE_TOKENIZER] {
             total += match self {
-                ModelSource::Embedded => self.read(name)?.len() as u64,
+                ModelSource::Embedded(_) => self.read(name)?.len() as u64,
                 ModelSource::Dir(dir) => {
                     let path = dir.join(name);
                     std::fs::metadata(&path)

@@ -385,10 +385,13 @@ fn named_things(world: &World, text: &str) -> Vec<usize> {
         });
         names
             .filter(|(name, _)| {
+                let Some(behind) = rest.strip_prefix(name) else {
+                    return false;
+                };
+                // Chinese has no spaces between words.
                 let english = name.starts_with(letter);
-                let begins = !english || !text[..at].ends_with(letter);
-                let ends = !english || !rest[name.len().min(rest.len())..].starts_with(letter);
-                !name.is_empty() && rest.starts_with(name) && begins && ends
+                let whole = !text[..at].ends_with(letter) && !behind.starts_with(letter);
+                !name.is_empty() && (!english || whole)
             })
             .map(|(name, index)| (name.len(), index))
             .max()

@@ -1,6 +1,16 @@
 //! From a file's tensors to a model's parameters, one by one, with an account of it.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::TensorData;
 use serde::Serialize;
+
+use super::weights::Tensors;
+use crate::checkpoint::stored::StoredTensor;
+use crate::models::parameters::{self, Parameters};
+use crate::{Error, Result};
 
 /// What became of a file's tensors, by the file's names.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -63,5 +73,151 @@ fn more(count: usize, what: &str) -> String {
     match count {
         1 => String::new(),
         _ => format!(" and {} {what}", count - 1),
+    }
+}
+
+/// Gives tensors our names and layouts.
+pub struct Mapping<'a> {
+    path: PathBuf,
+    tensors: Tensors<'a>,
+    expected: BTreeMap<String, Vec<usize>>,
+    parameters: Parameters,
+    report: ImportReport,
+}
+
+impl<'a> Mapping<'a> {
+    /// From the tensors of `path` to the parameters of `module`.
+    pub fn new<M: Module>(path: &Path, tensors: Tensors<'a>, module: &M) -> Self {
+        Mapping {
+            path: path.to_owned(),
+            tensors,
+            expected: parameters::shapes(module),
+            parameters: Parameters::new(),
+            report: ImportReport::default(),
+        }
+    }
+
+    /// A parameter of the same layout, whose shape may differ in how it is grouped: a convolution over
+    /// patches is a matrix.
+    pub fn same(&mut self, ours: &str, theirs: &str) -> Result<()> {
+        let expected = self.expected(ours)?;
+        if let Some(tensor) = self.take(theirs, &expected) {
+            let values = self.finite(theirs, &tensor)?;
+            self.set(ours, expected, values);
+        }
+        Ok(())
+    }
+
+    /// A matrix that lies the other way: ours is `[in, out]`, PyTorch's layers' is `[out, in]`.
+    pub fn transposed(&mut self, ours: &str, theirs: &str) -> Result<()> {
+        self.side_by_side(ours, &[theirs])
+    }
+
+    /// Several of PyTorch's matrices or biases of one input, as one.
+    pub fn side_by_side(&mut self, ours: &str, theirs: &[&str]) -> Result<()> {
+        let expected = self.expected(ours)?;
+        // A bias is a matrix without its input.
+        let (inputs, outputs) = match expected[..] {
+            [inputs, outputs] => (Some(inputs), outputs),
+            [outputs] => (None, outputs),
+            _ => return Err(self.bad(format!("parameter {ours} is no matrix"))),
+        };
+        let part = outputs / theirs.len();
+        let shape: Vec<usize> = [part].into_iter().chain(inputs).collect();
+        let rows = inputs.unwrap_or(1);
+        let mut whole = vec![0.0f32; rows * outputs];
+        let mut found = true;
+        for (i, name) in theirs.iter().enumerate() {
+            let Some(tensor) = self.take(name, &shape) else {
+                found = false;
+                continue;
+            };
+            let values = self.finite(name, &tensor)?;
+            for (output, row) in values.chunks_exact(rows).enumerate() {
+                for (input, &value) in row.iter().enumerate() {
+                    whole[input * outputs + i * part + output] = value;
+                }
+            }
+        }
+        if found {
+            self.set(ours, expected, whole);
+        }
+        Ok(())
+    }
+
+    /// A tensor that says nothing the model does not know, if it is there.
+    pub fn ignore(&mut self, theirs: &str) {
+        if self.tensors.remove(theirs).is_some() {
+            self.report.ignored.push(theirs.to_owned());
+        }
+    }
+
+    /// Sets the parameters of the module that this was made for; the error tells what did not fit.
+    pub fn finish<M: Module>(mut self, module: M) -> Result<(M, ImportReport)> {
+        self.report.unused = self.tensors.keys().cloned().collect();
+        if !self.report.is_complete() {
+            return Err(self.bad(format!("does not fit: {}", self.report.summary())));
+        }
+        let (module, loaded) = parameters::load(module, self.parameters);
+        if !loaded.is_complete() {
+            let reason = format!("does not fit: {}", loaded.summary());
+            return Err(Error::bad_file(self.path, reason));
+        }
+        Ok((module, self.report))
+    }
+
+    fn bad(&self, reason: String) -> Error {
+        Error::bad_file(&self.path, reason)
+    }
+
+    fn expected(&self, ours: &str) -> Result<Vec<usize>> {
+        let shape = self.expected.get(ours).cloned();
+        shape.ok_or_else(|| self.bad(format!("the model has no parameter {ours}")))
+    }
+
+    /// Takes a tensor out, unless it is not there or has another shape.
+    fn take(&mut self, theirs: &str, expected: &[usize]) -> Option<StoredTensor<'a>> {
+        let Some(tensor) = self.tensors.remove(theirs) else {
+            self.report.missing.push(theirs.to_owned());
+            return None;
+        };
+        let found = tensor.shape();
+        let numbers = |shape: &[usize]| shape.iter().product::<usize>();
+        // Groups may differ, the first and the number of all may not.
+        let fits = found == expected
+            || (numbers(found) == numbers(expected)
+                && (found.first() == expected.first() || found.is_empty()));
+        if !fits {
+            self.report.misshapen.push(Misshapen {
+                name: theirs.to_owned(),
+                expected: expected.to_vec(),
+                found: found.to_vec(),
+            });
+            return None;
+        }
+        self.report.applied.push(theirs.to_owned());
+        Some(tensor)
+    }
+
+    fn finite(&self, theirs: &str, tensor: &StoredTensor<'_>) -> Result<Vec<f32>> {
+        if !tensor.element().is_float() {
+            return Err(self.bad(format!(
+                "tensor {theirs} holds {:?}, expected floats",
+                tensor.element()
+            )));
+        }
+        let values = tensor.floats();
+        match values.iter().position(|value| !value.is_finite()) {
+            Some(at) => Err(self.bad(format!(
+                "tensor {theirs} holds {} at index {at}, expected finite numbers",
+                values[at]
+            ))),
+            None => Ok(values),
+        }
+    }
+
+    fn set(&mut self, ours: &str, shape: Vec<usize>, values: Vec<f32>) {
+        self.parameters
+            .insert(ours.to_owned(), TensorData::new(values, shape));
     }
 }

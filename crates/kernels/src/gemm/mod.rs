@@ -8,7 +8,7 @@
 //! threads.
 
 pub(crate) mod pack;
-mod skinny;
+pub(crate) mod skinny;
 mod tile;
 
 use std::marker::PhantomData;
@@ -17,6 +17,11 @@ use rayon::prelude::*;
 
 use crate::isa::{Isa, isa};
 use crate::shared::{SharedPtr, with_scratch};
+#[cfg(target_arch = "aarch64")]
+use crate::simd::Neon;
+use crate::simd::Portable;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, Avx512};
 use pack::Columns;
 use tile::Tile;
 
@@ -75,6 +80,25 @@ impl<'a> Matrix<'a> {
         self.cols
     }
 
+    /// An element.
+    #[inline(always)]
+    pub(crate) fn at(&self, row: usize, col: usize) -> f32 {
+        self.data[row * self.row_stride + col * self.col_stride]
+    }
+
+    /// A row, and zeros behind it.
+    pub(crate) fn copy_row(&self, row: usize, to: &mut [f32]) {
+        let (to, rest) = to.split_at_mut(self.cols);
+        rest.fill(0.0);
+        if self.col_stride == 1 {
+            to.copy_from_slice(&self.data[row * self.row_stride..][..self.cols]);
+        } else {
+            for (col, to) in to.iter_mut().enumerate() {
+                *to = self.at(row, col);
+            }
+        }
+    }
+
     /// The same elements with rows and columns exchanged.
     pub fn transposed(self) -> Self {
         Self {
@@ -90,10 +114,10 @@ impl<'a> Matrix<'a> {
 /// A matrix to write to: rows are contiguous.
 #[derive(Debug)]
 pub struct MatrixMut<'a> {
-    data: *mut f32,
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
+    pub(crate) data: *mut f32,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) row_stride: usize,
     memory: PhantomData<&'a mut [f32]>,
 }
 
@@ -144,6 +168,22 @@ impl<'a> MatrixMut<'a> {
     }
 }
 
+impl MatrixMut<'_> {
+    /// The product of matrices without anything between them: zeros, or what is there.
+    pub(crate) fn clear(self, into: Into) {
+        if into == Into::Overwrite {
+            for row in 0..self.rows {
+                // SAFETY: a row of the result, which is borrowed mutably; zero bits are 0.0.
+                unsafe {
+                    self.data
+                        .add(row * self.row_stride)
+                        .write_bytes(0, self.cols)
+                };
+            }
+        }
+    }
+}
+
 /// What becomes of the result's previous content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Into {
@@ -171,12 +211,10 @@ pub fn gemm_serial(a: Matrix, b: Matrix, c: MatrixMut, into: Into) {
 /// # Panics
 /// If this processor lacks it.
 pub fn gemm_with_isa(which: Isa, a: Matrix, b: Matrix, c: MatrixMut, into: Into) {
-    let has = match which {
-        Isa::Portable => true,
-        Isa::Avx2 => isa() != Isa::Portable,
-        Isa::Avx512 => isa() == Isa::Avx512,
-    };
-    assert!(has, "{which:?} is not offered by this processor");
+    assert!(
+        which.is_available(),
+        "{which:?} is not offered by this processor"
+    );
     run(which, true, a, b, c, into);
 }
 
@@ -187,30 +225,39 @@ fn run(isa: Isa, parallel: bool, a: Matrix, b: Matrix, c: MatrixMut, into: Into)
         return;
     }
     if a.cols == 0 {
-        if into == Into::Overwrite {
-            for row in 0..c.rows {
-                // SAFETY: a row of the result, which is borrowed mutably.
-                unsafe { c.data.add(row * c.row_stride).write_bytes(0, c.cols) };
-            }
-        }
-        return;
+        return c.clear(into);
     }
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => product::<tile::Avx512>(parallel, a, b, c, into),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => product::<tile::Avx2>(parallel, a, b, c, into),
-        _ => product::<tile::Portable>(parallel, a, b, c, into),
-    }
-}
-
-fn product<T: Tile>(parallel: bool, a: Matrix, b: Matrix, c: MatrixMut, into: Into) {
     let work = a.rows * b.cols * a.cols;
     let parallel = parallel && rayon::current_num_threads() > 1 && work >= PARALLEL_FROM;
     if a.rows <= skinny::MAX_ROWS && b.col_stride == 1 {
-        return skinny::run::<T>(parallel, a, b, c, into);
+        // SAFETY: the elements lie in the slice, which stays borrowed.
+        let b = unsafe {
+            skinny::Rows::<f32>::new(b.data.as_ptr().cast(), b.rows, b.cols, b.row_stride)
+        };
+        return skinny::run(isa, parallel, a, &b, c, into);
     }
-    blocked::<T>(parallel, a, &b, c, into);
+    by_blocks(isa, parallel, a, &b, c, into);
+}
+
+/// The product by blocks, of a `B` that may be made up while it is packed. The shapes match and none is
+/// zero, and the processor has the instruction set.
+pub(crate) fn by_blocks(
+    isa: Isa,
+    parallel: bool,
+    a: Matrix,
+    b: &impl Columns,
+    c: MatrixMut,
+    into: Into,
+) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => blocked::<Avx512>(parallel, a, b, c, into),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => blocked::<Avx2>(parallel, a, b, c, into),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => blocked::<Neon>(parallel, a, b, c, into),
+        _ => blocked::<Portable>(parallel, a, b, c, into),
+    }
 }
 
 /// [`gemm_serial`] with a `B` that is made up while it is packed; always by blocks.
@@ -228,13 +275,7 @@ pub(crate) fn gemm_packing(a: Matrix, b: &impl Columns, c: MatrixMut, into: Into
         );
         return;
     }
-    match isa() {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => blocked::<tile::Avx512>(false, a, b, c, into),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => blocked::<tile::Avx2>(false, a, b, c, into),
-        _ => blocked::<tile::Portable>(false, a, b, c, into),
-    }
+    by_blocks(isa(), false, a, b, c, into);
 }
 
 /// Rows of `k` that a packed panel of `B` has: 32 KiB of the L1 cache at most.
@@ -339,10 +380,10 @@ fn blocked<T: Tile>(parallel: bool, a: Matrix, b: &impl Columns, c: MatrixMut, i
                                         if in_place {
                                             let lda = a.row_stride;
                                             let ap = a.data.as_ptr().add((i0 + ip) * lda + k0 + p0);
-                                            T::run_rows(kc, ap, lda, bp, at, ldc, tm, tn, load);
+                                            T::run::<true>(kc, ap, lda, bp, at, ldc, tm, tn, load);
                                         } else {
                                             let ap = packed_a[ip * kc..][..kc * T::MR].as_ptr();
-                                            T::run(kc, ap, bp, at, ldc, tm, tn, load);
+                                            T::run::<false>(kc, ap, 0, bp, at, ldc, tm, tn, load);
                                         }
                                     }
                                 }

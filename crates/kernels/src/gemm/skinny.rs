@@ -1,58 +1,143 @@
-//! Products with few rows of `A`: every element of `B` is read once, in place, by sweeps over several
-//! of its rows at a time, and the few rows of C stay in the cache.
+//! Products with few rows of `A`: every element of `B` is read once, in place, by sweeps along some of
+//! its rows at a time, and the few rows of C stay in the cache.
+
+use std::marker::PhantomData;
 
 use rayon::prelude::*;
 
-use super::tile::Tile;
 use super::{Into, Matrix, MatrixMut};
+use crate::isa::Isa;
 use crate::shared::{SharedPtr, with_scratch};
+#[cfg(target_arch = "aarch64")]
+use crate::simd::Neon;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, Avx512};
+use crate::simd::{Kernel, Portable, Vector};
 
 /// Rows of `A` up to which sweeping beats packing `B`.
-pub(super) const MAX_ROWS: usize = 16;
+pub(crate) const MAX_ROWS: usize = 16;
 
-/// Columns a sweep covers: with four rows of C, 16 KiB of the L1 cache.
+/// Most columns of a task: with eight rows of C, 32 KiB.
 const COLUMNS: usize = 1024;
 
-/// Rows of `B` in one sweep: as many streams as the prefetcher follows.
-const STEP: usize = 8;
+/// Rows of `B` in one sweep: as many streams as the processor follows.
+const DEPTH: usize = 8;
 
-pub(super) fn run<T: Tile>(parallel: bool, a: Matrix, b: Matrix, c: MatrixMut, into: Into) {
+/// How the elements of `B` are stored.
+pub(crate) trait Element: Sync {
+    /// Bytes of one.
+    const SIZE: usize;
+
+    /// Reads a register of them, or the first `n`.
+    ///
+    /// # Safety
+    /// As for [`Vector::load`] and [`Vector::load_first`].
+    unsafe fn load<V: Vector>(at: *const u8) -> V;
+
+    /// See [`Self::load`].
+    #[allow(clippy::missing_safety_doc)]
+    unsafe fn load_first<V: Vector>(at: *const u8, n: usize) -> V;
+}
+
+impl Element for f32 {
+    const SIZE: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load<V: Vector>(at: *const u8) -> V {
+        unsafe { V::load(at.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_first<V: Vector>(at: *const u8, n: usize) -> V {
+        unsafe { V::load_first(at.cast(), n) }
+    }
+}
+
+/// A matrix whose rows are contiguous, `stride` elements apart.
+pub(crate) struct Rows<'a, E> {
+    data: SharedPtr<u8>,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    memory: PhantomData<&'a E>,
+}
+
+impl<'a, E: Element> Rows<'a, E> {
+    /// # Safety
+    /// For as long as `'a`, the elements `[i, j]` at `data + i · stride + j` may be read.
+    pub(crate) unsafe fn new(data: *const u8, rows: usize, cols: usize, stride: usize) -> Self {
+        Self {
+            data: SharedPtr::new(data.cast_mut()),
+            rows,
+            cols,
+            stride,
+            memory: PhantomData,
+        }
+    }
+
+    fn at(&self, i: usize, j: usize) -> *const u8 {
+        debug_assert!(i < self.rows && j < self.cols);
+        // SAFETY: the element exists.
+        unsafe { self.data.get().add((i * self.stride + j) * E::SIZE) }
+    }
+}
+
+/// The product of up to [`MAX_ROWS`] rows; the shapes match, and the processor has the instruction set.
+pub(crate) fn run<E: Element>(
+    isa: Isa,
+    parallel: bool,
+    a: Matrix,
+    b: &Rows<E>,
+    c: MatrixMut,
+    into: Into,
+) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
+    assert!(
+        k == b.rows && m == c.rows && n == c.cols,
+        "shapes were checked"
+    );
+    if k == 0 {
+        return c.clear(into);
+    }
     // A in rows without gaps.
     with_scratch(m * k, |rows| {
-        for i in 0..m {
-            for p in 0..k {
-                rows[i * k + p] = a.data[i * a.row_stride + p * a.col_stride];
-            }
+        for (i, row) in rows.chunks_exact_mut(k.max(1)).enumerate() {
+            a.copy_row(i, row);
         }
         let rows = &*rows;
         let out = SharedPtr::new(c.data);
         let ldc = c.row_stride;
+        // Parts of the rows of A, as equal as can be.
+        let parts = m.div_ceil(most_rows(isa));
+        let each = m.div_ceil(parts);
         let threads = if parallel {
             rayon::current_num_threads()
         } else {
             1
         };
-        let columns = n.div_ceil(threads).next_multiple_of(16).min(COLUMNS);
+        // As many columns for each thread, in whole cache lines.
+        let tasks = n.div_ceil(COLUMNS).next_multiple_of(threads);
+        let columns = n.div_ceil(tasks).next_multiple_of(32);
         let task = |index: usize| {
             let j0 = index * columns;
             let n = columns.min(n - j0);
-            for p0 in (0..k).step_by(STEP) {
-                let load = p0 > 0 || into == Into::Add;
-                let mut i = 0;
-                while i < m {
-                    let left = m - i;
+            for p0 in (0..k).step_by(DEPTH) {
+                for i in (0..m).step_by(each) {
                     // SAFETY: rows and columns lie within A, B and C; tasks have columns of their own.
                     unsafe {
-                        let ap = rows.as_ptr().add(i * k + p0);
-                        let bp = b.data.as_ptr().add(p0 * b.row_stride + j0);
-                        let cp = out.get().add(i * ldc + j0);
-                        let (ldb, steps) = (b.row_stride, STEP.min(k - p0));
-                        i += match left {
-                            1 => sweep::<T, 1>(steps, n, ap, k, bp, ldb, cp, ldc, load),
-                            2 | 3 => sweep::<T, 2>(steps, n, ap, k, bp, ldb, cp, ldc, load),
-                            _ => sweep::<T, 4>(steps, n, ap, k, bp, ldb, cp, ldc, load),
+                        let place = Place {
+                            n,
+                            depth: DEPTH.min(k - p0),
+                            prefetch: i == 0,
+                            a: rows.as_ptr().add(i * k + p0),
+                            lda: k,
+                            b: b.at(p0, j0),
+                            ldb: b.stride * E::SIZE,
+                            c: out.get().add(i * ldc + j0),
+                            ldc,
+                            load: p0 > 0 || into == Into::Add,
                         };
+                        sweep::<E>(isa, each.min(m - i), place);
                     }
                 }
             }
@@ -68,34 +153,232 @@ pub(super) fn run<T: Tile>(parallel: bool, a: Matrix, b: Matrix, c: MatrixMut, i
     });
 }
 
-/// Sweeps over `steps` rows of `B`; returns `R`.
-#[allow(clippy::too_many_arguments)]
-#[inline]
-unsafe fn sweep<T: Tile, const R: usize>(
-    steps: usize,
+/// Rows of A that a sweep takes: what the accumulators have registers for.
+fn most_rows(isa: Isa) -> usize {
+    match isa {
+        Isa::Avx512 | Isa::Neon => 8,
+        Isa::Avx2 => 6,
+        Isa::Portable => 4,
+    }
+}
+
+/// Where a sweep reads and writes; `ldb` in bytes. With `load` the chains begin at C's content.
+#[derive(Clone, Copy)]
+struct Place {
     n: usize,
+    depth: usize,
+    /// Whether the next rows of B are asked for meanwhile: each of them begins in another page, where the
+    /// processor does not look ahead by itself.
+    prefetch: bool,
     a: *const f32,
     lda: usize,
-    b: *const f32,
+    b: *const u8,
     ldb: usize,
     c: *mut f32,
     ldc: usize,
     load: bool,
-) -> usize {
+}
+
+/// `c[r][j] += Σ_p a[r][p] · b[p][j]` for some rows, `p` ascending.
+///
+/// # Safety
+/// The processor has the instruction set; `rows` rows of A and C, `depth` of B, `n` columns.
+unsafe fn sweep<E: Element>(isa: Isa, rows: usize, place: Place) {
+    // SAFETY: the caller's.
     unsafe {
-        if steps == STEP && R < 4 {
-            T::sweep::<R, STEP>(n, a, lda, b, ldb, c, ldc, load);
-            return R;
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => sweep_on::<Avx512, E>(rows, place),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => sweep_on::<Avx2, E>(rows, place),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => sweep_on::<Neon, E>(rows, place),
+            _ => sweep_on::<Portable, E>(rows, place),
         }
-        let mut p = 0;
-        while p + 4 <= steps {
-            T::sweep::<R, 4>(n, a.add(p), lda, b.add(p * ldb), ldb, c, ldc, load || p > 0);
-            p += 4;
+    }
+}
+
+/// # Safety
+/// As for [`sweep`].
+unsafe fn sweep_on<V: Vector, E: Element>(rows: usize, place: Place) {
+    // SAFETY: the caller's. Enough chains of multiply-adds stand side by side that none waits for itself.
+    unsafe {
+        match rows {
+            1 => V::enter(Sweep::<E, 1, 8>::new(place)),
+            2 => V::enter(Sweep::<E, 2, 4>::new(place)),
+            3 => V::enter(Sweep::<E, 3, 2>::new(place)),
+            4 => V::enter(Sweep::<E, 4, 2>::new(place)),
+            5 => V::enter(Sweep::<E, 5, 2>::new(place)),
+            6 => V::enter(Sweep::<E, 6, 2>::new(place)),
+            7 => V::enter(Sweep::<E, 7, 2>::new(place)),
+            8 => V::enter(Sweep::<E, 8, 2>::new(place)),
+            _ => unreachable!("no sweep has {rows} rows"),
         }
-        while p < steps {
-            T::sweep::<R, 1>(n, a.add(p), lda, b.add(p * ldb), ldb, c, ldc, load || p > 0);
-            p += 1;
+    }
+}
+
+/// A sweep of `R` rows in tiles of `N` registers.
+struct Sweep<E, const R: usize, const N: usize> {
+    place: Place,
+    element: PhantomData<E>,
+}
+
+impl<E: Element, const R: usize, const N: usize> Sweep<E, R, N> {
+    fn new(place: Place) -> Self {
+        Self {
+            place,
+            element: PhantomData,
         }
-        R
+    }
+}
+
+impl<E: Element, const R: usize, const N: usize> Kernel for Sweep<E, R, N> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        if R <= 2 && self.place.depth == DEPTH {
+            // SAFETY: the caller's.
+            return unsafe { along::<V, E, R>(self.place) };
+        }
+        let Place { n, b, c, .. } = self.place;
+        let at = |j: usize| Place {
+            // SAFETY: there are `n` columns.
+            b: unsafe { b.add(j * E::SIZE) },
+            c: unsafe { c.add(j) },
+            n: n - j,
+            ..self.place
+        };
+        let mut j = 0;
+        // SAFETY: the caller's, see `sweep`.
+        unsafe {
+            while j + N * V::LANES <= n {
+                tile::<V, E, R, N, true>(at(j));
+                j += N * V::LANES;
+            }
+            while j < n {
+                tile::<V, E, R, 1, false>(at(j));
+                j += V::LANES;
+            }
+        }
+    }
+}
+
+/// All columns, with [`DEPTH`] rows of B: their factors stay in registers.
+#[inline(always)]
+unsafe fn along<V: Vector, E: Element, const R: usize>(place: Place) {
+    let Place {
+        n,
+        a,
+        lda,
+        b,
+        ldb,
+        c,
+        ldc,
+        load,
+        ..
+    } = place;
+    // SAFETY: the caller's, see `sweep`.
+    unsafe {
+        let x: [[V; DEPTH]; R] =
+            std::array::from_fn(|r| std::array::from_fn(|p| V::splat(*a.add(r * lda + p))));
+        let mut j = 0;
+        while j < n {
+            let whole = j + V::LANES <= n;
+            let mut acc: [V; R] = std::array::from_fn(|r| {
+                let at = c.add(r * ldc + j);
+                match (load, whole) {
+                    (false, _) => V::splat(0.0),
+                    (true, true) => V::load(at),
+                    (true, false) => V::load_first(at, n - j),
+                }
+            });
+            for p in 0..DEPTH {
+                let at = b.add(p * ldb + j * E::SIZE);
+                let w = if whole {
+                    E::load::<V>(at)
+                } else {
+                    E::load_first::<V>(at, n - j)
+                };
+                if place.prefetch && (j * E::SIZE).is_multiple_of(64) {
+                    V::prefetch(at.wrapping_add(DEPTH * ldb));
+                }
+                for r in 0..R {
+                    acc[r] = x[r][p].multiply_add(w, acc[r]);
+                }
+            }
+            for (r, y) in acc.into_iter().enumerate() {
+                let at = c.add(r * ldc + j);
+                if whole {
+                    y.store(at);
+                } else {
+                    y.store_first(at, n - j);
+                }
+            }
+            j += V::LANES;
+        }
+    }
+}
+
+/// `R` rows and `N` registers of columns, all of them there if `WHOLE`.
+#[inline(always)]
+unsafe fn tile<V: Vector, E: Element, const R: usize, const N: usize, const WHOLE: bool>(
+    place: Place,
+) {
+    let Place { n, c, ldc, lda, .. } = place;
+    // SAFETY: the caller's, see `sweep`.
+    unsafe {
+        let mut acc = [[V::splat(0.0); N]; R];
+        if place.load {
+            for (r, row) in acc.iter_mut().enumerate() {
+                for (i, y) in row.iter_mut().enumerate() {
+                    let at = c.add(r * ldc + i * V::LANES);
+                    *y = if WHOLE {
+                        V::load(at)
+                    } else {
+                        V::load_first(at, n)
+                    };
+                }
+            }
+        }
+        // Every third row has a pointer: the others are within its addressing modes.
+        let mut bases: [*const f32; 3] =
+            std::array::from_fn(|group| place.a.wrapping_add(3 * group * lda));
+        let mut b = place.b;
+        for _ in 0..place.depth {
+            let w: [V; N] = std::array::from_fn(|i| {
+                let at = b.add(i * V::LANES * E::SIZE);
+                if WHOLE {
+                    E::load(at)
+                } else {
+                    E::load_first(at, n)
+                }
+            });
+            if place.prefetch {
+                for at in (0..N * V::LANES * E::SIZE).step_by(64) {
+                    V::prefetch(b.wrapping_add(DEPTH * place.ldb + at));
+                }
+            }
+            for (r, row) in acc.iter_mut().enumerate() {
+                let x = V::splat(*bases[r / 3].add(r % 3 * lda));
+                for (y, w) in row.iter_mut().zip(w) {
+                    *y = x.multiply_add(w, *y);
+                }
+            }
+            for base in &mut bases {
+                *base = base.wrapping_add(1);
+            }
+            b = b.wrapping_add(place.ldb);
+        }
+        for (r, row) in acc.into_iter().enumerate() {
+            for (i, y) in row.into_iter().enumerate() {
+                let at = c.add(r * ldc + i * V::LANES);
+                if WHOLE {
+                    y.store(at);
+                } else {
+                    y.store_first(at, n);
+                }
+            }
+        }
     }
 }

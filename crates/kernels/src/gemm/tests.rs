@@ -1,6 +1,7 @@
 //! Against a plain product in `f64`, and bit for bit against itself where invariance is promised.
 
 use super::*;
+use crate::isa::isas;
 
 /// Numbers in −1..1 from a linear congruential generator.
 pub(crate) fn numbers(len: usize, seed: u64) -> Vec<f32> {
@@ -28,14 +29,6 @@ fn reference(a: Matrix, b: Matrix, start: &[f32]) -> Vec<f64> {
         }
     }
     c
-}
-
-fn isas() -> Vec<Isa> {
-    match isa() {
-        Isa::Avx512 => vec![Isa::Portable, Isa::Avx2, Isa::Avx512],
-        Isa::Avx2 => vec![Isa::Portable, Isa::Avx2],
-        Isa::Portable => vec![Isa::Portable],
-    }
 }
 
 /// Shapes around the edges of tiles and blocks.

@@ -1,0 +1,94 @@
+//! `impasto embed`: captions and pictures as vectors.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use impasto::image::Picture;
+use impasto::rank::numbers;
+use serde::Serialize;
+
+use crate::arguments::{ClipFlags, prompt};
+use crate::terminal;
+
+/// Captions and pictures as vectors of length one in a CLIP's space
+///
+/// What belongs together is near: the cosine of two vectors is the sum of their products.
+#[derive(Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).multiple(true)))]
+pub struct Arguments {
+    /// A caption; may be given several times
+    #[arg(long = "text", value_name = "TEXT", value_parser = prompt, group = "what")]
+    texts: Vec<String>,
+    /// A picture; may be given several times
+    #[arg(long = "image", value_name = "FILE", group = "what")]
+    images: Vec<PathBuf>,
+    #[command(flatten)]
+    clip: ClipFlags,
+    /// Shorten a caption that is too long for the model instead of refusing it
+    #[arg(long)]
+    truncate: bool,
+    /// Print one JSON document instead of a line of numbers each
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    embeddings: Vec<Embedded>,
+}
+
+#[derive(Serialize)]
+struct Embedded {
+    #[serde(flatten)]
+    what: What,
+    embedding: Vec<f32>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum What {
+    Text(String),
+    Image(PathBuf),
+}
+
+/// Embeds and tells, captions first.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let pictures: Vec<Picture> = arguments
+        .images
+        .iter()
+        .map(Picture::open)
+        .collect::<impasto::Result<_>>()?;
+    let ranker = arguments.clip.load()?;
+    let model = &ranker.model;
+    let mut values = Vec::new();
+    if !arguments.texts.is_empty() {
+        values.extend(numbers(
+            model.embed_texts(&arguments.texts, arguments.truncate)?,
+        )?);
+    }
+    if !pictures.is_empty() {
+        values.extend(numbers(model.embed_pictures(&pictures)?)?);
+    }
+    let texts = arguments.texts.into_iter().map(What::Text);
+    let what = texts.chain(arguments.images.into_iter().map(What::Image));
+    let embeddings: Vec<Embedded> = what
+        .zip(values.chunks(model.config.clip.projection_width))
+        .map(|(what, values)| Embedded {
+            what,
+            embedding: values.to_vec(),
+        })
+        .collect();
+    if arguments.json {
+        return terminal::json(&Report {
+            model: model.config.name.clone(),
+            embeddings,
+        });
+    }
+    for embedded in embeddings {
+        let numbers: Vec<String> = embedded.embedding.iter().map(f32::to_string).collect();
+        terminal::result(numbers.join(" "))?;
+    }
+    Ok(())
+}

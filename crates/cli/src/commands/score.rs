@@ -1,0 +1,132 @@
+//! `impasto score`: which pictures fit a caption, which captions fit a picture.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use impasto::image::Picture;
+use serde::Serialize;
+
+use crate::arguments::{ClipFlags, prompt};
+use crate::failure::Usage;
+use crate::terminal;
+
+/// How well pictures fit a caption, or captions a picture, by a CLIP; the best first
+///
+/// `impasto score "a red cat" *.png` sorts pictures; `impasto score --image a.png cat dog bird` sorts words
+/// (zero-shot classification).
+#[derive(Args)]
+pub struct Arguments {
+    /// A caption and then pictures; with --image, captions only
+    #[arg(required = true, value_name = "CAPTION|IMAGE", value_parser = prompt)]
+    what: Vec<String>,
+    /// The one picture that captions are compared with
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// With --image: sentences with a {} in which each of the words is told, such as "a photo of a {}"; may
+    /// be given several times, and their mean counts
+    #[arg(long = "template", value_name = "TEXT", requires = "image")]
+    templates: Vec<String>,
+    #[command(flatten)]
+    clip: ClipFlags,
+    /// Shorten a caption that is too long for the model instead of refusing it
+    #[arg(long)]
+    truncate: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    model: &'a str,
+    /// The caption, or the picture's path, that all are compared with.
+    of: &'a str,
+    scores: Vec<Score<'a>>,
+}
+
+#[derive(Serialize)]
+struct Score<'a> {
+    /// A picture's path, or a caption.
+    what: &'a str,
+    cosine: f32,
+    logit: f32,
+    /// The softmax over all that were given.
+    probability: f32,
+}
+
+/// Compares, sorts and tells.
+pub fn run(arguments: Arguments) -> Result<()> {
+    match arguments.image.clone() {
+        Some(image) => captions(&arguments, image),
+        None => pictures(&arguments),
+    }
+}
+
+fn pictures(arguments: &Arguments) -> Result<()> {
+    let (caption, paths) = match arguments.what.split_first() {
+        Some((caption, paths)) if !paths.is_empty() => (caption, paths),
+        _ => {
+            return Err(Usage::new(
+                "expected a caption and one or more pictures, got no picture",
+                "impasto score \"a red cat\" a.png b.png, or --image a.png \"a cat\" \"a dog\"",
+            )
+            .into());
+        }
+    };
+    let opened: Vec<Picture> = paths
+        .iter()
+        .map(Picture::open)
+        .collect::<impasto::Result<_>>()?;
+    let ranker = arguments.clip.load()?;
+    let scores = ranker.score(std::slice::from_ref(caption), &opened, arguments.truncate)?;
+    let shares = scores.picture_probabilities(0);
+    let rows = scores.best_pictures(0).into_iter().map(|picture| Score {
+        what: &paths[picture],
+        cosine: scores.cosine(picture, 0),
+        logit: scores.logit(picture, 0),
+        probability: shares[picture],
+    });
+    tell(
+        arguments,
+        &ranker.model.config.name,
+        caption,
+        rows.collect(),
+    )
+}
+
+fn captions(arguments: &Arguments, image: PathBuf) -> Result<()> {
+    let picture = [Picture::open(&image)?];
+    let ranker = arguments.clip.load()?;
+    let words = &arguments.what;
+    let scores = if arguments.templates.is_empty() {
+        ranker.score(words, &picture, arguments.truncate)?
+    } else {
+        ranker.classify(words, &arguments.templates, &picture, arguments.truncate)?
+    };
+    let shares = scores.caption_probabilities(0);
+    let rows = scores.best_captions(0).into_iter().map(|caption| Score {
+        what: &words[caption],
+        cosine: scores.cosine(0, caption),
+        logit: scores.logit(0, caption),
+        probability: shares[caption],
+    });
+    let image = image.display().to_string();
+    tell(arguments, &ranker.model.config.name, &image, rows.collect())
+}
+
+fn tell(arguments: &Arguments, model: &str, of: &str, scores: Vec<Score>) -> Result<()> {
+    if arguments.json {
+        return terminal::json(&Report { model, of, scores });
+    }
+    for score in scores {
+        terminal::result(format_args!(
+            "{:.4}\t{:8.3}\t{:5.1} %\t{}",
+            score.cosine,
+            score.logit,
+            100.0 * score.probability,
+            score.what
+        ))?;
+    }
+    Ok(())
+}

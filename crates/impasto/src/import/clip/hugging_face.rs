@@ -1,0 +1,346 @@
+//! CLIP as `transformers` saves it (`modeling_clip.py`, `configuration_clip.py`).
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{check_size, json};
+use crate::import::mapping::{ImportReport, Mapping};
+use crate::import::weights;
+use crate::models::clip::{Activation, Clip, ClipConfig, EndOfText, Normalisation, TowerConfig};
+use crate::nn::Init;
+use crate::{Error, Result};
+
+const CONFIG: &str = "config.json";
+
+/// The weight files that may be there, the best first.
+const WEIGHTS: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default)]
+    model_type: String,
+    #[serde(default = "projection_dim")]
+    projection_dim: usize,
+    text_config: Option<Map<String, Value>>,
+    /// Old files have what differs from the defaults here, and it counts.
+    text_config_dict: Option<Map<String, Value>>,
+    vision_config: Option<Map<String, Value>>,
+    vision_config_dict: Option<Map<String, Value>>,
+}
+
+fn projection_dim() -> usize {
+    512
+}
+
+/// Fields and defaults of `CLIPTextConfig`.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Text {
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    vocab_size: usize,
+    max_position_embeddings: usize,
+    hidden_act: String,
+    layer_norm_eps: f64,
+    eos_token_id: u32,
+}
+
+impl Default for Text {
+    fn default() -> Self {
+        Text {
+            hidden_size: 512,
+            intermediate_size: 2048,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            vocab_size: 49408,
+            max_position_embeddings: 77,
+            hidden_act: "quick_gelu".into(),
+            layer_norm_eps: 1e-5,
+            eos_token_id: 49407,
+        }
+    }
+}
+
+/// Fields and defaults of `CLIPVisionConfig`.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Vision {
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_channels: usize,
+    image_size: usize,
+    patch_size: usize,
+    hidden_act: String,
+    layer_norm_eps: f64,
+}
+
+impl Default for Vision {
+    fn default() -> Self {
+        Vision {
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            num_channels: 3,
+            image_size: 224,
+            patch_size: 32,
+            hidden_act: "quick_gelu".into(),
+            layer_norm_eps: 1e-5,
+        }
+    }
+}
+
+/// `preprocessor_config.json`; what is not there is as OpenAI has it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Preprocessor {
+    size: Option<Size>,
+    crop_size: Option<Size>,
+    resample: Option<u32>,
+    do_resize: Option<bool>,
+    do_center_crop: Option<bool>,
+    do_rescale: Option<bool>,
+    do_normalize: Option<bool>,
+    image_mean: Option<[f32; 3]>,
+    image_std: Option<[f32; 3]>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Side(usize),
+    Shortest { shortest_edge: usize },
+    Both { height: usize, width: usize },
+}
+
+impl Size {
+    fn is(&self, side: usize) -> bool {
+        match *self {
+            Size::Side(found)
+            | Size::Shortest {
+                shortest_edge: found,
+            } => found == side,
+            Size::Both { height, width } => height == side && width == side,
+        }
+    }
+}
+
+/// Whether `folder` has a config of a CLIP of `transformers`.
+pub fn is_folder(folder: &Path) -> bool {
+    json::<Config>(&folder.join(CONFIG)).is_ok_and(|config| config.model_type == "clip")
+}
+
+/// The weights of `folder`.
+pub fn weights(folder: &Path) -> Option<PathBuf> {
+    let mut paths = WEIGHTS.iter().map(|name| folder.join(name));
+    paths.find(|path| path.is_file())
+}
+
+/// Loads a folder.
+pub fn load(folder: &Path, device: &Device) -> Result<(Clip, ImportReport)> {
+    let config = config(folder)?;
+    let path = weights(folder).ok_or_else(|| Error::Missing {
+        what: "weights",
+        path: folder.join(WEIGHTS[0]),
+        hint: format!("expected one of {}", WEIGHTS.join(", ")),
+    })?;
+    weights::read(&path, |_, tensors| {
+        check_size(&folder.join(CONFIG), &config, &tensors)?;
+        let clip = config.init(&mut Init::empty(device));
+        let mut mapping = Mapping::new(&path, tensors, &clip);
+        map(&config, &mut mapping)?;
+        mapping.finish(clip)
+    })
+}
+
+fn config(folder: &Path) -> Result<ClipConfig> {
+    let path = folder.join(CONFIG);
+    let bad = |reason: String| Error::bad_file(&path, reason);
+    let config: Config = json(&path)?;
+    let text: Text =
+        overlaid("text_config", config.text_config, config.text_config_dict).map_err(bad)?;
+    let vision: Vision = overlaid(
+        "vision_config",
+        config.vision_config,
+        config.vision_config_dict,
+    )
+    .map_err(bad)?;
+    if text.layer_norm_eps != 1e-5 || vision.layer_norm_eps != 1e-5 {
+        return Err(bad(format!(
+            "layer_norm_eps is {} and {}, expected 1e-5",
+            text.layer_norm_eps, vision.layer_norm_eps
+        )));
+    }
+    if vision.num_channels != 3 {
+        return Err(bad(format!(
+            "num_channels is {}, expected 3",
+            vision.num_channels
+        )));
+    }
+    let activation = match (text.hidden_act.as_str(), vision.hidden_act.as_str()) {
+        ("quick_gelu", "quick_gelu") => Activation::QuickGelu,
+        ("gelu", "gelu") => Activation::Gelu,
+        (text, vision) => {
+            return Err(bad(format!(
+                "hidden_act is {text:?} and {vision:?}, expected \"quick_gelu\" or \"gelu\" for both"
+            )));
+        }
+    };
+    Ok(ClipConfig {
+        image_size: vision.image_size,
+        patch_size: vision.patch_size,
+        image: TowerConfig {
+            width: vision.hidden_size,
+            n_layers: vision.num_hidden_layers,
+            n_heads: vision.num_attention_heads,
+            hidden: vision.intermediate_size,
+        },
+        text_vocab_size: text.vocab_size,
+        text_length: text.max_position_embeddings,
+        text: TowerConfig {
+            width: text.hidden_size,
+            n_layers: text.num_hidden_layers,
+            n_heads: text.num_attention_heads,
+            hidden: text.intermediate_size,
+        },
+        projection_width: config.projection_dim,
+        activation,
+        // Old configs hold 2, which is wrong and means what OpenAI does.
+        end_of_text: match text.eos_token_id {
+            2 => EndOfText::HighestId,
+            id => EndOfText::FirstOf(id),
+        },
+        logit_bias: false,
+        normalisation: normalisation(folder, vision.image_size)?,
+    })
+}
+
+fn overlaid<T: for<'de> Deserialize<'de>>(
+    name: &str,
+    base: Option<Map<String, Value>>,
+    over: Option<Map<String, Value>>,
+) -> Result<T, String> {
+    let mut fields = base.unwrap_or_default();
+    fields.extend(over.unwrap_or_default());
+    // Nothing is as good as not there.
+    fields.retain(|_, value| !value.is_null());
+    serde_json::from_value(Value::Object(fields)).map_err(|e| format!("{name}: {e}"))
+}
+
+fn normalisation(folder: &Path, image_size: usize) -> Result<Normalisation> {
+    let path = folder.join("preprocessor_config.json");
+    if !path.is_file() {
+        return Ok(Normalisation::default());
+    }
+    let found: Preprocessor = json(&path)?;
+    let bad = |reason: String| Err(Error::bad_file(&path, reason));
+    for (name, step) in [
+        ("do_resize", found.do_resize),
+        ("do_center_crop", found.do_center_crop),
+        ("do_rescale", found.do_rescale),
+        ("do_normalize", found.do_normalize),
+    ] {
+        if step == Some(false) {
+            return bad(format!("{name} is false, expected true"));
+        }
+    }
+    if found.resample.is_some_and(|resample| resample != 3) {
+        return bad(format!(
+            "resample is {}, expected 3 (bicubic)",
+            found.resample.unwrap_or_default()
+        ));
+    }
+    for (name, size) in [("size", &found.size), ("crop_size", &found.crop_size)] {
+        if size.as_ref().is_some_and(|size| !size.is(image_size)) {
+            return bad(format!("{name} is not the model's {image_size}"));
+        }
+    }
+    let default = Normalisation::default();
+    Ok(Normalisation {
+        mean: found.image_mean.unwrap_or(default.mean),
+        std: found.image_std.unwrap_or(default.std),
+    })
+}
+
+fn map(config: &ClipConfig, mapping: &mut Mapping<'_>) -> Result<()> {
+    for tower in ["text_model", "vision_model"] {
+        // Positions counted from zero, which old versions saved.
+        mapping.ignore(&format!("{tower}.embeddings.position_ids"));
+    }
+    let image = "vision_model.embeddings";
+    mapping.same("image.class_embedding", &format!("{image}.class_embedding"))?;
+    mapping.transposed(
+        "image.patch_embedding.weight",
+        &format!("{image}.patch_embedding.weight"),
+    )?;
+    mapping.same(
+        "image.position_embedding",
+        &format!("{image}.position_embedding.weight"),
+    )?;
+    let text = "text_model.embeddings";
+    mapping.same(
+        "text.token_embedding.weight",
+        &format!("{text}.token_embedding.weight"),
+    )?;
+    mapping.same(
+        "text.position_embedding",
+        &format!("{text}.position_embedding.weight"),
+    )?;
+    for (ours, theirs) in [
+        ("image.pre_norm", "vision_model.pre_layrnorm"),
+        ("image.post_norm", "vision_model.post_layernorm"),
+        ("text.final_norm", "text_model.final_layer_norm"),
+    ] {
+        for part in ["weight", "bias"] {
+            mapping.same(&format!("{ours}.{part}"), &format!("{theirs}.{part}"))?;
+        }
+    }
+    mapping.transposed("image.projection.weight", "visual_projection.weight")?;
+    mapping.transposed("text.projection.weight", "text_projection.weight")?;
+    mapping.same("logit_scale", "logit_scale")?;
+    let towers = [
+        ("image", "vision_model", config.image.n_layers),
+        ("text", "text_model", config.text.n_layers),
+    ];
+    for (ours, theirs, n_layers) in towers {
+        for i in 0..n_layers {
+            let ours = format!("{ours}.blocks.{i}");
+            let theirs = format!("{theirs}.encoder.layers.{i}");
+            for part in ["weight", "bias"] {
+                let name = |name: &str| format!("{theirs}.{name}.{part}");
+                for (ours_part, theirs_part) in [
+                    ("attention_norm", "layer_norm1"),
+                    ("mlp_norm", "layer_norm2"),
+                ] {
+                    mapping.same(&format!("{ours}.{ours_part}.{part}"), &name(theirs_part))?;
+                }
+                let qkv = ["q", "k", "v"].map(|which| name(&format!("self_attn.{which}_proj")));
+                mapping.side_by_side(
+                    &format!("{ours}.qkv.{part}"),
+                    &qkv.each_ref().map(String::as_str),
+                )?;
+                for (ours_part, theirs_part) in [
+                    ("attention_out", "self_attn.out_proj"),
+                    ("up", "mlp.fc1"),
+                    ("down", "mlp.fc2"),
+                ] {
+                    mapping
+                        .transposed(&format!("{ours}.{ours_part}.{part}"), &name(theirs_part))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! Pictures and captions compared in a CLIP's space: scores, order, probabilities (Radford et al. 2021,
+//! arXiv:2103.00020, section 3.1).
+
+use burn::tensor::{Device, Tensor};
+
+use crate::checkpoint::{ClipModel, ModelSource};
+use crate::image::Picture;
+use crate::models::clip::unit;
+use crate::{Error, Result};
+
+/// A CLIP that compares.
+#[derive(Debug)]
+pub struct Ranker {
+    /// The model.
+    pub model: ClipModel,
+}
+
+/// What stands in a template for the words that are asked about.
+const BLANK: &str = "{}";
+
+impl Ranker {
+    /// Loads a CLIP onto `device`.
+    pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
+        Ok(Ranker {
+            model: ClipModel::load(source, device)?,
+        })
+    }
+
+    /// Whether a caption can be read.
+    pub fn check_caption(&self, caption: &str, truncate: bool) -> Result<()> {
+        let length = self.model.config.clip.text_length;
+        self.model
+            .text
+            .encode_caption(caption, length, truncate)
+            .map(drop)
+    }
+
+    /// Compares all pictures with all captions.
+    pub fn score(
+        &self,
+        captions: &[String],
+        pictures: &[Picture],
+        truncate: bool,
+    ) -> Result<Scores> {
+        let text = self.model.embed_texts(captions, truncate)?;
+        self.compare(self.model.embed_pictures(pictures)?, text)
+    }
+
+    /// Compares all pictures with all labels, each of them told in every template: the mean of the templates'
+    /// embeddings, of length one again, stands for the label (section 3.1.4).
+    pub fn classify(
+        &self,
+        labels: &[String],
+        templates: &[String],
+        pictures: &[Picture],
+        truncate: bool,
+    ) -> Result<Scores> {
+        if let Some(template) = templates.iter().find(|template| !template.contains(BLANK)) {
+            return Err(Error::invalid(
+                "template",
+                format!("expected a {BLANK} where the words go, got {template:?}"),
+            ));
+        }
+        let told: Vec<String> = labels
+            .iter()
+            .flat_map(|label| templates.iter().map(|text| text.replace(BLANK, label)))
+            .collect();
+        let text = self.model.embed_texts(&told, truncate)?;
+        let width = text.dims()[1];
+        let mean = text
+            .reshape([labels.len(), templates.len(), width])
+            .mean_dim(1)
+            .reshape([labels.len(), width]);
+        self.compare(self.model.embed_pictures(pictures)?, unit(mean))
+    }
+
+    fn compare(&self, image: Tensor<2>, text: Tensor<2>) -> Result<Scores> {
+        let n_captions = text.dims()[0];
+        let logits = self.model.clip.logits(image.clone(), text.clone());
+        Ok(Scores {
+            cosines: numbers(image.matmul(text.transpose()))?,
+            logits: numbers(logits)?,
+            n_captions,
+        })
+    }
+}
+
+/// A matrix's numbers, row after row.
+pub fn numbers(x: Tensor<2>) -> Result<Vec<f32>> {
+    x.into_data()
+        .try_to_vec()
+        .map_err(|e| Error::invalid("scores", format!("{e:?}")))
+}
+
+/// How near pictures and captions are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    /// `[pictures][captions]`.
+    cosines: Vec<f32>,
+    /// `[pictures][captions]`.
+    logits: Vec<f32>,
+    n_captions: usize,
+}
+
+impl Scores {
+    /// Pictures compared.
+    pub fn n_pictures(&self) -> usize {
+        self.cosines.len() / self.n_captions
+    }
+
+    /// The cosine of two embeddings, −1 to 1.
+    pub fn cosine(&self, picture: usize, caption: usize) -> f32 {
+        self.cosines[picture * self.n_captions + caption]
+    }
+
+    /// The cosine times the model's learned scale.
+    pub fn logit(&self, picture: usize, caption: usize) -> f32 {
+        self.logits[picture * self.n_captions + caption]
+    }
+
+    /// Pictures, the nearest to a caption first; equal ones in their order.
+    pub fn best_pictures(&self, caption: usize) -> Vec<usize> {
+        best(self.n_pictures(), |picture| self.cosine(picture, caption))
+    }
+
+    /// Captions, the nearest to a picture first; equal ones in their order.
+    pub fn best_captions(&self, picture: usize) -> Vec<usize> {
+        best(self.n_captions, |caption| self.cosine(picture, caption))
+    }
+
+    /// How the pictures share a caption: the softmax of its logits.
+    pub fn picture_probabilities(&self, caption: usize) -> Vec<f32> {
+        softmax((0..self.n_pictures()).map(|picture| self.logit(picture, caption)))
+    }
+
+    /// How the captions share a picture: the softmax of its logits.
+    pub fn caption_probabilities(&self, picture: usize) -> Vec<f32> {
+        softmax((0..self.n_captions).map(|caption| self.logit(picture, caption)))
+    }
+}
+
+fn best(count: usize, score: impl Fn(usize) -> f32) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
+    order
+}
+
+fn softmax(logits: impl Iterator<Item = f32>) -> Vec<f32> {
+    let logits: Vec<f32> = logits.collect();
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f32> = logits.iter().map(|x| (x - highest).exp()).collect();
+    let total: f32 = weights.iter().sum();
+    weights.into_iter().map(|weight| weight / total).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scores() -> Scores {
+        let cosines = vec![0.1, 0.9, 0.5, 0.2, 0.5, 0.3];
+        Scores {
+            logits: cosines.iter().map(|x| x * 10.0).collect(),
+            cosines,
+            n_captions: 2,
+        }
+    }
+
+    #[test]
+    fn the_nearest_come_first_and_equal_ones_in_order() {
+        let scores = scores();
+        assert_eq!(scores.n_pictures(), 3);
+        assert_eq!(scores.best_pictures(0), [1, 2, 0]);
+        assert_eq!(scores.best_pictures(1), [0, 2, 1]);
+        assert_eq!(scores.best_captions(0), [1, 0]);
+    }
+
+    #[test]
+    fn probabilities_are_shared_and_follow_the_logits() {
+        let scores = scores();
+        let shares = scores.picture_probabilities(0);
+        assert!((shares.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+        // e⁵ / (2 e⁵ + e¹)
+        assert!((shares[1] - 0.495_46).abs() < 1e-4, "{shares:?}");
+        assert!((shares[1] - shares[2]).abs() < 1e-6);
+    }
+}

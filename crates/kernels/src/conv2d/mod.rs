@@ -1,0 +1,286 @@
+//! 2-D convolution of `[batch, channels, height, width]` and its gradients, as matrix products whose
+//! second factor, the patches of the picture, exists only panel by panel while it is packed.
+//!
+//! Kernels of 3×3 over many channels go by Winograd's way instead. Pictures are first copied into a frame
+//! of zeros, so that nothing behind has edges to look after; enlarging them is part of that copy. The
+//! input's gradient is a convolution too: of the output's gradient, spread out by the stride, with the
+//! weights turned round. (For a stride of two that multiplies many zeros; such layers are few.)
+
+mod frame;
+mod patches;
+#[cfg(test)]
+mod tests;
+mod winograd;
+
+use rayon::prelude::*;
+
+use crate::gemm::{Into, Matrix, MatrixMut, gemm_packing};
+use crate::shared::{SharedPtr, for_rows, fresh, rows_mut};
+use crate::vector::{sum_by, vectorised};
+use frame::Framed;
+use patches::{Patches, Taps};
+
+/// The sizes of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2d {
+    /// Pictures.
+    pub batch: usize,
+    /// Channels of the input.
+    pub inputs: usize,
+    /// Height of the input.
+    pub height: usize,
+    /// Width of the input.
+    pub width: usize,
+    /// Channels of the output.
+    pub outputs: usize,
+    /// Height and width of the kernel.
+    pub kernel: [usize; 2],
+    /// Steps between outputs, in both directions.
+    pub stride: usize,
+    /// Zeros around the input, smaller than the kernel.
+    pub padding: usize,
+}
+
+impl Conv2d {
+    /// Height and width of the output.
+    pub fn output(&self) -> [usize; 2] {
+        let [kh, kw] = self.kernel;
+        let side =
+            |size: usize, kernel: usize| (size + 2 * self.padding - kernel) / self.stride + 1;
+        [side(self.height, kh), side(self.width, kw)]
+    }
+
+    fn check(&self) {
+        let [kh, kw] = self.kernel;
+        assert!(
+            kh > 0 && kw > 0 && self.stride > 0,
+            "kernel and stride are at least one"
+        );
+        assert!(
+            self.padding < kh.min(kw),
+            "padding is smaller than the kernel"
+        );
+        let (height, width) = (
+            self.height + 2 * self.padding,
+            self.width + 2 * self.padding,
+        );
+        assert!(
+            height >= kh && width >= kw,
+            "the kernel fits into the padded picture"
+        );
+    }
+
+    fn taps(&self) -> usize {
+        self.inputs * self.kernel[0] * self.kernel[1]
+    }
+
+    fn pixels(&self) -> usize {
+        let [height, width] = self.output();
+        height * width
+    }
+}
+
+/// Output pixels that a task computes.
+const PIXELS: usize = 512;
+
+/// The output, `[batch, outputs, ..]`; `w` is `[outputs, inputs, kernel..]`.
+pub fn forward(x: &[f32], w: &[f32], bias: Option<&[f32]>, conv: &Conv2d) -> Vec<f32> {
+    forward_enlarged(x, w, bias, conv, 1)
+}
+
+/// [`forward`] of pictures that are enlarged first, each pixel standing for `times`×`times`; `conv` speaks
+/// of the enlarged ones, whose sides are multiples of `times`.
+pub fn forward_enlarged(
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    conv: &Conv2d,
+    times: usize,
+) -> Vec<f32> {
+    conv.check();
+    assert!(
+        times > 0 && conv.height.is_multiple_of(times) && conv.width.is_multiple_of(times),
+        "sides are multiples of the enlargement"
+    );
+    let size = [conv.height / times, conv.width / times];
+    assert_eq!(
+        x.len(),
+        conv.batch * conv.inputs * size[0] * size[1],
+        "input"
+    );
+    assert_eq!(w.len(), conv.outputs * conv.taps(), "weight");
+    let x = Framed {
+        repeat: times,
+        ..Framed::padded(x, size, conv.padding)
+    };
+    let framed = Conv2d {
+        height: conv.height + 2 * conv.padding,
+        width: conv.width + 2 * conv.padding,
+        padding: 0,
+        ..*conv
+    };
+    convolve(&x, w, bias, &framed)
+}
+
+/// The convolution, without padding, of pictures in frames of its height and width.
+fn convolve(x: &Framed, w: &[f32], bias: Option<&[f32]>, conv: &Conv2d) -> Vec<f32> {
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), conv.outputs, "bias against outputs");
+    }
+    if winograd::pays(conv) {
+        winograd::convolve(x, w, bias, conv)
+    } else {
+        convolve_patches(x, w, bias, conv)
+    }
+}
+
+/// [`convolve`] as a product with the patches.
+fn convolve_patches(x: &Framed, w: &[f32], bias: Option<&[f32]>, conv: &Conv2d) -> Vec<f32> {
+    let framed = [conv.height, conv.width];
+    let x = x.fill(conv.batch * conv.inputs, framed);
+    let (pixels, outputs) = (conv.pixels(), conv.outputs);
+    let mut y = fresh(conv.batch * outputs * pixels);
+    if let Some(bias) = bias {
+        y.chunks_exact_mut(pixels.max(1))
+            .zip(bias.iter().cycle())
+            .for_each(|(plane, &bias)| plane.fill(bias));
+    }
+    let into = if bias.is_some() {
+        Into::Add
+    } else {
+        Into::Overwrite
+    };
+    let shared = SharedPtr::new(y.as_mut_ptr());
+    let size = conv.inputs * framed[0] * framed[1];
+    let parts = pixels.div_ceil(PIXELS);
+    let task = |index: usize| {
+        let (picture, first) = (index / parts, index % parts * PIXELS);
+        let count = PIXELS.min(pixels - first);
+        let patches = Patches::new(&x[picture * size..][..size], framed, conv, first, count);
+        let weights = Matrix::new(w, outputs, conv.taps());
+        // SAFETY: each task has pixels of its own, and they lie within the output.
+        let part = unsafe {
+            let start = shared.get().add(picture * outputs * pixels + first);
+            MatrixMut::from_raw(start, outputs, count, pixels)
+        };
+        gemm_packing(weights, &patches, part, into);
+    };
+    (0..conv.batch * parts)
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(task);
+    y
+}
+
+/// The input's gradient.
+pub fn backward_input(dy: &[f32], w: &[f32], conv: &Conv2d) -> Vec<f32> {
+    conv.check();
+    let [height, width] = conv.output();
+    let [kh, kw] = conv.kernel;
+    assert_eq!(
+        dy.len(),
+        conv.batch * conv.outputs * height * width,
+        "output's gradient"
+    );
+    // [inputs, outputs, kernel], turned by half a turn.
+    let mut turned = vec![0.0; w.len()];
+    let area = kh * kw;
+    for o in 0..conv.outputs {
+        for i in 0..conv.inputs {
+            let from = &w[(o * conv.inputs + i) * area..][..area];
+            let to = &mut turned[(i * conv.outputs + o) * area..][..area];
+            to.iter_mut()
+                .zip(from.iter().rev())
+                .for_each(|(to, from)| *to = *from);
+        }
+    }
+    let dy = Framed {
+        x: dy,
+        size: [height, width],
+        at: [kh - 1 - conv.padding, kw - 1 - conv.padding],
+        step: conv.stride,
+        repeat: 1,
+    };
+    let back = Conv2d {
+        inputs: conv.outputs,
+        outputs: conv.inputs,
+        height: conv.height + kh - 1,
+        width: conv.width + kw - 1,
+        stride: 1,
+        padding: 0,
+        ..*conv
+    };
+    convolve(&dy, &turned, None, &back)
+}
+
+/// Taps whose gradients a task computes, for all outputs.
+const TAPS: usize = 96;
+
+/// The weight's gradient: for each element one chain over all pixels of all pictures.
+pub fn backward_weight(x: &[f32], dy: &[f32], conv: &Conv2d) -> Vec<f32> {
+    conv.check();
+    let (pixels, outputs, taps) = (conv.pixels(), conv.outputs, conv.taps());
+    assert_eq!(
+        x.len(),
+        conv.batch * conv.inputs * conv.height * conv.width,
+        "input"
+    );
+    assert_eq!(dy.len(), conv.batch * outputs * pixels, "output's gradient");
+    let framed = [
+        conv.height + 2 * conv.padding,
+        conv.width + 2 * conv.padding,
+    ];
+    let planes = conv.batch * conv.inputs;
+    let size = [conv.height, conv.width];
+    let x = Framed::padded(x, size, conv.padding).fill(planes, framed);
+    let mut dw = vec![0.0; outputs * taps];
+    let shared = SharedPtr::new(dw.as_mut_ptr());
+    let size = conv.inputs * framed[0] * framed[1];
+    let task = |index: usize| {
+        let first = index * TAPS;
+        let count = TAPS.min(taps - first);
+        for picture in 0..conv.batch {
+            let patches = Patches::new(&x[picture * size..][..size], framed, conv, 0, pixels);
+            let columns = Taps {
+                patches,
+                first,
+                count,
+            };
+            let dy = Matrix::new(&dy[picture * outputs * pixels..], outputs, pixels);
+            // SAFETY: each task has taps of its own, and they lie within the gradient.
+            let part =
+                unsafe { MatrixMut::from_raw(shared.get().add(first), outputs, count, taps) };
+            gemm_packing(dy, &columns, part, Into::Add);
+        }
+    };
+    (0..taps.div_ceil(TAPS))
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(task);
+    dw
+}
+
+/// The bias's gradient: the sum of each channel, picture after picture.
+pub fn backward_bias(dy: &[f32], conv: &Conv2d) -> Vec<f32> {
+    let pixels = conv.pixels();
+    let mut sums = fresh(conv.batch * conv.outputs);
+    let shared = SharedPtr::new(sums.as_mut_ptr());
+    for_rows(sums.len(), pixels, |first, rows| {
+        // SAFETY: each task has sums of its own.
+        let sums = unsafe { rows_mut(shared, first, rows, 1) };
+        plane_sums(sums, &dy[first * pixels..][..rows * pixels], pixels);
+    });
+    let mut db = vec![0.0; conv.outputs];
+    for sums in sums.chunks_exact(conv.outputs.max(1)) {
+        db.iter_mut().zip(sums).for_each(|(total, x)| *total += x);
+    }
+    db
+}
+
+vectorised! {
+    fn plane_sums(sums: &mut [f32], x: &[f32], pixels: usize) {
+        for (sum, x) in sums.iter_mut().zip(x.chunks_exact(pixels)) {
+            *sum = sum_by(pixels, |i| x[i]);
+        }
+    }
+}

@@ -1,0 +1,467 @@
+//! The products: a task takes some panels of weights, and for each of them all rows, so that memory is
+//! read once and in order.
+
+use rayon::prelude::*;
+
+use super::integers::Integers;
+use super::layout::{BLOCK, Format, LINE, PANEL, Weights};
+use crate::gemm::Matrix;
+use crate::isa::Isa;
+use crate::shared::{SharedPtr, with_scratch};
+#[cfg(target_arch = "aarch64")]
+use crate::simd::Neon;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, Avx512, has_byte_products};
+use crate::simd::{Kernel, Portable, Vector};
+
+/// Panels that are taken together, so that short chains of multiply-adds wait for each other less.
+const TOGETHER: usize = 4;
+
+/// Where the result goes; with `load` its chains begin at what is there.
+#[derive(Clone, Copy)]
+pub(super) struct Out {
+    pub(super) y: SharedPtr<f32>,
+    pub(super) stride: usize,
+    pub(super) rows: usize,
+    pub(super) load: bool,
+}
+
+/// The panels of a call of a kernel, and where they and the results are.
+#[derive(Clone, Copy)]
+struct Place {
+    weights: *const u8,
+    panel_bytes: usize,
+    blocks: usize,
+    y: *mut f32,
+    stride: usize,
+    /// Outputs from the first panel on; what is beyond does not exist.
+    columns: usize,
+    load: bool,
+}
+
+/// Calls `work(row, panels, place)` for all panels, [`TOGETHER`] at a time where there are as many;
+/// `work` returns how many rows it has done.
+fn for_panels(
+    parallel: bool,
+    w: &Weights,
+    out: Out,
+    work: impl Fn(usize, usize, Place) -> usize + Sync,
+) {
+    let panels = w.outputs().div_ceil(PANEL);
+    let groups = panels.div_ceil(TOGETHER);
+    let tasks = if parallel {
+        (8 * rayon::current_num_threads()).min(groups)
+    } else {
+        1
+    };
+    let each = groups.div_ceil(tasks);
+    let task = |index: usize| {
+        for group in index * each..((index + 1) * each).min(groups) {
+            let first = group * TOGETHER;
+            let panels = TOGETHER.min(panels - first);
+            let mut row = 0;
+            while row < out.rows {
+                // SAFETY: the panel exists, and so do the rows and columns of the result.
+                let place = unsafe {
+                    Place {
+                        weights: w.bytes().as_ptr().add(first * w.panel_bytes()),
+                        panel_bytes: w.panel_bytes(),
+                        blocks: w.inputs().div_ceil(BLOCK),
+                        y: out.y.get().add(row * out.stride + first * PANEL),
+                        stride: out.stride,
+                        columns: w.outputs() - first * PANEL,
+                        load: out.load,
+                    }
+                };
+                row += work(row, panels, place);
+            }
+        }
+    };
+    if tasks > 1 {
+        (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+    } else {
+        task(0);
+    }
+}
+
+impl Place {
+    /// The same from the panel `index` on.
+    fn panel(self, index: usize) -> Self {
+        Self {
+            weights: self.weights.wrapping_add(index * self.panel_bytes),
+            y: self.y.wrapping_add(index * PANEL),
+            columns: self.columns.saturating_sub(index * PANEL),
+            ..self
+        }
+    }
+
+    /// The beginnings of the chains of a row.
+    ///
+    /// # Safety
+    /// `H` registers are a panel; the processor has the instruction set; the row exists.
+    #[inline(always)]
+    unsafe fn begin<V: Vector, const H: usize>(&self, row: usize) -> [V; H] {
+        std::array::from_fn(|h| unsafe {
+            if !self.load {
+                return V::splat(0.0);
+            }
+            let at = self.y.wrapping_add(row * self.stride + h * V::LANES);
+            if self.columns >= PANEL {
+                V::load(at)
+            } else {
+                V::load_first(at, self.columns.saturating_sub(h * V::LANES))
+            }
+        })
+    }
+
+    /// Writes the results of a row.
+    ///
+    /// # Safety
+    /// As for [`Self::begin`].
+    #[inline(always)]
+    unsafe fn end<V: Vector, const H: usize>(&self, row: usize, y: [V; H]) {
+        for (h, y) in y.into_iter().enumerate() {
+            let at = self.y.wrapping_add(row * self.stride + h * V::LANES);
+            unsafe {
+                if self.columns >= PANEL {
+                    y.store(at);
+                } else {
+                    y.store_first(at, self.columns.saturating_sub(h * V::LANES));
+                }
+            }
+        }
+    }
+}
+
+/// The product with activations as they are: up to [`crate::gemm::skinny::MAX_ROWS`] rows.
+pub(super) fn with_floats(isa: Isa, parallel: bool, x: Matrix, w: &Weights, out: Out) {
+    let (rows, inputs) = (x.rows(), w.padded_inputs());
+    with_scratch(rows * inputs, |lines| {
+        for (row, line) in lines.chunks_exact_mut(inputs.max(1)).enumerate() {
+            x.copy_row(row, line);
+        }
+        let lines = &*lines;
+        for_panels(parallel, w, out, |row, panels, place| {
+            let args = Floats {
+                x: lines[row * inputs..].as_ptr(),
+                inputs,
+                format: w.format(),
+            };
+            // SAFETY: rows and panels exist; the caller looked for the instruction set.
+            unsafe {
+                match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512 => match rows - row {
+                        1 => args.run::<Avx512, 1, 4, 1>(panels, place),
+                        2 | 3 => args.run::<Avx512, 2, 4, 1>(panels, place),
+                        4..8 => args.run::<Avx512, 4, 2, 1>(panels, place),
+                        _ => args.run::<Avx512, 8, 2, 1>(panels, place),
+                    },
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2 => match rows - row {
+                        1 => args.run::<Avx2, 1, 2, 2>(panels, place),
+                        2 | 3 => args.run::<Avx2, 2, 2, 2>(panels, place),
+                        _ => args.run::<Avx2, 4, 1, 2>(panels, place),
+                    },
+                    #[cfg(target_arch = "aarch64")]
+                    Isa::Neon => match rows - row {
+                        1 => args.run::<Neon, 1, 2, 4>(panels, place),
+                        2 | 3 => args.run::<Neon, 2, 2, 4>(panels, place),
+                        _ => args.run::<Neon, 4, 1, 4>(panels, place),
+                    },
+                    _ => match rows - row {
+                        1 => args.run::<Portable, 1, 2, 2>(panels, place),
+                        2 | 3 => args.run::<Portable, 2, 2, 2>(panels, place),
+                        _ => args.run::<Portable, 4, 1, 2>(panels, place),
+                    },
+                }
+            }
+        });
+    });
+}
+
+/// Some rows of activations.
+#[derive(Clone, Copy)]
+struct Floats {
+    x: *const f32,
+    inputs: usize,
+    format: Format,
+}
+
+/// [`Floats`] for a panel or more.
+struct FloatProduct<const R: usize, const P: usize, const H: usize, const INT4: bool> {
+    args: Floats,
+    place: Place,
+}
+
+impl Floats {
+    /// `R` rows, `P` panels at a time; returns `R`.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; `R` rows and `panels` panels exist.
+    #[inline(always)]
+    unsafe fn run<V: Vector, const R: usize, const P: usize, const H: usize>(
+        self,
+        panels: usize,
+        place: Place,
+    ) -> usize {
+        let mut done = 0;
+        while done < panels {
+            let (args, place) = (self, place.panel(done));
+            // SAFETY: the caller's.
+            unsafe {
+                let int4 = self.format == Format::Int4;
+                if done + P <= panels {
+                    done += P;
+                    if int4 {
+                        V::enter(FloatProduct::<R, P, H, true> { args, place });
+                    } else {
+                        V::enter(FloatProduct::<R, P, H, false> { args, place });
+                    }
+                } else {
+                    done += 1;
+                    if int4 {
+                        V::enter(FloatProduct::<R, 1, H, true> { args, place });
+                    } else {
+                        V::enter(FloatProduct::<R, 1, H, false> { args, place });
+                    }
+                }
+            }
+        }
+        R
+    }
+}
+
+impl<const R: usize, const P: usize, const H: usize, const INT4: bool> Kernel
+    for FloatProduct<R, P, H, INT4>
+{
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        debug_assert_eq!(H * V::LANES, PANEL);
+        let Self { args, place } = self;
+        // SAFETY: the caller's, see `Floats::run`.
+        unsafe {
+            let mut acc: [[[V; H]; P]; R] =
+                std::array::from_fn(|r| std::array::from_fn(|p| place.panel(p).begin(r)));
+            // Integers stand as unsigned ones with an offset: this makes them signed.
+            let (flip, per_line) = if INT4 {
+                (0x8888_8888_u32 as i32, 8)
+            } else {
+                (0x8080_8080_u32 as i32, 4)
+            };
+            let mut at = place.weights;
+            let mut x = args.x;
+            for _ in 0..place.blocks {
+                for group in 0..2 {
+                    let scales: [[V; H]; P] = std::array::from_fn(|p| {
+                        std::array::from_fn(|h| {
+                            let first = group * PANEL + h * V::LANES;
+                            V::load_bf16(at.add(p * place.panel_bytes + 2 * first))
+                        })
+                    });
+                    for line in 0..32 / per_line {
+                        let line = at.add(LINE * (1 + group * 32 / per_line + line));
+                        let words: [[V::Words; H]; P] = std::array::from_fn(|p| {
+                            std::array::from_fn(|h| {
+                                let first = 4 * h * V::LANES;
+                                V::xor(V::load_words(line.add(p * place.panel_bytes + first)), flip)
+                            })
+                        });
+                        for i in 0..per_line {
+                            let (left, right) = if INT4 {
+                                (28 - 8 * (i % 4) - 4 * (i / 4), 28)
+                            } else {
+                                (24 - 8 * i, 24)
+                            };
+                            let w: [[V; H]; P] = std::array::from_fn(|p| {
+                                std::array::from_fn(|h| {
+                                    V::field(words[p][h], left as u32, right).times(scales[p][h])
+                                })
+                            });
+                            for r in 0..R {
+                                let x = V::splat(*x.add(r * args.inputs + i));
+                                for p in 0..P {
+                                    for h in 0..H {
+                                        acc[r][p][h] = x.multiply_add(w[p][h], acc[r][p][h]);
+                                    }
+                                }
+                            }
+                        }
+                        x = x.add(per_line);
+                    }
+                }
+                at = at.add(LINE + LINE * 64 / per_line);
+            }
+            for (r, row) in acc.into_iter().enumerate() {
+                for (p, y) in row.into_iter().enumerate() {
+                    place.panel(p).end(r, y);
+                }
+            }
+        }
+    }
+}
+
+/// The instruction set that products of integers use where another one was chosen, and how far above their
+/// values it takes the weights' integers.
+pub(super) fn for_integers(isa: Isa, format: Format) -> (Isa, i32) {
+    #[cfg(target_arch = "x86_64")]
+    let isa = if isa == Isa::Avx512 && !has_byte_products() {
+        Isa::Avx2
+    } else {
+        isa
+    };
+    let offset = match (format, isa) {
+        (Format::Int4, _) => 8,
+        #[cfg(target_arch = "x86_64")]
+        (Format::Int8, Isa::Avx512) => Avx512::BYTE_OFFSET,
+        #[cfg(target_arch = "x86_64")]
+        (Format::Int8, Isa::Avx2) => Avx2::BYTE_OFFSET,
+        #[cfg(target_arch = "aarch64")]
+        (Format::Int8, Isa::Neon) => Neon::BYTE_OFFSET,
+        (Format::Int8, _) => Portable::BYTE_OFFSET,
+    };
+    (isa, offset)
+}
+
+/// The product with rounded activations, of any number of rows; instruction set and the integers' offset
+/// are [`for_integers`]'.
+pub(super) fn with_integers(isa: Isa, parallel: bool, x: Integers, w: &Weights, out: Out) {
+    debug_assert_eq!((x.rows, x.inputs), (out.rows, w.padded_inputs()));
+    for_panels(parallel, w, out, |row, panels, place| {
+        let args = Bytes {
+            words: x.words[row * x.inputs / 4..].as_ptr(),
+            starts: x.starts[row * x.inputs / 32..].as_ptr(),
+            scales: x.scales[row * x.inputs / 32..].as_ptr(),
+            inputs: x.inputs,
+            format: w.format(),
+        };
+        let left = x.rows - row;
+        // SAFETY: rows and panels exist; the caller looked for the instruction set.
+        unsafe {
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => match left {
+                    1 => args.run::<Avx512, 1, 1>(panels, place),
+                    2 | 3 => args.run::<Avx512, 2, 1>(panels, place),
+                    4..8 => args.run::<Avx512, 4, 1>(panels, place),
+                    _ => args.run::<Avx512, 8, 1>(panels, place),
+                },
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => match left {
+                    1 => args.run::<Avx2, 1, 2>(panels, place),
+                    _ => args.run::<Avx2, 2, 2>(panels, place),
+                },
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => match left {
+                    1 => args.run::<Neon, 1, 4>(panels, place),
+                    _ => args.run::<Neon, 2, 4>(panels, place),
+                },
+                _ => match left {
+                    1 => args.run::<Portable, 1, 2>(panels, place),
+                    _ => args.run::<Portable, 2, 2>(panels, place),
+                },
+            }
+        }
+    });
+}
+
+/// Some rows of rounded activations.
+#[derive(Clone, Copy)]
+struct Bytes {
+    words: *const i32,
+    starts: *const i32,
+    scales: *const f32,
+    inputs: usize,
+    format: Format,
+}
+
+impl Bytes {
+    /// `R` rows; returns `R`.
+    ///
+    /// # Safety
+    /// As for [`Floats::run`].
+    #[inline(always)]
+    unsafe fn run<V: Vector, const R: usize, const H: usize>(
+        self,
+        panels: usize,
+        place: Place,
+    ) -> usize {
+        for index in 0..panels {
+            let (args, place) = (self, place.panel(index));
+            // SAFETY: the caller's.
+            unsafe {
+                if self.format == Format::Int4 {
+                    V::enter_with_byte_products(ByteProduct::<R, H, true> { args, place });
+                } else {
+                    V::enter_with_byte_products(ByteProduct::<R, H, false> { args, place });
+                }
+            }
+        }
+        R
+    }
+}
+
+/// [`Bytes`] for a panel.
+struct ByteProduct<const R: usize, const H: usize, const INT4: bool> {
+    args: Bytes,
+    place: Place,
+}
+
+impl<const R: usize, const H: usize, const INT4: bool> Kernel for ByteProduct<R, H, INT4> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        debug_assert_eq!(H * V::LANES, PANEL);
+        let Self { args, place } = self;
+        let (words, groups) = (args.inputs / 4, args.inputs / 32);
+        // SAFETY: the caller's, see `Bytes::run`.
+        unsafe {
+            let mut acc: [[V; H]; R] = std::array::from_fn(|r| place.begin(r));
+            let mut at = place.weights;
+            for block in 0..place.blocks {
+                let scales_at = at;
+                at = at.add(LINE);
+                for half in 0..2 {
+                    let group = 2 * block + half;
+                    let mut dots: [[V::Words; H]; R] = std::array::from_fn(|r| {
+                        let start = V::splat_words(*args.starts.add(r * groups + group));
+                        [start; H]
+                    });
+                    let x = args.words.add(8 * group);
+                    for line in 0..if INT4 { 4 } else { 8 } {
+                        for h in 0..H {
+                            let w = V::load_words(at.add(4 * h * V::LANES));
+                            for r in 0..R {
+                                let x = x.add(r * words);
+                                let dot = &mut dots[r][h];
+                                if INT4 {
+                                    let x = x.add(2 * line);
+                                    *dot = V::dot_nibbles(*dot, V::low_nibbles(w), *x);
+                                    *dot = V::dot_nibbles(*dot, V::high_nibbles(w), *x.add(1));
+                                } else {
+                                    *dot = V::dot_bytes(*dot, w, *x.add(line));
+                                }
+                            }
+                        }
+                        at = at.add(LINE);
+                    }
+                    for h in 0..H {
+                        let first = half * PANEL + h * V::LANES;
+                        let scale = V::load_bf16(scales_at.add(2 * first));
+                        for r in 0..R {
+                            let x_scale = V::splat(*args.scales.add(r * groups + group));
+                            let dot = V::floats(dots[r][h]).times(scale);
+                            acc[r][h] = x_scale.multiply_add(dot, acc[r][h]);
+                        }
+                    }
+                }
+            }
+            for (r, y) in acc.into_iter().enumerate() {
+                place.end(r, y);
+            }
+        }
+    }
+}
