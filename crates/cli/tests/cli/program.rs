@@ -5,10 +5,11 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use impasto::checkpoint::weights::Precision;
-use impasto::checkpoint::{Model, ModelConfig};
+use impasto::checkpoint::{ClipModel, ClipModelConfig, Model, ModelConfig};
 use impasto::device;
+use impasto::models::clip::{Activation, EndOfText, Normalisation, TowerConfig};
 use impasto::models::vqgan::VqganConfig;
-use impasto::models::{DalleConfig, ImageTokenizerConfig};
+use impasto::models::{ClipConfig, DalleConfig, ImageTokenizerConfig};
 use impasto::nn::Init;
 use impasto::sampling::SamplingOptions;
 use impasto::text::TextTokenizer;
@@ -189,6 +190,46 @@ pub fn model() -> &'static str {
             device,
         };
         model.save(&folder, Precision::F32).unwrap();
+        folder.to_str().unwrap().to_owned()
+    })
+}
+
+/// A tiny CLIP's folder: 64 px, captions of 80 tokens, 8 dimensions.
+pub fn clip() -> &'static str {
+    static CLIP: OnceLock<String> = OnceLock::new();
+    CLIP.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tiny-clip");
+        let text = TextTokenizer::load(Path::new(model())).unwrap();
+        let tower = TowerConfig {
+            width: 16,
+            n_layers: 2,
+            n_heads: 2,
+            hidden: 32,
+        };
+        let config = ClipConfig {
+            image_size: 64,
+            patch_size: 16,
+            image: tower,
+            text_vocab_size: text.vocab_size(),
+            text_length: 80,
+            text: tower,
+            projection_width: 8,
+            activation: Activation::Gelu,
+            end_of_text: EndOfText::FirstOf(2),
+            logit_bias: false,
+            normalisation: Normalisation::default(),
+        };
+        let (device, _) = device::select("cpu").unwrap();
+        let clip = ClipModel {
+            config: ClipModelConfig {
+                name: "tiny".to_owned(),
+                licence: "CC0-1.0".to_owned(),
+                clip: config.clone(),
+            },
+            text,
+            clip: config.init(&mut Init::new(2, &device)),
+        };
+        clip.save(&folder, Precision::F32).unwrap();
         folder.to_str().unwrap().to_owned()
     })
 }

@@ -182,18 +182,21 @@ impl ClipTask {
         Ok(path)
     }
 
-    /// Which of a picture's captions is told comes from (seed, pass).
+    /// Which of a picture's captions is told comes from (seed, the sample's number), so that it does not
+    /// depend on the size of a pass.
     fn batch(&self, pass: u64) -> Result<Batch> {
         let size = self.run.batch_size;
         let mut rng = ChaCha8Rng::seed_from_u64(self.run.seed);
-        rng.set_stream(pass + 1);
-        let samples = self.source.train_batch(pass * size as u64, size)?;
+        let first = pass * size as u64;
+        let samples = self.source.train_batch(first, size)?;
         let length = self.model_config.clip.text_length;
         let mut batch = Batch {
             pictures: Vec::with_capacity(size),
             text_ids: Vec::with_capacity(size),
         };
-        for sample in samples {
+        for (number, sample) in (first + 1..).zip(samples) {
+            rng.set_stream(number);
+            rng.set_word_pos(0);
             let caption = &sample.captions[rng.random_range(0..sample.captions.len())];
             let ids = self.text.encode_caption(caption, length, true)?;
             batch.text_ids.push(ids);

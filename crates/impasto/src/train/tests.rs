@@ -271,3 +271,90 @@ fn a_folder_of_pictures_trains_and_lists_what_it_leaves_out() {
     assert_eq!(excluded["without_caption"], json!(["alone.png"]));
     assert_eq!(excluded["unreadable"][0]["key"], "broken.jpg");
 }
+
+fn clip_config(dir: &Path) -> clip::Config {
+    let tower = json!({"width": 16, "n_layers": 2, "n_heads": 2, "hidden": 32});
+    serde_json::from_value(json!({
+        "name": "test", "licence": "CC0-1.0", "text_tokenizer": dir.join("text"),
+        "model": {
+            "image_size": 64, "patch_size": 16, "image": tower, "text_length": 40, "text": tower,
+            "projection_width": 8
+        },
+        "data": {"scenes": {"world": "tiny", "seed": 3}},
+        "run": run_config(),
+        "validation": 6
+    }))
+    .unwrap()
+}
+
+fn prepare_clip(dir: &Path) -> clip::Config {
+    let text = serde_json::from_value(json!({
+        "vocab_size": 300, "samples": 50, "data": {"scenes": {"world": "tiny", "seed": 3}}
+    }))
+    .unwrap();
+    text_tokenizer::run(&text, &dir.join("text"), &mut StopAfter::steps(NEVER)).unwrap();
+    clip_config(dir)
+}
+
+fn train_clip(
+    config: &clip::Config,
+    dir: &Path,
+    resume: bool,
+    stop: u64,
+) -> crate::Result<PathBuf> {
+    let mut observer = StopAfter::steps(stop);
+    clip::run(config, dir, &Device::flex(), resume, &mut observer)
+}
+
+#[test]
+fn resumed_clips_equal_uninterrupted_ones() {
+    let dir = TempDir::new().unwrap();
+    let mut config = prepare_clip(dir.path());
+    config.run.optimizer = config::OptimizerKind::Muon;
+    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+    train_clip(&config, &whole, false, NEVER).unwrap();
+    assert!(matches!(
+        train_clip(&config, &parts, false, 3),
+        Err(Error::Stopped)
+    ));
+    train_clip(&config, &parts, true, NEVER).unwrap();
+    assert_same_files(&whole, &parts);
+}
+
+/// Eight pairs at once, or in four passes that share their loss: the same losses and the same gradients,
+/// up to the order of sums.
+#[test]
+fn a_batch_in_chunks_has_the_gradients_of_the_whole() {
+    for loss in ["info_nce", "sigmoid"] {
+        let dir = TempDir::new().unwrap();
+        let mut config = prepare_clip(dir.path());
+        config.loss = serde_json::from_value(json!(loss)).unwrap();
+        config.run.steps = 3;
+        let logged = |config: &clip::Config, name: &str| -> Vec<(f64, f64)> {
+            let out = dir.path().join(name);
+            train_clip(config, &out, false, NEVER).unwrap();
+            let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+            text.lines()
+                .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+                .filter_map(|line| Some((line["loss"].as_f64()?, line["gradient_norm"].as_f64()?)))
+                .collect()
+        };
+        config.run.batch_size = 8;
+        config.run.gradient_accumulation = 1;
+        let whole = logged(&config, "whole");
+        config.run.batch_size = 2;
+        config.run.gradient_accumulation = 4;
+        let chunks = logged(&config, "chunks");
+        assert_eq!((whole.len(), chunks.len()), (3, 3));
+        for ((loss, norm), (chunked_loss, chunked_norm)) in whole.into_iter().zip(chunks) {
+            assert!(
+                (loss - chunked_loss).abs() < 1e-5 * loss,
+                "{loss} {chunked_loss}"
+            );
+            assert!(
+                (norm - chunked_norm).abs() < 1e-4 * norm,
+                "{norm} {chunked_norm}"
+            );
+        }
+    }
+}

@@ -227,3 +227,28 @@ fn an_enlarged_picture_is_convolved_like_one_that_was_large() {
         );
     }
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn both_ways_are_right_for_any_sizes(
+        (batch, inputs, outputs) in (1..4_usize, 1..40_usize, 1..40_usize),
+        (height, width) in (1..30_usize, 1..30_usize),
+        padding in 1..3_usize,
+    ) {
+        let conv = Conv2d {
+            batch,
+            inputs,
+            outputs,
+            height,
+            width,
+            kernel: [3, 3],
+            stride: 1,
+            padding,
+        };
+        let [direct, winograd] = errors(&conv);
+        // See above; a few outputs may all be small by chance.
+        assert!(direct < 5e-6 && winograd < 1e-5, "{conv:?}: {direct} {winograd}");
+    }
+}

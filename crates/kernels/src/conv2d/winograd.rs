@@ -15,6 +15,7 @@ use rayon::prelude::*;
 
 use super::Conv2d;
 use super::frame::Framed;
+use crate::gemm::pack::transpose;
 use crate::gemm::{Into, Matrix, MatrixMut, gemm_serial};
 use crate::shared::{SharedPtr, fresh, with_scratch};
 use crate::vector::{multiply_add, vectorised};
@@ -28,8 +29,8 @@ const POSITIONS: usize = IN * IN;
 /// Tiles that are transformed side by side.
 const LANES: usize = 16;
 
-/// Floats of a strip's transforms: half of a smaller last cache.
-const STRIP: usize = 1 << 21;
+/// Floats of a strip's transforms: 4 MiB of the last cache.
+const STRIP: usize = 1 << 20;
 
 /// Whether this is the quicker way. It looks at one picture's sizes only: a batch must not change the
 /// result.
@@ -83,18 +84,15 @@ pub(super) fn convolve(x: &Framed, w: &[f32], bias: Option<&[f32]>, conv: &Conv2
             (0..inputs).into_par_iter().for_each(|channel| {
                 let mut lanes = [[0.0; LANES]; POSITIONS];
                 for (group, places) in places.chunks(LANES).enumerate() {
-                    for (lane, place) in places.iter().enumerate() {
+                    all.for_runs(places, |lane, place, run| {
                         let plane = (place.picture * inputs + channel) * framed[0] * framed[1];
                         let corner = plane + place.y * framed[1] + place.x;
                         for i in 0..IN {
-                            let line: &[f32; IN] = x[corner + i * framed[1]..]
-                                .first_chunk()
-                                .expect("the frame holds whole tiles");
-                            for j in 0..IN {
-                                lanes[i * IN + j][lane] = line[j];
-                            }
+                            let line = &x[corner + i * framed[1]..][..OUT * (run - 1) + IN];
+                            let to = &mut lanes[i * IN..][..IN].as_flattened_mut()[lane..];
+                            transpose(to, LANES, line, OUT, run, IN);
                         }
-                    }
+                    });
                     transform_inputs(&mut lanes);
                     for (position, lanes) in lanes.iter().enumerate() {
                         let at = (position * inputs + channel) * padded + group * LANES;
@@ -133,16 +131,23 @@ pub(super) fn convolve(x: &Framed, w: &[f32], bias: Option<&[f32]>, conv: &Conv2
                         lanes.copy_from_slice(&products[at..][..LANES]);
                     }
                     transform_outputs(&mut lanes, bias);
-                    for (lane, place) in places.iter().enumerate() {
+                    all.for_runs(places, |lane, place, run| {
                         let plane = (place.picture * outputs + channel) * height * width;
+                        let columns = (OUT * run).min(width - place.x);
                         for i in 0..OUT.min(height - place.y) {
-                            let at = plane + (place.y + i) * width + place.x;
-                            for j in 0..OUT.min(width - place.x) {
-                                // SAFETY: the pixel exists; each task has a channel of its own.
-                                unsafe { *out.get().add(at + j) = lanes[i * IN + j][lane] };
+                            // SAFETY: these pixels exist; each task has a channel of its own.
+                            let to = unsafe {
+                                let at = plane + (place.y + i) * width + place.x;
+                                std::slice::from_raw_parts_mut(out.get().add(at), columns)
+                            };
+                            let lines = &lanes[i * IN..][..OUT].as_flattened()[lane..];
+                            let whole = columns / OUT;
+                            transpose(to, OUT, lines, LANES, OUT, whole);
+                            for column in whole * OUT..columns {
+                                to[column] = lines[column % OUT * LANES + column / OUT];
                             }
                         }
-                    }
+                    });
                 }
             });
         });
@@ -165,6 +170,16 @@ struct Tiles {
 }
 
 impl Tiles {
+    /// Calls `work(index, place, count)` for all runs of tiles beside each other.
+    fn for_runs(&self, places: &[Place], mut work: impl FnMut(usize, &Place, usize)) {
+        let mut done = 0;
+        while let Some(place) = places.get(done) {
+            let run = (self.across - place.x / OUT).min(places.len() - done);
+            work(done, place, run);
+            done += run;
+        }
+    }
+
     fn place(&self, index: usize) -> Place {
         let (picture, tile) = (index / self.per_picture, index % self.per_picture);
         Place {

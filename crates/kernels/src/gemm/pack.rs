@@ -112,7 +112,9 @@ pub(crate) fn transpose(
         // Steps outside would walk over the target in order; rows outside read each source line whole.
         while i + 4 <= rows {
             assert!(
-                (i + 3) * stride + kc <= from.len() && kc * width <= to.len() && i + 4 <= width
+                (i + 3) * stride + kc <= from.len()
+                    && i + 4 <= width
+                    && kc * width + i + 4 <= to.len() + width
             );
             let mut p = 0;
             while p + 4 <= kc {

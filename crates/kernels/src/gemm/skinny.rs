@@ -17,8 +17,10 @@ use crate::simd::{Kernel, Portable, Vector};
 /// Rows of `A` up to which sweeping beats packing `B`.
 pub(crate) const MAX_ROWS: usize = 16;
 
-/// Most columns of a task: with eight rows of C, 32 KiB.
-const COLUMNS: usize = 1024;
+/// Most columns of a task: long rows of B for few rows of C; with eight rows of C, 16 KiB.
+fn most_columns(rows: usize) -> usize {
+    if rows <= 2 { 1024 } else { 512 }
+}
 
 /// Rows of `B` in one sweep: as many streams as the processor follows.
 const DEPTH: usize = 8;
@@ -116,7 +118,7 @@ pub(crate) fn run<E: Element>(
             1
         };
         // As many columns for each thread, in whole cache lines.
-        let tasks = n.div_ceil(COLUMNS).next_multiple_of(threads);
+        let tasks = n.div_ceil(most_columns(m)).next_multiple_of(threads);
         let columns = n.div_ceil(tasks).next_multiple_of(32);
         let task = |index: usize| {
             let j0 = index * columns;

@@ -73,45 +73,54 @@ fn a_weight_stands_where_the_layout_says() {
 fn product_of_floats_equals_that_of_the_dequantised_weights_bit_for_bit() {
     for isa in isas() {
         for format in FORMATS {
-            for (index, &(rows, inputs, outputs)) in SHAPES.iter().enumerate() {
-                let bytes = quantised(format, inputs, outputs, index as u64);
-                // Everything unaligned and with gaps.
-                let mut moved = vec![0; 1];
-                moved.extend(&bytes);
-                let w = Weights::new(format, inputs, outputs, &moved[1..]);
-                let x = numbers(2 * rows * inputs + 1, 3);
-                let start = numbers(rows * (outputs + 3) + 1, 4);
-                for x in [
-                    Matrix::new(&x[1..], rows, inputs),
-                    Matrix::with_strides(&x, rows, inputs, 2 * inputs, 2),
-                ] {
-                    for into in [Into::Overwrite, Into::Add] {
-                        let run = |work: &dyn Fn(MatrixMut)| {
-                            let mut y = start.clone();
-                            work(MatrixMut::with_stride(
-                                &mut y[1..],
-                                rows,
-                                outputs,
-                                outputs + 3,
-                            ));
-                            y
-                        };
-                        let floats = w.dequantise();
-                        let expected = run(&|y| {
-                            let w = Matrix::new(&floats, inputs, outputs);
-                            gemm_with_isa(isa, x, w, y, into);
-                        });
-                        let result = run(&|y| {
-                            product_with_isa(isa, x, &w, y, into, Activations::Float);
-                        });
-                        // What lies between the rows, too.
-                        assert_eq!(
-                            result, expected,
-                            "{isa:?} {format:?} {rows}x{inputs}x{outputs}"
-                        );
-                    }
-                }
+            for shape in SHAPES {
+                check_floats(isa, format, shape, 1);
             }
+        }
+    }
+}
+
+fn check_floats(
+    isa: Isa,
+    format: Format,
+    (rows, inputs, outputs): (usize, usize, usize),
+    seed: u64,
+) {
+    let bytes = quantised(format, inputs, outputs, seed);
+    // Everything unaligned and with gaps.
+    let mut moved = vec![0; 1];
+    moved.extend(&bytes);
+    let w = Weights::new(format, inputs, outputs, &moved[1..]);
+    let x = numbers(2 * rows * inputs + 1, 3);
+    let start = numbers(rows * (outputs + 3) + 1, 4);
+    for x in [
+        Matrix::new(&x[1..], rows, inputs),
+        Matrix::with_strides(&x, rows, inputs, 2 * inputs, 2),
+    ] {
+        for into in [Into::Overwrite, Into::Add] {
+            let run = |work: &dyn Fn(MatrixMut)| {
+                let mut y = start.clone();
+                work(MatrixMut::with_stride(
+                    &mut y[1..],
+                    rows,
+                    outputs,
+                    outputs + 3,
+                ));
+                y
+            };
+            let floats = w.dequantise();
+            let expected = run(&|y| {
+                let w = Matrix::new(&floats, inputs, outputs);
+                gemm_with_isa(isa, x, w, y, into);
+            });
+            let result = run(&|y| {
+                product_with_isa(isa, x, &w, y, into, Activations::Float);
+            });
+            // What lies between the rows, too.
+            assert_eq!(
+                result, expected,
+                "{isa:?} {format:?} {rows}x{inputs}x{outputs}"
+            );
         }
     }
 }
@@ -120,45 +129,51 @@ fn product_of_floats_equals_that_of_the_dequantised_weights_bit_for_bit() {
 fn product_of_integers_equals_the_plain_one() {
     for isa in isas() {
         for format in FORMATS {
-            for (index, &(rows, inputs, outputs)) in SHAPES.iter().enumerate() {
-                let bytes = quantised(format, inputs, outputs, index as u64);
-                let w = Weights::new(format, inputs, outputs, &bytes);
-                let x = normal(rows * inputs, 3);
-                let x = Matrix::new(&x, rows, inputs);
-                let start = numbers(rows * outputs, 4);
-                let mut y = start.clone();
-                let result = MatrixMut::new(&mut y, rows, outputs);
-                product_with_isa(isa, x, &w, result, Into::Add, Activations::Int8);
-                let floats = w.dequantise();
-                with_integers(x, w.padded_inputs(), 0, |integers| {
-                    for row in 0..rows {
-                        for output in 0..outputs {
-                            let mut exact = start[row * outputs + output] as f64;
-                            let mut size = exact.abs();
-                            for input in 0..inputs {
-                                let word = integers.words[(row * integers.inputs + input) / 4];
-                                let q = word.to_le_bytes()[input % 4] as i8;
-                                let scale =
-                                    integers.scales[(row * integers.inputs + input) / GROUP];
-                                let term = q as f64
-                                    * scale as f64
-                                    * floats[input * outputs + output] as f64;
-                                exact += term;
-                                size += term.abs();
-                            }
-                            let got = y[row * outputs + output] as f64;
-                            // Roundings of `q · scale` to floats in the reference, of a product and a sum per
-                            // group.
-                            assert!(
-                                (got - exact).abs() <= 3e-7 * size,
-                                "{isa:?} {format:?} {rows}x{inputs}x{outputs}: {got} {exact}"
-                            );
-                        }
-                    }
-                });
+            for shape in SHAPES {
+                check_integers(isa, format, shape, 1);
             }
         }
     }
+}
+
+fn check_integers(
+    isa: Isa,
+    format: Format,
+    (rows, inputs, outputs): (usize, usize, usize),
+    seed: u64,
+) {
+    let bytes = quantised(format, inputs, outputs, seed);
+    let w = Weights::new(format, inputs, outputs, &bytes);
+    let x = normal(rows * inputs, 3);
+    let x = Matrix::new(&x, rows, inputs);
+    let start = numbers(rows * outputs, 4);
+    let mut y = start.clone();
+    let result = MatrixMut::new(&mut y, rows, outputs);
+    product_with_isa(isa, x, &w, result, Into::Add, Activations::Int8);
+    let floats = w.dequantise();
+    with_integers(x, w.padded_inputs(), 0, |integers| {
+        for row in 0..rows {
+            for output in 0..outputs {
+                let mut exact = start[row * outputs + output] as f64;
+                let mut size = exact.abs();
+                for input in 0..inputs {
+                    let word = integers.words[(row * integers.inputs + input) / 4];
+                    let q = word.to_le_bytes()[input % 4] as i8;
+                    let scale = integers.scales[(row * integers.inputs + input) / GROUP];
+                    let term = q as f64 * scale as f64 * floats[input * outputs + output] as f64;
+                    exact += term;
+                    size += term.abs();
+                }
+                let got = y[row * outputs + output] as f64;
+                // Roundings of `q · scale` to floats in the reference, of a product and a sum per
+                // group.
+                assert!(
+                    (got - exact).abs() <= 3e-7 * size,
+                    "{isa:?} {format:?} {rows}x{inputs}x{outputs}: {got} {exact}"
+                );
+            }
+        }
+    });
 }
 
 #[test]
@@ -375,4 +390,21 @@ fn any_bytes_are_weights() {
         }
     }
     assert_eq!(Format::Int8.bytes(usize::MAX, 1 << 20), None);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn products_are_right_for_any_shape(
+        shape in (1..25_usize, 1..200_usize, 1..100_usize),
+        seed: u64,
+    ) {
+        for isa in isas() {
+            for format in FORMATS {
+                check_floats(isa, format, shape, seed);
+                check_integers(isa, format, shape, seed);
+            }
+        }
+    }
 }

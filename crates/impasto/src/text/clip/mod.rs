@@ -111,7 +111,7 @@ impl ClipTokenizer {
         let merges = std::str::from_utf8(merges).map_err(|e| bad(format!("not text: {e}")))?;
         let lines = merges.lines().enumerate();
         let merges = lines
-            .filter(|(i, line)| !line.is_empty() && !(*i == 0 && line.starts_with("#version")))
+            .filter(|(i, line)| !line.is_empty() && (*i > 0 || !line.starts_with("#version")))
             .map(|(i, line)| {
                 pair(line).ok_or_else(|| bad(format!("line {} is no pair of symbols", i + 1)))
             })
