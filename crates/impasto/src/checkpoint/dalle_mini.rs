@@ -94,7 +94,7 @@ pub fn is_dalle_mini(source: &ModelSource) -> bool {
         #[serde(rename = "architecture")]
         _architecture: Architecture,
     }
-    matches!(source, ModelSource::Dir(_))
+    source.folder().is_some()
         && source
             .read(CONFIG)
             .is_ok_and(|bytes| serde_json::from_slice::<Beginning>(&bytes).is_ok())

@@ -131,6 +131,50 @@ impl<'a> LazyTensor<'a> {
     }
 }
 
+/// Sets all of `module`'s parameters from `tensors`, with the numbers of one at a time beside the module's.
+/// `source` is the file that they come from, for errors.
+pub fn load_lazily<M: Module>(module: M, source: &Path, tensors: Vec<LazyTensor<'_>>) -> Result<M> {
+    let mut tensors: BTreeMap<String, LazyTensor<'_>> = tensors
+        .into_iter()
+        .map(|tensor| (tensor.name.clone(), tensor))
+        .collect();
+    let mut failure = None;
+    let (module, report) = parameters::load_each(module, |name| {
+        let tensor = tensors.remove(name)?;
+        let values = (tensor.values)();
+        let expected = tensor.shape.iter().product::<usize>();
+        if values.len() != expected {
+            let found = values.len();
+            failure.get_or_insert(format!(
+                "tensor for {name} has {found} numbers, expected {expected}"
+            ));
+            return None;
+        }
+        if let Some(reason) = not_finite(name, &values) {
+            failure.get_or_insert(reason);
+        }
+        Some(TensorData::new(values, tensor.shape))
+    });
+    if let Some(reason) = failure {
+        return Err(Error::bad_file(source, reason));
+    }
+    if !report.is_complete() || !tensors.is_empty() {
+        return Err(Error::bad_file(
+            source,
+            format!("does not fit: {}", report.summary()),
+        ));
+    }
+    Ok(module)
+}
+
+fn not_finite(name: &str, values: &[f32]) -> Option<String> {
+    let at = values.iter().position(|value| !value.is_finite())?;
+    let value = values[at];
+    Some(format!(
+        "tensor for {name} holds {value} at index {at}, expected finite numbers"
+    ))
+}
+
 /// What went wrong while tensors were written: the writer's interface has no room for it.
 type Failure = RefCell<Option<String>>;
 
@@ -157,11 +201,8 @@ impl View for LazyView<'_> {
         let fail = |reason: String| {
             self.failure.borrow_mut().get_or_insert(reason);
         };
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            let value = values[at];
-            fail(format!(
-                "tensor for {name} holds {value} at index {at}, expected finite numbers"
-            ));
+        if let Some(reason) = not_finite(name, &values) {
+            fail(reason);
         }
         let mut bytes = match self.tensor.precision {
             Precision::F32 => bytemuck::cast_slice(&values).to_vec(),

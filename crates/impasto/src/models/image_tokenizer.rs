@@ -190,6 +190,26 @@ impl ImageTokenizer {
         Ok(evidence)
     }
 
+    /// One picture of row-major ids on a grid of any `rows` and `columns`; checks their number and range.
+    pub fn decode_grid(&self, ids: &[u32], [rows, columns]: [usize; 2]) -> Result<Picture> {
+        let config = self.config();
+        if ids.is_empty() || ids.len() != rows * columns {
+            return Err(Error::invalid(
+                "image ids",
+                format!("expected {rows}x{columns} ids, got {}", ids.len()),
+            ));
+        }
+        check_ids(ids, config.codebook_size())?;
+        let ids = [ids.to_vec()];
+        let pixels = match self {
+            ImageTokenizer::Vqgan(model) => model.decode_grid(&ids, [rows, columns]),
+            ImageTokenizer::Dvae(model) => model.decode_grid(&ids, [rows, columns]),
+            ImageTokenizer::TamingVqgan(model) => model.decode_grid(&ids, [rows, columns]),
+        };
+        let [_, _, height, width] = pixels.dims();
+        Picture::from_chw(&values(pixels)?, width, height)
+    }
+
     /// The pictures of ids; checks their number and range.
     pub fn decode(&self, ids: &[Vec<u32>]) -> Result<Vec<Picture>> {
         let config = self.config();
@@ -201,28 +221,35 @@ impl ImageTokenizer {
                     format!("expected {positions} ids, got {}", row.len()),
                 ));
             }
-            if let Some(id) = row.iter().find(|&&id| id as usize >= codes) {
-                return Err(Error::invalid(
-                    "image ids",
-                    format!("id {id} is not below the codebook's {codes}"),
-                ));
-            }
+            check_ids(row, codes)?;
         }
         let size = config.picture_size();
         let mut pictures = Vec::with_capacity(ids.len());
         for rows in ids.chunks(self.batch()) {
-            let values: Vec<f32> = self
-                .decode_pixels(rows)
-                .into_data()
-                .convert::<f32>()
-                .try_into_vec()
-                .map_err(|e| Error::invalid("pixels", format!("{e:?}")))?;
-            for picture in values.chunks(3 * size * size) {
+            for picture in values(self.decode_pixels(rows))?.chunks(3 * size * size) {
                 pictures.push(Picture::from_chw(picture, size, size)?);
             }
         }
         Ok(pictures)
     }
+}
+
+fn check_ids(ids: &[u32], codes: usize) -> Result<()> {
+    match ids.iter().find(|&&id| id as usize >= codes) {
+        None => Ok(()),
+        Some(id) => Err(Error::invalid(
+            "image ids",
+            format!("id {id} is not below the codebook's {codes}"),
+        )),
+    }
+}
+
+fn values(pixels: Tensor<4>) -> Result<Vec<f32>> {
+    pixels
+        .into_data()
+        .convert::<f32>()
+        .try_into_vec()
+        .map_err(|e| Error::invalid("pixels", format!("{e:?}")))
 }
 
 /// What a cosine of 1 more between a VQGAN's vector and a code is worth, in nats.

@@ -1,17 +1,22 @@
 //! The whole way with DALL·E mini: prompt → ids → picture, and picture → ids → likelihood.
 
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 
-use super::{BATCH, Drawn, GenerateRequest, Likelihood, Progress, Timings};
+use super::{AnyPipeline, BATCH, Drawn, GenerateRequest, Likelihood, Progress, Timings};
 use crate::checkpoint::ModelSource;
-use crate::checkpoint::dalle_mini::DalleMini;
+use crate::checkpoint::dalle_mini::{self as checkpoint, DalleMini, DalleMiniConfig};
+use crate::files::folder_of;
 use crate::generate::dalle_mini::draw;
 use crate::image::Picture;
+use crate::import::dalle_mini as published;
+use crate::models::ImageTokenizer;
 use crate::models::dalle::Order;
 use crate::models::dalle_bart::Followers;
+use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
 /// A DALL·E mini that draws.
@@ -23,27 +28,91 @@ pub struct DalleMiniPipeline {
     pub load_time: Duration,
 }
 
+/// Whether a model is of this family, in our format or as it was published.
+pub fn is_dalle_mini(source: &ModelSource) -> bool {
+    checkpoint::is_dalle_mini(source) || source.folder().is_some_and(published::is_dalle_mini)
+}
+
+/// The config of a model of this family and the bytes of its weight files.
+pub fn describe(source: &ModelSource) -> Result<(DalleMiniConfig, u64)> {
+    match source.folder() {
+        Some(folder) if !checkpoint::is_dalle_mini(source) => {
+            let needs = source.needs().first();
+            published::describe(folder, needs.map(PathBuf::as_path), &name_of(folder))
+        }
+        _ => Ok((
+            checkpoint::config(source)?,
+            checkpoint::weight_bytes(source)?,
+        )),
+    }
+}
+
+/// A published model is called after its folder; one of the hub's cache after its repository
+/// (`models--{owner}--{name}/snapshots/{commit}`).
+fn name_of(folder: &Path) -> String {
+    let name = |folder: &Path| {
+        let name = folder.file_name().map(|name| name.to_string_lossy());
+        name.map_or_else(|| "dalle-mini".to_owned(), |name| name.into_owned())
+    };
+    let snapshots = folder_of(folder);
+    if name(snapshots) == "snapshots"
+        && let Some(repository) = name(folder_of(snapshots)).strip_prefix("models--")
+    {
+        return repository.replacen("--", "/", 1);
+    }
+    // "." and the like have no name of their own.
+    match folder.file_name() {
+        Some(_) => name(folder),
+        None => folder
+            .canonicalize()
+            .map_or_else(|_| name(folder), |whole| name(&whole)),
+    }
+}
+
 impl DalleMiniPipeline {
-    /// Loads a model onto `device`.
+    /// Loads a model onto `device`: a checkpoint of ours, or a published folder as it is.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
         let started = Instant::now();
-        let model = DalleMini::load(source, device)?;
+        let model = match source.folder() {
+            Some(folder) if !checkpoint::is_dalle_mini(source) => {
+                let needs = source.needs().first();
+                let needs = needs.map(PathBuf::as_path);
+                published::load(folder, needs, &name_of(folder), device)?
+            }
+            _ => DalleMini::load(source, device)?,
+        };
         Ok(DalleMiniPipeline {
             model,
             load_time: started.elapsed(),
         })
     }
+}
 
-    /// Side of the pictures in pixels.
-    pub fn picture_size(&self) -> usize {
-        self.model.config.image_tokenizer.picture_size()
+impl AnyPipeline for DalleMiniPipeline {
+    fn name(&self) -> &str {
+        &self.model.config.name
     }
 
-    /// Draws; see [`super::Pipeline::generate`].
-    pub fn generate(
+    fn device(&self) -> &Device {
+        &self.model.device
+    }
+
+    fn image_tokenizer(&self) -> &ImageTokenizer {
+        &self.model.image
+    }
+
+    fn sampling(&self) -> &SamplingOptions {
+        &self.model.config.sampling
+    }
+
+    fn check_prompt(&self, prompt: &str, truncate: bool) -> Result<()> {
+        self.model.encode_caption(prompt, truncate).map(drop)
+    }
+
+    fn generate(
         &self,
         request: &GenerateRequest,
-        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<(Vec<Drawn>, Timings)> {
         if request.n == 0 {
             return Err(Error::invalid("n", "expected 1 or more pictures, got 0"));
@@ -79,10 +148,11 @@ impl DalleMiniPipeline {
                 &null_caption,
                 &seeds,
                 &request.sampling,
-                &mut |done, _, _| {
+                &mut |done, _, image_ids| {
                     progress(Progress {
                         done: finished + done * rows,
                         total,
+                        image_ids,
                     })
                 },
             )?;
@@ -104,13 +174,8 @@ impl DalleMiniPipeline {
         Ok((drawn, timings))
     }
 
-    /// ln p of a picture given a caption. Captions themselves have none: the model reads them only.
-    pub fn likelihood(
-        &self,
-        caption: &str,
-        picture: &Picture,
-        truncate: bool,
-    ) -> Result<Likelihood> {
+    /// Captions themselves have no likelihood: the model reads them only.
+    fn likelihood(&self, caption: &str, picture: &Picture, truncate: bool) -> Result<Likelihood> {
         let text_ids = self.model.encode_caption(caption, truncate)?;
         let caption = self.model.dalle.read(&text_ids)?;
         let image_ids = self.encode(picture)?;
@@ -126,18 +191,5 @@ impl DalleMiniPipeline {
             text_tokens: 0,
             image_tokens,
         })
-    }
-
-    /// Row-major ids of a picture of any size: its middle square, scaled to the model's.
-    pub fn encode(&self, picture: &Picture) -> Result<Vec<u32>> {
-        let picture = picture.fit_square(self.picture_size())?;
-        let ids = self.model.image.encode(&[picture], &self.model.device);
-        Ok(ids?.swap_remove(0))
-    }
-
-    /// The picture of row-major ids.
-    pub fn decode(&self, image_ids: &[u32]) -> Result<Picture> {
-        let pictures = self.model.image.decode(&[image_ids.to_vec()]);
-        Ok(pictures?.swap_remove(0))
     }
 }

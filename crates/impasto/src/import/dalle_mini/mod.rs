@@ -5,8 +5,9 @@
 //! - *min-dalle* (github.com/kuprel/min-dalle): `encoder.pt`, `decoder.pt`, `detoker.pt` with `vocab.json` and
 //!   `merges.txt`. It has no encoder of pictures.
 //!
-//! The numbers keep their precision: what the file has in 16 bits is written in 16 bits. Tensors are converted
-//! one after the other, so that no more than the file and one of them is in memory.
+//! [`load`] runs such a folder as it is. The numbers that [`import`] writes keep their precision: what the file
+//! has in 16 bits is written in 16 bits. Tensors are converted one after the other, so that beside the file no
+//! more than one of them (with [`load`]: than the model) is in memory.
 
 pub mod flax;
 mod mapping;
@@ -23,15 +24,16 @@ use self::mapping::Source;
 use self::transformer::FlaxConfig;
 use super::ImportReport;
 use crate::checkpoint::dalle_mini::{
-    Architecture, DalleMiniConfig, IMAGE_TOKENIZER, TRANSFORMER, WORD_FREQUENCIES,
+    Architecture, DalleMini, DalleMiniConfig, IMAGE_TOKENIZER, TRANSFORMER, WORD_FREQUENCIES,
 };
 use crate::checkpoint::pytorch::Archive;
-use crate::checkpoint::weights;
+use crate::checkpoint::weights::{self, LazyTensor};
 use crate::models::ImageTokenizerConfig;
 use crate::models::parameters::shapes;
 use crate::nn::Init;
 use crate::sampling::SamplingOptions;
 use crate::text::bart::BartTokenizer;
+use crate::text::normalizer::{TextNormalizer, WordFrequencies};
 use crate::{Error, Result, files};
 
 const FLAX: &str = "flax_model.msgpack";
@@ -58,6 +60,24 @@ pub fn is_dalle_mini(folder: &Path) -> bool {
                 .is_some_and(|config| config.is_dalle_bart()))
 }
 
+/// What a published model turned out to be, its numbers still in its files.
+struct Published<'a> {
+    config: DalleMiniConfig,
+    text: BartTokenizer,
+    transformer: Part<'a>,
+    image_tokenizer: Part<'a>,
+}
+
+/// One of the two networks.
+struct Part<'a> {
+    /// The file, for errors.
+    path: PathBuf,
+    tensors: Vec<LazyTensor<'a>>,
+    report: ImportReport,
+    /// The file's length, or the files'.
+    bytes: u64,
+}
+
 /// Imports the model in `folder` into the checkpoint folder `output`. The VQGAN is looked for in
 /// `image_tokenizer`, else in `folder`, in `vqgan/` inside it and in `vqgan/` beside it.
 pub fn import(
@@ -66,7 +86,84 @@ pub fn import(
     name: &str,
     output: &Path,
 ) -> Result<Imported> {
-    let flax = folder.join(FLAX).is_file();
+    // Everything is understood before anything is written.
+    understand(folder, image_tokenizer, name, |model| {
+        std::fs::create_dir_all(output).map_err(Error::io("create", output))?;
+        let parts = [
+            (TRANSFORMER, model.transformer),
+            (IMAGE_TOKENIZER, model.image_tokenizer),
+        ];
+        let mut reports = Vec::with_capacity(parts.len());
+        for (file, part) in parts {
+            weights::write_lazily(&output.join(file), &part.path, part.tensors)?;
+            reports.push(part.report);
+        }
+        model.text.save(output)?;
+        let words = folder.join(WORD_FREQUENCIES);
+        if words.is_file() {
+            let words_bytes = std::fs::read(&words).map_err(Error::io("read", &words))?;
+            files::write_atomic(output.join(WORD_FREQUENCIES), &words_bytes)?;
+        }
+        model.config.save(output)?;
+        let [transformer, image_tokenizer] = <[ImportReport; 2]>::try_from(reports)
+            .map_err(|_| Error::invalid("import", "expected two networks"))?;
+        Ok(Imported {
+            name: name.to_owned(),
+            transformer,
+            image_tokenizer,
+        })
+    })
+}
+
+/// Loads the model in `folder` onto `device` as it is, without writing anything; the VQGAN is looked for as by
+/// [`import`].
+pub fn load(
+    folder: &Path,
+    image_tokenizer: Option<&Path>,
+    name: &str,
+    device: &Device,
+) -> Result<DalleMini> {
+    let words = folder.join(WORD_FREQUENCIES);
+    let words = match std::fs::read(&words) {
+        Ok(bytes) => Some(
+            WordFrequencies::parse(&bytes).map_err(|e| Error::bad_file(&words, e.to_string()))?,
+        ),
+        Err(_) => None,
+    };
+    understand(folder, image_tokenizer, name, |model| {
+        let mut init = Init::empty(device);
+        let config = model.config;
+        let part = model.transformer;
+        let dalle = config.dalle_bart.init(&mut init);
+        let dalle = weights::load_lazily(dalle, &part.path, part.tensors)?;
+        let part = model.image_tokenizer;
+        let image = config.image_tokenizer.init(&mut init);
+        let image = weights::load_lazily(image, &part.path, part.tensors)?;
+        Ok(DalleMini {
+            normalizer: config.normalize_text.then(|| TextNormalizer::new(words)),
+            config,
+            text: model.text,
+            image,
+            dalle,
+            device: device.clone(),
+        })
+    })
+}
+
+/// What the model in `folder` is, and the bytes of its weight files.
+pub fn describe(
+    folder: &Path,
+    image_tokenizer: Option<&Path>,
+    name: &str,
+) -> Result<(DalleMiniConfig, u64)> {
+    understand(folder, image_tokenizer, name, |model| {
+        let bytes = model.transformer.bytes + model.image_tokenizer.bytes;
+        Ok((model.config, bytes))
+    })
+}
+
+/// The VQGAN's weight file. A folder with the transformer has a file of the same name, which is not it.
+fn image_file(folder: &Path, image_tokenizer: Option<&Path>) -> Result<PathBuf> {
     let places: Vec<PathBuf> = match image_tokenizer {
         Some(place) => vec![place.to_owned()],
         None => vec![
@@ -75,9 +172,28 @@ pub fn import(
             folder.join("../vqgan"),
         ],
     };
-    // Everything is understood before anything is written.
+    let found = places.iter().find_map(|place| {
+        let flax = place.join(FLAX);
+        let own = flax.is_file() && !is_dalle_mini(place);
+        own.then_some(flax)
+            .or_else(|| min_dalle_file(place, "detoker", "pt"))
+    });
+    found.ok_or_else(|| Error::Missing {
+        what: "the VQGAN (flax_model.msgpack with config.json, or detoker.pt)",
+        path: places.into_iter().next().unwrap_or_default(),
+        hint: "put it into a folder vqgan/ beside the model's files".into(),
+    })
+}
+
+/// Reads the files and passes on what they are, once everything is known to fit.
+fn understand<T>(
+    folder: &Path,
+    image_tokenizer: Option<&Path>,
+    name: &str,
+    then: impl FnOnce(Published<'_>) -> Result<T>,
+) -> Result<T> {
     let text = tokenizer(folder)?;
-    let bytes = if flax {
+    let bytes = if folder.join(FLAX).is_file() {
         Files::read(&[("", folder.join(FLAX))])?
     } else {
         let encoder = min_dalle_file(folder, "encoder", "pt");
@@ -87,20 +203,7 @@ pub fn import(
             ("decoder.", found(folder, decoder, "decoder.pt")?),
         ])?
     };
-    let image_file = places
-        .iter()
-        .find_map(|place| {
-            // A folder with the transformer has a file of the same name, which is not the VQGAN's.
-            let flax = place.join(FLAX);
-            let own = flax.is_file() && !is_dalle_mini(place);
-            own.then_some(flax)
-                .or_else(|| min_dalle_file(place, "detoker", "pt"))
-        })
-        .ok_or_else(|| Error::Missing {
-            what: "the VQGAN (flax_model.msgpack with config.json, or detoker.pt)",
-            path: places[0].clone(),
-            hint: "put it into a folder vqgan/ beside the model's files".into(),
-        })?;
+    let image_file = image_file(folder, image_tokenizer)?;
     let image_bytes = Files::read(&[("", image_file.clone())])?;
 
     let archives = bytes.archives()?;
@@ -145,26 +248,27 @@ pub fn import(
     }
 
     let mut init = Init::empty(&Device::flex());
-    let (transformer, transformer_report) =
-        transformer::plan(&source, shapes(&dalle.init(&mut init)));
-    complete(bytes.path(), &transformer_report)?;
-    let (image, image_report) = vqgan::plan(&image_source, shapes(&vqgan.init(&mut init)));
-    complete(&image_file, &image_report)?;
-
-    std::fs::create_dir_all(output).map_err(Error::io("create", output))?;
-    weights::write_lazily(&output.join(TRANSFORMER), bytes.path(), transformer)?;
-    weights::write_lazily(&output.join(IMAGE_TOKENIZER), &image_file, image)?;
-    text.save(output)?;
-    let words = folder.join(WORD_FREQUENCIES);
-    if words.is_file() {
-        let words_bytes = std::fs::read(&words).map_err(Error::io("read", &words))?;
-        files::write_atomic(output.join(WORD_FREQUENCIES), &words_bytes)?;
-    }
-    config.save(output)?;
-    Ok(Imported {
-        name: name.to_owned(),
-        transformer: transformer_report,
-        image_tokenizer: image_report,
+    let (tensors, report) = transformer::plan(&source, shapes(&dalle.init(&mut init)));
+    complete(bytes.path(), &report)?;
+    let transformer = Part {
+        path: bytes.path().to_owned(),
+        tensors,
+        report,
+        bytes: bytes.length(),
+    };
+    let (tensors, report) = vqgan::plan(&image_source, shapes(&vqgan.init(&mut init)));
+    complete(&image_file, &report)?;
+    let image_tokenizer = Part {
+        path: image_file,
+        tensors,
+        report,
+        bytes: image_bytes.length(),
+    };
+    then(Published {
+        config,
+        text,
+        transformer,
+        image_tokenizer,
     })
 }
 

@@ -138,7 +138,10 @@ fn by_tensors(source: &Source<'_>, image_length: usize) -> Result<TamingVqganCon
     })
 }
 
-/// All of our parameters with where they come from.
+/// What stands in front of the names of a parameter of `ImageTokenizer`, which has one of several models.
+const VARIANT: &str = "TamingVqgan.";
+
+/// All parameters of `TamingVqgan`, as `ImageTokenizer` has them, with where they come from.
 pub fn plan<'a>(
     source: &Source<'a>,
     shapes: BTreeMap<String, Vec<usize>>,
@@ -158,7 +161,7 @@ pub fn plan<'a>(
             };
             Entry {
                 parts: vec![Part { name, layer: None }],
-                ours,
+                ours: format!("{VARIANT}{ours}"),
                 shape,
                 layout,
             }
