@@ -38,14 +38,14 @@ impl<'a> FlaxArray<'a> {
         view(self.element, &self.shape, self.bytes)
     }
 
-    /// One of the arrays that it is a stack of.
-    pub fn layer(&self, index: usize) -> Result<StoredTensor<'a>, String> {
+    /// One of the `count` arrays that it is a stack of.
+    pub fn layer(&self, index: usize, count: usize) -> Result<StoredTensor<'a>, String> {
         let (&layers, shape) = self
             .shape
             .split_first()
             .ok_or("is a single number, expected a stack of layers")?;
-        if index >= layers {
-            return Err(format!("has {layers} layers, expected more than {index}"));
+        if layers != count || index >= layers {
+            return Err(format!("has {layers} layers, expected {count}"));
         }
         let length = self.bytes.len() / layers;
         view(
@@ -317,8 +317,9 @@ mod tests {
         let array = &found["a.b"];
         assert_eq!(array.shape(), [2, 2]);
         assert_eq!(array.tensor().unwrap().floats(), [1.0, 2.0, 3.0, 4.0]);
-        assert_eq!(array.layer(1).unwrap().floats(), [3.0, 4.0]);
-        assert!(array.layer(2).is_err());
+        assert_eq!(array.layer(1, 2).unwrap().floats(), [3.0, 4.0]);
+        assert!(array.layer(2, 2).is_err());
+        assert!(array.layer(0, 1).is_err());
     }
 
     #[test]
@@ -352,7 +353,7 @@ mod tests {
             if let Ok(found) = parse(Path::new("x"), &bytes) {
                 for array in found.values() {
                     let _ = array.tensor().map(|tensor| tensor.floats());
-                    let _ = array.layer(0).map(|tensor| tensor.floats());
+                    let _ = array.layer(0, 2).map(|tensor| tensor.floats());
                 }
             }
         }

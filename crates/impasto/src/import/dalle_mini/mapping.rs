@@ -41,7 +41,7 @@ impl<'a> Source<'a> {
     fn tensor(&self, part: &Part) -> Option<Result<StoredTensor<'a>, String>> {
         match self {
             Source::Flax(arrays) => arrays.get(&part.name).map(|array| match part.layer {
-                Some(layer) => array.layer(layer),
+                Some(layer) => array.layer(layer.index, layer.count),
                 None => array.tensor(),
             }),
             Source::Torch(tensors) => tensors.get(&part.name).map(|tensor| Ok(tensor.clone())),
@@ -53,7 +53,14 @@ impl<'a> Source<'a> {
 #[derive(Clone, Debug)]
 pub struct Part {
     pub name: String,
-    pub layer: Option<usize>,
+    pub layer: Option<Layer>,
+}
+
+/// Which of how many layers.
+#[derive(Clone, Copy, Debug)]
+pub struct Layer {
+    pub index: usize,
+    pub count: usize,
 }
 
 /// How a parameter of ours lies in the file.
@@ -102,11 +109,15 @@ pub fn collect<'a>(
                     }
                     parts.push(tensor);
                 }
-                Some(tensor) => report.misshapen.push(Misshapen {
-                    name: part.name.clone(),
-                    expected: expected.clone(),
-                    found: tensor.map_or(Vec::new(), |tensor| tensor.shape().to_vec()),
-                }),
+                Some(_) if first => {
+                    let layers = part.layer.map(|layer| layer.count);
+                    report.misshapen.push(Misshapen {
+                        name: part.name.clone(),
+                        expected: layers.into_iter().chain(expected.clone()).collect(),
+                        found: source.shape(&part.name).unwrap_or_default().to_vec(),
+                    });
+                }
+                Some(_) => {}
             }
         }
         if parts.len() == entry.parts.len() {

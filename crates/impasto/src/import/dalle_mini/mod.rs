@@ -248,7 +248,7 @@ fn understand<T>(
     }
 
     let mut init = Init::empty(&Device::flex());
-    let (tensors, report) = transformer::plan(&source, shapes(&dalle.init(&mut init)));
+    let (tensors, report) = transformer::plan(&source, &dalle, shapes(&dalle.init(&mut init)));
     complete(bytes.path(), &report)?;
     let transformer = Part {
         path: bytes.path().to_owned(),

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::mapping::{Entry, Layout, Part, Source, collect};
+use super::mapping::{Entry, Layer, Layout, Part, Source, collect};
 use crate::checkpoint::weights::LazyTensor;
 use crate::import::ImportReport;
 use crate::models::DalleBartConfig;
@@ -275,12 +275,20 @@ const NORMS: [(&str, &str, &str); 6] = [
 /// All of our parameters with where they come from.
 pub fn plan<'a>(
     source: &Source<'a>,
+    config: &DalleBartConfig,
     shapes: BTreeMap<String, Vec<usize>>,
 ) -> (Vec<LazyTensor<'a>>, ImportReport) {
     let entries = shapes
         .into_iter()
         .map(|(ours, shape)| {
             let (names, layer, layout) = theirs(source, &ours);
+            let layer = layer.map(|index| Layer {
+                index,
+                count: match ours.starts_with("encoder.") {
+                    true => config.encoder.n_layers,
+                    false => config.decoder.n_layers,
+                },
+            });
             let parts = names.into_iter().map(|name| Part { name, layer });
             Entry {
                 parts: parts.collect(),
