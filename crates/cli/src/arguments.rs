@@ -7,20 +7,30 @@ use clap::Args;
 use impasto::checkpoint::ModelSource;
 use impasto::data::scenes::{Sources, World};
 use impasto::device::{self, Device};
-use impasto::pipeline::Pipeline;
+use impasto::pipeline::{self, AnyPipeline, Pipeline, is_published};
 use impasto::rank::Ranker;
 use impasto::sampling::SamplingOptions;
 
+use crate::commands::pull;
+use crate::failure::Usage;
 use crate::terminal;
 
 /// Which model, and where it runs.
 #[derive(Args)]
 pub struct ModelFlags {
-    /// A model's name, or a checkpoint folder
+    /// A model's name, the embedded one's or a pulled one's, or a checkpoint folder, ours or a published one
     #[arg(long, value_name = "NAME|DIR", default_value = impasto::checkpoint::EMBEDDED_NAME)]
     pub model: String,
     #[command(flatten)]
     pub device: DeviceFlags,
+}
+
+/// A model by its name or folder, pulled ones included.
+pub fn find_model(text: &str) -> Result<ModelSource> {
+    match ModelSource::parse(text) {
+        Ok(source) => Ok(source),
+        Err(error) => pull::pulled(text)?.ok_or_else(|| error.into()),
+    }
 }
 
 /// Where the work is done.
@@ -50,18 +60,36 @@ impl DeviceFlags {
 }
 
 impl ModelFlags {
-    /// The model's place.
+    /// The place of a model of our own, for what others can't do.
     pub fn source(&self) -> Result<ModelSource> {
-        Ok(ModelSource::parse(&self.model)?)
+        let source = find_model(&self.model)?;
+        if is_published(&source) {
+            return Err(Usage::new(
+                format!("{} is a published model that can't do this", self.model),
+                "take a model that impasto trained, such as impasto-mini",
+            )
+            .into());
+        }
+        Ok(source)
     }
 
-    /// Loads the model; returns the device's description too.
+    /// Loads a model of our own.
     pub fn load(&self) -> Result<Pipeline> {
         let source = self.source()?;
         // Before the device: a wrong path should not wait for a GPU.
         source.config()?;
         let device = self.device.select()?;
         Ok(Pipeline::load(&source, &device)?)
+    }
+
+    /// Loads a model of whichever family.
+    pub fn open(&self) -> Result<Box<dyn AnyPipeline>> {
+        let source = find_model(&self.model)?;
+        if !is_published(&source) {
+            source.config()?;
+        }
+        let device = self.device.select()?;
+        Ok(pipeline::open(&source, &device)?)
     }
 }
 

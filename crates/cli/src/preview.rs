@@ -22,7 +22,7 @@ pub enum Protocol {
 }
 
 /// The protocol of the terminal on stderr; refused where that is none.
-pub fn detect() -> Result<Protocol> {
+fn detect() -> Result<Protocol> {
     if !io::stderr().is_terminal() {
         return Err(Usage::new(
             "--preview needs a terminal, and stderr is none",
@@ -52,13 +52,45 @@ fn protocol(variable: impl Fn(&str) -> Option<String>) -> Protocol {
     Protocol::Characters
 }
 
-/// Draws a picture on stderr.
-pub fn show(picture: &Picture, protocol: Protocol) -> Result<()> {
-    let columns = terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0));
-    let bytes = render(picture, protocol, columns)?;
-    let mut stderr = io::stderr().lock();
-    stderr.write_all(&bytes)?;
-    Ok(stderr.flush()?)
+/// A terminal that pictures are shown on, each in the place of the one before.
+pub struct Screen {
+    protocol: Protocol,
+    /// Lines of the picture that is shown, where they are known.
+    lines: usize,
+}
+
+impl Screen {
+    /// The terminal on stderr; refused where that is none.
+    pub fn new() -> Result<Self> {
+        Ok(Screen {
+            protocol: detect()?,
+            lines: 0,
+        })
+    }
+
+    /// Draws a picture on stderr.
+    pub fn show(&mut self, picture: &Picture) -> Result<()> {
+        let columns = terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0));
+        let bytes = self.frame(picture, columns)?;
+        let mut stderr = io::stderr().lock();
+        stderr.write_all(&bytes)?;
+        Ok(stderr.flush()?)
+    }
+
+    /// The picture, in front of it what takes the last one away: up to its first line, all below cleared. How
+    /// many lines the graphics protocols take, only the terminal knows: there pictures follow each other.
+    fn frame(&mut self, picture: &Picture, columns: usize) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        if self.lines > 0 {
+            write!(out, "\x1b[{}A\r\x1b[J", self.lines)?;
+        }
+        let rendered = render(picture, self.protocol, columns)?;
+        if self.protocol == Protocol::Characters {
+            self.lines = rendered.iter().filter(|&&byte| byte == b'\n').count();
+        }
+        out.extend(rendered);
+        Ok(out)
+    }
 }
 
 fn render(picture: &Picture, protocol: Protocol, columns: usize) -> Result<Vec<u8>> {
@@ -138,6 +170,18 @@ mod tests {
         let drawn = render(&picture, Protocol::Characters, 80).unwrap();
         let expected = "\x1b[38;2;1;2;3;48;2;4;5;6m▀\x1b[0m\n\x1b[38;2;1;2;3m▀\x1b[0m\n";
         assert_eq!(String::from_utf8(drawn).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_picture_takes_the_place_of_the_one_before() {
+        let mut screen = Screen {
+            protocol: Protocol::Characters,
+            lines: 0,
+        };
+        let first = screen.frame(&Picture::filled(2, 6, [9; 3]), 80).unwrap();
+        assert!(first.starts_with(b"\x1b[38;2;9;9;9"));
+        let second = screen.frame(&Picture::filled(2, 6, [7; 3]), 80).unwrap();
+        assert!(second.starts_with(b"\x1b[3A\r\x1b[J\x1b[38;2;7;7;7"));
     }
 
     #[test]

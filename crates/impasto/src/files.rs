@@ -17,6 +17,23 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Like [`write_atomic`], with a file that `write` makes at the path it is given.
+pub fn write_atomic_with(
+    path: impl AsRef<Path>,
+    write: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    let path = path.as_ref();
+    let file = temporary(path, &[])?;
+    write(file.path())?;
+    // Synced through a handle of its own: the writer may have put another file in the place of ours.
+    std::fs::File::open(file.path())
+        .and_then(|written| written.sync_all())
+        .map_err(Error::io("write", path))?;
+    file.persist(path)
+        .map_err(|e| Error::io("write", path)(e.error))?;
+    Ok(())
+}
+
 /// Like [`write_atomic`], but leaves a file that is there already alone and returns false then.
 pub fn write_new(path: impl AsRef<Path>, bytes: &[u8]) -> Result<bool> {
     let path = path.as_ref();

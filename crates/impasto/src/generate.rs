@@ -3,6 +3,8 @@
 //! A picture's random numbers come from its own seed and step, and our products sum in an order that does
 //! not depend on the batch, so a picture is the same alone and among others.
 
+pub mod dalle_mini;
+
 use std::ops::ControlFlow;
 
 use burn::tensor::Tensor;

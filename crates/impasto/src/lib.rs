@@ -25,6 +25,7 @@ pub mod generate;
 
 pub mod checkpoint;
 pub mod hub;
+pub mod import;
 
 pub mod caption;
 pub mod edit;

@@ -1,18 +1,25 @@
 //! The whole way: prompt → ids → picture, and back: picture → ids → likelihood.
 
+mod any;
+pub mod dalle_mini;
+mod info;
+
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 
-use crate::checkpoint::{Model, ModelConfig, ModelSource};
+use crate::checkpoint::{Model, ModelSource};
 use crate::generate::{Drawing, draw};
 use crate::image::Picture;
 use crate::models::dalle::{DalleBatch, Order, Part, image_part, raster};
 use crate::nn::block::Sight;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
+
+pub use any::{AnyPipeline, is_published, open};
+pub use info::{AnyConfig, ModelInfo, info};
 
 /// A model that draws.
 #[derive(Debug)]
@@ -42,11 +49,14 @@ pub struct GenerateRequest {
 
 /// How far a request is.
 #[derive(Clone, Copy, Debug)]
-pub struct Progress {
+pub struct Progress<'a> {
     /// Image tokens drawn, over all pictures.
     pub done: usize,
     /// Image tokens to draw.
     pub total: usize,
+    /// Of the pictures that are being drawn the ids so far, row after row; none from models that do not tell
+    /// them on the way.
+    pub image_ids: &'a [Vec<u32>],
 }
 
 /// A picture drawn.
@@ -88,25 +98,6 @@ pub struct Likelihood {
     pub image_tokens: usize,
 }
 
-/// What a model is and what it takes to run it.
-#[derive(Clone, Debug, Serialize)]
-pub struct ModelInfo {
-    /// The model's name.
-    pub name: String,
-    /// SPDX expression of the weights' licence.
-    pub licence: String,
-    /// Parameters of the transformer.
-    pub dalle_parameters: usize,
-    /// Parameters of the image tokenizer.
-    pub image_tokenizer_parameters: usize,
-    /// Bytes of the weight files.
-    pub weight_bytes: u64,
-    /// Estimated peak memory of drawing one picture with guidance.
-    pub peak_memory_bytes: u64,
-    /// The whole config.
-    pub config: ModelConfig,
-}
-
 /// Pictures drawn in one batch; more are drawn batch after batch.
 const BATCH: usize = 16;
 
@@ -130,7 +121,7 @@ impl Pipeline {
     pub fn generate(
         &self,
         request: &GenerateRequest,
-        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<(Vec<Drawn>, Timings)> {
         if request.n == 0 {
             return Err(Error::invalid("n", "expected 1 or more pictures, got 0"));
@@ -169,6 +160,7 @@ impl Pipeline {
                     progress(Progress {
                         done: first * positions + done * rows,
                         total,
+                        image_ids: &[],
                     })
                 },
             )?;
@@ -225,25 +217,9 @@ impl Pipeline {
         );
         let image_states = states.narrow(1, config.text_length, config.image_length());
         let image_nats = self.model.dalle.image_nats(image_states, &batch, 1);
-        let sum = |nats: burn::tensor::Tensor<1>| -> Result<f64> {
-            let nats: Vec<f32> = nats
-                .into_data()
-                .convert::<f32>()
-                .try_into_vec()
-                .map_err(|e| Error::invalid("likelihood", format!("{e:?}")))?;
-            let total: f64 = nats.into_iter().map(f64::from).sum();
-            if total.is_finite() {
-                Ok(-total)
-            } else {
-                Err(Error::NonFinite {
-                    what: "likelihood",
-                    detail: format!("{total}"),
-                })
-            }
-        };
         Ok(Likelihood {
-            text_log_likelihood: sum(text_nats)?,
-            image_log_likelihood: sum(image_nats)?,
+            text_log_likelihood: negative_sum(text_nats)?,
+            image_log_likelihood: negative_sum(image_nats)?,
             text_tokens: counted.iter().filter(|&&counts| counts).count(),
             image_tokens: config.image_length(),
         })
@@ -274,35 +250,19 @@ impl Pipeline {
     }
 }
 
-/// What a model is, without loading its weights.
-pub fn info(source: &ModelSource) -> Result<ModelInfo> {
-    use crate::models::parameters::shapes;
-    use crate::nn::Init;
-    let config = source.config()?;
-    let weight_bytes = source.weight_bytes()?;
-    let mut init = Init::empty(&Device::flex());
-    let count = |shapes: std::collections::BTreeMap<String, Vec<usize>>| -> usize {
-        shapes
-            .values()
-            .map(|shape| shape.iter().product::<usize>())
-            .sum()
-    };
-    let dalle_parameters = count(shapes(&config.dalle.init(&mut init)));
-    let image_tokenizer_parameters = count(shapes(&config.image_tokenizer.init(&mut init)));
-    let dalle = &config.dalle;
-    // Weights in f32 beside the file they come from; both caches of a guided batch of one; the widest
-    // activations of the decoder; the program.
-    let weights = 4 * (dalle_parameters + image_tokenizer_parameters) as u64;
-    let caches = (4 * 2 * 2 * dalle.n_layers * dalle.sequence_length() * dalle.width) as u64;
-    let size = config.image_tokenizer.picture_size() as u64;
-    let activations = 4 * 64 * size * size;
-    Ok(ModelInfo {
-        name: config.name.clone(),
-        licence: config.licence.clone(),
-        dalle_parameters,
-        image_tokenizer_parameters,
-        weight_bytes,
-        peak_memory_bytes: weights + weight_bytes + caches + activations + (64 << 20),
-        config,
-    })
+/// −Σ, added up on the host.
+fn negative_sum(nats: Tensor<1>) -> Result<f64> {
+    let nats: Vec<f32> = nats
+        .into_data()
+        .convert::<f32>()
+        .try_into_vec()
+        .map_err(|e| Error::invalid("likelihood", format!("{e:?}")))?;
+    let total: f64 = nats.into_iter().map(f64::from).sum();
+    if !total.is_finite() {
+        return Err(Error::NonFinite {
+            what: "likelihood",
+            detail: format!("{total}"),
+        });
+    }
+    Ok(-total)
 }

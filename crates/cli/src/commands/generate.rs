@@ -9,7 +9,7 @@ use clap::Args;
 use impasto::checkpoint::{EMBEDDED_CLIP, ModelSource};
 use impasto::image::{Format, Picture};
 use impasto::models::dalle::Order;
-use impasto::pipeline::{Drawn, GenerateRequest, Pipeline, Timings};
+use impasto::pipeline::{AnyPipeline, Drawn, GenerateRequest, Timings};
 use impasto::provenance::{self, Settings};
 use impasto::rank::Ranker;
 use impasto::sampling::SamplingOptions;
@@ -58,6 +58,9 @@ pub struct Arguments {
     /// One picture of all pictures
     #[arg(long)]
     grid: bool,
+    /// With --grid: decode all pictures as one, so that they go over into each other
+    #[arg(long, requires = "grid")]
+    seamless: bool,
     /// png, jpeg or webp [default: by the file's name, else png]
     #[arg(long)]
     format: Option<Format>,
@@ -65,7 +68,7 @@ pub struct Arguments {
     #[arg(long, value_name = "Q", default_value = "95",
           value_parser = clap::value_parser!(u8).range(1..=100))]
     quality: u8,
-    /// Show the pictures in the terminal too
+    /// Show the pictures in the terminal too; of published models also while they are drawn
     #[arg(long)]
     preview: bool,
     /// Print one JSON document: paths, seeds, log-likelihoods (nats), timings (seconds)
@@ -105,7 +108,7 @@ struct Made {
 /// What a run knows once everything that can be refused beforehand has been.
 struct Work<'a> {
     arguments: &'a Arguments,
-    pipeline: &'a Pipeline,
+    pipeline: &'a dyn AnyPipeline,
     ranker: Option<Ranker>,
     sampling: SamplingOptions,
     seed: u64,
@@ -116,6 +119,12 @@ struct Work<'a> {
 /// White pixels between the pictures of a grid.
 const GAP: usize = 2;
 
+/// Pictures of a seamless grid.
+const MAX_SEAMLESS: usize = 64;
+
+/// Rows of ids between two previews.
+const PREVIEWED_ROWS: usize = 2;
+
 /// Draws, writes and tells.
 pub fn run(arguments: Arguments) -> Result<()> {
     let files = if arguments.grid {
@@ -124,16 +133,17 @@ pub fn run(arguments: Arguments) -> Result<()> {
         arguments.n as usize * arguments.prompts.len()
     };
     let (target, format) = outputs::plan(arguments.output.as_deref(), arguments.format, files)?;
-    let protocol = arguments.preview.then(preview::detect).transpose()?;
+    let mut screen = arguments.preview.then(preview::Screen::new).transpose()?;
+    arguments.check_seamless()?;
     let chooser = arguments.chooser()?;
-    let pipeline = arguments.model.load()?;
+    let pipeline = arguments.model.open()?;
     let work = Work {
         arguments: &arguments,
-        pipeline: &pipeline,
+        pipeline: pipeline.as_ref(),
         ranker: chooser
-            .map(|source| Ranker::load(&source, &pipeline.model.device))
+            .map(|source| Ranker::load(&source, pipeline.device()))
             .transpose()?,
-        sampling: arguments.sampling.over(&pipeline.model.config.sampling),
+        sampling: arguments.sampling.over(pipeline.sampling()),
         seed: arguments.seed.unwrap_or_else(random_seed),
         target,
         format,
@@ -142,12 +152,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
     terminal::catch_interrupts()?;
     terminal::note(format_args!("seed: {}", work.seed));
 
-    let (mut made, timings) = work.draw()?;
+    let (mut made, timings) = work.draw(screen.as_mut())?;
     if arguments.grid {
         work.write_grid(&mut made)?;
     }
-    if let Some(protocol) = protocol {
-        preview::show(&work.grid(&made)?, protocol)?;
+    if let Some(screen) = &mut screen {
+        screen.show(&work.grid(&made)?)?;
     }
     if arguments.json {
         return terminal::json(&work.report(made, timings));
@@ -156,6 +166,19 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 impl Arguments {
+    /// A seamless picture becomes large: what the decoder needs for it grows with its size.
+    fn check_seamless(&self) -> Result<()> {
+        let pictures = self.n as usize * self.prompts.len();
+        if self.seamless && pictures > MAX_SEAMLESS {
+            return Err(Usage::new(
+                format!("--seamless decodes {pictures} pictures at once, expected {MAX_SEAMLESS} or fewer"),
+                "draw fewer, or leave --seamless out",
+            )
+            .into());
+        }
+        Ok(())
+    }
+
     /// The CLIP that chooses among more pictures than are kept.
     fn chooser(&self) -> Result<Option<ModelSource>> {
         match self.best_of {
@@ -176,12 +199,9 @@ impl Arguments {
 impl Work<'_> {
     /// All prompts before any work: the last one being too long should not cost the others' time.
     fn check_prompts(&self) -> Result<()> {
-        let model = &self.pipeline.model;
         for prompt in &self.arguments.prompts {
-            let length = model.config.dalle.text_length;
-            model
-                .text
-                .encode_caption(prompt, length, self.arguments.truncate)?;
+            self.pipeline
+                .check_prompt(prompt, self.arguments.truncate)?;
             if let Some(ranker) = &self.ranker {
                 ranker.check_caption(prompt, self.arguments.truncate)?;
             }
@@ -190,10 +210,10 @@ impl Work<'_> {
     }
 
     /// Draws all prompts; unless they go into a grid, pictures are written prompt by prompt.
-    fn draw(&self) -> Result<(Vec<Made>, Timings)> {
+    fn draw(&self, mut screen: Option<&mut preview::Screen>) -> Result<(Vec<Made>, Timings)> {
         let n = self.arguments.best_of.unwrap_or(self.arguments.n) as usize;
         let prompts = &self.arguments.prompts;
-        let tokens = self.pipeline.model.config.dalle.image_length() * n;
+        let tokens = self.pipeline.grid().pow(2) * n;
         let bar = terminal::bar((tokens * prompts.len()) as u64, "tokens")?;
         let mut timings = Timings::default();
         let mut made = Vec::with_capacity(n * prompts.len());
@@ -206,15 +226,21 @@ impl Work<'_> {
                 order: self.arguments.order,
                 truncate: self.arguments.truncate,
             };
-            let (pictures, took) = self.pipeline.generate(&request, &mut |progress| {
+            let mut shown = Ok(());
+            let drawn = self.pipeline.generate(&request, &mut |progress| {
                 bar.set_position((number * tokens + progress.done) as u64);
-                if terminal::stop_requested() {
+                if let Some(screen) = &mut screen {
+                    shown = bar.suspend(|| self.show_beginnings(screen, progress.image_ids));
+                }
+                if terminal::stop_requested() || shown.is_err() {
                     bar.finish_and_clear();
                     ControlFlow::Break(())
                 } else {
                     ControlFlow::Continue(())
                 }
-            })?;
+            });
+            shown?;
+            let (pictures, took) = drawn?;
             // Loading counts once, the rest for each prompt.
             timings.load = took.load;
             timings.text += took.text;
@@ -240,6 +266,24 @@ impl Work<'_> {
         Ok((made, timings))
     }
 
+    /// What is told of the pictures so far, every [`PREVIEWED_ROWS`] rows.
+    fn show_beginnings(&self, screen: &mut preview::Screen, image_ids: &[Vec<u32>]) -> Result<()> {
+        let told = image_ids.first().map_or(0, Vec::len);
+        let (step, all) = (
+            PREVIEWED_ROWS * self.pipeline.grid(),
+            self.pipeline.grid().pow(2),
+        );
+        if told == 0 || told == all || !told.is_multiple_of(step) {
+            return Ok(());
+        }
+        let mut pictures = Vec::with_capacity(image_ids.len());
+        for ids in image_ids {
+            pictures.extend(self.pipeline.decode_beginning(ids)?);
+        }
+        let columns = nearly_square(pictures.len());
+        screen.show(&Picture::grid(&pictures, columns, GAP)?)
+    }
+
     /// The pictures that are kept, the best first where a CLIP chooses.
     fn kept(&self, prompt: &str, drawn: Vec<Drawn>) -> Result<Vec<(Drawn, Option<f32>)>> {
         let Some(ranker) = &self.ranker else {
@@ -263,9 +307,15 @@ impl Work<'_> {
         let columns = if self.arguments.prompts.len() > 1 && self.arguments.n > 1 {
             self.arguments.n as usize
         } else {
-            let root = pictures.len().isqrt();
-            root + usize::from(root * root < pictures.len())
+            nearly_square(pictures.len())
         };
+        if self.arguments.seamless {
+            let ids: Vec<&[u32]> = made.iter().map(|made| &made.drawn.image_ids[..]).collect();
+            let columns = (columns..ids.len())
+                .find(|columns| ids.len().is_multiple_of(*columns))
+                .unwrap_or(ids.len());
+            return Ok(self.pipeline.decode_seamless(&ids, columns)?);
+        }
         Ok(Picture::grid(&pictures, columns, GAP)?)
     }
 
@@ -316,7 +366,7 @@ impl Work<'_> {
                 Order::Raster => drawn.image_ids.len(),
                 Order::Parallel { steps } => steps.min(drawn.image_ids.len()),
             },
-            model: self.pipeline.model.config.name.clone(),
+            model: self.pipeline.name().to_owned(),
             width: picture.width,
             height: picture.height,
             clip_score,
@@ -333,13 +383,19 @@ impl Work<'_> {
             clip_score: made.clip_score,
         };
         Report {
-            model: &self.pipeline.model.config.name,
+            model: self.pipeline.name(),
             sampling: &self.sampling,
             order: self.arguments.order,
             pictures: made.into_iter().map(picture).collect(),
             timings,
         }
     }
+}
+
+/// Columns of a grid that has about as many rows.
+fn nearly_square(pictures: usize) -> usize {
+    let root = pictures.isqrt();
+    root + usize::from(root * root < pictures)
 }
 
 /// 32 bits from the system's randomness, short enough to be typed again.

@@ -53,7 +53,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         .iter()
         .map(Picture::open)
         .collect::<impasto::Result<_>>()?;
-    let pipeline = arguments.model.load()?;
+    let pipeline = arguments.model.open()?;
     let mut reported = Vec::with_capacity(pictures.len());
     for (path, picture) in arguments.images.into_iter().zip(&pictures) {
         let likelihood = pipeline.likelihood(&arguments.caption, picture, arguments.truncate)?;
@@ -71,7 +71,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     if arguments.json {
         return terminal::json(&Report {
-            model: &pipeline.model.config.name,
+            model: pipeline.name(),
             caption: &arguments.caption,
             pictures: reported,
         });

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use impasto::checkpoint::{EMBEDDED_NAME, ModelSource};
-use impasto::pipeline::{self, ModelInfo};
+use impasto::pipeline::{self, ModelInfo, is_published};
 use serde::Serialize;
 
+use crate::arguments::find_model;
 use crate::terminal;
 
 /// Show models: architecture, parameters, licence, memory
@@ -21,7 +22,7 @@ pub struct Arguments {
 enum Command {
     /// What a model is, and the memory that drawing with it takes, without loading it
     Info {
-        /// A model's name, or a checkpoint folder
+        /// A model's name, the embedded one's or a pulled one's, or a checkpoint folder
         #[arg(default_value = EMBEDDED_NAME, value_name = "NAME|DIR")]
         model: String,
         /// Print one JSON document
@@ -43,7 +44,7 @@ enum Command {
 pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Info { model, json } => {
-            let info = pipeline::info(&ModelSource::parse(&model)?)?;
+            let info = pipeline::info(&find_model(&model)?)?;
             if json {
                 return terminal::json(&info);
             }
@@ -54,20 +55,17 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 fn describe(info: &ModelInfo) -> String {
-    let dalle = &info.config.dalle;
-    let image = &info.config.image_tokenizer;
+    let image = info.config.image_tokenizer();
     let size = image.picture_size();
-    let sampling = &info.config.sampling;
+    let sampling = info.config.sampling();
+    let (transformer, text) = info.config.transformer();
     let rows = [
         ("model", info.name.clone()),
         ("licence", info.licence.clone()),
         ("picture", format!("{size}x{size} pixels")),
         (
             "transformer",
-            format!(
-                "{} layers x {}, {} heads, {} parameters",
-                dalle.n_layers, dalle.width, dalle.n_heads, info.dalle_parameters
-            ),
+            format!("{transformer}, {} parameters", info.dalle_parameters),
         ),
         (
             "image tokenizer",
@@ -78,13 +76,7 @@ fn describe(info: &ModelInfo) -> String {
                 grid = image.grid()
             ),
         ),
-        (
-            "text",
-            format!(
-                "{} ids, captions of at most {} tokens",
-                dalle.text_vocab_size, dalle.text_length
-            ),
-        ),
+        ("text", text),
         (
             "sampling",
             format!(
@@ -168,14 +160,18 @@ fn list(folder: &Path, json: bool) -> Result<()> {
 }
 
 fn look((model, source): (String, ModelSource)) -> Listed {
-    let found = source
-        .config()
-        .and_then(|config| Ok((config, source.weight_bytes()?)));
+    // The embedded one's weights need not be counted.
+    let found = match is_published(&source) {
+        true => pipeline::info(&source).map(|info| (info.name, info.licence, info.weight_bytes)),
+        false => source
+            .config()
+            .and_then(|config| Ok((config.name, config.licence, source.weight_bytes()?))),
+    };
     match found {
-        Ok((config, bytes)) => Listed {
+        Ok((name, licence, bytes)) => Listed {
             model,
-            name: Some(config.name),
-            licence: Some(config.licence),
+            name: Some(name),
+            licence: Some(licence),
             weight_bytes: Some(bytes),
             error: None,
         },

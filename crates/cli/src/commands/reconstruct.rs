@@ -27,7 +27,7 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> Result<()> {
     let format = outputs::check_file(&arguments.output, None)?;
     let picture = Picture::open(&arguments.image)?;
-    let pipeline = arguments.model.load()?;
+    let pipeline = arguments.model.open()?;
     let original = picture.fit_square(pipeline.picture_size())?;
     let reconstructed = pipeline.reconstruct(&original)?;
     files::write_atomic(&arguments.output, &reconstructed.encode(format, 95)?)?;

@@ -68,10 +68,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
 
 fn encode(image: &Path, model: &ModelFlags, json: bool) -> Result<()> {
     let picture = Picture::open(image)?;
-    let pipeline = model.load()?;
+    let pipeline = model.open()?;
     let encoded = Encoded {
-        model: pipeline.model.config.name.clone(),
-        grid: pipeline.model.config.image_tokenizer.grid(),
+        model: pipeline.name().to_owned(),
+        grid: pipeline.grid(),
         image_ids: pipeline.encode(&picture)?,
     };
     if json {
@@ -101,11 +101,11 @@ fn decode(path: &Path, output: &Path, model: &ModelFlags) -> Result<()> {
             "not image ids: expected a JSON list of numbers, or what `tokens encode --json` prints",
         )
     })?;
-    let pipeline = model.load()?;
-    let name = &pipeline.model.config.name;
+    let pipeline = model.open()?;
+    let name = pipeline.name();
     let ids = match ids {
         Ids::List(ids) => ids,
-        Ids::Encoded(encoded) if encoded.model == *name => encoded.image_ids,
+        Ids::Encoded(encoded) if encoded.model == name => encoded.image_ids,
         Ids::Encoded(encoded) => {
             let reason = format!("ids of model {}, expected those of {name}", encoded.model);
             return Err(Error::bad_file(path, reason).into());

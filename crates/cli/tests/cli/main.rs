@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod clip;
+mod dalle_mini;
 mod data;
 mod edit;
 mod generate;

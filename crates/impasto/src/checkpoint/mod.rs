@@ -4,6 +4,7 @@
 //! be finite, and none may be left over.
 
 mod clip;
+pub mod dalle_mini;
 mod embedded;
 mod model;
 pub mod pytorch;

@@ -68,6 +68,13 @@ pub enum ModelSource {
     Embedded(&'static str),
     /// A checkpoint directory.
     Dir(PathBuf),
+    /// A published model that was pulled.
+    Pulled {
+        /// Its files.
+        folder: PathBuf,
+        /// The folders of the other models that it does not run without.
+        needs: Vec<PathBuf>,
+    },
 }
 
 /// The embedded model that draws.
@@ -109,7 +116,7 @@ impl ModelSource {
                     path: name.into(),
                     hint: "build the program with the models/ folder of its repository".into(),
                 }),
-            ModelSource::Dir(dir) => {
+            ModelSource::Dir(dir) | ModelSource::Pulled { folder: dir, .. } => {
                 let path = dir.join(name);
                 std::fs::read(&path)
                     .map(Cow::Owned)
@@ -122,7 +129,23 @@ impl ModelSource {
     pub fn path(&self, name: &str) -> PathBuf {
         match self {
             ModelSource::Embedded(model) => Path::new(model).join(name),
-            ModelSource::Dir(dir) => dir.join(name),
+            ModelSource::Dir(dir) | ModelSource::Pulled { folder: dir, .. } => dir.join(name),
+        }
+    }
+
+    /// The folder, where it is one.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            ModelSource::Embedded(_) => None,
+            ModelSource::Dir(folder) | ModelSource::Pulled { folder, .. } => Some(folder),
+        }
+    }
+
+    /// The folders of the other models that it does not run without.
+    pub fn needs(&self) -> &[PathBuf] {
+        match self {
+            ModelSource::Pulled { needs, .. } => needs,
+            _ => &[],
         }
     }
 
@@ -157,7 +180,7 @@ impl ModelSource {
         for name in [DALLE, IMAGE_TOKENIZER] {
             total += match self {
                 ModelSource::Embedded(_) => self.read(name)?.len() as u64,
-                ModelSource::Dir(dir) => {
+                ModelSource::Dir(dir) | ModelSource::Pulled { folder: dir, .. } => {
                     let path = dir.join(name);
                     std::fs::metadata(&path)
                         .map_err(Error::io("read", &path))?

@@ -1,12 +1,14 @@
 //! Weights in safetensors files: read whole and checked, written atomically.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::TensorData;
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 
 use crate::models::parameters::{self, Parameters};
 use crate::{Error, Result, files};
@@ -102,6 +104,152 @@ pub fn serialize(
 /// Writes `parameters` to `path`, whole or not at all.
 pub fn write(path: &Path, parameters: &Parameters, precision: Precision) -> Result<()> {
     files::write_atomic(path, &serialize(parameters, precision, None)?)
+}
+
+/// A tensor whose numbers are made when they are written.
+pub struct LazyTensor<'a> {
+    name: String,
+    precision: Precision,
+    shape: Vec<usize>,
+    values: Box<dyn Fn() -> Vec<f32> + 'a>,
+}
+
+impl<'a> LazyTensor<'a> {
+    /// A tensor of as many `values` as `shape` says.
+    pub fn new(
+        name: String,
+        precision: Precision,
+        shape: Vec<usize>,
+        values: impl Fn() -> Vec<f32> + 'a,
+    ) -> Self {
+        LazyTensor {
+            name,
+            precision,
+            shape,
+            values: Box::new(values),
+        }
+    }
+}
+
+/// Sets all of `module`'s parameters from `tensors`, with the numbers of one at a time beside the module's.
+/// `source` is the file that they come from, for errors.
+pub fn load_lazily<M: Module>(module: M, source: &Path, tensors: Vec<LazyTensor<'_>>) -> Result<M> {
+    let mut tensors: BTreeMap<String, LazyTensor<'_>> = tensors
+        .into_iter()
+        .map(|tensor| (tensor.name.clone(), tensor))
+        .collect();
+    let mut failure = None;
+    let (module, report) = parameters::load_each(module, |name| {
+        let tensor = tensors.remove(name)?;
+        let values = (tensor.values)();
+        let expected = tensor.shape.iter().product::<usize>();
+        if values.len() != expected {
+            let found = values.len();
+            failure.get_or_insert(format!(
+                "tensor for {name} has {found} numbers, expected {expected}"
+            ));
+            return None;
+        }
+        if let Some(reason) = not_finite(name, &values) {
+            failure.get_or_insert(reason);
+        }
+        Some(TensorData::new(values, tensor.shape))
+    });
+    if let Some(reason) = failure {
+        return Err(Error::bad_file(source, reason));
+    }
+    if !report.is_complete() || !tensors.is_empty() {
+        return Err(Error::bad_file(
+            source,
+            format!("does not fit: {}", report.summary()),
+        ));
+    }
+    Ok(module)
+}
+
+fn not_finite(name: &str, values: &[f32]) -> Option<String> {
+    let at = values.iter().position(|value| !value.is_finite())?;
+    let value = values[at];
+    Some(format!(
+        "tensor for {name} holds {value} at index {at}, expected finite numbers"
+    ))
+}
+
+/// What went wrong while tensors were written: the writer's interface has no room for it.
+type Failure = RefCell<Option<String>>;
+
+struct LazyView<'a> {
+    tensor: LazyTensor<'a>,
+    failure: &'a Failure,
+}
+
+impl View for LazyView<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.tensor.precision {
+            Precision::F32 => Dtype::F32,
+            Precision::F16 => Dtype::F16,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.tensor.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let values = (self.tensor.values)();
+        let name = &self.tensor.name;
+        let fail = |reason: String| {
+            self.failure.borrow_mut().get_or_insert(reason);
+        };
+        if let Some(reason) = not_finite(name, &values) {
+            fail(reason);
+        }
+        let mut bytes = match self.tensor.precision {
+            Precision::F32 => bytemuck::cast_slice(&values).to_vec(),
+            Precision::F16 => values
+                .iter()
+                .flat_map(|&value| f16::from_f32(value).to_le_bytes())
+                .collect::<Vec<u8>>(),
+        };
+        if bytes.len() != self.data_len() {
+            fail(format!(
+                "tensor for {name} has {} bytes, expected {}",
+                bytes.len(),
+                self.data_len()
+            ));
+            bytes.resize(self.data_len(), 0);
+        }
+        bytes.into()
+    }
+
+    fn data_len(&self) -> usize {
+        let width = match self.tensor.precision {
+            Precision::F32 => 4,
+            Precision::F16 => 2,
+        };
+        width * self.tensor.shape.iter().product::<usize>()
+    }
+}
+
+/// Writes a safetensors file to `path`, whole or not at all, with one tensor at a time in memory. `source` is
+/// the file that the numbers come from, for errors.
+pub fn write_lazily(path: &Path, source: &Path, tensors: Vec<LazyTensor<'_>>) -> Result<()> {
+    let failure = RefCell::new(None);
+    let views = tensors.into_iter().map(|tensor| {
+        let view = LazyView {
+            failure: &failure,
+            tensor,
+        };
+        (view.tensor.name.clone(), view)
+    });
+    files::write_atomic_with(path, |temporary| {
+        safetensors::serialize_to_file(views, None, temporary)
+            .map_err(|e| Error::bad_file(path, format!("can't be written: {e}")))?;
+        match failure.take() {
+            None => Ok(()),
+            Some(reason) => Err(Error::bad_file(source, reason)),
+        }
+    })
 }
 
 fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {

@@ -230,7 +230,7 @@ fn agent() -> Agent {
 }
 
 /// Whether `name` has the form `owner/name` of a repository, of the characters that the hub allows.
-fn is_repository(name: &str) -> bool {
+pub fn is_repository(name: &str) -> bool {
     let parts: Vec<&str> = name.split('/').collect();
     let good = |part: &&str| {
         !part.is_empty()

@@ -4,6 +4,7 @@
 //! found is told by the names that the file uses. Nothing in a file is ever executed.
 
 pub mod clip;
+pub mod dalle_mini;
 mod mapping;
 mod weights;
 

@@ -218,16 +218,25 @@ impl Dvae {
     /// `[batch][grid²]` → `[batch, 3, size, size]` in −1..1.
     pub fn decode(&self, ids: &[Vec<u32>]) -> Tensor<4> {
         let grid = self.config.grid();
+        self.decode_grid(ids, [grid, grid])
+    }
+
+    /// Pictures of ids on a grid of any `rows` and `columns`.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch][rows · columns]`
+    pub fn decode_grid(&self, ids: &[Vec<u32>], [rows, columns]: [usize; 2]) -> Tensor<4> {
         let codes = self.config.codebook_size;
-        let mut one_hot = vec![0f32; ids.len() * codes * grid * grid];
+        let positions = rows * columns;
+        let mut one_hot = vec![0f32; ids.len() * codes * positions];
         for (row, ids) in ids.iter().enumerate() {
             for (position, &id) in ids.iter().enumerate() {
-                one_hot[(row * codes + id as usize) * grid * grid + position] = 1.0;
+                one_hot[(row * codes + id as usize) * positions + position] = 1.0;
             }
         }
         let device = self.decoder_in.weight.val().device();
         let one_hot = Tensor::from_data(
-            TensorData::new(one_hot, [ids.len(), codes, grid, grid]),
+            TensorData::new(one_hot, [ids.len(), codes, rows, columns]),
             &device,
         );
         pixels_of(self.decode_soft(one_hot))

@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::dvae::{Dvae, DvaeConfig};
+use super::taming_vqgan::{TamingVqgan, TamingVqganConfig};
 use super::vqgan::{Vqgan, VqganConfig};
 use crate::image::Picture;
 use crate::nn::Init;
@@ -12,12 +13,14 @@ use crate::{Error, Result};
 
 /// Which autoencoder, and its sizes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "architecture", rename_all = "lowercase")]
+#[serde(tag = "architecture", rename_all = "snake_case")]
 pub enum ImageTokenizerConfig {
     /// [`super::vqgan`].
     Vqgan(VqganConfig),
     /// [`super::dvae`].
     Dvae(DvaeConfig),
+    /// [`super::taming_vqgan`].
+    TamingVqgan(TamingVqganConfig),
 }
 
 impl ImageTokenizerConfig {
@@ -26,6 +29,7 @@ impl ImageTokenizerConfig {
         match self {
             ImageTokenizerConfig::Vqgan(config) => config.picture_size,
             ImageTokenizerConfig::Dvae(config) => config.picture_size,
+            ImageTokenizerConfig::TamingVqgan(config) => config.picture_size,
         }
     }
 
@@ -34,6 +38,7 @@ impl ImageTokenizerConfig {
         match self {
             ImageTokenizerConfig::Vqgan(config) => config.grid(),
             ImageTokenizerConfig::Dvae(config) => config.grid(),
+            ImageTokenizerConfig::TamingVqgan(config) => config.grid(),
         }
     }
 
@@ -42,6 +47,7 @@ impl ImageTokenizerConfig {
         match self {
             ImageTokenizerConfig::Vqgan(config) => config.codebook_size,
             ImageTokenizerConfig::Dvae(config) => config.codebook_size,
+            ImageTokenizerConfig::TamingVqgan(config) => config.codebook_size,
         }
     }
 
@@ -50,6 +56,7 @@ impl ImageTokenizerConfig {
         match self {
             ImageTokenizerConfig::Vqgan(_) => "vqgan",
             ImageTokenizerConfig::Dvae(_) => "dvae",
+            ImageTokenizerConfig::TamingVqgan(_) => "taming_vqgan",
         }
     }
 
@@ -58,6 +65,7 @@ impl ImageTokenizerConfig {
         match self {
             ImageTokenizerConfig::Vqgan(config) => config.validate(),
             ImageTokenizerConfig::Dvae(config) => config.validate(),
+            ImageTokenizerConfig::TamingVqgan(config) => config.validate(),
         }
     }
 
@@ -66,6 +74,9 @@ impl ImageTokenizerConfig {
         match self {
             ImageTokenizerConfig::Vqgan(config) => ImageTokenizer::Vqgan(config.init(init)),
             ImageTokenizerConfig::Dvae(config) => ImageTokenizer::Dvae(config.init(init)),
+            ImageTokenizerConfig::TamingVqgan(config) => {
+                ImageTokenizer::TamingVqgan(config.init(init))
+            }
         }
     }
 }
@@ -79,6 +90,8 @@ pub enum ImageTokenizer {
     Vqgan(Vqgan),
     /// [`super::dvae`].
     Dvae(Dvae),
+    /// [`super::taming_vqgan`].
+    TamingVqgan(TamingVqgan),
 }
 
 /// Pictures through the tokenizer at a time: bounds memory; results do not depend on it.
@@ -90,6 +103,9 @@ impl ImageTokenizer {
         match self {
             ImageTokenizer::Vqgan(model) => ImageTokenizerConfig::Vqgan(model.config().clone()),
             ImageTokenizer::Dvae(model) => ImageTokenizerConfig::Dvae(model.config().clone()),
+            ImageTokenizer::TamingVqgan(model) => {
+                ImageTokenizerConfig::TamingVqgan(model.config().clone())
+            }
         }
     }
 
@@ -99,6 +115,7 @@ impl ImageTokenizer {
         let ids = match self {
             ImageTokenizer::Vqgan(model) => model.encode(pixels),
             ImageTokenizer::Dvae(model) => model.encode(pixels),
+            ImageTokenizer::TamingVqgan(model) => model.encode(pixels)?,
         };
         let ids: Vec<i64> = ids
             .into_data()
@@ -116,6 +133,16 @@ impl ImageTokenizer {
         match self {
             ImageTokenizer::Vqgan(model) => model.decode(ids),
             ImageTokenizer::Dvae(model) => model.decode(ids),
+            ImageTokenizer::TamingVqgan(model) => model.decode(ids),
+        }
+    }
+
+    /// Pictures that are worked on at once. Taming's are large and its levels wide: 128 channels at the
+    /// picture's full size.
+    fn batch(&self) -> usize {
+        match self {
+            ImageTokenizer::TamingVqgan(_) => 1,
+            _ => BATCH,
         }
     }
 
@@ -123,7 +150,7 @@ impl ImageTokenizer {
     pub fn encode(&self, pictures: &[Picture], device: &Device) -> Result<Vec<Vec<u32>>> {
         let size = self.config().picture_size();
         let mut ids = Vec::with_capacity(pictures.len());
-        for pictures in pictures.chunks(BATCH) {
+        for pictures in pictures.chunks(self.batch()) {
             ids.extend(self.encode_pixels(pixels(pictures, size, device)?)?);
         }
         Ok(ids)
@@ -138,6 +165,12 @@ impl ImageTokenizer {
         for pictures in pictures.chunks(BATCH) {
             let pixels = pixels(pictures, config.picture_size(), device)?;
             let logits = match self {
+                ImageTokenizer::TamingVqgan(_) => {
+                    return Err(Error::invalid(
+                        "image tokenizer",
+                        "pictures drawn with a taming VQGAN can't be edited yet",
+                    ));
+                }
                 ImageTokenizer::Vqgan(model) => {
                     let vectors = model.encode_vectors(pixels);
                     model.nearness(vectors).mul_scalar(VQGAN_SHARPNESS)
@@ -157,6 +190,26 @@ impl ImageTokenizer {
         Ok(evidence)
     }
 
+    /// One picture of row-major ids on a grid of any `rows` and `columns`; checks their number and range.
+    pub fn decode_grid(&self, ids: &[u32], [rows, columns]: [usize; 2]) -> Result<Picture> {
+        let config = self.config();
+        if ids.is_empty() || ids.len() != rows * columns {
+            return Err(Error::invalid(
+                "image ids",
+                format!("expected {rows}x{columns} ids, got {}", ids.len()),
+            ));
+        }
+        check_ids(ids, config.codebook_size())?;
+        let ids = [ids.to_vec()];
+        let pixels = match self {
+            ImageTokenizer::Vqgan(model) => model.decode_grid(&ids, [rows, columns]),
+            ImageTokenizer::Dvae(model) => model.decode_grid(&ids, [rows, columns]),
+            ImageTokenizer::TamingVqgan(model) => model.decode_grid(&ids, [rows, columns]),
+        };
+        let [_, _, height, width] = pixels.dims();
+        Picture::from_chw(&values(pixels)?, width, height)
+    }
+
     /// The pictures of ids; checks their number and range.
     pub fn decode(&self, ids: &[Vec<u32>]) -> Result<Vec<Picture>> {
         let config = self.config();
@@ -168,28 +221,35 @@ impl ImageTokenizer {
                     format!("expected {positions} ids, got {}", row.len()),
                 ));
             }
-            if let Some(id) = row.iter().find(|&&id| id as usize >= codes) {
-                return Err(Error::invalid(
-                    "image ids",
-                    format!("id {id} is not below the codebook's {codes}"),
-                ));
-            }
+            check_ids(row, codes)?;
         }
         let size = config.picture_size();
         let mut pictures = Vec::with_capacity(ids.len());
-        for rows in ids.chunks(BATCH) {
-            let values: Vec<f32> = self
-                .decode_pixels(rows)
-                .into_data()
-                .convert::<f32>()
-                .try_into_vec()
-                .map_err(|e| Error::invalid("pixels", format!("{e:?}")))?;
-            for picture in values.chunks(3 * size * size) {
+        for rows in ids.chunks(self.batch()) {
+            for picture in values(self.decode_pixels(rows))?.chunks(3 * size * size) {
                 pictures.push(Picture::from_chw(picture, size, size)?);
             }
         }
         Ok(pictures)
     }
+}
+
+fn check_ids(ids: &[u32], codes: usize) -> Result<()> {
+    match ids.iter().find(|&&id| id as usize >= codes) {
+        None => Ok(()),
+        Some(id) => Err(Error::invalid(
+            "image ids",
+            format!("id {id} is not below the codebook's {codes}"),
+        )),
+    }
+}
+
+fn values(pixels: Tensor<4>) -> Result<Vec<f32>> {
+    pixels
+        .into_data()
+        .convert::<f32>()
+        .try_into_vec()
+        .map_err(|e| Error::invalid("pixels", format!("{e:?}")))
 }
 
 /// What a cosine of 1 more between a VQGAN's vector and a code is worth, in nats.

@@ -2,14 +2,17 @@
 
 pub mod clip;
 pub mod dalle;
+pub mod dalle_bart;
 pub mod discriminator;
 pub mod dvae;
 pub mod image_tokenizer;
 pub mod parameters;
+pub mod taming_vqgan;
 pub mod vqgan;
 
 pub use clip::{Clip, ClipConfig};
 pub use dalle::{Dalle, DalleConfig};
+pub use dalle_bart::{DalleBart, DalleBartConfig};
 pub use image_tokenizer::{ImageTokenizer, ImageTokenizerConfig};
 
 #[cfg(test)]

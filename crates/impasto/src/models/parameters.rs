@@ -71,16 +71,24 @@ impl LoadReport {
 }
 
 /// Sets the parameters of `module`; those that don't fit stay as they are and are reported.
-pub fn load<M: Module>(module: M, parameters: Parameters) -> (M, LoadReport) {
+pub fn load<M: Module>(module: M, mut parameters: Parameters) -> (M, LoadReport) {
+    let (module, mut report) = load_each(module, |name| parameters.remove(name));
+    report.unused = parameters.into_keys().collect();
+    (module, report)
+}
+
+/// Sets each parameter of `module` to what `parameter` gives for its name, one after the other.
+pub fn load_each<M: Module>(
+    module: M,
+    parameter: impl FnMut(&str) -> Option<TensorData>,
+) -> (M, LoadReport) {
     let mut mapper = Load {
         path: Vec::new(),
-        parameters,
+        parameter,
         report: LoadReport::default(),
     };
     let module = module.map(&mut mapper);
-    let mut report = mapper.report;
-    report.unused = mapper.parameters.into_keys().collect();
-    (module, report)
+    (module, mapper.report)
 }
 
 struct Export {
@@ -123,13 +131,13 @@ impl ModuleVisitor for Shapes {
     }
 }
 
-struct Load {
+struct Load<F> {
     path: Vec<String>,
-    parameters: Parameters,
+    parameter: F,
     report: LoadReport,
 }
 
-impl ModuleMapper for Load {
+impl<F: FnMut(&str) -> Option<TensorData>> ModuleMapper for Load<F> {
     fn enter_module(&mut self, name: &str, _container_type: &str) {
         self.path.push(name.to_owned());
     }
@@ -140,7 +148,7 @@ impl ModuleMapper for Load {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.path.join(".");
-        let Some(data) = self.parameters.remove(&name) else {
+        let Some(data) = (self.parameter)(&name) else {
             self.report.missing.push(name);
             return param;
         };

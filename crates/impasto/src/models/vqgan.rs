@@ -199,10 +199,14 @@ impl Vqgan {
     /// - returns: `[batch, 3, size, size]`, about −1..1
     pub fn decode_vectors(&self, vectors: Tensor<2>) -> Tensor<4> {
         let grid = self.config.grid();
+        self.decode_vectors_grid(vectors, [grid, grid])
+    }
+
+    fn decode_vectors_grid(&self, vectors: Tensor<2>, [rows, columns]: [usize; 2]) -> Tensor<4> {
         let [n, width] = vectors.dims();
-        let batch = n / (grid * grid);
+        let batch = n / (rows * columns);
         let x = vectors
-            .reshape([batch, grid, grid, width])
+            .reshape([batch, rows, columns, width])
             .permute([0, 3, 1, 2]);
         // Unit-length vectors have small entries; back to about unit variance.
         let mut x = self.from_code.forward(x.mul_scalar((width as f32).sqrt()));
@@ -227,10 +231,20 @@ impl Vqgan {
 
     /// `[batch][grid²]` → `[batch, 3, size, size]`.
     pub fn decode(&self, ids: &[Vec<u32>]) -> Tensor<4> {
+        let grid = self.config.grid();
+        self.decode_grid(ids, [grid, grid])
+    }
+
+    /// Pictures of ids on a grid of any `rows` and `columns`.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch][rows · columns]`
+    pub fn decode_grid(&self, ids: &[Vec<u32>], grid: [usize; 2]) -> Tensor<4> {
         let flat: Vec<i32> = ids.iter().flatten().map(|&id| id as i32).collect();
         let count = flat.len();
         let device = self.codebook.val().device();
-        self.decode_vectors(self.codes(Tensor::from_data(TensorData::new(flat, [count]), &device)))
+        let ids = Tensor::from_data(TensorData::new(flat, [count]), &device);
+        self.decode_vectors_grid(self.codes(ids), grid)
     }
 }
 

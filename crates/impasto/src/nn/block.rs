@@ -56,7 +56,7 @@ impl KvCache {
     }
 
     /// Appends `[batch, heads, n, head_width]` and returns all keys and values so far.
-    fn append(&mut self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+    pub(crate) fn append(&mut self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let [batch, heads, n, head_width] = keys.dims();
         let end = self.length + n;
         assert!(

@@ -1,7 +1,9 @@
 //! Captions as ids: byte-level byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909; bytes as in
 //! GPT-2), trained on the captions, so that any text in any language has ids and comes back unchanged.
 
+pub mod bart;
 pub mod clip;
+pub mod normalizer;
 
 use std::path::Path;
 

@@ -129,6 +129,13 @@ impl Default for DvaeLoss {
     }
 }
 
+fn untrained() -> Error {
+    Error::invalid(
+        "model.architecture",
+        "taming_vqgan is imported, not trained here; expected vqgan or dvae",
+    )
+}
+
 /// Trains (or goes on) and writes `image_tokenizer.safetensors` and `image_tokenizer.json` into `dir`.
 pub fn run(
     config: &Config,
@@ -138,6 +145,9 @@ pub fn run(
     observer: &mut dyn Observer,
 ) -> Result<PathBuf> {
     config.model.validate()?;
+    if let ImageTokenizerConfig::TamingVqgan(_) = config.model {
+        return Err(untrained());
+    }
     config.run.validate()?;
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     let source = open(
@@ -403,6 +413,7 @@ impl Task for TokenizerTask {
         match model {
             ImageTokenizer::Vqgan(model) => self.vqgan_pass(model, step, batch),
             ImageTokenizer::Dvae(model) => self.dvae_pass(model, pass, step, batch),
+            ImageTokenizer::TamingVqgan(_) => Err(untrained()),
         }
     }
 
@@ -416,7 +427,7 @@ impl Task for TokenizerTask {
             ImageTokenizer::Vqgan(model) => {
                 Ok(ImageTokenizer::Vqgan(self.move_codes(model, step)?))
             }
-            model @ ImageTokenizer::Dvae(_) => Ok(model),
+            model @ (ImageTokenizer::Dvae(_) | ImageTokenizer::TamingVqgan(_)) => Ok(model),
         }
     }
 

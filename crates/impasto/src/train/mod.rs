@@ -14,7 +14,7 @@ mod engine;
 pub mod image_tokenizer;
 mod metrics;
 mod muon;
-mod optimizer;
+pub(crate) mod optimizer;
 pub mod source;
 pub mod text_tokenizer;
 

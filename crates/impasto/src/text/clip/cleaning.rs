@@ -58,7 +58,7 @@ fn normalised(form: &impl Normalizer, text: &str) -> String {
 }
 
 /// ftfy's `fix_text`, line by line.
-fn mend(text: &str) -> String {
+pub(crate) fn mend(text: &str) -> String {
     let mut mended = String::with_capacity(text.len());
     // A tag says that the text is HTML itself, from there on.
     let mut entities = true;
@@ -219,7 +219,7 @@ fn entities() -> &'static HashMap<&'static str, String> {
 }
 
 /// Python's `html.unescape`: every entity, with and without its semicolon.
-fn unescape(text: &str) -> Cow<'_, str> {
+pub(crate) fn unescape(text: &str) -> Cow<'_, str> {
     if !text.contains('&') {
         return Cow::Borrowed(text);
     }

@@ -5,7 +5,7 @@
 //! a caption that spells a special token is only text, and captions are not padded: what stands behind
 //! their end does not count.
 
-mod cleaning;
+pub(crate) mod cleaning;
 mod gzip;
 #[cfg(test)]
 mod tests;

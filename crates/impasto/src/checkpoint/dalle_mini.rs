@@ -1,0 +1,196 @@
+//! A checkpoint folder of DALL·E mini or mega: a published model under our names.
+//!
+//! `config.json` begins with `"architecture": "dalle_mini"`; the weights are `dalle_bart.safetensors` and
+//! `image_tokenizer.safetensors`; `tokenizer.json` is BART's; `enwiki-words-frequency.txt`, if there, splits
+//! hashtags.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use super::{ModelSource, weights};
+use crate::models::{DalleBart, DalleBartConfig, ImageTokenizer, ImageTokenizerConfig};
+use crate::nn::Init;
+use crate::sampling::SamplingOptions;
+use crate::text::bart::BartTokenizer;
+use crate::text::normalizer::{TextNormalizer, WordFrequencies};
+use crate::{Error, Result, files};
+
+/// The transformer's weights.
+pub const TRANSFORMER: &str = "dalle_bart.safetensors";
+/// The image tokenizer's weights.
+pub const IMAGE_TOKENIZER: &str = "image_tokenizer.safetensors";
+/// The words that hashtags are split into, the most frequent first.
+pub const WORD_FREQUENCIES: &str = "enwiki-words-frequency.txt";
+
+const CONFIG: &str = "config.json";
+const TOKENIZER: &str = "tokenizer.json";
+
+/// What tells `config.json` from that of other families.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Architecture {
+    /// The only one.
+    #[default]
+    #[serde(rename = "dalle_mini")]
+    DalleMini,
+}
+
+/// What a model of this family is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DalleMiniConfig {
+    /// The family.
+    pub architecture: Architecture,
+    /// The model's name.
+    pub name: String,
+    /// SPDX expression of the weights' licence.
+    pub licence: String,
+    /// Whether captions are normalised as in the training.
+    pub normalize_text: bool,
+    /// The image tokenizer.
+    pub image_tokenizer: ImageTokenizerConfig,
+    /// The transformer.
+    pub dalle_bart: DalleBartConfig,
+    /// What `generate` uses where nothing else is asked for.
+    pub sampling: SamplingOptions,
+}
+
+impl DalleMiniConfig {
+    /// Says what is impossible.
+    pub fn validate(&self) -> Result<()> {
+        self.image_tokenizer.validate()?;
+        self.dalle_bart.validate()?;
+        self.sampling.validate()?;
+        let (grid, codes) = (
+            self.image_tokenizer.grid(),
+            self.image_tokenizer.codebook_size(),
+        );
+        let dalle = &self.dalle_bart;
+        if grid != dalle.grid || codes != dalle.codebook_size {
+            return Err(Error::invalid(
+                "model config",
+                format!(
+                    "the image tokenizer has {codes} codes on a {grid}x{grid} grid, the transformer expects {} on {}x{}",
+                    dalle.codebook_size, dalle.grid, dalle.grid
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Writes `config.json` into `dir`.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        let json =
+            serde_json::to_vec_pretty(self).map_err(|e| Error::invalid("config", e.to_string()))?;
+        files::write_atomic(dir.join(CONFIG), &json)
+    }
+}
+
+/// Whether `source` is of this family.
+pub fn is_dalle_mini(source: &ModelSource) -> bool {
+    #[derive(Deserialize)]
+    struct Beginning {
+        #[serde(rename = "architecture")]
+        _architecture: Architecture,
+    }
+    source.folder().is_some()
+        && source
+            .read(CONFIG)
+            .is_ok_and(|bytes| serde_json::from_slice::<Beginning>(&bytes).is_ok())
+}
+
+/// The config of a model of this family, without its weights.
+pub fn config(source: &ModelSource) -> Result<DalleMiniConfig> {
+    let path = source.path(CONFIG);
+    let config: DalleMiniConfig = serde_json::from_slice(&source.read(CONFIG)?)
+        .map_err(|e| Error::bad_file(&path, format!("not a DALL·E mini config: {e}")))?;
+    config
+        .validate()
+        .map_err(|e| Error::bad_file(&path, e.to_string()))?;
+    Ok(config)
+}
+
+/// Bytes of the weight files.
+pub fn weight_bytes(source: &ModelSource) -> Result<u64> {
+    let mut total = 0;
+    for name in [TRANSFORMER, IMAGE_TOKENIZER] {
+        let path = source.path(name);
+        let file = std::fs::metadata(&path).map_err(Error::io("read", &path))?;
+        total += file.len();
+    }
+    Ok(total)
+}
+
+/// A model of this family, ready to run.
+#[derive(Debug)]
+pub struct DalleMini {
+    /// The config.
+    pub config: DalleMiniConfig,
+    /// Caption → text ids.
+    pub text: BartTokenizer,
+    /// What captions go through before.
+    pub normalizer: Option<TextNormalizer>,
+    /// Pixels ↔ image ids.
+    pub image: ImageTokenizer,
+    /// The transformer.
+    pub dalle: DalleBart,
+    /// Where the weights are.
+    pub device: Device,
+}
+
+impl DalleMini {
+    /// Loads all of a model onto `device`.
+    pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
+        let config = config(source)?;
+        let text = BartTokenizer::from_bytes(&source.read(TOKENIZER)?)
+            .and_then(|text| text.check(&config.dalle_bart).map(|()| text))
+            .map_err(|e| Error::bad_file(source.path(TOKENIZER), e.to_string()))?;
+        let words = match source.read(WORD_FREQUENCIES) {
+            Ok(bytes) => Some(
+                WordFrequencies::parse(&bytes)
+                    .map_err(|e| Error::bad_file(source.path(WORD_FREQUENCIES), e.to_string()))?,
+            ),
+            Err(_) => None,
+        };
+        let normalizer = config.normalize_text.then(|| TextNormalizer::new(words));
+        let needed = config.dalle_bart.parameters();
+        let there = weight_bytes(source)?;
+        if needed > there {
+            return Err(Error::bad_file(
+                source.path(CONFIG),
+                format!("describes {needed} numbers, the weight files have {there} bytes"),
+            ));
+        }
+        // The fresh weights are all replaced; the seed is of no consequence.
+        let mut init = Init::empty(device);
+        let dalle = weights::load_into(
+            config.dalle_bart.init(&mut init),
+            &source.path(TRANSFORMER),
+            &source.read(TRANSFORMER)?,
+        )?;
+        let image = weights::load_into(
+            config.image_tokenizer.init(&mut init),
+            &source.path(IMAGE_TOKENIZER),
+            &source.read(IMAGE_TOKENIZER)?,
+        )?;
+        Ok(DalleMini {
+            config,
+            text,
+            normalizer,
+            image,
+            dalle,
+            device: device.clone(),
+        })
+    }
+
+    /// The ids of a caption, its start and end included, without padding.
+    pub fn encode_caption(&self, caption: &str, truncate: bool) -> Result<Vec<u32>> {
+        let normalised = match &self.normalizer {
+            Some(normalizer) => normalizer.normalize(caption),
+            None => caption.to_owned(),
+        };
+        self.text
+            .encode_caption(&normalised, self.config.dalle_bart.text_length, truncate)
+    }
+}

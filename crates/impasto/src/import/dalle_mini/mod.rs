@@ -1,0 +1,400 @@
+//! DALL·E mini and mega in the two forms they were published in, as checkpoint folders of ours.
+//!
+//! - *Flax* (github.com/borisdayma/dalle-mini): `flax_model.msgpack`, `config.json` and the tokenizer, and the
+//!   VQGAN (github.com/patil-suraj/vqgan-jax) as `flax_model.msgpack` and `config.json` in a folder of its own;
+//! - *min-dalle* (github.com/kuprel/min-dalle): `encoder.pt`, `decoder.pt`, `detoker.pt` with `vocab.json` and
+//!   `merges.txt`. It has no encoder of pictures.
+//!
+//! [`load`] runs such a folder as it is. The numbers that [`import`] writes keep their precision: what the file
+//! has in 16 bits is written in 16 bits. Tensors are converted one after the other, so that beside the file no
+//! more than one of them (with [`load`]: than the model) is in memory.
+
+pub mod flax;
+mod mapping;
+mod transformer;
+mod vqgan;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::Serialize;
+
+use self::mapping::Source;
+use self::transformer::FlaxConfig;
+use super::ImportReport;
+use crate::checkpoint::dalle_mini::{
+    Architecture, DalleMini, DalleMiniConfig, IMAGE_TOKENIZER, TRANSFORMER, WORD_FREQUENCIES,
+};
+use crate::checkpoint::pytorch::Archive;
+use crate::checkpoint::weights::{self, LazyTensor};
+use crate::models::ImageTokenizerConfig;
+use crate::models::parameters::shapes;
+use crate::nn::Init;
+use crate::sampling::SamplingOptions;
+use crate::text::bart::BartTokenizer;
+use crate::text::normalizer::{TextNormalizer, WordFrequencies};
+use crate::{Error, Result, files};
+
+const FLAX: &str = "flax_model.msgpack";
+const CONFIG: &str = "config.json";
+
+/// What an import made.
+#[derive(Clone, Debug, Serialize)]
+pub struct Imported {
+    /// The model's name.
+    pub name: String,
+    /// What became of the transformer's tensors.
+    pub transformer: ImportReport,
+    /// What became of the image tokenizer's tensors.
+    pub image_tokenizer: ImportReport,
+}
+
+/// Whether a folder looks like one of the two forms.
+pub fn is_dalle_mini(folder: &Path) -> bool {
+    min_dalle_file(folder, "decoder", "pt").is_some()
+        || (folder.join(FLAX).is_file()
+            && std::fs::read(folder.join(CONFIG))
+                .ok()
+                .and_then(|bytes| serde_json::from_slice::<FlaxConfig>(&bytes).ok())
+                .is_some_and(|config| config.is_dalle_bart()))
+}
+
+/// What a published model turned out to be, its numbers still in its files.
+struct Published<'a> {
+    config: DalleMiniConfig,
+    text: BartTokenizer,
+    transformer: Part<'a>,
+    image_tokenizer: Part<'a>,
+}
+
+/// One of the two networks.
+struct Part<'a> {
+    /// The file, for errors.
+    path: PathBuf,
+    tensors: Vec<LazyTensor<'a>>,
+    report: ImportReport,
+    /// The file's length, or the files'.
+    bytes: u64,
+}
+
+/// Imports the model in `folder` into the checkpoint folder `output`. The VQGAN is looked for in
+/// `image_tokenizer`, else in `folder`, in `vqgan/` inside it and in `vqgan/` beside it.
+pub fn import(
+    folder: &Path,
+    image_tokenizer: Option<&Path>,
+    name: &str,
+    output: &Path,
+) -> Result<Imported> {
+    // Everything is understood before anything is written.
+    understand(folder, image_tokenizer, name, |model| {
+        std::fs::create_dir_all(output).map_err(Error::io("create", output))?;
+        let parts = [
+            (TRANSFORMER, model.transformer),
+            (IMAGE_TOKENIZER, model.image_tokenizer),
+        ];
+        let mut reports = Vec::with_capacity(parts.len());
+        for (file, part) in parts {
+            weights::write_lazily(&output.join(file), &part.path, part.tensors)?;
+            reports.push(part.report);
+        }
+        model.text.save(output)?;
+        let words = folder.join(WORD_FREQUENCIES);
+        if words.is_file() {
+            let words_bytes = std::fs::read(&words).map_err(Error::io("read", &words))?;
+            files::write_atomic(output.join(WORD_FREQUENCIES), &words_bytes)?;
+        }
+        model.config.save(output)?;
+        let [transformer, image_tokenizer] = <[ImportReport; 2]>::try_from(reports)
+            .map_err(|_| Error::invalid("import", "expected two networks"))?;
+        Ok(Imported {
+            name: name.to_owned(),
+            transformer,
+            image_tokenizer,
+        })
+    })
+}
+
+/// Loads the model in `folder` onto `device` as it is, without writing anything; the VQGAN is looked for as by
+/// [`import`].
+pub fn load(
+    folder: &Path,
+    image_tokenizer: Option<&Path>,
+    name: &str,
+    device: &Device,
+) -> Result<DalleMini> {
+    let words = folder.join(WORD_FREQUENCIES);
+    let words = match std::fs::read(&words) {
+        Ok(bytes) => Some(
+            WordFrequencies::parse(&bytes).map_err(|e| Error::bad_file(&words, e.to_string()))?,
+        ),
+        Err(_) => None,
+    };
+    understand(folder, image_tokenizer, name, |model| {
+        let mut init = Init::empty(device);
+        let config = model.config;
+        let part = model.transformer;
+        let dalle = config.dalle_bart.init(&mut init);
+        let dalle = weights::load_lazily(dalle, &part.path, part.tensors)?;
+        let part = model.image_tokenizer;
+        let image = config.image_tokenizer.init(&mut init);
+        let image = weights::load_lazily(image, &part.path, part.tensors)?;
+        Ok(DalleMini {
+            normalizer: config.normalize_text.then(|| TextNormalizer::new(words)),
+            config,
+            text: model.text,
+            image,
+            dalle,
+            device: device.clone(),
+        })
+    })
+}
+
+/// What the model in `folder` is, and the bytes of its weight files.
+pub fn describe(
+    folder: &Path,
+    image_tokenizer: Option<&Path>,
+    name: &str,
+) -> Result<(DalleMiniConfig, u64)> {
+    understand(folder, image_tokenizer, name, |model| {
+        let bytes = model.transformer.bytes + model.image_tokenizer.bytes;
+        Ok((model.config, bytes))
+    })
+}
+
+/// The VQGAN's weight file. A folder with the transformer has a file of the same name, which is not it.
+fn image_file(folder: &Path, image_tokenizer: Option<&Path>) -> Result<PathBuf> {
+    let places: Vec<PathBuf> = match image_tokenizer {
+        Some(place) => vec![place.to_owned()],
+        None => vec![
+            folder.to_owned(),
+            folder.join("vqgan"),
+            folder.join("../vqgan"),
+        ],
+    };
+    let found = places.iter().find_map(|place| {
+        let flax = place.join(FLAX);
+        let own = flax.is_file() && !is_dalle_mini(place);
+        own.then_some(flax)
+            .or_else(|| min_dalle_file(place, "detoker", "pt"))
+    });
+    found.ok_or_else(|| Error::Missing {
+        what: "the VQGAN (flax_model.msgpack with config.json, or detoker.pt)",
+        path: places.into_iter().next().unwrap_or_default(),
+        hint: "put it into a folder vqgan/ beside the model's files".into(),
+    })
+}
+
+/// Reads the files and passes on what they are, once everything is known to fit.
+fn understand<T>(
+    folder: &Path,
+    image_tokenizer: Option<&Path>,
+    name: &str,
+    then: impl FnOnce(Published<'_>) -> Result<T>,
+) -> Result<T> {
+    let text = tokenizer(folder)?;
+    let bytes = if folder.join(FLAX).is_file() {
+        Files::read(&[("", folder.join(FLAX))])?
+    } else {
+        let encoder = min_dalle_file(folder, "encoder", "pt");
+        let decoder = min_dalle_file(folder, "decoder", "pt");
+        Files::read(&[
+            ("encoder.", found(folder, encoder, "encoder.pt")?),
+            ("decoder.", found(folder, decoder, "decoder.pt")?),
+        ])?
+    };
+    let image_file = image_file(folder, image_tokenizer)?;
+    let image_bytes = Files::read(&[("", image_file.clone())])?;
+
+    let archives = bytes.archives()?;
+    let image_archives = image_bytes.archives()?;
+    let config_path = folder.join(CONFIG);
+    let flax_config: Option<FlaxConfig> = read_json(&config_path)?;
+    let source = bytes.source(&archives)?;
+    let image_source = image_bytes.source(&image_archives)?;
+    let image_length = transformer::image_length(&source, flax_config.as_ref(), folder)?;
+    let vqgan = vqgan::config(&image_source, &image_file, image_length)?;
+    let dalle = transformer::config(&source, flax_config.as_ref(), &vqgan, folder)?;
+    let config = DalleMiniConfig {
+        architecture: Architecture::DalleMini,
+        name: name.to_owned(),
+        licence: "Apache-2.0".to_owned(),
+        normalize_text: flax_config.as_ref().is_none_or(FlaxConfig::normalizes),
+        image_tokenizer: ImageTokenizerConfig::TamingVqgan(vqgan.clone()),
+        dalle_bart: dalle.clone(),
+        sampling: SamplingOptions {
+            // The published demo's (`tools/inference/inference_pipeline.ipynb`): guidance alone.
+            guidance_scale: 10.0,
+            temperature: 1.0,
+            top_k: None,
+            top_p: None,
+        },
+    };
+    config
+        .validate()
+        .map_err(|e| Error::bad_file(&config_path, e.to_string()))?;
+    text.check(&dalle)
+        .map_err(|e| Error::bad_file(folder, e.to_string()))?;
+
+    let sizes = [
+        (bytes.path(), dalle.parameters(), bytes.length()),
+        (&image_file, vqgan.parameters(), image_bytes.length()),
+    ];
+    for (path, numbers, length) in sizes {
+        if numbers > length {
+            let reason = format!("has {length} bytes, its config describes {numbers} numbers");
+            return Err(Error::bad_file(path, reason));
+        }
+    }
+
+    let mut init = Init::empty(&Device::flex());
+    let (tensors, report) = transformer::plan(&source, &dalle, shapes(&dalle.init(&mut init)));
+    complete(bytes.path(), &report)?;
+    let transformer = Part {
+        path: bytes.path().to_owned(),
+        tensors,
+        report,
+        bytes: bytes.length(),
+    };
+    let (tensors, report) = vqgan::plan(&image_source, shapes(&vqgan.init(&mut init)));
+    complete(&image_file, &report)?;
+    let image_tokenizer = Part {
+        path: image_file,
+        tensors,
+        report,
+        bytes: image_bytes.length(),
+    };
+    then(Published {
+        config,
+        text,
+        transformer,
+        image_tokenizer,
+    })
+}
+
+fn complete(path: &Path, report: &ImportReport) -> Result<()> {
+    if report.is_complete() {
+        return Ok(());
+    }
+    let reason = format!("does not fit: {}", report.summary());
+    Err(Error::bad_file(path, reason))
+}
+
+fn tokenizer(folder: &Path) -> Result<BartTokenizer> {
+    let vocabulary = min_dalle_file(folder, "vocab", "json");
+    let merges = min_dalle_file(folder, "merges", "txt");
+    let read = |path: &Path| std::fs::read(path).map_err(Error::io("read", path));
+    match (vocabulary, merges) {
+        (Some(vocabulary), Some(merges)) => {
+            BartTokenizer::from_vocabulary(&read(&vocabulary)?, &read(&merges)?)
+                .map_err(|e| Error::bad_file(vocabulary, e.to_string()))
+        }
+        _ => {
+            let path = folder.join("tokenizer.json");
+            if !path.is_file() {
+                return Err(Error::Missing {
+                    what: "the text tokenizer (vocab.json with merges.txt, or tokenizer.json)",
+                    path: folder.to_owned(),
+                    hint: "put it beside the model's weights".into(),
+                });
+            }
+            BartTokenizer::from_bytes(&read(&path)?)
+                .map_err(|e| Error::bad_file(path, e.to_string()))
+        }
+    }
+}
+
+/// min-dalle's files of the smaller model have `_mini` behind their names where they are published.
+fn min_dalle_file(folder: &Path, stem: &str, extension: &str) -> Option<PathBuf> {
+    ["", "_mini"]
+        .iter()
+        .map(|suffix| folder.join(format!("{stem}{suffix}.{extension}")))
+        .find(|path| path.is_file())
+}
+
+fn found(folder: &Path, path: Option<PathBuf>, name: &str) -> Result<PathBuf> {
+    path.ok_or_else(|| Error::Missing {
+        what: "a file of the model",
+        path: folder.join(name),
+        hint: "give a folder with flax_model.msgpack and config.json, or with min-dalle's encoder.pt and decoder.pt".into(),
+    })
+}
+
+fn read_json(path: &Path) -> Result<Option<FlaxConfig>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| Error::bad_file(path, format!("not a DALL·E mini config: {e}")))
+}
+
+/// The weight files of a model, in memory, each with what is put in front of its tensors' names: min-dalle's
+/// encoder and decoder have the same names.
+struct Files {
+    files: Vec<(&'static str, PathBuf, Vec<u8>)>,
+}
+
+impl Files {
+    fn read(paths: &[(&'static str, PathBuf)]) -> Result<Self> {
+        let files = paths
+            .iter()
+            .map(|(prefix, path)| {
+                let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+                Ok((*prefix, path.clone(), bytes))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Files { files })
+    }
+
+    /// What errors about all of them are told of.
+    fn path(&self) -> &Path {
+        self.files
+            .last()
+            .map_or(Path::new(""), |(_, path, _)| path.as_path())
+    }
+
+    fn length(&self) -> u64 {
+        self.files
+            .iter()
+            .map(|(.., bytes)| bytes.len() as u64)
+            .sum()
+    }
+
+    fn is_flax(&self) -> bool {
+        self.path()
+            .extension()
+            .is_some_and(|extension| extension == "msgpack")
+    }
+
+    fn archives(&self) -> Result<Vec<Archive<'_>>> {
+        if self.is_flax() {
+            return Ok(Vec::new());
+        }
+        self.files
+            .iter()
+            .map(|(_, path, bytes)| Archive::parse(path, bytes, &[]))
+            .collect()
+    }
+
+    fn source<'a>(&'a self, archives: &'a [Archive<'a>]) -> Result<Source<'a>> {
+        if self.is_flax() {
+            let mut arrays = BTreeMap::new();
+            for (_, path, bytes) in &self.files {
+                arrays.extend(flax::parse(path, bytes)?);
+            }
+            return Ok(Source::Flax(arrays));
+        }
+        let mut tensors = BTreeMap::new();
+        for (archive, (prefix, ..)) in archives.iter().zip(&self.files) {
+            for (name, tensor) in archive.root().tensors()? {
+                tensors.insert(format!("{prefix}{name}"), tensor);
+            }
+        }
+        Ok(Source::Torch(tensors))
+    }
+}
+
+#[cfg(test)]
+mod tests;

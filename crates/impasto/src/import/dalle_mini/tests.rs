@@ -1,0 +1,374 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+
+use std::ops::ControlFlow;
+
+use burn::tensor::TensorData;
+use safetensors::SafeTensors;
+
+use crate::checkpoint::ModelSource;
+use crate::checkpoint::dalle_mini::DalleMini;
+use crate::generate::dalle_mini::draw;
+use crate::image::Picture;
+use crate::models::dalle_bart::Followers;
+use crate::pipeline::open;
+
+fn goldens() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/import/dalle_mini/goldens")
+}
+
+const SETS: [&str; 3] = ["flax_stacked", "flax_unrolled", "min_dalle"];
+
+/// What the references make of a set (`reference/write_dalle_mini_goldens.py`).
+struct Expected {
+    bytes: Vec<u8>,
+}
+
+impl Expected {
+    fn new(set: &str) -> Self {
+        let path = goldens().join(set).join("expected.safetensors");
+        Expected {
+            bytes: std::fs::read(path).unwrap(),
+        }
+    }
+
+    fn metadata<T: serde::de::DeserializeOwned>(&self, name: &str) -> T {
+        let (_, metadata) = SafeTensors::read_metadata(&self.bytes).unwrap();
+        serde_json::from_str(&metadata.metadata().as_ref().unwrap()[name]).unwrap()
+    }
+
+    fn words(&self, name: &str) -> Option<Vec<[u8; 4]>> {
+        let file = SafeTensors::deserialize(&self.bytes).unwrap();
+        let view = file.tensor(name).ok()?;
+        Some(view.data().as_chunks::<4>().0.to_vec())
+    }
+
+    fn floats(&self, name: &str) -> Vec<f32> {
+        let words = self.words(name).unwrap();
+        words.into_iter().map(f32::from_le_bytes).collect()
+    }
+
+    fn rows(&self, name: &str, length: usize) -> Vec<Vec<u32>> {
+        let words = self.words(name).unwrap();
+        let ids: Vec<u32> = words.into_iter().map(u32::from_le_bytes).collect();
+        ids.chunks(length).map(<[u32]>::to_vec).collect()
+    }
+}
+
+/// The VQGAN of the second set is the first one's.
+fn image_tokenizer(set: &str) -> Option<PathBuf> {
+    (set == "flax_unrolled").then(|| goldens().join("flax_stacked/vqgan"))
+}
+
+fn imported(set: &str, output: &Path) -> Imported {
+    let folder = goldens().join(set);
+    assert!(is_dalle_mini(&folder));
+    import(&folder, image_tokenizer(set).as_deref(), set, output).unwrap()
+}
+
+fn loaded(set: &str) -> DalleMini {
+    let output = tempfile::tempdir().unwrap();
+    imported(set, output.path());
+    let source = ModelSource::Dir(output.path().to_owned());
+    DalleMini::load(&source, &Device::flex()).unwrap()
+}
+
+fn floats(data: TensorData) -> Vec<f32> {
+    data.convert::<f32>().try_into_vec().unwrap()
+}
+
+/// Within `relative` of the expected values' spread.
+fn assert_close(found: &[f32], expected: &[f32], relative: f32, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let mean = expected.iter().sum::<f32>() / expected.len() as f32;
+    let squares = expected.iter().map(|x| (x - mean).powi(2)).sum::<f32>();
+    let spread = (squares / expected.len() as f32).sqrt();
+    let furthest = found
+        .iter()
+        .zip(expected)
+        .fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+    assert!(
+        furthest <= relative * spread,
+        "{what}: {furthest} apart, spread {spread}"
+    );
+}
+
+#[test]
+fn captions_become_the_reference_ids() {
+    for set in SETS {
+        let model = loaded(set);
+        let expected = Expected::new(set);
+        let captions: Vec<String> = expected.metadata("captions");
+        let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
+        for (caption, ids) in captions.iter().zip(text_ids) {
+            assert_eq!(model.encode_caption(caption, true).unwrap(), ids, "{set}");
+        }
+        let long = model.encode_caption(&"turtle ".repeat(40), false);
+        assert!(
+            long.unwrap_err()
+                .to_string()
+                .contains("tokens but the model reads")
+        );
+    }
+}
+
+/// Logits to 1e-3 of their spread and likelihoods to 1e-4, as the family promises.
+#[test]
+fn logits_and_likelihoods_are_those_of_the_reference() {
+    for set in SETS {
+        let model = loaded(set);
+        let expected = Expected::new(set);
+        let config = model.dalle.config().clone();
+        let positions = config.image_length();
+        let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
+        let image_ids = expected.rows("image_ids", positions);
+        let captions: Vec<_> = text_ids
+            .iter()
+            .map(|ids| model.dalle.read(ids).unwrap())
+            .collect();
+        let followers: Vec<Followers<'_>> = captions
+            .iter()
+            .map(|caption| Followers { caption, rows: 1 })
+            .collect();
+        let inputs: Vec<Vec<u32>> = image_ids
+            .iter()
+            .map(|ids| [&[config.start_id][..], &ids[..positions - 1]].concat())
+            .collect();
+        let states = model.dalle.decode(&inputs, 0, &followers, None).unwrap();
+        let logits = floats(model.dalle.image_logits(states).into_data());
+        assert_close(&logits, &expected.floats("logits"), 1e-3, set);
+        let nats = model.dalle.image_nats(&image_ids, &followers).unwrap();
+        let nats = floats(nats.into_data());
+        for (row, reference) in nats
+            .chunks(positions)
+            .zip(expected.floats("nats").chunks(positions))
+        {
+            let (sum, reference): (f32, f32) = (row.iter().sum(), reference.iter().sum());
+            assert!(
+                (sum - reference).abs() <= 1e-4 * reference,
+                "{set}: {sum} {reference}"
+            );
+        }
+    }
+}
+
+#[test]
+fn greedy_pictures_are_those_of_the_reference_id_by_id() {
+    for set in SETS {
+        let model = loaded(set);
+        let expected = Expected::new(set);
+        let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
+        let null = model.dalle.read(&model.text.null_caption()).unwrap();
+        for (name, guidance_scale) in [("greedy_ids", 1.0), ("guided_ids", 3.0)] {
+            let options = SamplingOptions {
+                guidance_scale,
+                ..SamplingOptions::greedy()
+            };
+            let rows = expected.rows(name, model.dalle.config().image_length());
+            for (ids, reference) in text_ids.iter().zip(rows) {
+                let caption = model.dalle.read(ids).unwrap();
+                let go = &mut |_, _, _: &[Vec<u32>]| ControlFlow::Continue(());
+                let drawn = draw(&model.dalle, &caption, &null, &[1], &options, go).unwrap();
+                assert_eq!(drawn[0].image_ids, reference, "{set} {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn ids_and_pixels_of_the_vqgan_are_those_of_the_reference() {
+    for set in SETS {
+        let model = loaded(set);
+        let expected = Expected::new(set);
+        let config = model.dalle.config().clone();
+        let positions = config.image_length();
+        let ids = expected.rows("image_ids", positions);
+        // The reference's pixels are in 0..1.
+        let unit = |data: TensorData| -> Vec<f32> {
+            floats(data).into_iter().map(|x| (x + 1.0) / 2.0).collect()
+        };
+        let decoded = unit(model.image.decode_pixels(&ids).into_data());
+        assert_close(&decoded, &expected.floats("decoded"), 1e-3, set);
+        let size = model.image.config().picture_size();
+        if expected.words("picture").is_none() {
+            let picture = Picture::from_chw(&vec![0.0; 3 * size * size], size, size).unwrap();
+            let error = model.image.encode(&[picture], &model.device).unwrap_err();
+            assert!(
+                error.to_string().contains("came without an encoder"),
+                "{error}"
+            );
+            continue;
+        }
+        let values = expected.rows("picture", 3 * size * size).remove(0);
+        let chw: Vec<f32> = values.iter().map(|&x| x as f32 / 127.5 - 1.0).collect();
+        let picture = Picture::from_chw(&chw, size, size).unwrap();
+        let found = model
+            .image
+            .encode(&[picture.clone()], &model.device)
+            .unwrap();
+        assert_eq!(found, expected.rows("picture_ids", positions), "{set}");
+        let decoded = unit(model.image.decode_pixels(&found).into_data());
+        assert_close(&decoded, &expected.floats("picture_decoded"), 1e-3, set);
+    }
+}
+
+/// The way that the commands go, from a caption and a picture to figures.
+#[test]
+fn the_pipeline_tells_the_reference_likelihood() {
+    let output = tempfile::tempdir().unwrap();
+    imported("flax_stacked", output.path());
+    let expected = Expected::new("flax_stacked");
+    let source = ModelSource::Dir(output.path().to_owned());
+    let pipeline = open(&source, &Device::flex()).unwrap();
+    let size = pipeline.picture_size();
+    let values = expected.rows("picture", 3 * size * size).remove(0);
+    let chw: Vec<f32> = values.iter().map(|&x| x as f32 / 127.5 - 1.0).collect();
+    let picture = Picture::from_chw(&chw, size, size).unwrap();
+    let captions: Vec<String> = expected.metadata("captions");
+    let found = pipeline.likelihood(&captions[0], &picture, true).unwrap();
+    let reference = -f64::from(expected.floats("picture_nats").iter().sum::<f32>());
+    let apart = (found.image_log_likelihood - reference).abs();
+    assert!(apart <= 1e-4 * reference.abs(), "{found:?} {reference}");
+}
+
+#[test]
+fn what_the_file_has_in_sixteen_bits_is_written_in_sixteen_bits() {
+    for (set, bits) in [
+        ("flax_stacked", 16),
+        ("flax_unrolled", 32),
+        ("min_dalle", 16),
+    ] {
+        let output = tempfile::tempdir().unwrap();
+        let report = imported(set, output.path());
+        assert!(report.transformer.is_complete() && report.image_tokenizer.is_complete());
+        assert!(report.transformer.applied.len() > 20);
+        let bytes = std::fs::read(output.path().join(TRANSFORMER)).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        for (name, view) in file.tensors() {
+            assert_eq!(view.dtype().bitsize(), bits, "{set} {name}");
+        }
+    }
+}
+
+/// A copy of a set, to be damaged.
+fn copied(set: &str) -> tempfile::TempDir {
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let target = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy(&entry.path(), &target);
+            } else {
+                std::fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    copy(&goldens().join(set), folder.path());
+    folder
+}
+
+fn refused(folder: &Path) -> String {
+    let output = tempfile::tempdir().unwrap();
+    let target = output.path().join("model");
+    let error = import(folder, None, "x", &target).unwrap_err();
+    assert!(!target.join("config.json").exists());
+    error.to_string()
+}
+
+#[test]
+fn what_does_not_fit_is_told_by_the_names_of_the_file() {
+    let change = |folder: &Path, from: &str, to: &str| {
+        let path = folder.join("config.json");
+        let config = std::fs::read_to_string(&path).unwrap();
+        assert!(config.contains(from), "{from}");
+        std::fs::write(path, config.replace(from, to)).unwrap();
+    };
+    for (from, to, told) in [
+        ("\"encoder_layers\": 2", "\"encoder_layers\": 3", "encoder"),
+        ("\"d_model\": 36", "\"d_model\": 30", "has shape"),
+        ("\"d_model\": 36", "\"d_model\": 600000", "describes"),
+        ("\"d_model\": 36", "\"d_model\": 35", "not a multiple"),
+        (
+            "\"decoder_layers\": 3",
+            "\"decoder_layers\": 2",
+            "has shape",
+        ),
+        ("\"gelu\"", "\"relu\"", "activation_function is \"relu\""),
+        (
+            "\"image_length\": 16",
+            "\"image_length\": 25",
+            "image_length is 25",
+        ),
+        (
+            "\"decoder_start_token_id\": 40",
+            "\"decoder_start_token_id\": 400",
+            "start_id",
+        ),
+        (
+            "\"encoder_vocab_size\": 300",
+            "\"encoder_vocab_size\": 3",
+            "knows ids below 3",
+        ),
+    ] {
+        let folder = copied("flax_stacked");
+        change(folder.path(), from, to);
+        let error = refused(folder.path());
+        assert!(error.contains(told), "{from} → {to}: {error}");
+    }
+    for missing in ["vocab.json", "vqgan", "flax_model.msgpack", "config.json"] {
+        let folder = copied("flax_stacked");
+        let path = folder.path().join(missing);
+        if path.is_dir() {
+            std::fs::remove_dir_all(path).unwrap();
+        } else {
+            std::fs::remove_file(path).unwrap();
+        }
+        refused(folder.path());
+    }
+}
+
+/// Bytes of every file changed or cut off at places spread over it: an error or a model, nothing else.
+#[test]
+fn damaged_files_are_errors_and_nothing_else() {
+    for (set, files) in [
+        (
+            "flax_stacked",
+            &[
+                "flax_model.msgpack",
+                "config.json",
+                "vqgan/flax_model.msgpack",
+                "vqgan/config.json",
+                "vocab.json",
+                "merges.txt",
+            ][..],
+        ),
+        ("min_dalle", &["encoder.pt", "decoder.pt", "detoker.pt"][..]),
+    ] {
+        let folder = copied(set);
+        for name in files {
+            let path = folder.path().join(name);
+            let whole = std::fs::read(&path).unwrap();
+            for i in 0..24usize {
+                let mut bytes = whole.clone();
+                // Half of them near the beginning, where the structure is.
+                let at = match i % 2 {
+                    0 => i * 7919 % bytes.len().min(400),
+                    _ => i * 104_729 % bytes.len(),
+                };
+                match i % 3 {
+                    0 => bytes.truncate(at),
+                    1 => bytes[at] ^= 0xff,
+                    _ => bytes[at] = bytes[at].wrapping_add(1),
+                }
+                std::fs::write(&path, &bytes).unwrap();
+                let output = tempfile::tempdir().unwrap();
+                if let Err(error) = import(folder.path(), None, "x", output.path()) {
+                    assert!(!error.to_string().contains('\n'), "{name}: {error}");
+                }
+            }
+            std::fs::write(&path, whole).unwrap();
+        }
+    }
+}

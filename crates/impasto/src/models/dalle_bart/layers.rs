@@ -1,0 +1,221 @@
+//! One layer of the encoder, one of the decoder, and what both are made of.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+
+use super::StackConfig;
+use crate::nn::layer_norm::EPSILON;
+use crate::nn::{Init, KvCache, LayerNorm, Linear, ops};
+
+/// A layer norm in front of a product, which makes its scale superfluous: the published models leave it out.
+#[derive(Module, Debug)]
+pub(super) struct PreNorm {
+    weight: Option<Param<Tensor<1>>>,
+    bias: Param<Tensor<1>>,
+}
+
+impl PreNorm {
+    pub(super) fn new(init: &mut Init, width: usize, scaled: bool) -> Self {
+        PreNorm {
+            weight: scaled.then(|| init.constant([width], 1.0)),
+            bias: init.constant([width], 0.0),
+        }
+    }
+
+    pub(super) fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let bias = self.bias.val();
+        let weight = match &self.weight {
+            Some(weight) => weight.val(),
+            None => Tensor::ones(bias.dims(), &bias.device()),
+        };
+        ops::layer_norm(x, weight, bias, EPSILON)
+    }
+}
+
+/// Self-attention between its two norms: `norm(out(attention(pre_norm(x))))`.
+#[derive(Module, Debug)]
+struct SelfAttention {
+    pre_norm: PreNorm,
+    qkv: Linear,
+    out: Linear,
+    norm: LayerNorm,
+    #[module(skip)]
+    n_heads: usize,
+}
+
+impl SelfAttention {
+    fn new(init: &mut Init, width: usize, n_heads: usize, scaled: bool) -> Self {
+        SelfAttention {
+            pre_norm: PreNorm::new(init, width, scaled),
+            qkv: Linear::new(init, width, 3 * width, 0.02),
+            out: Linear::new(init, width, width, 0.02),
+            norm: LayerNorm::new(init, width),
+            n_heads,
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>, causal: bool, cache: Option<&mut KvCache>) -> Tensor<3> {
+        let [_, _, width] = x.dims();
+        let qkv = self.qkv.forward(self.pre_norm.forward(x));
+        let part = |i: usize| heads(qkv.clone().narrow(2, i * width, width), self.n_heads);
+        let (mut keys, mut values) = (part(1), part(2));
+        if let Some(cache) = cache {
+            (keys, values) = cache.append(keys, values);
+        }
+        let seen = ops::attention(part(0), keys, values, causal);
+        self.norm.forward(self.out.forward(joined(seen)))
+    }
+}
+
+/// Attention to the caption, between its two norms.
+#[derive(Module, Debug)]
+struct CaptionAttention {
+    pre_norm: PreNorm,
+    query: Linear,
+    key_value: Linear,
+    out: Linear,
+    norm: LayerNorm,
+    #[module(skip)]
+    n_heads: usize,
+}
+
+impl CaptionAttention {
+    fn new(init: &mut Init, width: usize, n_heads: usize, scaled: bool) -> Self {
+        CaptionAttention {
+            pre_norm: PreNorm::new(init, width, scaled),
+            query: Linear::new(init, width, width, 0.02),
+            key_value: Linear::new(init, width, 2 * width, 0.02),
+            out: Linear::new(init, width, width, 0.02),
+            norm: LayerNorm::new(init, width),
+            n_heads,
+        }
+    }
+
+    /// `captions` with the number of rows that follow each, in the order of the batch.
+    fn forward(&self, x: Tensor<3>, captions: &[(&(Tensor<4>, Tensor<4>), usize)]) -> Tensor<3> {
+        let [_, n, width] = x.dims();
+        let query = self.query.forward(self.pre_norm.forward(x));
+        let mut seen = Vec::with_capacity(captions.len());
+        let mut first = 0;
+        for &((keys, values), rows) in captions {
+            // No query sees another, so all rows that follow one caption are asked as one.
+            let query = query
+                .clone()
+                .narrow(0, first, rows)
+                .reshape([1, rows * n, width]);
+            let answer = ops::attention(
+                heads(query, self.n_heads),
+                keys.clone(),
+                values.clone(),
+                false,
+            );
+            seen.push(joined(answer).reshape([rows, n, width]));
+            first += rows;
+        }
+        let seen = match seen.len() {
+            1 => seen.remove(0),
+            _ => Tensor::cat(seen, 0),
+        };
+        self.norm.forward(self.out.forward(seen))
+    }
+}
+
+/// `down(norm(gelu(gate(x)) · up(x)))` of a normalised `x` (arXiv:2002.05202).
+#[derive(Module, Debug)]
+struct Glu {
+    pre_norm: PreNorm,
+    gate_up: Linear,
+    inner_norm: PreNorm,
+    down: Linear,
+}
+
+impl Glu {
+    fn new(init: &mut Init, width: usize, hidden: usize, scaled: bool) -> Self {
+        Glu {
+            pre_norm: PreNorm::new(init, width, scaled),
+            gate_up: Linear::new(init, width, 2 * hidden, 0.02),
+            inner_norm: PreNorm::new(init, hidden, scaled),
+            down: Linear::new(init, hidden, width, 0.02),
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let both = self.gate_up.forward(self.pre_norm.forward(x));
+        let hidden = both.dims()[2] / 2;
+        let gate = ops::gelu(both.clone().narrow(2, 0, hidden));
+        let inner = gate * both.narrow(2, hidden, hidden);
+        self.down.forward(self.inner_norm.forward(inner))
+    }
+}
+
+/// A layer of the encoder.
+#[derive(Module, Debug)]
+pub(super) struct EncoderLayer {
+    attention: SelfAttention,
+    glu: Glu,
+}
+
+impl EncoderLayer {
+    pub(super) fn new(init: &mut Init, width: usize, stack: &StackConfig, scaled: bool) -> Self {
+        EncoderLayer {
+            attention: SelfAttention::new(init, width, stack.n_heads, scaled),
+            glu: Glu::new(init, width, stack.hidden, scaled),
+        }
+    }
+
+    pub(super) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let x = x.clone() + self.attention.forward(x, false, None);
+        x.clone() + self.glu.forward(x)
+    }
+}
+
+/// A layer of the decoder.
+#[derive(Module, Debug)]
+pub(super) struct DecoderLayer {
+    attention: SelfAttention,
+    caption_attention: CaptionAttention,
+    glu: Glu,
+}
+
+impl DecoderLayer {
+    pub(super) fn new(init: &mut Init, width: usize, stack: &StackConfig, scaled: bool) -> Self {
+        DecoderLayer {
+            attention: SelfAttention::new(init, width, stack.n_heads, scaled),
+            caption_attention: CaptionAttention::new(init, width, stack.n_heads, scaled),
+            glu: Glu::new(init, width, stack.hidden, scaled),
+        }
+    }
+
+    /// Keys and values of the encoder's states.
+    pub(super) fn read(&self, states: Tensor<3>) -> (Tensor<4>, Tensor<4>) {
+        let attention = &self.caption_attention;
+        let [_, _, width] = states.dims();
+        let both = attention.key_value.forward(states);
+        let part = |i: usize| heads(both.clone().narrow(2, i * width, width), attention.n_heads);
+        (part(0), part(1))
+    }
+
+    pub(super) fn forward(
+        &self,
+        x: Tensor<3>,
+        captions: &[(&(Tensor<4>, Tensor<4>), usize)],
+        cache: Option<&mut KvCache>,
+    ) -> Tensor<3> {
+        let x = x.clone() + self.attention.forward(x, true, cache);
+        let x = x.clone() + self.caption_attention.forward(x, captions);
+        x.clone() + self.glu.forward(x)
+    }
+}
+
+/// `[batch, n, width]` → `[batch, heads, n, head_width]`.
+fn heads(x: Tensor<3>, n_heads: usize) -> Tensor<4> {
+    let [batch, n, width] = x.dims();
+    x.reshape([batch, n, n_heads, width / n_heads])
+        .swap_dims(1, 2)
+}
+
+/// The inverse of [`heads`].
+fn joined(x: Tensor<4>) -> Tensor<3> {
+    let [batch, n_heads, n, head_width] = x.dims();
+    x.swap_dims(1, 2).reshape([batch, n, n_heads * head_width])
+}

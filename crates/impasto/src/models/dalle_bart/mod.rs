@@ -1,0 +1,392 @@
+//! The transformer of DALL·E mini and mega: a BART encoder that reads the caption and a BART decoder that
+//! writes the picture's ids (Dayma et al. 2021, github.com/borisdayma/dalle-mini, `model/modeling.py`; BART:
+//! arXiv:1910.13461).
+//!
+//! The published models use one set of the many options of that file, and that set is what is here: learned
+//! positions from 0, no biases, NormFormer's order of layer norms (arXiv:2110.09456), GLU with exact GELU,
+//! layer norms in front of products without a scale, an untied head over the image vocabulary and its start.
+//!
+//! Deviations, none of which changes a number beyond rounding:
+//! - a caption is read without its padding (the reference masks it), and the captions of a batch one by one;
+//! - queries, keys and values are one product, so are both halves of the GLU.
+
+mod layers;
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use self::layers::{DecoderLayer, EncoderLayer};
+use crate::nn::{Embedding, Init, KvCache, LayerNorm, Linear, ops};
+use crate::{Error, Result};
+
+/// The sizes of the encoder or of the decoder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StackConfig {
+    /// Layers.
+    pub n_layers: usize,
+    /// Attention heads.
+    pub n_heads: usize,
+    /// Units of each GLU.
+    pub hidden: usize,
+}
+
+/// The sizes of a [`DalleBart`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DalleBartConfig {
+    /// Rows of the text embedding.
+    pub text_vocab_size: usize,
+    /// The longest caption, its start and end included.
+    pub text_length: usize,
+    /// Image ids that the decoder knows; the head and the embedding have one row more.
+    pub image_vocab_size: usize,
+    /// Of those, the ids of the image tokenizer, from 0; only they are drawn.
+    pub codebook_size: usize,
+    /// What the decoder begins with.
+    pub start_id: u32,
+    /// Image tokens along a side of the picture.
+    pub grid: usize,
+    /// Width of both residual streams.
+    pub width: usize,
+    /// Reads the caption.
+    pub encoder: StackConfig,
+    /// Writes the picture.
+    pub decoder: StackConfig,
+    /// Whether layer norms in front of products have a scale too (`force_ln_scale`).
+    #[serde(default)]
+    pub scaled_norms: bool,
+}
+
+impl DalleBartConfig {
+    /// Image tokens of a picture.
+    pub fn image_length(&self) -> usize {
+        self.grid * self.grid
+    }
+
+    /// Says which size is impossible.
+    pub fn validate(&self) -> Result<()> {
+        let bad = |reason: String| Err(Error::invalid("dalle_bart config", reason));
+        let stacks = [("encoder", &self.encoder), ("decoder", &self.decoder)];
+        let mut positive = vec![
+            ("text_vocab_size".to_owned(), self.text_vocab_size),
+            ("image_vocab_size".to_owned(), self.image_vocab_size),
+            ("codebook_size".to_owned(), self.codebook_size),
+            ("grid".to_owned(), self.grid),
+            ("width".to_owned(), self.width),
+        ];
+        for (name, stack) in stacks {
+            positive.push((format!("{name}.n_layers"), stack.n_layers));
+            positive.push((format!("{name}.n_heads"), stack.n_heads));
+            positive.push((format!("{name}.hidden"), stack.hidden));
+        }
+        for (name, value) in positive {
+            if value == 0 || value > 1 << 20 {
+                return bad(format!("{name} is {value}, expected 1 to 2^20"));
+            }
+        }
+        if self.text_length < 3 || self.text_length > 1 << 16 {
+            return bad(format!(
+                "text_length is {}, expected 3 to 65536",
+                self.text_length
+            ));
+        }
+        if self.grid > 1 << 10 || self.encoder.n_layers > 1 << 10 || self.decoder.n_layers > 1 << 10
+        {
+            return bad("grid or n_layers is above 1024".into());
+        }
+        for (name, stack) in stacks {
+            if !self.width.is_multiple_of(stack.n_heads) {
+                return bad(format!(
+                    "width {} is not a multiple of the {name}'s {} heads",
+                    self.width, stack.n_heads
+                ));
+            }
+        }
+        if self.codebook_size > self.image_vocab_size + 1 {
+            return bad(format!(
+                "codebook_size is {}, expected at most image_vocab_size + 1 = {}",
+                self.codebook_size,
+                self.image_vocab_size + 1
+            ));
+        }
+        if self.start_id as usize > self.image_vocab_size {
+            return bad(format!(
+                "start_id is {}, expected at most image_vocab_size = {}",
+                self.start_id, self.image_vocab_size
+            ));
+        }
+        Ok(())
+    }
+
+    /// How many numbers the model has, norms left out; for refusing sizes before any memory is taken.
+    pub fn parameters(&self) -> u64 {
+        let (width, of) = (self.width as u64, |n: usize| n as u64);
+        let stack = |stack: &StackConfig, matrices: u64| {
+            let layer = matrices
+                .saturating_mul(width * width)
+                .saturating_add(3 * width * of(stack.hidden));
+            of(stack.n_layers).saturating_mul(layer)
+        };
+        let rows = of(self.text_vocab_size)
+            + of(self.text_length)
+            + 2 * (of(self.image_vocab_size) + 1)
+            + of(self.image_length());
+        (rows * width)
+            .saturating_add(stack(&self.encoder, 4))
+            .saturating_add(stack(&self.decoder, 8))
+    }
+
+    /// A model with fresh weights (normal with the published models' 0.02).
+    pub fn init(&self, init: &mut Init) -> DalleBart {
+        let (width, std) = (self.width, 0.02);
+        let scaled = self.scaled_norms;
+        DalleBart {
+            encoder: Encoder {
+                embed_tokens: Embedding::new(init, self.text_vocab_size, width, std),
+                embed_positions: Embedding::new(init, self.text_length, width, std),
+                embedding_norm: LayerNorm::new(init, width),
+                layers: (0..self.encoder.n_layers)
+                    .map(|_| EncoderLayer::new(init, width, &self.encoder, scaled))
+                    .collect(),
+                final_norm: layers::PreNorm::new(init, width, scaled),
+            },
+            decoder: Decoder {
+                embed_tokens: Embedding::new(init, self.image_vocab_size + 1, width, std),
+                embed_positions: Embedding::new(init, self.image_length(), width, std),
+                embedding_norm: LayerNorm::new(init, width),
+                layers: (0..self.decoder.n_layers)
+                    .map(|_| DecoderLayer::new(init, width, &self.decoder, scaled))
+                    .collect(),
+                final_norm: layers::PreNorm::new(init, width, scaled),
+            },
+            head: Linear::new(init, width, self.image_vocab_size + 1, std),
+            config: self.clone(),
+        }
+    }
+}
+
+#[derive(Module, Debug)]
+struct Encoder {
+    embed_tokens: Embedding,
+    embed_positions: Embedding,
+    embedding_norm: LayerNorm,
+    layers: Vec<EncoderLayer>,
+    final_norm: layers::PreNorm,
+}
+
+#[derive(Module, Debug)]
+struct Decoder {
+    embed_tokens: Embedding,
+    embed_positions: Embedding,
+    embedding_norm: LayerNorm,
+    layers: Vec<DecoderLayer>,
+    final_norm: layers::PreNorm,
+}
+
+/// The transformer.
+#[derive(Module, Debug)]
+pub struct DalleBart {
+    encoder: Encoder,
+    decoder: Decoder,
+    head: Linear,
+    #[module(skip)]
+    config: DalleBartConfig,
+}
+
+/// A caption as the decoder sees it: each layer's keys and values of it.
+#[derive(Clone, Debug)]
+pub struct ReadCaption {
+    /// `[1, heads, tokens, head_width]` each.
+    layers: Vec<(Tensor<4>, Tensor<4>)>,
+}
+
+/// Consecutive rows of a batch that follow one caption.
+#[derive(Clone, Copy, Debug)]
+pub struct Followers<'a> {
+    /// The caption.
+    pub caption: &'a ReadCaption,
+    /// How many rows follow it.
+    pub rows: usize,
+}
+
+impl DalleBart {
+    /// The sizes.
+    pub fn config(&self) -> &DalleBartConfig {
+        &self.config
+    }
+
+    /// The device of the weights.
+    pub fn device(&self) -> Device {
+        self.head.weight.val().device()
+    }
+
+    /// One empty cache for each decoder layer.
+    pub fn caches(&self) -> Vec<KvCache> {
+        (0..self.config.decoder.n_layers)
+            .map(|_| KvCache::new(self.config.image_length()))
+            .collect()
+    }
+
+    /// Reads a caption: ids without padding, its start and end included.
+    pub fn read(&self, text_ids: &[u32]) -> Result<ReadCaption> {
+        let config = &self.config;
+        if text_ids.is_empty() || text_ids.len() > config.text_length {
+            return Err(Error::invalid(
+                "text ids",
+                format!(
+                    "expected 1 to {} ids, got {}",
+                    config.text_length,
+                    text_ids.len()
+                ),
+            ));
+        }
+        check_ids("text ids", text_ids, config.text_vocab_size)?;
+        let device = self.device();
+        let encoder = &self.encoder;
+        let places: Vec<u32> = (0..text_ids.len() as u32).collect();
+        let embedded = encoder.embed_tokens.forward(ids(&[text_ids], &device))
+            + encoder.embed_positions.forward(ids(&[&places], &device));
+        let mut x = encoder.embedding_norm.forward(embedded);
+        for layer in &encoder.layers {
+            x = layer.forward(x);
+        }
+        let states = encoder.final_norm.forward(x);
+        Ok(ReadCaption {
+            layers: self
+                .decoder
+                .layers
+                .iter()
+                .map(|layer| layer.read(states.clone()))
+                .collect(),
+        })
+    }
+
+    /// The final states of the decoder for `inputs`, rows of equal length of which the first ids stand at
+    /// `position` (0: the start id). With `caches` they follow on what those hold.
+    ///
+    /// # Shapes
+    /// - `inputs`: `[batch][n]`
+    /// - returns: `[batch, n, width]`
+    pub fn decode(
+        &self,
+        inputs: &[Vec<u32>],
+        position: usize,
+        followers: &[Followers<'_>],
+        mut caches: Option<&mut [KvCache]>,
+    ) -> Result<Tensor<3>> {
+        let config = &self.config;
+        let n = inputs.first().map_or(0, Vec::len);
+        if n == 0 || inputs.iter().any(|row| row.len() != n) {
+            return Err(Error::invalid(
+                "image ids",
+                "expected rows of one length, 1 or more",
+            ));
+        }
+        if position + n > config.image_length() {
+            return Err(Error::invalid(
+                "image ids",
+                format!(
+                    "expected at most {} inputs, got {}",
+                    config.image_length(),
+                    position + n
+                ),
+            ));
+        }
+        let following: usize = followers.iter().map(|group| group.rows).sum();
+        if following != inputs.len() {
+            return Err(Error::invalid(
+                "image ids",
+                format!("expected {following} rows, got {}", inputs.len()),
+            ));
+        }
+        for row in inputs {
+            check_ids("image ids", row, config.image_vocab_size + 1)?;
+        }
+        let device = self.device();
+        let rows: Vec<&[u32]> = inputs.iter().map(Vec::as_slice).collect();
+        let places: Vec<u32> = (position..position + n).map(|place| place as u32).collect();
+        let places = vec![places.as_slice(); inputs.len()];
+        let decoder = &self.decoder;
+        let embedded = decoder.embed_tokens.forward(ids(&rows, &device))
+            + decoder.embed_positions.forward(ids(&places, &device));
+        let mut x = decoder.embedding_norm.forward(embedded);
+        for (i, layer) in decoder.layers.iter().enumerate() {
+            let captions: Vec<(&(Tensor<4>, Tensor<4>), usize)> = followers
+                .iter()
+                .map(|group| (&group.caption.layers[i], group.rows))
+                .collect();
+            let cache = caches.as_deref_mut().map(|caches| &mut caches[i]);
+            x = layer.forward(x, &captions, cache);
+        }
+        Ok(decoder.final_norm.forward(x))
+    }
+
+    /// Logits of what follows each state, over the codebook, the rest of the image vocabulary and the start.
+    ///
+    /// # Shapes
+    /// - `states`: `[.., width]`
+    /// - returns: `[.., image_vocab_size + 1]`
+    pub fn image_logits<const D: usize>(&self, states: Tensor<D>) -> Tensor<D> {
+        self.head.forward(states)
+    }
+
+    /// −log p of each id of pictures that follow captions, under the whole image vocabulary, as the models
+    /// were trained: `[batch · grid²]`.
+    ///
+    /// # Shapes
+    /// - `image_ids`: `[batch][grid²]`, row-major
+    pub fn image_nats(
+        &self,
+        image_ids: &[Vec<u32>],
+        followers: &[Followers<'_>],
+    ) -> Result<Tensor<1>> {
+        let positions = self.config.image_length();
+        if let Some(row) = image_ids.iter().find(|row| row.len() != positions) {
+            return Err(Error::invalid(
+                "image ids",
+                format!("expected {positions} ids, got {}", row.len()),
+            ));
+        }
+        for row in image_ids {
+            check_ids("image ids", row, self.config.codebook_size)?;
+        }
+        let inputs: Vec<Vec<u32>> = image_ids
+            .iter()
+            .map(|row| {
+                let told = row.iter().take(positions - 1);
+                std::iter::once(self.config.start_id)
+                    .chain(told.copied())
+                    .collect()
+            })
+            .collect();
+        let states = self.decode(&inputs, 0, followers, None)?;
+        let count = image_ids.len() * positions;
+        let logits = self.image_logits(states.reshape([count, self.config.width]));
+        let targets: Vec<i32> = image_ids.iter().flatten().map(|&id| id as i32).collect();
+        let targets =
+            Tensor::<1, Int>::from_data(TensorData::new(targets, [count]), &self.device());
+        Ok(ops::cross_entropy(logits, targets))
+    }
+}
+
+fn check_ids(what: &'static str, ids: &[u32], known: usize) -> Result<()> {
+    match ids.iter().find(|&&id| id as usize >= known) {
+        None => Ok(()),
+        Some(id) => Err(Error::invalid(
+            what,
+            format!("expected ids below {known}, got {id}"),
+        )),
+    }
+}
+
+fn ids(rows: &[&[u32]], device: &Device) -> Tensor<2, Int> {
+    let length = rows.first().map_or(0, |row| row.len());
+    let flat: Vec<i32> = rows
+        .iter()
+        .flat_map(|row| row.iter())
+        .map(|&id| id as i32)
+        .collect();
+    Tensor::from_data(TensorData::new(flat, [rows.len(), length]), device)
+}

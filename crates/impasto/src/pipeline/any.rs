@@ -1,0 +1,164 @@
+//! What every command that draws or measures needs, of whichever family the model is.
+
+use std::fmt::Debug;
+use std::ops::ControlFlow;
+
+use burn::tensor::Device;
+
+use super::dalle_mini::{DalleMiniPipeline, is_dalle_mini};
+use super::{Drawn, GenerateRequest, Likelihood, Pipeline, Progress, Timings};
+use crate::checkpoint::ModelSource;
+use crate::image::Picture;
+use crate::models::ImageTokenizer;
+use crate::sampling::SamplingOptions;
+use crate::{Error, Result};
+
+/// A model of any family, ready to run.
+pub trait AnyPipeline: Debug {
+    /// The model's name.
+    fn name(&self) -> &str;
+
+    /// Where the weights are.
+    fn device(&self) -> &Device;
+
+    /// Pixels ↔ image ids.
+    fn image_tokenizer(&self) -> &ImageTokenizer;
+
+    /// What the model draws with where nothing else is asked for.
+    fn sampling(&self) -> &SamplingOptions;
+
+    /// Whether the model can read a prompt.
+    fn check_prompt(&self, prompt: &str, truncate: bool) -> Result<()>;
+
+    /// Draws; see [`Pipeline::generate`].
+    fn generate(
+        &self,
+        request: &GenerateRequest,
+        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<(Vec<Drawn>, Timings)>;
+
+    /// ln p of a caption, where the model tells any, and of a picture given it.
+    fn likelihood(&self, caption: &str, picture: &Picture, truncate: bool) -> Result<Likelihood>;
+
+    /// Side of the pictures in pixels.
+    fn picture_size(&self) -> usize {
+        self.image_tokenizer().config().picture_size()
+    }
+
+    /// Image ids along a side.
+    fn grid(&self) -> usize {
+        self.image_tokenizer().config().grid()
+    }
+
+    /// Row-major ids of a picture of any size: its middle square, scaled to the model's.
+    fn encode(&self, picture: &Picture) -> Result<Vec<u32>> {
+        let picture = picture.fit_square(self.picture_size())?;
+        let ids = self.image_tokenizer().encode(&[picture], self.device());
+        Ok(ids?.swap_remove(0))
+    }
+
+    /// The picture of row-major ids.
+    fn decode(&self, image_ids: &[u32]) -> Result<Picture> {
+        let pictures = self.image_tokenizer().decode(&[image_ids.to_vec()]);
+        Ok(pictures?.swap_remove(0))
+    }
+
+    /// A picture through the image tokenizer and back.
+    fn reconstruct(&self, picture: &Picture) -> Result<Picture> {
+        self.decode(&self.encode(picture)?)
+    }
+
+    /// The picture of the first rows of ids that are whole, and grey below them; none where there is no row yet.
+    fn decode_beginning(&self, image_ids: &[u32]) -> Result<Option<Picture>> {
+        let (size, grid) = (self.picture_size(), self.grid());
+        let rows = image_ids.len() / grid;
+        if rows == 0 {
+            return Ok(None);
+        }
+        let ids = &image_ids[..rows * grid];
+        let told = self.image_tokenizer().decode_grid(ids, [rows, grid])?;
+        let mut picture = Picture::filled(size, size, [128; 3]);
+        let length = told.rgb.len().min(picture.rgb.len());
+        picture.rgb[..length].copy_from_slice(&told.rgb[..length]);
+        Ok(Some(picture))
+    }
+
+    /// Several pictures as one, decoded together so that they go over into each other: rows of `columns`.
+    fn decode_seamless(&self, pictures: &[&[u32]], columns: usize) -> Result<Picture> {
+        let grid = self.grid();
+        if columns == 0 || pictures.is_empty() || !pictures.len().is_multiple_of(columns) {
+            return Err(Error::invalid(
+                "seamless grid",
+                format!("{} pictures do not fill rows of {columns}", pictures.len()),
+            ));
+        }
+        if let Some(ids) = pictures.iter().find(|ids| ids.len() != grid * grid) {
+            return Err(Error::invalid(
+                "image ids",
+                format!("expected {} ids, got {}", grid * grid, ids.len()),
+            ));
+        }
+        let mut all = Vec::with_capacity(pictures.len() * grid * grid);
+        for row in pictures.chunks(columns) {
+            for line in 0..grid {
+                for ids in row {
+                    all.extend(&ids[line * grid..][..grid]);
+                }
+            }
+        }
+        let rows = pictures.len() / columns * grid;
+        self.image_tokenizer()
+            .decode_grid(&all, [rows, columns * grid])
+    }
+}
+
+/// Whether a model is of another family than our own, in our format or as it was published.
+pub fn is_published(source: &ModelSource) -> bool {
+    is_dalle_mini(source)
+}
+
+/// Loads a model of whichever family, of our own format or as it was published, onto `device`.
+pub fn open(source: &ModelSource, device: &Device) -> Result<Box<dyn AnyPipeline>> {
+    if is_dalle_mini(source) {
+        return Ok(Box::new(DalleMiniPipeline::load(source, device)?));
+    }
+    Ok(Box::new(Pipeline::load(source, device)?))
+}
+
+impl AnyPipeline for Pipeline {
+    fn name(&self) -> &str {
+        &self.model.config.name
+    }
+
+    fn device(&self) -> &Device {
+        &self.model.device
+    }
+
+    fn image_tokenizer(&self) -> &ImageTokenizer {
+        &self.model.image
+    }
+
+    fn sampling(&self) -> &SamplingOptions {
+        &self.model.config.sampling
+    }
+
+    fn check_prompt(&self, prompt: &str, truncate: bool) -> Result<()> {
+        let length = self.model.config.dalle.text_length;
+        self.model
+            .text
+            .encode_caption(prompt, length, truncate)
+            .map(drop)
+    }
+
+    fn generate(
+        &self,
+        request: &GenerateRequest,
+        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<(Vec<Drawn>, Timings)> {
+        Pipeline::generate(self, request, progress)
+    }
+
+    fn likelihood(&self, caption: &str, picture: &Picture, truncate: bool) -> Result<Likelihood> {
+        Pipeline::likelihood(self, caption, picture, truncate)
+    }
+}

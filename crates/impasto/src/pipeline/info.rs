@@ -1,0 +1,173 @@
+//! What a model is and what it takes to run it, without loading it.
+
+use std::collections::BTreeMap;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use serde::Serialize;
+
+use super::dalle_mini::{self, is_dalle_mini};
+use crate::Result;
+use crate::checkpoint::dalle_mini::DalleMiniConfig;
+use crate::checkpoint::{ModelConfig, ModelSource};
+use crate::models::parameters::shapes;
+use crate::models::{DalleBartConfig, DalleConfig, ImageTokenizerConfig};
+use crate::nn::Init;
+use crate::sampling::SamplingOptions;
+
+/// What a model is and what it takes to run it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelInfo {
+    /// The model's name.
+    pub name: String,
+    /// SPDX expression of the weights' licence.
+    pub licence: String,
+    /// Parameters of the transformer.
+    pub dalle_parameters: usize,
+    /// Parameters of the image tokenizer.
+    pub image_tokenizer_parameters: usize,
+    /// Bytes of the weight files.
+    pub weight_bytes: u64,
+    /// Estimated peak memory of drawing one picture with guidance.
+    pub peak_memory_bytes: u64,
+    /// The whole config.
+    pub config: AnyConfig,
+}
+
+/// The config of a model of any family.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum AnyConfig {
+    /// Our own.
+    Own(ModelConfig),
+    /// DALL·E mini and mega.
+    DalleMini(DalleMiniConfig),
+}
+
+impl AnyConfig {
+    /// The image tokenizer.
+    pub fn image_tokenizer(&self) -> &ImageTokenizerConfig {
+        match self {
+            AnyConfig::Own(config) => &config.image_tokenizer,
+            AnyConfig::DalleMini(config) => &config.image_tokenizer,
+        }
+    }
+
+    /// What `generate` uses where nothing else is asked for.
+    pub fn sampling(&self) -> &SamplingOptions {
+        match self {
+            AnyConfig::Own(config) => &config.sampling,
+            AnyConfig::DalleMini(config) => &config.sampling,
+        }
+    }
+
+    /// The transformer, where there is one: its layers, width and heads; its text ids and the longest caption.
+    pub fn transformer(&self) -> (String, String) {
+        let text = |ids, length| format!("{ids} ids, captions of at most {length} tokens");
+        match self {
+            AnyConfig::Own(ModelConfig { dalle, .. }) => (
+                format!(
+                    "{} layers x {}, {} heads",
+                    dalle.n_layers, dalle.width, dalle.n_heads
+                ),
+                text(dalle.text_vocab_size, dalle.text_length),
+            ),
+            AnyConfig::DalleMini(DalleMiniConfig { dalle_bart, .. }) => (
+                format!(
+                    "{} + {} layers x {}, {} and {} heads (reads and writes)",
+                    dalle_bart.encoder.n_layers,
+                    dalle_bart.decoder.n_layers,
+                    dalle_bart.width,
+                    dalle_bart.encoder.n_heads,
+                    dalle_bart.decoder.n_heads
+                ),
+                text(dalle_bart.text_vocab_size, dalle_bart.text_length),
+            ),
+        }
+    }
+}
+
+/// What a model is, without loading its weights.
+pub fn info(source: &ModelSource) -> Result<ModelInfo> {
+    if is_dalle_mini(source) {
+        let (config, weight_bytes) = dalle_mini::describe(source)?;
+        let mut init = Init::empty(&Device::flex());
+        let sizes = Sizes {
+            transformer: count(&config.dalle_bart.init(&mut init)),
+            caches: bart_caches(&config.dalle_bart),
+        };
+        let image = config.image_tokenizer.clone();
+        let (name, licence) = (config.name.clone(), config.licence.clone());
+        let config = AnyConfig::DalleMini(config);
+        return Ok(sizes.info([name, licence], &image, weight_bytes, config));
+    }
+    let config = source.config()?;
+    let weight_bytes = source.weight_bytes()?;
+    let sizes = Sizes {
+        transformer: count(&config.dalle.init(&mut Init::empty(&Device::flex()))),
+        caches: own_caches(&config.dalle),
+    };
+    let image = config.image_tokenizer.clone();
+    let (name, licence) = (config.name.clone(), config.licence.clone());
+    Ok(sizes.info(
+        [name, licence],
+        &image,
+        weight_bytes,
+        AnyConfig::Own(config),
+    ))
+}
+
+/// What the estimate is made of.
+struct Sizes {
+    /// Parameters of the transformer.
+    transformer: usize,
+    /// Bytes of keys and values of a guided batch of one.
+    caches: u64,
+}
+
+impl Sizes {
+    fn info(
+        self,
+        [name, licence]: [String; 2],
+        image: &ImageTokenizerConfig,
+        weight_bytes: u64,
+        config: AnyConfig,
+    ) -> ModelInfo {
+        let image_parameters = count(&image.init(&mut Init::empty(&Device::flex())));
+        // Weights in f32 beside the file they come from; the caches; the widest activations of the decoder;
+        // the program.
+        let weights = 4 * (self.transformer + image_parameters) as u64;
+        let size = image.picture_size() as u64;
+        let widest = match image {
+            // A level's channels at the picture's full size, some of them at once.
+            ImageTokenizerConfig::TamingVqgan(config) => 6 * config.base_width as u64,
+            _ => 64,
+        };
+        let activations = 4 * widest * size * size;
+        ModelInfo {
+            name,
+            licence,
+            dalle_parameters: self.transformer,
+            image_tokenizer_parameters: image_parameters,
+            weight_bytes,
+            peak_memory_bytes: weights + weight_bytes + self.caches + activations + (64 << 20),
+            config,
+        }
+    }
+}
+
+fn own_caches(dalle: &DalleConfig) -> u64 {
+    (4 * 2 * 2 * dalle.n_layers * dalle.sequence_length() * dalle.width) as u64
+}
+
+/// The caption's keys and values and the picture's.
+fn bart_caches(dalle: &DalleBartConfig) -> u64 {
+    let positions = dalle.text_length + dalle.image_length();
+    (4 * 2 * 2 * dalle.decoder.n_layers * positions * dalle.width) as u64
+}
+
+fn count<M: Module>(module: &M) -> usize {
+    let shapes: BTreeMap<String, Vec<usize>> = shapes(module);
+    let sizes = shapes.values().map(|shape| shape.iter().product::<usize>());
+    sizes.sum()
+}
