@@ -21,12 +21,14 @@ use super::source::{PictureSource, SourceConfig, open};
 use crate::checkpoint::weights::Precision;
 use crate::checkpoint::{ClipModel, ClipModelConfig};
 use crate::data::Sample;
+use crate::eval::retrieval::{Direction, RANKS, Recall};
 use crate::image::Picture;
 use crate::models::clip::{
     Activation, ContrastiveLoss, EndOfText, Normalisation, TowerConfig, unit,
 };
 use crate::models::{Clip, ClipConfig};
 use crate::nn::Init;
+use crate::rank::numbers;
 use crate::text::TextTokenizer;
 use crate::{Error, Result, files};
 
@@ -337,11 +339,7 @@ impl Task for ClipTask {
         evaluation
             .values
             .push(("validation_loss".into(), loss.into()));
-        let cosines: Vec<f32> = unit(image)
-            .matmul(unit(text).transpose())
-            .into_data()
-            .try_to_vec()
-            .map_err(|e| Error::invalid("cosines", format!("{e:?}")))?;
+        let cosines = numbers(unit(image).matmul(unit(text).transpose()))?;
         let (to_image, to_text) = (
             Recall::of(&cosines, Direction::TextToImage),
             Recall::of(&cosines, Direction::ImageToText),
@@ -353,66 +351,5 @@ impl Task for ClipTask {
             }
         }
         Ok(evaluation)
-    }
-}
-
-/// The ranks up to which a pair counts as found.
-pub const RANKS: [usize; 3] = [1, 5, 10];
-
-/// What is looked for by what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// The picture of a caption.
-    TextToImage,
-    /// The caption of a picture.
-    ImageToText,
-}
-
-/// How often the other half of a pair is among the nearest.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Recall {
-    /// Shares at [`RANKS`], 0 to 1.
-    pub at: [f64; 3],
-}
-
-impl Recall {
-    /// Of the cosines of n pictures with the n captions of the same order, `[pictures][captions]`. A tie is
-    /// counted against the pair.
-    pub fn of(cosines: &[f32], direction: Direction) -> Self {
-        let n = cosines.len().isqrt();
-        let at = |asked: usize, found: usize| match direction {
-            Direction::TextToImage => cosines[found * n + asked],
-            Direction::ImageToText => cosines[asked * n + found],
-        };
-        let mut found = [0usize; 3];
-        for asked in 0..n {
-            let own = at(asked, asked);
-            let before = (0..n)
-                .filter(|&other| other != asked && at(asked, other) >= own)
-                .count();
-            for (count, rank) in found.iter_mut().zip(RANKS) {
-                *count += usize::from(before < rank);
-            }
-        }
-        Recall {
-            at: found.map(|count| count as f64 / n.max(1) as f64),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn recall_counts_who_is_nearer() {
-        // Picture 0 is nearest to its caption, caption 0 is nearer to picture 1.
-        let cosines = [0.9, 0.1, 1.0, 0.5];
-        let to_text = Recall::of(&cosines, Direction::ImageToText);
-        let to_image = Recall::of(&cosines, Direction::TextToImage);
-        assert_eq!(to_text.at, [0.5, 1.0, 1.0]);
-        assert_eq!(to_image.at, [0.5, 1.0, 1.0]);
-        // A model that says the same of all has found nothing.
-        assert_eq!(Recall::of(&[0.5; 16], Direction::TextToImage).at[0], 0.0);
     }
 }
