@@ -131,7 +131,7 @@ pub enum Telling {
     #[default]
     KnownFirst,
     /// All in raster order, known ids in their places. What follows a hole is only seen by the likelihood of
-    /// the whole ([`crate::generate::DrawnIds::look_ahead`]).
+    /// the whole ([`crate::generate::log_likelihoods`]).
     RasterForced,
 }
 

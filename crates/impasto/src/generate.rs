@@ -11,10 +11,10 @@ use burn::tensor::Tensor;
 
 use crate::canvas::{Canvas, Caption, Telling};
 use crate::models::Dalle;
-use crate::models::dalle::{Order, Part};
+use crate::models::dalle::{DalleBatch, Order, Part, image_part, raster};
 use crate::nn::KvCache;
 use crate::nn::block::Sight;
-use crate::sampling::{Sampler, SamplingOptions, log_prob};
+use crate::sampling::{Sampler, SamplingOptions};
 use crate::{Error, Result};
 
 /// One picture to draw from words alone.
@@ -43,9 +43,6 @@ pub struct DrawnIds {
     /// log p of the ids that were asked for, given the caption and what was told before, without guidance,
     /// leanings, temperature and cuts, in nats.
     pub log_likelihood: f64,
-    /// log p of the known ids that were told behind the first asked one: how well what was drawn agrees with
-    /// what it could not see. 0 where all that is known is told first.
-    pub look_ahead: f64,
 }
 
 /// Draws all of `drawings` in one batch. `null_caption` stands in for the captions where guidance asks
@@ -186,7 +183,6 @@ fn fill_group(
             })
             .collect(),
         log_likelihoods: vec![0.0; rows],
-        look_aheads: vec![0.0; rows],
     };
     let known = fillings
         .first()
@@ -199,17 +195,61 @@ fn fill_group(
             _ => session.one_by_one(text, &orders, known, progress)?,
         }
     }
-    let likelihoods = session.log_likelihoods.into_iter().zip(session.look_aheads);
     Ok(session
         .image_ids
         .into_iter()
-        .zip(likelihoods)
-        .map(|(image_ids, (log_likelihood, look_ahead))| DrawnIds {
+        .zip(session.log_likelihoods)
+        .map(|(image_ids, log_likelihood)| DrawnIds {
             image_ids,
             log_likelihood,
-            look_ahead,
         })
         .collect())
+}
+
+/// ln p of whole pictures given one caption, told row after row, in nats.
+pub fn log_likelihoods(
+    model: &Dalle,
+    text_ids: &[u32],
+    image_ids: &[Vec<u32>],
+) -> Result<Vec<f64>> {
+    /// Pictures in one pass: their logits are all in memory.
+    const ROWS: usize = 8;
+    let config = model.config();
+    let positions = config.image_length();
+    let mut sums = Vec::with_capacity(image_ids.len());
+    for pictures in image_ids.chunks(ROWS) {
+        let rows = pictures.len();
+        let batch = DalleBatch {
+            text_ids: vec![text_ids.to_vec(); rows],
+            image_ids: pictures.to_vec(),
+            orders: vec![raster(positions); rows],
+            captioned: 0,
+        };
+        let text = Part::Text {
+            ids: batch.text_ids.concat(),
+            start: 0,
+        };
+        let image = image_part(&batch.image_ids, &batch.orders, config.codebook_size, false);
+        let states = model.forward(&[text, image], rows, None, Sight::Causal);
+        let states = states.narrow(1, config.text_length, positions);
+        let nats: Vec<f32> = model
+            .image_nats(states, &batch, rows)
+            .into_data()
+            .convert::<f32>()
+            .try_into_vec()
+            .map_err(|e| Error::invalid("likelihood", format!("{e:?}")))?;
+        for nats in nats.chunks(positions) {
+            let sum: f64 = nats.iter().map(|&nats| f64::from(nats)).sum();
+            if !sum.is_finite() {
+                return Err(Error::NonFinite {
+                    what: "likelihood",
+                    detail: format!("{sum}"),
+                });
+            }
+            sums.push(-sum);
+        }
+    }
+    Ok(sums)
 }
 
 /// The state of a batch under way; guided rows stand behind the captioned ones.
@@ -224,7 +264,6 @@ struct Session<'a> {
     /// The known ones, and those drawn so far.
     image_ids: Vec<Vec<u32>>,
     log_likelihoods: Vec<f64>,
-    look_aheads: Vec<f64>,
 }
 
 impl Session<'_> {
@@ -341,8 +380,7 @@ impl Session<'_> {
         Part::Image { ids, own, target }
     }
 
-    /// Draws an id for each asked position of each row from `[batch, asked, width]` states; one that is known
-    /// is only measured.
+    /// Draws an id for each asked position of each row from `[batch, asked, width]` states, unless it is known.
     fn sample_by_row(&mut self, states: Tensor<3>, asked: &[Vec<u32>]) -> Result<()> {
         let codes = self.model.config().codebook_size;
         let per_row = asked[0].len();
@@ -357,15 +395,7 @@ impl Session<'_> {
             for (i, &position) in asked.iter().enumerate() {
                 let of = |row: usize| &logits[(row * per_row + i) * codes..][..codes];
                 let canvas = self.canvases[row];
-                if let Some(id) = canvas.image_ids[position as usize] {
-                    let nats = log_prob(of(row), id as usize);
-                    if !nats.is_finite() {
-                        return Err(Error::NonFinite {
-                            what: "logits",
-                            detail: format!("the likelihood of id {id} at {position} is {nats}"),
-                        });
-                    }
-                    self.look_aheads[row] += nats;
+                if canvas.image_ids[position as usize].is_some() {
                     continue;
                 }
                 let unconditional = self.guided.then(|| of(self.rows + row));
@@ -410,7 +440,7 @@ mod tests {
     use super::*;
 
     use crate::models::DalleConfig;
-    use crate::models::dalle::{DalleBatch, image_part, raster, shuffled};
+    use crate::models::dalle::shuffled;
     use crate::nn::Init;
     use burn::tensor::Device;
 
@@ -577,10 +607,7 @@ mod tests {
                 let alone = fill_all(std::slice::from_ref(filling), order, telling);
                 assert_eq!(alone[0].image_ids, filled.image_ids, "{order} {telling:?}");
             }
-            assert_eq!(
-                (together[0].log_likelihood, together[0].look_ahead),
-                (0.0, 0.0)
-            );
+            assert_eq!(together[0].log_likelihood, 0.0);
         }
     }
 
@@ -616,18 +643,19 @@ mod tests {
                     .into_data()
                     .try_into_vec()
                     .unwrap();
-                let (mut asked, mut ahead, mut begun) = (0.0, 0.0, false);
-                for (&position, nats) in told.iter().zip(nats) {
-                    let known = filling.canvas.image_ids[position as usize].is_some();
-                    begun |= !known;
-                    match (known, begun) {
-                        (false, _) => asked -= f64::from(nats),
-                        (true, true) => ahead -= f64::from(nats),
-                        (true, false) => {}
-                    }
-                }
+                let asked: f64 = told
+                    .iter()
+                    .zip(&nats)
+                    .filter(|(position, _)| filling.canvas.image_ids[**position as usize].is_none())
+                    .map(|(_, &nats)| -f64::from(nats))
+                    .sum();
                 assert!((asked - filled.log_likelihood).abs() < 1e-3);
-                assert!((ahead - filled.look_ahead).abs() < 1e-3);
+                if told == raster(16) {
+                    let all: f64 = nats.iter().map(|&nats| -f64::from(nats)).sum();
+                    let image_ids = std::slice::from_ref(&filled.image_ids);
+                    let whole = log_likelihoods(&model, text_ids, image_ids).unwrap();
+                    assert!((whole[0] - all).abs() < 1e-3);
+                }
             }
         }
     }

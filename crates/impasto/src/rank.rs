@@ -139,9 +139,25 @@ impl Scores {
     }
 }
 
-fn best(count: usize, score: impl Fn(usize) -> f32) -> Vec<usize> {
+/// Indices of things that two numbers speak for, the best first: by the sum of their ranks, so that the numbers
+/// need no common scale; of equals the one that the first numbers prefer.
+pub fn agreed(first: &[f64], second: &[f32]) -> Vec<usize> {
+    let mut sums = vec![0; first.len()];
+    let by_first = best(first.len(), |index| first[index]);
+    let by_second = best(second.len(), |index| f64::from(second[index]));
+    for order in [&by_first, &by_second] {
+        for (rank, &index) in order.iter().enumerate() {
+            sums[index] += rank;
+        }
+    }
+    let mut agreed = by_first;
+    agreed.sort_by_key(|&index| sums[index]);
+    agreed
+}
+
+fn best<T: Into<f64>>(count: usize, score: impl Fn(usize) -> T) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
-    order.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
+    order.sort_by(|&a, &b| score(b).into().total_cmp(&score(a).into()));
     order
 }
 
@@ -173,6 +189,17 @@ mod tests {
         assert_eq!(scores.best_pictures(0), [1, 2, 0]);
         assert_eq!(scores.best_pictures(1), [0, 2, 1]);
         assert_eq!(scores.best_captions(0), [1, 0]);
+    }
+
+    #[test]
+    fn two_rankings_agree_by_the_sum_of_ranks() {
+        // Ranks 0 1 2 3 and 3 0 1 2.
+        assert_eq!(
+            agreed(&[9.0, 5.0, 2.0, 1.0], &[0.1, 0.9, 0.8, 0.2]),
+            [1, 0, 2, 3]
+        );
+        assert_eq!(agreed(&[1.0, 2.0], &[0.5, 0.5]), [1, 0]);
+        assert!(agreed(&[], &[]).is_empty());
     }
 
     #[test]

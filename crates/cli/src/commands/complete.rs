@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 use impasto::edit::{Area, Mask};
 use impasto::image::Original;
 
-use super::edit::{DrawingFlags, Task};
+use super::drawing::{DrawingFlags, Task};
 use crate::arguments::prompt;
 use crate::failure::Usage;
 

@@ -1,24 +1,16 @@
 //! `impasto edit`: holes of a picture drawn anew.
 
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Instant;
 
 use anyhow::Result;
 use clap::{ArgGroup, Args};
-use impasto::canvas::Telling;
-use impasto::edit::{self, Area, EditRequest, Mask, damage};
+use impasto::edit::{Area, Mask, damage};
 use impasto::files;
 use impasto::image::{Format, Original, Picture};
-use impasto::models::dalle::Order;
-use impasto::pipeline::Pipeline;
-use impasto::provenance::{self, Settings};
-use impasto::sampling::SamplingOptions;
-use serde::Serialize;
 
-use super::generate::random_seed;
-use crate::arguments::{ModelFlags, SamplingFlags, prompt};
+use super::drawing::{DrawingFlags, Task};
+use crate::arguments::prompt;
 use crate::failure::Usage;
 use crate::{outputs, terminal};
 
@@ -55,49 +47,6 @@ pub struct Arguments {
     save_mask: Option<PathBuf>,
     #[command(flatten)]
     drawing: DrawingFlags,
-}
-
-/// How candidates are drawn and where they go; shared with `complete`.
-#[derive(Args)]
-pub struct DrawingFlags {
-    #[command(flatten)]
-    model: ModelFlags,
-    /// Candidates; their seeds count up, and the likeliest comes first
-    #[arg(short, long = "count", value_name = "N", default_value = "1",
-          value_parser = clap::value_parser!(u32).range(1..=256))]
-    n: u32,
-    /// Write only so many of the candidates, the likeliest [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    keep: Option<u32>,
-    /// Seed of the first candidate [default: random, and told]
-    #[arg(long, allow_negative_numbers = true)]
-    seed: Option<u64>,
-    #[command(flatten)]
-    sampling: SamplingFlags,
-    /// raster: token by token; parallel:STEPS: in that many passes, in random order
-    #[arg(long, default_value = "raster")]
-    order: Order,
-    /// Side of the square that is shown to the model at a time, in pixels of the picture [default: by the
-    /// thickness of what is drawn]
-    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..))]
-    window: Option<u32>,
-    /// Shorten a prompt that is too long for the model instead of refusing it
-    #[arg(long)]
-    truncate: bool,
-    /// A file (which is replaced), or a folder (ending with /) [default: the current folder, under a
-    /// name made of the picture's and the seed that is not taken yet]
-    #[arg(short, long, value_name = "FILE|DIR")]
-    output: Option<PathBuf>,
-    /// png, jpeg or webp [default: by the file's name, else png]
-    #[arg(long)]
-    format: Option<Format>,
-    /// JPEG quality
-    #[arg(long, value_name = "Q", default_value = "95",
-          value_parser = clap::value_parser!(u8).range(1..=100))]
-    quality: u8,
-    /// Print one JSON document: paths, seeds, log-likelihoods (nats), windows (pixels), seconds
-    #[arg(long)]
-    json: bool,
 }
 
 /// Which colour damage has.
@@ -175,43 +124,6 @@ impl FromStr for Sides {
         }
         Ok(sides)
     }
-}
-
-/// A picture and what of it is to be drawn.
-pub struct Task<'a> {
-    /// The picture's path, which names the results.
-    pub path: &'a Path,
-    /// What the name says was done: "edited".
-    pub verb: &'static str,
-    pub original: Original,
-    pub mask: Mask,
-    pub prompt: Option<String>,
-    /// Side of the windows where no flag says it.
-    pub window: Option<usize>,
-}
-
-#[derive(Serialize)]
-struct Report<'a> {
-    model: &'a str,
-    prompt: Option<&'a str>,
-    sampling: &'a SamplingOptions,
-    order: Order,
-    telling: Telling,
-    /// x, y, width, height of the rectangle around the mask.
-    mask: [usize; 4],
-    masked_pixels: usize,
-    windows: Vec<[usize; 4]>,
-    candidates: Vec<Candidate>,
-    seconds: f64,
-}
-
-#[derive(Serialize)]
-struct Candidate {
-    /// None where it was not kept.
-    path: Option<PathBuf>,
-    seed: u64,
-    log_likelihood: f64,
-    tokens: usize,
 }
 
 /// Reads, draws, writes, tells.
@@ -307,134 +219,4 @@ fn shown(mask: &Mask) -> Result<Picture> {
         .flat_map(|&asked| [if asked { 255 } else { 0 }; 3])
         .collect();
     Ok(Picture::new(mask.width, mask.height, rgb)?)
-}
-
-/// Says on stderr what a model without mixed orders can't do.
-pub fn telling_of(pipeline: &Pipeline) -> Telling {
-    let telling = edit::telling_for(&pipeline.model);
-    if telling == Telling::RasterForced {
-        terminal::note(format_args!(
-            "note: {} was trained in raster order only: known ids are forced in that order, and what follows a hole is only looked at afterwards",
-            pipeline.model.config.name
-        ));
-    }
-    telling
-}
-
-impl DrawingFlags {
-    /// Which model.
-    pub fn model(&self) -> &ModelFlags {
-        &self.model
-    }
-
-    /// Where the candidates go, checked before any work.
-    pub fn plan(&self) -> Result<(outputs::Target, Format)> {
-        outputs::plan(self.output.as_deref(), self.format, self.kept())
-    }
-
-    fn kept(&self) -> usize {
-        self.keep.map_or(self.n, |keep| keep.min(self.n)) as usize
-    }
-
-    /// Draws the candidates, writes and tells them.
-    pub fn draw(&self, task: Task, (target, format): (outputs::Target, Format)) -> Result<()> {
-        let pipeline = self.model.load()?;
-        let model = &pipeline.model;
-        let seed = self.seed.unwrap_or_else(random_seed);
-        let request = EditRequest {
-            prompt: task.prompt.clone(),
-            n: self.n as usize,
-            seed,
-            sampling: self.sampling.over(&model.config.sampling),
-            order: self.order,
-            telling: telling_of(&pipeline),
-            look_ahead: edit::LOOK_AHEAD,
-            window: self.window.map(|side| side as usize).or(task.window),
-            truncate: self.truncate,
-        };
-        if format == Format::Jpeg {
-            terminal::note(
-                "note: JPEG changes all pixels a little; PNG keeps those that are not drawn",
-            );
-        } else if format == Format::Webp && task.original.describe() != "8-bit RGB" {
-            terminal::note("note: WebP holds 8-bit RGB; PNG keeps all samples as they are");
-        }
-        terminal::catch_interrupts()?;
-        terminal::note(format_args!("seed: {seed}"));
-        let clock = Instant::now();
-        let bar = terminal::bar(1, "tokens")?;
-        let edits = edit::edit(
-            model,
-            &task.original,
-            &task.mask,
-            &request,
-            &mut |done, total| {
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
-                if terminal::stop_requested() {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
-            },
-        );
-        bar.finish_and_clear();
-        let edits = edits?;
-        let stem = task.path.file_stem().unwrap_or_default().to_string_lossy();
-        let name = format!("{stem} {}", task.verb);
-        let mut candidates = Vec::with_capacity(edits.candidates.len());
-        for (rank, candidate) in edits.candidates.iter().enumerate() {
-            let path = if rank < self.kept() {
-                let mut picture = task.original.clone();
-                candidate.apply(&mut picture, &task.mask);
-                let settings = Settings {
-                    prompt: task.prompt.clone().unwrap_or_default(),
-                    seed: candidate.seed,
-                    sampling: request.sampling.clone(),
-                    order: request.order,
-                    steps: candidate.tokens,
-                    model: model.config.name.clone(),
-                    width: picture.width(),
-                    height: picture.height(),
-                    clip_score: None,
-                    version: provenance::version(),
-                };
-                let bytes = provenance::encode_samples(
-                    &picture.samples(format),
-                    format,
-                    self.quality,
-                    &settings.parameters(),
-                )?;
-                let path = target.write(&bytes, &name, candidate.seed, format)?;
-                if !self.json {
-                    terminal::result(path.display())?;
-                }
-                Some(path)
-            } else {
-                None
-            };
-            candidates.push(Candidate {
-                path,
-                seed: candidate.seed,
-                log_likelihood: candidate.log_likelihood,
-                tokens: candidate.tokens,
-            });
-        }
-        if !self.json {
-            return Ok(());
-        }
-        let corners = |area: Area| [area.x, area.y, area.width, area.height];
-        terminal::json(&Report {
-            model: &model.config.name,
-            prompt: task.prompt.as_deref(),
-            sampling: &request.sampling,
-            order: request.order,
-            telling: request.telling,
-            mask: task.mask.bounds().map_or([0; 4], corners),
-            masked_pixels: task.mask.count(),
-            windows: edits.windows.iter().copied().map(corners).collect(),
-            candidates,
-            seconds: clock.elapsed().as_secs_f64(),
-        })
-    }
 }

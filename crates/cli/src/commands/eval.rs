@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use impasto::Error;
+use impasto::checkpoint::{EMBEDDED_CLIP, ModelSource};
 use impasto::data::scenes::{Glyphs, Language};
 use impasto::eval::edits;
-use impasto::eval::run::{Options, Report, run as evaluate};
+use impasto::eval::run::{Clips, Options, Report, run as evaluate};
 use impasto::eval::scenes::{Accuracy, Tally};
 use impasto::image::Picture;
 use impasto::models::dalle::Order;
+use impasto::rank::Ranker;
 
 use crate::arguments::{ModelFlags, SamplingFlags, WorldFlags};
 use crate::terminal;
@@ -41,6 +43,15 @@ struct ScenesFlags {
     #[arg(long, value_name = "N", default_value = "200",
           value_parser = clap::value_parser!(u32).range(1..))]
     prompts: u32,
+    /// Draw so many pictures of each prompt, and judge the one that a CLIP finds nearest to it
+    #[arg(long, value_name = "K", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    best_of: u32,
+    /// The CLIP that chooses
+    #[arg(long, value_name = "NAME|DIR", default_value = EMBEDDED_CLIP)]
+    clip: String,
+    /// Another CLIP, that compares the pictures with their prompts: the mean cosine is told
+    #[arg(long, value_name = "NAME|DIR")]
+    judge: Option<String>,
     /// Seed of the prompts and of the pictures
     #[arg(long, default_value = "0")]
     seed: u64,
@@ -142,10 +153,18 @@ fn scenes(flags: ScenesFlags) -> Result<()> {
     let pipeline = flags.model.load()?;
     let options = Options {
         prompts: flags.prompts as usize,
+        best_of: flags.best_of as usize,
         seed: flags.seed,
         language: flags.language.into(),
         sampling: flags.sampling.over(&pipeline.model.config.sampling),
         order: flags.order,
+    };
+    let load = |clip: &str| Ranker::load(&ModelSource::parse(clip)?, &pipeline.model.device);
+    let chooser = (flags.best_of > 1).then(|| load(&flags.clip)).transpose()?;
+    let judge = flags.judge.as_deref().map(load).transpose()?;
+    let clips = Clips {
+        chooser: chooser.as_ref(),
+        judge: judge.as_ref(),
     };
     terminal::catch_interrupts()?;
     let bar = terminal::bar(u64::from(flags.prompts), "pictures")?;
@@ -155,6 +174,7 @@ fn scenes(flags: ScenesFlags) -> Result<()> {
         &world,
         &glyphs,
         &options,
+        clips,
         &mut |done, _| {
             bar.set_position(done as u64);
             if terminal::stop_requested() {
@@ -250,14 +270,16 @@ fn edits_table(report: &edits::Report) -> String {
     let ways = [
         ("known first", &report.known_first),
         ("raster forced", &report.raster_forced),
-        ("with look-ahead", &report.look_ahead),
+        ("known first, best", &report.known_first_best),
+        ("raster forced, best", &report.raster_forced_best),
         ("reconstructed", &report.reconstructed),
     ];
     text += &format!("{:<24}", "");
     for (name, _) in ways {
         text += &format!("{name:>22}");
     }
-    let rows: [(&str, fn(&edits::Holes) -> Accuracy); 4] = [
+    type Row = (&'static str, fn(&edits::Holes) -> Accuracy);
+    let rows: [Row; 4] = [
         ("thing in the hole", |holes| holes.object),
         ("in its colour", |holes| holes.colour),
         ("count in the picture", |holes| holes.picture.count),
@@ -306,8 +328,11 @@ fn cell(accuracy: Accuracy) -> String {
 fn table(report: &Report) -> String {
     let options = &report.options;
     let sampling = &options.sampling;
+    let best = report.chosen_by.as_ref().map_or_else(String::new, |clip| {
+        format!(", the best of {} by {clip}", options.best_of)
+    });
     let mut text = format!(
-        "{} on {} held-out prompts of world {}, seed {}, {}, guidance {}, temperature {}, top-k {}, top-p {}\n",
+        "{} on {} held-out prompts of world {}, seed {}, {}, guidance {}, temperature {}, top-k {}, top-p {}{best}\n",
         report.model,
         options.prompts,
         report.world,
@@ -334,6 +359,9 @@ fn table(report: &Report) -> String {
             text += &format!("{cell:>24}");
         }
         text.push('\n');
+    }
+    if let Some((judge, cosine)) = &report.judged_by {
+        text += &format!("{judge} finds picture and prompt at a mean cosine of {cosine:.4}\n");
     }
     text + &format!(
         "reconstruction: PSNR {:.2} dB, SSIM {:.4}, codebook usage {:.1} %",

@@ -3,6 +3,7 @@
 pub mod caption;
 pub mod complete;
 pub mod data;
+mod drawing;
 pub mod edit;
 pub mod embed;
 pub mod eval;

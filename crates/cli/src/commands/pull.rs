@@ -112,7 +112,7 @@ pub fn pulled(name: &str) -> Result<Option<ModelSource>> {
         Err(impasto::Error::Unreachable { .. }) if entry.is_none() => Ok(None),
         Err(impasto::Error::Unreachable { .. }) => Err(anyhow::Error::from(Usage::new(
             format!("model {name} is not here"),
-            &format!("impasto pull {name} brings it"),
+            format!("impasto pull {name} brings it"),
         ))),
         Err(error) => Err(error.into()),
     };

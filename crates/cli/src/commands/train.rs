@@ -29,9 +29,18 @@ enum What {
     /// Learn the codebook of pictures
     ImageTokenizer(RunFlags),
     /// Train the transformer on both, and write the whole model
-    Dalle(RunFlags),
+    Dalle(DalleFlags),
     /// Train a CLIP, which ranks and finds pictures by words
     Clip(RunFlags),
+}
+
+#[derive(Args)]
+struct DalleFlags {
+    #[command(flatten)]
+    run: RunFlags,
+    /// Train this model on, whose tokenizers are kept
+    #[arg(long, value_name = "NAME|DIR")]
+    from: Option<String>,
 }
 
 #[derive(Args)]
@@ -53,7 +62,7 @@ struct RunFlags {
 pub fn run(arguments: Arguments) -> Result<()> {
     let (What::TextTokenizer(flags)
     | What::ImageTokenizer(flags)
-    | What::Dalle(flags)
+    | What::Dalle(DalleFlags { run: flags, .. })
     | What::Clip(flags)) = &arguments.what;
     std::fs::create_dir_all(&flags.out).map_err(Error::io("create", &flags.out))?;
     files::check_writable(&flags.out)?;
@@ -70,8 +79,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
             let device = start(flags)?;
             image_tokenizer::run(&config, out, &device, resume, &mut report)
         }
-        What::Dalle(_) => {
-            let config = config::read(file)?;
+        What::Dalle(DalleFlags { from, .. }) => {
+            let mut config: dalle::Config = config::read(file)?;
+            if from.is_some() {
+                config.from.clone_from(from);
+            }
             let device = start(flags)?;
             dalle::run(&config, out, &device, resume, &mut report)
         }

@@ -14,7 +14,7 @@ use impasto::provenance::{self, Settings};
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
-use super::edit::telling_of;
+use super::drawing::telling_of;
 use super::generate::random_seed;
 use crate::arguments::{ModelFlags, SamplingFlags, prompt};
 use crate::{outputs, terminal};

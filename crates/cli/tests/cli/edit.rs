@@ -378,7 +378,7 @@ fn candidates_come_in_the_order_of_their_likelihood() {
     let candidates = report["candidates"].as_array().unwrap();
     let likelihoods: Vec<f64> = candidates
         .iter()
-        .map(|candidate| candidate["log_likelihood"].as_f64().unwrap())
+        .map(|candidate| candidate["score"].as_f64().unwrap())
         .collect();
     assert_eq!(likelihoods.len(), 6);
     assert!(likelihoods.is_sorted_by(|a, b| a >= b) && likelihoods[0] < 0.0);

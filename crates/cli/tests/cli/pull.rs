@@ -35,7 +35,7 @@ struct Server {
 
 impl Server {
     fn new() -> Self {
-        let weights: Vec<u8> = (0..1_000_000u32).map(|i| (i * i >> 7) as u8).collect();
+        let weights: Vec<u8> = (0..1_000_000u32).map(|i| ((i * i) >> 7) as u8).collect();
         let state = Arc::new(Mutex::new(State {
             files: vec![
                 ("README.md".to_owned(), b"# a model".to_vec(), false),

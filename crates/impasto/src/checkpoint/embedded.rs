@@ -1,6 +1,6 @@
 //! The models inside the program: files of `models/`.
 
-use super::model::EMBEDDED_NAME;
+use super::model::{EMBEDDED_CLIP, EMBEDDED_NAME};
 
 type Files = &'static [(&'static str, &'static [u8])];
 
@@ -13,11 +13,17 @@ macro_rules! embedded {
     };
 }
 
-const MODELS: [(&str, Files); 1] = [(
-    EMBEDDED_NAME,
-    embedded!("impasto-mini": "config.json", "tokenizer.json", "dalle.safetensors",
-        "image_tokenizer.safetensors", "MODEL_CARD.md"),
-)];
+const MODELS: [(&str, Files); 2] = [
+    (
+        EMBEDDED_NAME,
+        embedded!("impasto-mini": "config.json", "tokenizer.json", "dalle.safetensors",
+            "image_tokenizer.safetensors", "MODEL_CARD.md"),
+    ),
+    (
+        EMBEDDED_CLIP,
+        embedded!("impasto-clip": "config.json", "tokenizer.json", "clip.safetensors", "MODEL_CARD.md"),
+    ),
+];
 
 /// The name as the program knows it, if the model is in it.
 pub fn find(model: &str) -> Option<&'static str> {

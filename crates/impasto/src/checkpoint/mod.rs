@@ -13,4 +13,5 @@ pub mod stored;
 pub mod weights;
 
 pub use clip::{ClipModel, ClipModelConfig};
+pub(crate) use model::{DALLE, IMAGE_TOKENIZER};
 pub use model::{EMBEDDED_CLIP, EMBEDDED_NAME, Model, ModelConfig, ModelSource};

@@ -84,8 +84,8 @@ pub const EMBEDDED_CLIP: &str = "impasto-clip";
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
-const DALLE: &str = "dalle.safetensors";
-const IMAGE_TOKENIZER: &str = "image_tokenizer.safetensors";
+pub(crate) const DALLE: &str = "dalle.safetensors";
+pub(crate) const IMAGE_TOKENIZER: &str = "image_tokenizer.safetensors";
 
 impl ModelSource {
     /// A model by its name or directory.
@@ -166,6 +166,20 @@ impl ModelSource {
         Ok(config)
     }
 
+    /// The model's text tokenizer.
+    pub fn text_tokenizer(&self) -> Result<TextTokenizer> {
+        let bad = |reason: String| Error::bad_file(self.path(TOKENIZER), reason);
+        let text = TextTokenizer::from_bytes(&self.read(TOKENIZER)?)
+            .map_err(|error| bad(error.to_string()))?;
+        let (found, expected) = (text.vocab_size(), self.config()?.dalle.text_vocab_size);
+        if found != expected {
+            return Err(bad(format!(
+                "has {found} ids, config.json expects {expected}"
+            )));
+        }
+        Ok(text)
+    }
+
     /// Bytes of the weight files.
     pub fn weight_bytes(&self) -> Result<u64> {
         let mut total = 0;
@@ -203,18 +217,7 @@ impl Model {
     /// Loads all of a model onto `device`.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
         let config = source.config()?;
-        let text = TextTokenizer::from_bytes(&source.read(TOKENIZER)?)
-            .map_err(|e| Error::bad_file(source.path(TOKENIZER), e.to_string()))?;
-        if text.vocab_size() != config.dalle.text_vocab_size {
-            return Err(Error::bad_file(
-                source.path(TOKENIZER),
-                format!(
-                    "has {} ids, config.json expects {}",
-                    text.vocab_size(),
-                    config.dalle.text_vocab_size
-                ),
-            ));
-        }
+        let text = source.text_tokenizer()?;
         // The fresh weights are all replaced; the seed is of no consequence.
         let mut init = Init::empty(device);
         let dalle = weights::load_into(

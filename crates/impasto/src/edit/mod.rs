@@ -19,7 +19,7 @@ pub use vary::{Choice, VaryRequest, vary};
 
 use crate::canvas::{Canvas, Caption, Telling};
 use crate::checkpoint::Model;
-use crate::generate::{DrawnIds, Filling, fill};
+use crate::generate::{DrawnIds, Filling, fill, log_likelihoods};
 use crate::image::{Original, Picture};
 use crate::models::dalle::Order;
 use crate::sampling::SamplingOptions;
@@ -40,23 +40,12 @@ pub struct EditRequest {
     pub order: Order,
     /// How known ids are told; see [`telling_for`].
     pub telling: Telling,
-    /// Fillings of a window among which the one is taken that agrees best with the known ids behind the hole.
-    /// Counts where known ids are forced; where they are told first, each filling has seen them.
-    pub look_ahead: usize,
+    /// Fillings of each window for each candidate, of which the best is taken ([`Edited::score`]); 1 or more.
+    pub tries: usize,
     /// Side of the windows in pixels of the picture; by the hole's thickness if not given.
     pub window: Option<usize>,
     /// Cut a prompt that is too long instead of refusing it.
     pub truncate: bool,
-}
-
-impl EditRequest {
-    /// Fillings of each window for each candidate.
-    fn tries(&self) -> usize {
-        match self.telling {
-            Telling::KnownFirst => 1,
-            Telling::RasterForced => self.look_ahead.clamp(1, BATCH),
-        }
-    }
 }
 
 /// How a model's known ids are told.
@@ -77,9 +66,11 @@ pub struct Edited {
     pub picture: Picture,
     /// Its seed.
     pub seed: u64,
-    /// ln p of what was drawn, given the caption and what is known, over all windows, in nats. Where known
-    /// ids are forced, with that of the known ids behind them.
+    /// ln p of all windows' ids given the caption, told in raster order, in nats: what was drawn and what was
+    /// known, so it says how well they go together.
     pub log_likelihood: f64,
+    /// The same with guidance, as ids are drawn: how far the caption speaks for it counts more.
+    pub score: f64,
     /// Ids that were drawn.
     pub tokens: usize,
 }
@@ -96,7 +87,7 @@ impl Edited {
 /// What came of a request.
 #[derive(Clone, Debug)]
 pub struct Edits {
-    /// The likeliest first.
+    /// The highest score first.
     pub candidates: Vec<Edited>,
     /// The windows that were drawn, in pixels of the picture.
     pub windows: Vec<Area>,
@@ -104,8 +95,8 @@ pub struct Edits {
 
 /// Fillings drawn in one batch.
 const BATCH: usize = 16;
-/// What [`EditRequest::look_ahead`] usually is.
-pub const LOOK_AHEAD: usize = 4;
+/// What [`EditRequest::tries`] usually is.
+pub const TRIES: usize = 4;
 
 /// The side of the windows that [`edit`] takes for a mask if none is given.
 pub fn window_for(mask: &Mask, model: &Model) -> usize {
@@ -124,6 +115,10 @@ pub fn edit(
     if request.n == 0 {
         return Err(Error::invalid("n", "expected 1 or more candidates, got 0"));
     }
+    if request.tries == 0 || request.tries > BATCH {
+        let reason = format!("expected 1 to {BATCH}, got {}", request.tries);
+        return Err(Error::invalid("tries", reason));
+    }
     let words = Words::of(
         model,
         request.prompt.as_deref(),
@@ -140,7 +135,7 @@ pub fn edit(
     let total = positions * windows.len() * request.n;
     let untouched = original.region(region.x, region.y, region.width, region.height);
     let mut candidates = Vec::with_capacity(request.n);
-    let batch = BATCH / request.tries();
+    let batch = BATCH / request.tries;
     for first in (0..request.n).step_by(batch) {
         let rows = batch.min(request.n - first);
         let seeds: Vec<u64> = (first..first + rows)
@@ -149,7 +144,7 @@ pub fn edit(
         // All that the windows see, of each candidate.
         let mut pictures = vec![untouched.clone(); rows];
         let mut open = mask.crop(region);
-        let mut likelihoods = vec![0.0; rows];
+        let mut likelihoods = vec![(0.0, 0.0); rows];
         let mut tokens = 0;
         for (number, window) in windows.iter().enumerate() {
             let within = Area {
@@ -173,7 +168,8 @@ pub fn edit(
                 pictures.iter_mut().zip(&drawn).zip(&mut likelihoods)
             {
                 paste(picture, within, &drawn.picture);
-                *likelihood += drawn.log_likelihood;
+                likelihood.0 += drawn.log_likelihood;
+                likelihood.1 += drawn.score;
             }
             tokens += drawn.first().map_or(0, |drawn| drawn.tokens);
             for y in within.y..within.y + within.height {
@@ -185,17 +181,19 @@ pub fn edit(
             y: area.y - region.y,
             ..area
         };
-        for ((picture, seed), log_likelihood) in pictures.iter().zip(seeds).zip(likelihoods) {
+        for ((picture, seed), likelihood) in pictures.iter().zip(seeds).zip(likelihoods) {
+            let (log_likelihood, score) = likelihood;
             candidates.push(Edited {
                 area,
                 picture: cut(picture, of_mask),
                 seed,
                 log_likelihood,
+                score,
                 tokens,
             });
         }
     }
-    candidates.sort_by(|a, b| b.log_likelihood.total_cmp(&a.log_likelihood));
+    candidates.sort_by(|a, b| b.score.total_cmp(&a.score));
     Ok(Edits {
         candidates,
         windows,
@@ -249,6 +247,7 @@ struct Window<'a> {
 struct DrawnWindow {
     picture: Picture,
     log_likelihood: f64,
+    score: f64,
     tokens: usize,
 }
 
@@ -276,7 +275,7 @@ impl Window<'_> {
             model.image.evidence(&filled, &model.device)?
         };
         let codes = tokenizer.codebook_size();
-        let tries = request.tries();
+        let tries = request.tries;
         let mut fillings = Vec::with_capacity(views.len() * tries);
         for ((ids, evidence), &seed) in ids.iter().zip(&evidence).zip(seeds) {
             let caption = Caption::Known(self.words.text_ids.clone());
@@ -304,13 +303,8 @@ impl Window<'_> {
             request.telling,
             &mut |done, _| progress(done),
         )?;
-        let all = |ids: &DrawnIds| ids.log_likelihood + ids.look_ahead;
-        let best: Vec<DrawnIds> = drawn
-            .chunks(tries)
-            .filter_map(|attempts| attempts.iter().max_by(|a, b| all(a).total_cmp(&all(b))))
-            .cloned()
-            .collect();
-        let mut drawn_ids: Vec<Vec<u32>> = best.iter().map(|ids| ids.image_ids.clone()).collect();
+        let best = self.best(drawn, tries)?;
+        let mut drawn_ids: Vec<Vec<u32>> = best.iter().map(|best| best.image_ids.clone()).collect();
         let mut pictures = model.image.decode(&drawn_ids)?;
         if !partly.is_empty() {
             // With the hole drawn, ids of half-known patches follow from pixels alone.
@@ -337,15 +331,62 @@ impl Window<'_> {
             .into_iter()
             .zip(views)
             .zip(best)
-            .map(|((picture, view), ids)| {
+            .map(|((picture, view), best)| {
                 let drawn = picture.resize(side, side)?;
                 Ok(DrawnWindow {
                     picture: seam::close(view, &drawn, &self.open, feather),
-                    log_likelihood: ids.log_likelihood + ids.look_ahead,
+                    log_likelihood: best.log_likelihood,
+                    score: best.score,
                     tokens: asked.len(),
                 })
             })
             .collect()
+    }
+}
+
+/// The best attempt at a window.
+struct Best {
+    image_ids: Vec<u32>,
+    log_likelihood: f64,
+    score: f64,
+}
+
+impl Window<'_> {
+    /// Of each candidate's attempts the one with the highest score.
+    fn best(&self, drawn: Vec<DrawnIds>, tries: usize) -> Result<Vec<Best>> {
+        let ids: Vec<Vec<u32>> = drawn.into_iter().map(|drawn| drawn.image_ids).collect();
+        let words = self.words;
+        let dalle = &self.model.dalle;
+        let given = log_likelihoods(dalle, &words.text_ids, &ids)?;
+        let scale = f64::from(words.sampling.guidance_scale);
+        let scores = if words.sampling.needs_unconditional() {
+            let alone = log_likelihoods(dalle, &words.null_caption, &ids)?;
+            let guided = given.iter().zip(alone);
+            guided
+                .map(|(given, alone)| alone + (given - alone) * scale)
+                .collect()
+        } else {
+            given.clone()
+        };
+        let mut chosen = Vec::new();
+        for attempts in (0..ids.len()).collect::<Vec<_>>().chunks(tries) {
+            // The first of equals.
+            let best = attempts.iter().copied().reduce(|best, next| {
+                if scores[next] > scores[best] {
+                    next
+                } else {
+                    best
+                }
+            });
+            if let Some(best) = best {
+                chosen.push(Best {
+                    image_ids: ids[best].clone(),
+                    log_likelihood: given[best],
+                    score: scores[best],
+                });
+            }
+        }
+        Ok(chosen)
     }
 }
 

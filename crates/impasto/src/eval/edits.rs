@@ -91,8 +91,10 @@ pub struct Report {
     pub known_first: Holes,
     /// Known ids forced in raster order.
     pub raster_forced: Holes,
-    /// The same, the best of [`edit::LOOK_AHEAD`] by the likelihood of what follows the hole.
-    pub look_ahead: Holes,
+    /// What is known told first, the best of [`edit::TRIES`] by their likelihood.
+    pub known_first_best: Holes,
+    /// Known ids forced in raster order, likewise.
+    pub raster_forced_best: Holes,
     /// The floor: the unbroken scenes through the image tokenizer.
     pub reconstructed: Holes,
     /// Whether pixels outside the holes stayed as they were, in all pictures of all ways.
@@ -119,7 +121,7 @@ struct Case {
 }
 
 /// Measures. `progress` gets the scenes' parts done and to do. `show` gets each scene's caption, and the pictures:
-/// the scene, with its hole, known told first, raster forced.
+/// the scene, with its hole, known told first, raster forced, and the best of both.
 pub fn run(
     pipeline: &Pipeline,
     world: &World,
@@ -151,8 +153,8 @@ pub fn run(
         .map(|case| render(&case.prompt.scene, glyphs))
         .collect();
     let varied = options.varied.min(options.scenes);
-    // Three ways and a caption each; five strengths.
-    let total = 4 * cases.len() + STRENGTHS.len() * varied;
+    // Four ways and a caption each; five strengths.
+    let total = 5 * cases.len() + STRENGTHS.len() * varied;
     let mut done = 0;
     let mut step = |progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>| {
         done += 1;
@@ -163,10 +165,11 @@ pub fn run(
     };
     let mut outside_unchanged = Accuracy::default();
     let mut drawn = Vec::new();
-    for (telling, look_ahead) in [
+    for (telling, tries) in [
         (Telling::KnownFirst, 1),
         (Telling::RasterForced, 1),
-        (Telling::RasterForced, edit::LOOK_AHEAD),
+        (Telling::KnownFirst, edit::TRIES),
+        (Telling::RasterForced, edit::TRIES),
     ] {
         let mut pictures = Vec::with_capacity(cases.len());
         for (index, (case, picture)) in cases.iter().zip(&rendered).enumerate() {
@@ -177,7 +180,7 @@ pub fn run(
                 sampling: options.sampling.clone(),
                 order: options.order,
                 telling,
-                look_ahead,
+                tries,
                 window: None,
                 truncate: false,
             };
@@ -206,6 +209,8 @@ pub fn run(
             blanked(&rendered[index], case.hole),
             drawn[0][index].clone(),
             drawn[1][index].clone(),
+            drawn[2][index].clone(),
+            drawn[3][index].clone(),
         ];
         show(&case.prompt.caption, &pictures);
     }
@@ -225,7 +230,7 @@ pub fn run(
         step(progress)?;
     }
     let mut varieties = Vec::with_capacity(STRENGTHS.len());
-    for strength in STRENGTHS {
+    for strength in STRENGTHS.into_iter().filter(|_| varied > 0) {
         let mut distances = Vec::with_capacity(varied);
         for (index, (case, picture)) in cases.iter().zip(&rendered).take(varied).enumerate() {
             let request = VaryRequest {
@@ -250,8 +255,13 @@ pub fn run(
     }
     let area = (size * size) as f64;
     let holes = cases.iter().map(|case| case.hole.width * case.hole.height);
-    let [known_first, raster_forced, look_ahead, reconstructed] =
-        <[Holes; 4]>::try_from(judged).map_err(|_| Error::invalid("holes", "lost"))?;
+    let [
+        known_first,
+        raster_forced,
+        known_first_best,
+        raster_forced_best,
+        reconstructed,
+    ] = <[Holes; 5]>::try_from(judged).map_err(|_| Error::invalid("holes", "lost"))?;
     Ok(Report {
         model: model.config.name.clone(),
         world: world.name.clone(),
@@ -259,7 +269,8 @@ pub fn run(
         hole_share: holes.sum::<usize>() as f64 / area / cases.len() as f64,
         known_first,
         raster_forced,
-        look_ahead,
+        known_first_best,
+        raster_forced_best,
         reconstructed,
         outside_unchanged,
         captions: told,

@@ -6,13 +6,14 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::detector::Detector;
-use super::scenes::{Tally, held_out_prompts, score};
+use super::scenes::{Prompt, Tally, held_out_prompts, score};
 use crate::data::scenes::{Glyphs, Language, World, render};
 use crate::generate::{Drawing, draw};
 use crate::image::Picture;
 use crate::image::metrics::{psnr, ssim};
 use crate::models::dalle::Order;
 use crate::pipeline::Pipeline;
+use crate::rank::Ranker;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
@@ -21,7 +22,9 @@ use crate::{Error, Result};
 pub struct Options {
     /// Held-out prompts; one picture each.
     pub prompts: usize,
-    /// Seed of the prompts; picture number i is drawn with the seed `seed + i`.
+    /// Pictures drawn of each prompt, of which the CLIP that chooses takes one; 1 without it.
+    pub best_of: usize,
+    /// Seed of the prompts; pictures are drawn with the seeds from `seed` on, `best_of` of them for each.
     pub seed: u64,
     /// Language of the prompts.
     pub language: Language,
@@ -40,6 +43,10 @@ pub struct Report {
     pub world: String,
     /// The settings.
     pub options: Options,
+    /// The CLIP that chose among `best_of` pictures.
+    pub chosen_by: Option<String>,
+    /// Another CLIP that compared each picture with its prompt, and the mean cosine.
+    pub judged_by: Option<(String, f64)>,
     /// Pictures that the model drew.
     pub drawn: Tally,
     /// The floor: rendered pictures of the same prompts through the image tokenizer alone.
@@ -57,6 +64,15 @@ pub struct Report {
 /// Pictures drawn in one batch.
 const BATCH: usize = 16;
 
+/// CLIPs beside the detector.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clips<'a> {
+    /// Chooses among pictures of one prompt.
+    pub chooser: Option<&'a Ranker>,
+    /// Only compares; not the one that chooses, whose liking is what the choice was made for.
+    pub judge: Option<&'a Ranker>,
+}
+
 /// Draws a picture for each held-out prompt and judges it. `progress` gets the pictures done and to do.
 /// `show` gets every prompt's caption and picture.
 pub fn run(
@@ -64,11 +80,19 @@ pub fn run(
     world: &World,
     glyphs: &Glyphs,
     options: &Options,
+    clips: Clips<'_>,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     show: &mut dyn FnMut(&str, &Picture),
 ) -> Result<Report> {
     if options.prompts == 0 {
         return Err(Error::invalid("prompts", "expected 1 or more, got 0"));
+    }
+    if options.best_of == 0 || (options.best_of > 1 && clips.chooser.is_none()) {
+        let reason = format!(
+            "expected 1, or more and a CLIP that chooses, got {}",
+            options.best_of
+        );
+        return Err(Error::invalid("best of", reason));
     }
     if world.picture_size != pipeline.picture_size() {
         return Err(Error::invalid(
@@ -88,6 +112,10 @@ pub fn run(
         model: model.config.name.clone(),
         world: world.name.clone(),
         options: options.clone(),
+        chosen_by: clips.chooser.map(|clip| clip.model.config.name.clone()),
+        judged_by: clips
+            .judge
+            .map(|clip| (clip.model.config.name.clone(), 0.0)),
         drawn: Tally::default(),
         reconstructed: Tally::default(),
         rendered: Tally::default(),
@@ -95,27 +123,16 @@ pub fn run(
         reconstruction_ssim: 0.0,
         code_usage: 0.0,
     };
-    let length = model.config.dalle.text_length;
-    let null_caption = model.text.null_caption(length);
     let mut all_ids = Vec::with_capacity(prompts.len());
     for (start, prompts) in (0..).step_by(BATCH).zip(prompts.chunks(BATCH)) {
-        let mut drawings = Vec::with_capacity(prompts.len());
-        for (i, prompt) in prompts.iter().enumerate() {
-            drawings.push(Drawing {
-                text_ids: model.text.encode_caption(&prompt.caption, length, false)?,
-                seed: options.seed.wrapping_add((start + i) as u64),
-            });
+        let drawn = draw_best(pipeline, prompts, start, options, clips.chooser, progress)?;
+        if let (Some(judge), Some((_, mean))) = (clips.judge, &mut report.judged_by) {
+            for (prompt, picture) in prompts.iter().zip(&drawn) {
+                let caption = std::slice::from_ref(&prompt.caption);
+                let scores = judge.score(caption, std::slice::from_ref(picture), false)?;
+                *mean += f64::from(scores.cosine(0, 0)) / options.prompts as f64;
+            }
         }
-        let drawn = draw(
-            &model.dalle,
-            &drawings,
-            &null_caption,
-            &options.sampling,
-            options.order,
-            &mut |_, _| progress(start, options.prompts),
-        )?;
-        let drawn_ids: Vec<Vec<u32>> = drawn.into_iter().map(|drawn| drawn.image_ids).collect();
-        let drawn = model.image.decode(&drawn_ids)?;
         let rendered: Vec<Picture> = prompts
             .iter()
             .map(|prompt| render(&prompt.scene, glyphs))
@@ -150,4 +167,53 @@ pub fn run(
     let codes = model.config.image_tokenizer.codebook_size();
     report.code_usage = crate::models::image_tokenizer::CodeUsage::of(&all_ids, codes).share;
     Ok(report)
+}
+
+/// A picture of each prompt, the first of which is number `start`.
+fn draw_best(
+    pipeline: &Pipeline,
+    prompts: &[Prompt],
+    start: usize,
+    options: &Options,
+    chooser: Option<&Ranker>,
+    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+) -> Result<Vec<Picture>> {
+    let model = &pipeline.model;
+    let length = model.config.dalle.text_length;
+    let null_caption = model.text.null_caption(length);
+    let tries = options.best_of;
+    let mut drawings = Vec::with_capacity(prompts.len() * tries);
+    for (number, prompt) in prompts.iter().enumerate() {
+        let text_ids = model.text.encode_caption(&prompt.caption, length, false)?;
+        for attempt in 0..tries {
+            let number = ((start + number) * tries + attempt) as u64;
+            drawings.push(Drawing {
+                text_ids: text_ids.clone(),
+                seed: options.seed.wrapping_add(number),
+            });
+        }
+    }
+    let mut pictures = Vec::with_capacity(drawings.len());
+    for drawings in drawings.chunks(BATCH) {
+        let drawn = draw(
+            &model.dalle,
+            drawings,
+            &null_caption,
+            &options.sampling,
+            options.order,
+            &mut |_, _| progress(start + pictures.len() / tries, options.prompts),
+        )?;
+        let ids: Vec<Vec<u32>> = drawn.into_iter().map(|drawn| drawn.image_ids).collect();
+        pictures.extend(model.image.decode(&ids)?);
+    }
+    let Some(chooser) = chooser else {
+        return Ok(pictures);
+    };
+    let mut best = Vec::with_capacity(prompts.len());
+    for (prompt, attempts) in prompts.iter().zip(pictures.chunks(tries)) {
+        let scores = chooser.score(std::slice::from_ref(&prompt.caption), attempts, false)?;
+        let order = scores.best_pictures(0);
+        best.extend(order.first().map(|&index| attempts[index].clone()));
+    }
+    Ok(best)
 }

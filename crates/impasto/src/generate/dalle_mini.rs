@@ -12,15 +12,17 @@ use crate::models::dalle_bart::{Followers, ReadCaption};
 use crate::sampling::{Sampler, SamplingOptions, log_prob};
 use crate::{Error, Result};
 
-/// Draws a picture of one caption for each seed, all in one batch. `progress` gets the ids of a picture drawn
-/// and to draw, with all pictures' ids so far, and may stop the work.
+/// Gets the ids of a picture drawn and to draw, with all pictures' ids so far; may stop the work.
+pub type Progress<'a> = dyn FnMut(usize, usize, &[Vec<u32>]) -> ControlFlow<()> + 'a;
+
+/// Draws a picture of one caption for each seed, all in one batch.
 pub fn draw(
     model: &DalleBart,
     caption: &ReadCaption,
     null_caption: &ReadCaption,
     seeds: &[u64],
     options: &SamplingOptions,
-    progress: &mut dyn FnMut(usize, usize, &[Vec<u32>]) -> ControlFlow<()>,
+    progress: &mut Progress<'_>,
 ) -> Result<Vec<DrawnIds>> {
     options.validate()?;
     let config = model.config();
@@ -74,7 +76,6 @@ pub fn draw(
         .map(|(image_ids, log_likelihood)| DrawnIds {
             image_ids,
             log_likelihood,
-            look_ahead: 0.0,
         })
         .collect())
 }

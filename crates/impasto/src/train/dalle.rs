@@ -8,19 +8,18 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::beginning::Beginning;
 use super::config::RunConfig;
-use super::engine::{self, Evaluation, Event, Observer, Pass, Task};
-use super::image_tokenizer::{self, training_device};
-use super::source::{PictureSource, SourceConfig, epoch_index, open};
+use super::encoded::{self, Encoded, Encoding};
+use super::engine::{self, Evaluation, Observer, Pass, Task};
+use super::image_tokenizer::training_device;
+use super::source::{SourceConfig, epoch_index, open};
 use crate::checkpoint::weights::Precision;
 use crate::checkpoint::{Model, ModelConfig};
-use crate::data::Sample;
-use crate::data::tokens::TokenCache;
 use crate::generate::{Drawing, draw};
 use crate::image::{Format, Picture};
 use crate::models::dalle::{DalleBatch, LossWeights, Order, around_hole, raster, shuffled};
-use crate::models::{Dalle, DalleConfig, ImageTokenizer};
-use crate::nn::Init;
+use crate::models::{Dalle, ImageTokenizer};
 use crate::sampling::SamplingOptions;
 use crate::text::TextTokenizer;
 use crate::{Error, Result, files};
@@ -33,12 +32,19 @@ pub struct Config {
     pub name: String,
     /// SPDX expression of the finished weights' licence.
     pub licence: String,
+    /// A model, by its name or folder, that is trained on: its tokenizers and weights are what the training
+    /// begins with. The next three are then left out.
+    #[serde(default)]
+    pub from: Option<String>,
     /// Output directory of `train text-tokenizer`.
-    pub text_tokenizer: PathBuf,
+    #[serde(default)]
+    pub text_tokenizer: Option<PathBuf>,
     /// Output directory of `train image-tokenizer`.
-    pub image_tokenizer: PathBuf,
+    #[serde(default)]
+    pub image_tokenizer: Option<PathBuf>,
     /// Sizes of the transformer.
-    pub model: Sizes,
+    #[serde(default)]
+    pub model: Option<Sizes>,
     /// The pairs.
     pub data: SourceConfig,
     /// Pictures encoded ahead of the training; each step draws from these. None: all of a finite data
@@ -128,20 +134,14 @@ pub fn run(
             "raster_share, hole_share, caption_dropout and captioning_share must lie between 0 and 1",
         ));
     }
-    let text = TextTokenizer::load(&config.text_tokenizer)?;
-    let image = image_tokenizer::load(&config.image_tokenizer, device)?;
-    let dalle_config = DalleConfig {
-        text_vocab_size: text.vocab_size(),
-        text_length: config.model.text_length,
-        codebook_size: image.config().codebook_size(),
-        grid: image.config().grid(),
-        width: config.model.width,
-        n_layers: config.model.n_layers,
-        n_heads: config.model.n_heads,
-        hidden: config.model.hidden,
-        contrastive_width: config.model.contrastive_width,
-    };
-    dalle_config.validate()?;
+    let train_device = training_device(device, &config.run);
+    let Beginning {
+        text,
+        image,
+        image_weights,
+        dalle,
+    } = Beginning::of(config, device, &train_device)?;
+    let dalle_config = dalle.config().clone();
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     let source = open(
         &config.data,
@@ -163,20 +163,17 @@ pub fn run(
             ));
         }
     };
-    let training = encode_training(
-        source.as_ref(),
-        count,
-        &text,
-        &image,
-        config,
+    let fingerprint = encoded::fingerprint(config, &image_weights, source.as_ref(), count)?;
+    let encoding = Encoding {
+        text: &text,
+        length: dalle_config.text_length,
+        image: &image,
         device,
-        dir,
-        observer,
-    )?;
+    };
+    let tokens = dir.join("tokens.bin");
+    let training = encoding.training(source.as_ref(), count, &tokens, &fingerprint, observer)?;
     let validation = source.validation(config.validation)?;
-    let validation = Encoded::of(&validation, &text, &image, &dalle_config, device)?;
-    let train_device = training_device(device, &config.run);
-    let dalle = dalle_config.init(&mut Init::new(config.run.seed, &train_device));
+    let validation = encoding.samples(&validation)?;
     let model_config = ModelConfig {
         name: config.name.clone(),
         licence: config.licence.clone(),
@@ -196,158 +193,6 @@ pub fn run(
     };
     let trained = engine::train(&mut task, dalle, &config.run, dir, resume, observer)?.valid();
     task.save(trained, dir)
-}
-
-/// Pairs with their ids; a picture may have several captions.
-struct Encoded {
-    /// `[pictures][captions][text_length]`.
-    text_ids: Vec<Vec<Vec<u32>>>,
-    /// `[pictures][grid²]`.
-    image_ids: Vec<Vec<u32>>,
-    /// The first caption of each.
-    captions: Vec<String>,
-}
-
-impl Encoded {
-    fn of(
-        samples: &[Sample],
-        text: &TextTokenizer,
-        image: &ImageTokenizer,
-        config: &DalleConfig,
-        device: &Device,
-    ) -> Result<Self> {
-        let pictures: Vec<Picture> = samples
-            .iter()
-            .map(|sample| sample.picture.clone())
-            .collect();
-        let image_ids = image.encode(&pictures, device)?;
-        let mut text_ids = Vec::with_capacity(samples.len());
-        for sample in samples {
-            text_ids.push(encode_captions(&sample.captions, text, config.text_length)?);
-        }
-        let captions = samples
-            .iter()
-            .map(|sample| sample.captions.first().cloned().unwrap_or_default())
-            .collect();
-        Ok(Encoded {
-            text_ids,
-            image_ids,
-            captions,
-        })
-    }
-}
-
-fn encode_captions(
-    captions: &[String],
-    text: &TextTokenizer,
-    length: usize,
-) -> Result<Vec<Vec<u32>>> {
-    captions
-        .iter()
-        .map(|caption| text.encode_caption(caption, length, true))
-        .collect()
-}
-
-/// Pictures rendered or read, encoded and dropped again at a time.
-const CHUNK: u64 = 512;
-/// Start and end of a caption.
-const FRAME: usize = 2;
-
-#[allow(clippy::too_many_arguments)]
-fn encode_training(
-    source: &dyn PictureSource,
-    count: u64,
-    text: &TextTokenizer,
-    image: &ImageTokenizer,
-    config: &Config,
-    device: &Device,
-    dir: &Path,
-    observer: &mut dyn Observer,
-) -> Result<Encoded> {
-    let path = dir.join("tokens.bin");
-    let fingerprint = fingerprint(config, source, count)?;
-    let known = path.exists().then(|| TokenCache::open(&path, &fingerprint));
-    let tokens = match known {
-        Some(Ok(tokens)) => tokens,
-        other => {
-            if let Some(Err(error)) = other {
-                observer.event(Event::Warning(format!("{error}; encoding again")));
-            }
-            let tokens = encode(source, count, image, device, observer)?;
-            tokens.write(&path, &fingerprint)?;
-            tokens
-        }
-    };
-    let mut encoded = Encoded {
-        text_ids: Vec::with_capacity(tokens.len()),
-        image_ids: Vec::with_capacity(tokens.len()),
-        captions: Vec::with_capacity(tokens.len()),
-    };
-    let length = config.model.text_length;
-    let (mut captions, mut cut) = (0u64, 0u64);
-    for index in 0..tokens.len() {
-        let texts = tokens.captions(index);
-        for caption in texts {
-            captions += 1;
-            cut += u64::from(text.encode(caption)?.len() + FRAME > length);
-        }
-        encoded.text_ids.push(encode_captions(texts, text, length)?);
-        let ids = tokens.image_ids(index).iter().map(|&id| u32::from(id));
-        encoded.image_ids.push(ids.collect());
-        encoded.captions.push(texts[0].clone());
-    }
-    if cut > 0 {
-        observer.event(Event::Warning(format!(
-            "{cut} of {captions} captions are longer than text_length = {length} and are cut"
-        )));
-    }
-    Ok(encoded)
-}
-
-/// Reads and encodes the pictures.
-fn encode(
-    source: &dyn PictureSource,
-    count: u64,
-    image: &ImageTokenizer,
-    device: &Device,
-    observer: &mut dyn Observer,
-) -> Result<TokenCache> {
-    let mut tokens = TokenCache::new(image.config().grid().pow(2))?;
-    let mut done = 0;
-    while done < count {
-        let samples = source.train_batch(done, CHUNK.min(count - done) as usize)?;
-        let (pictures, captions): (Vec<Picture>, Vec<Vec<String>>) = samples
-            .into_iter()
-            .map(|sample| (sample.picture, sample.captions))
-            .unzip();
-        for (ids, captions) in image.encode(&pictures, device)?.iter().zip(captions) {
-            tokens.push(ids, captions)?;
-        }
-        done += pictures.len() as u64;
-        observer.event(Event::Preparing(format!(
-            "encoded {done} of {count} pictures"
-        )));
-        if observer.stop() {
-            return Err(Error::Stopped);
-        }
-    }
-    Ok(tokens)
-}
-
-/// What the ids depend on: the tokenizer's weights, the data, their number.
-fn fingerprint(config: &Config, source: &dyn PictureSource, count: u64) -> Result<String> {
-    use sha2::{Digest, Sha256};
-    let path = config.image_tokenizer.join("image_tokenizer.safetensors");
-    let weights = std::fs::read(&path).map_err(Error::io("read", &path))?;
-    let data =
-        serde_json::to_vec(&config.data).map_err(|e| Error::invalid("data", e.to_string()))?;
-    let digest = Sha256::new()
-        .chain_update(weights)
-        .chain_update(data)
-        .chain_update(source.fingerprint())
-        .chain_update(count.to_le_bytes())
-        .finalize();
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 struct DalleTask {

@@ -4,10 +4,12 @@
 //! Everything random in a step is drawn from (seed, step), and everything that a step changes is in the
 //! checkpoint, so that a run that was stopped goes on bit for bit.
 
+mod beginning;
 mod checkpoints;
 pub mod clip;
 pub mod config;
 pub mod dalle;
+mod encoded;
 mod engine;
 pub mod image_tokenizer;
 mod metrics;

@@ -162,6 +162,39 @@ fn prepare(dir: &Path) -> dalle::Config {
 }
 
 #[test]
+fn a_model_is_trained_on() {
+    let dir = TempDir::new().unwrap();
+    let mut config = prepare(dir.path());
+    let device = Device::flex();
+    let train = |config: &dalle::Config, out: &str| {
+        let out = dir.path().join(out);
+        dalle::run(config, &out, &device, false, &mut StopAfter::steps(NEVER))
+    };
+    let first = train(&config, "first").unwrap();
+    config.from = Some(first.to_str().unwrap().to_owned());
+    let error = train(&config, "second").unwrap_err().to_string();
+    assert!(error.contains("leave them out"), "{error}");
+    config.text_tokenizer = None;
+    config.image_tokenizer = None;
+    config.model = None;
+    config.run.steps = 1;
+    config.run.warmup_steps = 0;
+    config.run.weight_decay = 0.0;
+    config.run.learning_rate = 1e-7;
+    let second = train(&config, "second").unwrap();
+    let load = |path: PathBuf| Model::load(&ModelSource::Dir(path), &device).unwrap();
+    let (first, second) = (load(first), load(second));
+    let weights = crate::models::parameters::export(&second.dalle);
+    for (name, before) in crate::models::parameters::export(&first.dalle) {
+        // A step of next to nothing from the same weights.
+        before.assert_approx_eq::<f32>(&weights[&name], burn::tensor::Tolerance::absolute(1e-5));
+    }
+    config.from = None;
+    let error = train(&config, "third").unwrap_err().to_string();
+    assert!(error.contains("or `from`, a model to train on"), "{error}");
+}
+
+#[test]
 fn resumed_transformers_equal_uninterrupted_ones() {
     let dir = TempDir::new().unwrap();
     let config = prepare(dir.path());

@@ -257,17 +257,17 @@ impl<'a> Reader<'a> {
             0x80..=0x8f => Ok(Value::Map(usize::from(head & 0x0f))),
             0x90..=0x9f => Ok(Value::List(usize::from(head & 0x0f))),
             0xa0..=0xbf => self.text(usize::from(head & 0x1f)),
-            0xc4 | 0xc5 | 0xc6 => {
+            0xc4..=0xc6 => {
                 let length = self.length(1 << (head - 0xc4))?;
                 self.bytes(length)
             }
-            0xc7 | 0xc8 | 0xc9 => {
+            0xc7..=0xc9 => {
                 let length = self.length(1 << (head - 0xc7))?;
                 self.extension(length)
             }
             0xcc..=0xcf => Ok(Value::Integer(self.number(1 << (head - 0xcc))?)),
             0xd4..=0xd8 => self.extension(1 << (head - 0xd4)),
-            0xd9 | 0xda | 0xdb => {
+            0xd9..=0xdb => {
                 let length = self.length(1 << (head - 0xd9))?;
                 self.text(length)
             }

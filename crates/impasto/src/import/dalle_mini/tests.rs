@@ -204,7 +204,7 @@ fn ids_and_pixels_of_the_vqgan_are_those_of_the_reference() {
         let picture = Picture::from_chw(&chw, size, size).unwrap();
         let found = model
             .image
-            .encode(&[picture.clone()], &model.device)
+            .encode(std::slice::from_ref(&picture), &model.device)
             .unwrap();
         assert_eq!(found, expected.rows("picture_ids", positions), "{set}");
         let decoded = unit(model.image.decode_pixels(&found).into_data());

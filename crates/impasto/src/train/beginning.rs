@@ -1,0 +1,90 @@
+//! What the transformer's training begins with: both tokenizers and the weights, new or of a model that is
+//! trained on.
+
+use std::borrow::Cow;
+
+use burn::tensor::Device;
+
+use super::dalle::{Config, Sizes};
+use super::image_tokenizer;
+use crate::checkpoint::weights::load_into;
+use crate::checkpoint::{DALLE, IMAGE_TOKENIZER, ModelSource};
+use crate::models::{Dalle, DalleConfig, ImageTokenizer};
+use crate::nn::Init;
+use crate::text::TextTokenizer;
+use crate::{Error, Result};
+
+pub(super) struct Beginning {
+    pub text: TextTokenizer,
+    pub image: ImageTokenizer,
+    /// The image tokenizer's file.
+    pub image_weights: Cow<'static, [u8]>,
+    /// On the device that trains.
+    pub dalle: Dalle,
+}
+
+impl Beginning {
+    pub fn of(config: &Config, device: &Device, train_device: &Device) -> Result<Self> {
+        let bad = |reason: &str| Error::invalid("training config", reason);
+        let given = (
+            &config.text_tokenizer,
+            &config.image_tokenizer,
+            &config.model,
+        );
+        match (&config.from, given) {
+            (Some(from), (None, None, None)) => Beginning::from_model(from, device, train_device),
+            (Some(from), _) => Err(bad(&format!(
+                "text_tokenizer, image_tokenizer and model follow from the model {from} that is trained on; \
+                 leave them out"
+            ))),
+            (None, (Some(text), Some(image), Some(sizes))) => {
+                let path = image.join(IMAGE_TOKENIZER);
+                let text = TextTokenizer::load(text)?;
+                let image = image_tokenizer::load(image, device)?;
+                let config_of = sizes.config(&text, &image);
+                config_of.validate()?;
+                Ok(Beginning {
+                    image_weights: std::fs::read(&path)
+                        .map_err(Error::io("read", &path))?
+                        .into(),
+                    dalle: config_of.init(&mut Init::new(config.run.seed, train_device)),
+                    text,
+                    image,
+                })
+            }
+            (None, _) => Err(bad(
+                "expected text_tokenizer, image_tokenizer and model, or `from`, a model to train on",
+            )),
+        }
+    }
+
+    fn from_model(from: &str, device: &Device, train_device: &Device) -> Result<Self> {
+        let source = ModelSource::parse(from)?;
+        let (config, text) = (source.config()?, source.text_tokenizer()?);
+        let image_weights = source.read(IMAGE_TOKENIZER)?;
+        let image = config.image_tokenizer.init(&mut Init::empty(device));
+        let dalle = config.dalle.init(&mut Init::empty(train_device));
+        Ok(Beginning {
+            image: load_into(image, &source.path(IMAGE_TOKENIZER), &image_weights)?,
+            dalle: load_into(dalle, &source.path(DALLE), &source.read(DALLE)?)?,
+            text,
+            image_weights,
+        })
+    }
+}
+
+impl Sizes {
+    fn config(&self, text: &TextTokenizer, image: &ImageTokenizer) -> DalleConfig {
+        DalleConfig {
+            text_vocab_size: text.vocab_size(),
+            text_length: self.text_length,
+            codebook_size: image.config().codebook_size(),
+            grid: image.config().grid(),
+            width: self.width,
+            n_layers: self.n_layers,
+            n_heads: self.n_heads,
+            hidden: self.hidden,
+            contrastive_width: self.contrastive_width,
+        }
+    }
+}

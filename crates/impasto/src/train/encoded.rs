@@ -1,0 +1,167 @@
+//! Captions and pictures as ids, encoded once and kept in a file.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use sha2::{Digest, Sha256};
+
+use super::dalle::Config;
+use super::engine::{Event, Observer};
+use super::source::PictureSource;
+use crate::data::Sample;
+use crate::data::tokens::TokenCache;
+use crate::image::Picture;
+use crate::models::ImageTokenizer;
+use crate::text::TextTokenizer;
+use crate::{Error, Result};
+
+/// Pairs with their ids; a picture may have several captions.
+pub(super) struct Encoded {
+    /// `[pictures][captions][text_length]`.
+    pub text_ids: Vec<Vec<Vec<u32>>>,
+    /// `[pictures][grid²]`.
+    pub image_ids: Vec<Vec<u32>>,
+    /// The first caption of each.
+    pub captions: Vec<String>,
+}
+
+/// Pictures rendered or read, encoded and dropped again at a time.
+const CHUNK: u64 = 512;
+/// Start and end of a caption.
+const FRAME: usize = 2;
+
+/// How pairs become ids.
+pub(super) struct Encoding<'a> {
+    pub text: &'a TextTokenizer,
+    /// Text tokens, padding included.
+    pub length: usize,
+    pub image: &'a ImageTokenizer,
+    pub device: &'a Device,
+}
+
+impl Encoding<'_> {
+    /// Pairs that are in memory.
+    pub fn samples(&self, samples: &[Sample]) -> Result<Encoded> {
+        let pictures: Vec<Picture> = samples
+            .iter()
+            .map(|sample| sample.picture.clone())
+            .collect();
+        let image_ids = self.image.encode(&pictures, self.device)?;
+        let mut text_ids = Vec::with_capacity(samples.len());
+        for sample in samples {
+            text_ids.push(self.captions(&sample.captions)?);
+        }
+        let captions = samples
+            .iter()
+            .map(|sample| sample.captions.first().cloned().unwrap_or_default())
+            .collect();
+        Ok(Encoded {
+            text_ids,
+            image_ids,
+            captions,
+        })
+    }
+
+    fn captions(&self, captions: &[String]) -> Result<Vec<Vec<u32>>> {
+        captions
+            .iter()
+            .map(|caption| self.text.encode_caption(caption, self.length, true))
+            .collect()
+    }
+
+    /// The first `count` pairs of `source`, from the file at `path` if it was written for the same
+    /// `fingerprint`; else that file is written.
+    pub fn training(
+        &self,
+        source: &dyn PictureSource,
+        count: u64,
+        path: &Path,
+        fingerprint: &str,
+        observer: &mut dyn Observer,
+    ) -> Result<Encoded> {
+        let known = path.exists().then(|| TokenCache::open(path, fingerprint));
+        let tokens = match known {
+            Some(Ok(tokens)) => tokens,
+            other => {
+                if let Some(Err(error)) = other {
+                    observer.event(Event::Warning(format!("{error}; encoding again")));
+                }
+                let tokens = self.tokens(source, count, observer)?;
+                tokens.write(path, fingerprint)?;
+                tokens
+            }
+        };
+        let mut encoded = Encoded {
+            text_ids: Vec::with_capacity(tokens.len()),
+            image_ids: Vec::with_capacity(tokens.len()),
+            captions: Vec::with_capacity(tokens.len()),
+        };
+        let (mut captions, mut cut) = (0u64, 0u64);
+        for index in 0..tokens.len() {
+            let texts = tokens.captions(index);
+            for caption in texts {
+                captions += 1;
+                cut += u64::from(self.text.encode(caption)?.len() + FRAME > self.length);
+            }
+            encoded.text_ids.push(self.captions(texts)?);
+            let ids = tokens.image_ids(index).iter().map(|&id| u32::from(id));
+            encoded.image_ids.push(ids.collect());
+            encoded.captions.push(texts[0].clone());
+        }
+        if cut > 0 {
+            let length = self.length;
+            observer.event(Event::Warning(format!(
+                "{cut} of {captions} captions are longer than text_length = {length} and are cut"
+            )));
+        }
+        Ok(encoded)
+    }
+
+    /// Reads and encodes the pictures.
+    fn tokens(
+        &self,
+        source: &dyn PictureSource,
+        count: u64,
+        observer: &mut dyn Observer,
+    ) -> Result<TokenCache> {
+        let mut tokens = TokenCache::new(self.image.config().grid().pow(2))?;
+        let mut done = 0;
+        while done < count {
+            let samples = source.train_batch(done, CHUNK.min(count - done) as usize)?;
+            let (pictures, captions): (Vec<Picture>, Vec<Vec<String>>) = samples
+                .into_iter()
+                .map(|sample| (sample.picture, sample.captions))
+                .unzip();
+            let encoded = self.image.encode(&pictures, self.device)?;
+            for (ids, captions) in encoded.iter().zip(captions) {
+                tokens.push(ids, captions)?;
+            }
+            done += pictures.len() as u64;
+            observer.event(Event::Preparing(format!(
+                "encoded {done} of {count} pictures"
+            )));
+            if observer.stop() {
+                return Err(Error::Stopped);
+            }
+        }
+        Ok(tokens)
+    }
+}
+
+/// What the ids depend on: the image tokenizer's weights, the data, their number.
+pub(super) fn fingerprint(
+    config: &Config,
+    image_weights: &[u8],
+    source: &dyn PictureSource,
+    count: u64,
+) -> Result<String> {
+    let data =
+        serde_json::to_vec(&config.data).map_err(|e| Error::invalid("data", e.to_string()))?;
+    let digest = Sha256::new()
+        .chain_update(image_weights)
+        .chain_update(data)
+        .chain_update(source.fingerprint())
+        .chain_update(count.to_le_bytes())
+        .finalize();
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
