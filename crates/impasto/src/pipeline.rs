@@ -2,6 +2,7 @@
 
 mod any;
 pub mod dalle_mini;
+mod image_tokenizer;
 mod info;
 
 use std::ops::ControlFlow;

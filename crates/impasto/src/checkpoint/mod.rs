@@ -6,6 +6,7 @@
 mod clip;
 pub mod dalle_mini;
 mod embedded;
+pub mod image_tokenizer;
 mod model;
 pub mod pytorch;
 pub mod stored;

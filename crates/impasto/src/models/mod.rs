@@ -3,6 +3,7 @@
 pub mod clip;
 pub mod dalle;
 pub mod dalle_bart;
+pub mod discrete_vae;
 pub mod discriminator;
 pub mod dvae;
 pub mod image_tokenizer;

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use burn::tensor::Device;
 
 use super::dalle_mini::{DalleMiniPipeline, is_dalle_mini};
+use super::image_tokenizer::{ImageTokenizerPipeline, is_image_tokenizer};
 use super::{Drawn, GenerateRequest, Likelihood, Pipeline, Progress, Timings};
 use crate::checkpoint::ModelSource;
 use crate::image::Picture;
@@ -114,13 +115,16 @@ pub trait AnyPipeline: Debug {
 
 /// Whether a model is of another family than our own, in our format or as it was published.
 pub fn is_published(source: &ModelSource) -> bool {
-    is_dalle_mini(source)
+    is_dalle_mini(source) || is_image_tokenizer(source)
 }
 
 /// Loads a model of whichever family, of our own format or as it was published, onto `device`.
 pub fn open(source: &ModelSource, device: &Device) -> Result<Box<dyn AnyPipeline>> {
     if is_dalle_mini(source) {
         return Ok(Box::new(DalleMiniPipeline::load(source, device)?));
+    }
+    if is_image_tokenizer(source) {
+        return Ok(Box::new(ImageTokenizerPipeline::load(source, device)?));
     }
     Ok(Box::new(Pipeline::load(source, device)?))
 }

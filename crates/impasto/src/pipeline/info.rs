@@ -7,8 +7,10 @@ use burn::tensor::Device;
 use serde::Serialize;
 
 use super::dalle_mini::{self, is_dalle_mini};
+use super::image_tokenizer::{self, is_image_tokenizer};
 use crate::Result;
 use crate::checkpoint::dalle_mini::DalleMiniConfig;
+use crate::checkpoint::image_tokenizer::ImageTokenizerModelConfig;
 use crate::checkpoint::{ModelConfig, ModelSource};
 use crate::models::parameters::shapes;
 use crate::models::{DalleBartConfig, DalleConfig, ImageTokenizerConfig};
@@ -42,6 +44,8 @@ pub enum AnyConfig {
     Own(ModelConfig),
     /// DALL·E mini and mega.
     DalleMini(DalleMiniConfig),
+    /// An image tokenizer alone.
+    ImageTokenizer(ImageTokenizerModelConfig),
 }
 
 impl AnyConfig {
@@ -50,21 +54,24 @@ impl AnyConfig {
         match self {
             AnyConfig::Own(config) => &config.image_tokenizer,
             AnyConfig::DalleMini(config) => &config.image_tokenizer,
+            AnyConfig::ImageTokenizer(config) => &config.image_tokenizer,
         }
     }
 
     /// What `generate` uses where nothing else is asked for.
-    pub fn sampling(&self) -> &SamplingOptions {
+    pub fn sampling(&self) -> Option<&SamplingOptions> {
         match self {
-            AnyConfig::Own(config) => &config.sampling,
-            AnyConfig::DalleMini(config) => &config.sampling,
+            AnyConfig::Own(config) => Some(&config.sampling),
+            AnyConfig::DalleMini(config) => Some(&config.sampling),
+            AnyConfig::ImageTokenizer(_) => None,
         }
     }
 
     /// The transformer, where there is one: its layers, width and heads; its text ids and the longest caption.
-    pub fn transformer(&self) -> (String, String) {
+    pub fn transformer(&self) -> Option<(String, String)> {
         let text = |ids, length| format!("{ids} ids, captions of at most {length} tokens");
-        match self {
+        Some(match self {
+            AnyConfig::ImageTokenizer(_) => return None,
             AnyConfig::Own(ModelConfig { dalle, .. }) => (
                 format!(
                     "{} layers x {}, {} heads",
@@ -83,7 +90,7 @@ impl AnyConfig {
                 ),
                 text(dalle_bart.text_vocab_size, dalle_bart.text_length),
             ),
-        }
+        })
     }
 }
 
@@ -99,6 +106,17 @@ pub fn info(source: &ModelSource) -> Result<ModelInfo> {
         let image = config.image_tokenizer.clone();
         let (name, licence) = (config.name.clone(), config.licence.clone());
         let config = AnyConfig::DalleMini(config);
+        return Ok(sizes.info([name, licence], &image, weight_bytes, config));
+    }
+    if is_image_tokenizer(source) {
+        let (config, weight_bytes) = image_tokenizer::describe(source)?;
+        let sizes = Sizes {
+            transformer: 0,
+            caches: 0,
+        };
+        let image = config.image_tokenizer.clone();
+        let (name, licence) = (config.name.clone(), config.licence.clone());
+        let config = AnyConfig::ImageTokenizer(config);
         return Ok(sizes.info([name, licence], &image, weight_bytes, config));
     }
     let config = source.config()?;

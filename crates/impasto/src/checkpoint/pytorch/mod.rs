@@ -262,6 +262,21 @@ impl<'a> Item<'a> {
         found.next().map(|&(_, value)| self.at(value))
     }
 
+    /// The items of a list or a tuple.
+    pub fn items(self) -> Vec<Item<'a>> {
+        match self.node() {
+            Some(Node::List(items) | Node::Tuple(items)) => {
+                items.iter().map(|&value| self.at(value)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether it is nothing.
+    pub fn is_none(self) -> bool {
+        self.value == Value::None
+    }
+
     /// It, as a text.
     pub fn text(self) -> Option<&'a str> {
         text(self.archive.texts, self.value)
