@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use impasto::Error;
-use impasto::checkpoint::{EMBEDDED_CLIP, ModelSource};
+use impasto::checkpoint::EMBEDDED_CLIP;
 use impasto::data::scenes::{Glyphs, Language};
 use impasto::eval::run::{Clips, Options, Report, run as evaluate};
 use impasto::eval::scenes::{Accuracy, Tally};
@@ -15,7 +15,7 @@ use impasto::image::Picture;
 use impasto::models::dalle::Order;
 use impasto::rank::Ranker;
 
-use crate::arguments::{DeviceFlags, ModelFlags, SamplingFlags, WorldFlags};
+use crate::arguments::{DeviceFlags, ModelFlags, SamplingFlags, WorldFlags, find_model};
 use crate::terminal;
 
 /// Measure a model
@@ -185,7 +185,7 @@ fn scenes(flags: ScenesFlags) -> Result<()> {
         sampling: flags.sampling.over(&pipeline.model.config.sampling),
         order: flags.order,
     };
-    let load = |clip: &str| Ranker::load(&ModelSource::parse(clip)?, &pipeline.model.device);
+    let load = |clip: &str| Ranker::load(&find_model(clip)?, &pipeline.model.device);
     let chooser = (flags.best_of > 1).then(|| load(&flags.clip)).transpose()?;
     let judge = flags.judge.as_deref().map(load).transpose()?;
     let clips = Clips {
@@ -281,7 +281,7 @@ fn edits(flags: EditsFlags) -> Result<()> {
 }
 
 fn retrieve(flags: &RetrievalFlags) -> Result<()> {
-    let source = ModelSource::parse(&flags.clip)?;
+    let source = find_model(&flags.clip)?;
     let (world, sources) = flags.world.open()?;
     let glyphs = Glyphs::load(&world, &sources)?;
     let ranker = Ranker::load(&source, &flags.device.select()?)?;

@@ -7,6 +7,7 @@ use super::scenes::held_out_prompts;
 use crate::data::scenes::{Glyphs, Language, World, render};
 use crate::image::Picture;
 use crate::rank::{Ranker, numbers};
+use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// The ranks up to which a pair counts as found.
@@ -107,7 +108,7 @@ pub fn run(
         .collect();
     let captions: Vec<String> = prompts.into_iter().map(|prompt| prompt.caption).collect();
     let image = ranker.model.embed_pictures(&pictures)?;
-    let text = ranker.model.embed_texts(&captions, false)?;
+    let text = ranker.model.embed_texts(&captions, LongCaption::Refuse)?;
     let cosines = numbers(image.matmul(text.transpose()))?;
     Ok(Report {
         clip: ranker.model.config.name.clone(),

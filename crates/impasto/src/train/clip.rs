@@ -19,7 +19,7 @@ use super::engine::{self, Evaluation, Observer, Pass, Task};
 use super::image_tokenizer::training_device;
 use super::source::{PictureSource, SourceConfig, open};
 use crate::checkpoint::weights::Precision;
-use crate::checkpoint::{ClipModel, ClipModelConfig};
+use crate::checkpoint::{CaptionTokenizer, ClipModel, ClipModelConfig, TextTokenizerKind};
 use crate::data::Sample;
 use crate::eval::retrieval::{Direction, RANKS, Recall};
 use crate::image::Picture;
@@ -30,6 +30,7 @@ use crate::models::{Clip, ClipConfig};
 use crate::nn::Init;
 use crate::rank::numbers;
 use crate::text::TextTokenizer;
+use crate::text::clip::LongCaption;
 use crate::{Error, Result, files};
 
 /// The config file of `impasto train clip`.
@@ -130,6 +131,7 @@ pub fn run(
         model_config: ClipModelConfig {
             name: config.name.clone(),
             licence: config.licence.clone(),
+            text_tokenizer: TextTokenizerKind::ByteLevel,
             clip: clip_config,
         },
         text,
@@ -176,7 +178,7 @@ impl ClipTask {
     fn save(&self, clip: Clip, dir: &Path) -> Result<PathBuf> {
         let model = ClipModel {
             config: self.model_config.clone(),
-            text: self.text.clone(),
+            text: CaptionTokenizer::ByteLevel(self.text.clone()),
             clip,
         };
         let path = dir.join("model");
@@ -317,7 +319,7 @@ impl Task for ClipTask {
         }
         let model = ClipModel {
             config: self.model_config.clone(),
-            text: self.text.clone(),
+            text: CaptionTokenizer::ByteLevel(self.text.clone()),
             clip: model.valid(),
         };
         let pictures: Vec<Picture> = self
@@ -331,7 +333,7 @@ impl Task for ClipTask {
             .map(|sample| sample.captions.first().cloned().unwrap_or_default())
             .collect();
         let image = model.embed_pictures(&pictures)?;
-        let text = model.embed_texts(&captions, true)?;
+        let text = model.embed_texts(&captions, LongCaption::Truncate)?;
         let loss = model
             .clip
             .contrastive_loss(image.clone(), text.clone(), self.loss)
