@@ -13,6 +13,7 @@ mod generate;
 mod help;
 mod model;
 mod program;
+mod published;
 mod pull;
 mod tokens;
 mod train;
