@@ -14,6 +14,7 @@ mod help;
 mod import;
 mod model;
 mod program;
+mod published;
 mod pull;
 mod tokens;
 mod train;

@@ -112,6 +112,23 @@ impl<'a> StoredTensor<'a> {
         })
     }
 
+    /// `count` of its rows from `start` on.
+    pub fn rows(&self, start: usize, count: usize) -> Result<Self, String> {
+        let (Some(&rows), Some(&stride)) = (self.shape.first(), self.strides.first()) else {
+            return Err("is a single number, expected rows".into());
+        };
+        if start.checked_add(count).is_none_or(|end| end > rows) {
+            return Err(format!("has {rows} rows, expected more than {start}"));
+        }
+        let first = start
+            .saturating_mul(stride)
+            .saturating_mul(self.element.bytes());
+        let mut shape = self.shape.clone();
+        shape[0] = count;
+        let bytes = self.bytes.get(first..).unwrap_or_default();
+        StoredTensor::new(self.element, shape, self.strides.clone(), bytes)
+    }
+
     /// How its numbers are stored.
     pub fn element(&self) -> Element {
         self.element

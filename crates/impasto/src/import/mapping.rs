@@ -125,6 +125,30 @@ impl<'a> Mapping<'a> {
         Ok(())
     }
 
+    /// A parameter of the same layout behind dimensions of one, which ours has not got.
+    pub fn reshaped(&mut self, ours: &str, theirs: &str) -> Result<()> {
+        let expected = self.expected(ours)?;
+        let Some(tensor) = self.tensors.remove(theirs) else {
+            self.report.missing.push(theirs.to_owned());
+            return Ok(());
+        };
+        let wide = |shape: &[usize]| -> Vec<usize> {
+            shape.iter().copied().filter(|&size| size != 1).collect()
+        };
+        if wide(tensor.shape()) != wide(&expected) {
+            self.report.misshapen.push(Misshapen {
+                name: theirs.to_owned(),
+                expected,
+                found: tensor.shape().to_vec(),
+            });
+            return Ok(());
+        }
+        self.report.applied.push(theirs.to_owned());
+        let values = self.finite(theirs, &tensor)?;
+        self.set(ours, expected, values);
+        Ok(())
+    }
+
     /// A matrix that lies the other way: ours is `[in, out]`, PyTorch's layers' is `[out, in]`.
     pub fn transposed(&mut self, ours: &str, theirs: &str) -> Result<()> {
         self.side_by_side(ours, &[theirs])

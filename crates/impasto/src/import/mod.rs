@@ -5,6 +5,7 @@
 
 pub mod clip;
 pub mod dalle_mini;
+pub mod dalle_pytorch;
 pub mod image_tokenizer;
 mod mapping;
 mod taming;

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use burn::tensor::Device;
 
 use super::dalle_mini::{DalleMiniPipeline, is_dalle_mini};
+use super::dalle_pytorch::{DallePytorchPipeline, is_dalle_pytorch};
 use super::image_tokenizer::{ImageTokenizerPipeline, is_image_tokenizer};
 use super::{Drawn, GenerateRequest, Likelihood, Pipeline, Progress, Timings};
 use crate::checkpoint::ModelSource;
@@ -115,7 +116,7 @@ pub trait AnyPipeline: Debug {
 
 /// Whether a model is of another family than our own, in our format or as it was published.
 pub fn is_published(source: &ModelSource) -> bool {
-    is_dalle_mini(source) || is_image_tokenizer(source)
+    is_dalle_mini(source) || is_image_tokenizer(source) || is_dalle_pytorch(source)
 }
 
 /// Loads a model of whichever family, of our own format or as it was published, onto `device`.
@@ -125,6 +126,17 @@ pub fn open(source: &ModelSource, device: &Device) -> Result<Box<dyn AnyPipeline
     }
     if is_image_tokenizer(source) {
         return Ok(Box::new(ImageTokenizerPipeline::load(source, device)?));
+    }
+    if is_dalle_pytorch(source) {
+        return Ok(Box::new(DallePytorchPipeline::load(source, device)?));
+    }
+    if let Some(path) = source.folder()
+        && path.is_file()
+    {
+        return Err(Error::bad_file(
+            path,
+            "not a published model that is known: expected dalle.pt, vae.pt, or a .ckpt beside its .yaml",
+        ));
     }
     Ok(Box::new(Pipeline::load(source, device)?))
 }

@@ -123,6 +123,7 @@ impl AnyPipeline for DalleMiniPipeline {
                 &model.dalle,
                 &caption,
                 &null_caption,
+                &request.beginning,
                 &seeds,
                 &request.sampling,
                 &mut |done, _, image_ids| {

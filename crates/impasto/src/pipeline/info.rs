@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use serde::Serialize;
 
 use super::dalle_mini::{self, is_dalle_mini};
+use super::dalle_pytorch::{self, DescribedDallePytorch, is_dalle_pytorch};
 use super::image_tokenizer::{self, is_image_tokenizer};
 use crate::Result;
 use crate::checkpoint::dalle_mini::DalleMiniConfig;
@@ -44,6 +45,8 @@ pub enum AnyConfig {
     Own(ModelConfig),
     /// DALL·E mini and mega.
     DalleMini(DalleMiniConfig),
+    /// DALLE-pytorch's.
+    DallePytorch(DescribedDallePytorch),
     /// An image tokenizer alone.
     ImageTokenizer(ImageTokenizerModelConfig),
 }
@@ -54,6 +57,7 @@ impl AnyConfig {
         match self {
             AnyConfig::Own(config) => &config.image_tokenizer,
             AnyConfig::DalleMini(config) => &config.image_tokenizer,
+            AnyConfig::DallePytorch(config) => &config.image_tokenizer,
             AnyConfig::ImageTokenizer(config) => &config.image_tokenizer,
         }
     }
@@ -63,6 +67,7 @@ impl AnyConfig {
         match self {
             AnyConfig::Own(config) => Some(&config.sampling),
             AnyConfig::DalleMini(config) => Some(&config.sampling),
+            AnyConfig::DallePytorch(config) => Some(&config.sampling),
             AnyConfig::ImageTokenizer(_) => None,
         }
     }
@@ -72,6 +77,13 @@ impl AnyConfig {
         let text = |ids, length| format!("{ids} ids, captions of at most {length} tokens");
         Some(match self {
             AnyConfig::ImageTokenizer(_) => return None,
+            AnyConfig::DallePytorch(DescribedDallePytorch { dalle_pytorch, .. }) => (
+                format!(
+                    "{} layers x {}, {} heads",
+                    dalle_pytorch.n_layers, dalle_pytorch.width, dalle_pytorch.n_heads
+                ),
+                text(dalle_pytorch.text_vocab_size, dalle_pytorch.text_length),
+            ),
             AnyConfig::Own(ModelConfig { dalle, .. }) => (
                 format!(
                     "{} layers x {}, {} heads",
@@ -118,6 +130,20 @@ pub fn info(source: &ModelSource) -> Result<ModelInfo> {
         let (name, licence) = (config.name.clone(), config.licence.clone());
         let config = AnyConfig::ImageTokenizer(config);
         return Ok(sizes.info([name, licence], &image, weight_bytes, config));
+    }
+    if is_dalle_pytorch(source) {
+        let (config, weight_bytes) = dalle_pytorch::describe(source)?;
+        let dalle = &config.dalle_pytorch;
+        let positions = dalle.prefix_length() + dalle.image_length();
+        let keys = dalle.n_layers * dalle.n_heads * dalle.head_width;
+        let sizes = Sizes {
+            transformer: count(&dalle.init(&mut Init::empty(&Device::flex()))),
+            caches: (4 * 2 * 2 * keys * positions) as u64,
+        };
+        let image = config.image_tokenizer.clone();
+        // The checkpoints are their owners': none tells a licence.
+        let names = [config.name.clone(), "unknown".to_owned()];
+        return Ok(sizes.info(names, &image, weight_bytes, AnyConfig::DallePytorch(config)));
     }
     let config = source.config()?;
     let weight_bytes = source.weight_bytes()?;

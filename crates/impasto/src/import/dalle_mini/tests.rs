@@ -168,7 +168,7 @@ fn greedy_pictures_are_those_of_the_reference_id_by_id() {
             for (ids, reference) in text_ids.iter().zip(rows) {
                 let caption = model.dalle.read(ids).unwrap();
                 let go = &mut |_, _, _: &[Vec<u32>]| ControlFlow::Continue(());
-                let drawn = draw(&model.dalle, &caption, &null, &[1], &options, go).unwrap();
+                let drawn = draw(&model.dalle, &caption, &null, &[], &[1], &options, go).unwrap();
                 assert_eq!(drawn[0].image_ids, reference, "{set} {name}");
             }
         }
