@@ -13,9 +13,10 @@ use impasto::pipeline::{AnyPipeline, Drawn, GenerateRequest, Timings};
 use impasto::provenance::{self, Settings};
 use impasto::rank::Ranker;
 use impasto::sampling::SamplingOptions;
+use impasto::text::clip::LongCaption;
 use serde::Serialize;
 
-use crate::arguments::{ModelFlags, SamplingFlags, prompt};
+use crate::arguments::{ModelFlags, SamplingFlags, find_model, prompt};
 use crate::failure::Usage;
 use crate::{outputs, preview, terminal};
 
@@ -220,7 +221,7 @@ impl Arguments {
                 "draw as many as are kept, or more",
             )
             .into()),
-            Some(_) => Ok(Some(ModelSource::parse(&self.clip)?)),
+            Some(_) => Ok(Some(find_model(&self.clip)?)),
         }
     }
 }
@@ -232,7 +233,7 @@ impl Work<'_> {
             self.pipeline
                 .check_prompt(prompt, self.arguments.truncate)?;
             if let Some(ranker) = &self.ranker {
-                ranker.check_caption(prompt, self.arguments.truncate)?;
+                ranker.check_caption(prompt, LongCaption::cut_if(self.arguments.truncate))?;
             }
         }
         Ok(())
@@ -321,7 +322,11 @@ impl Work<'_> {
         };
         let pictures: Vec<Picture> = drawn.iter().map(|drawn| drawn.picture.clone()).collect();
         let caption = [prompt.to_owned()];
-        let scores = ranker.score(&caption, &pictures, self.arguments.truncate)?;
+        let scores = ranker.score(
+            &caption,
+            &pictures,
+            LongCaption::cut_if(self.arguments.truncate),
+        )?;
         let mut drawn: Vec<Option<Drawn>> = drawn.into_iter().map(Some).collect();
         Ok(scores
             .best_pictures(0)

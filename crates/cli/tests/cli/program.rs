@@ -5,7 +5,9 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use impasto::checkpoint::weights::Precision;
-use impasto::checkpoint::{ClipModel, ClipModelConfig, Model, ModelConfig};
+use impasto::checkpoint::{
+    CaptionTokenizer, ClipModel, ClipModelConfig, Model, ModelConfig, TextTokenizerKind,
+};
 use impasto::device;
 use impasto::models::clip::{Activation, EndOfText, Normalisation, TowerConfig};
 use impasto::models::vqgan::VqganConfig;
@@ -224,9 +226,10 @@ pub fn clip() -> &'static str {
             config: ClipModelConfig {
                 name: "tiny".to_owned(),
                 licence: "CC0-1.0".to_owned(),
+                text_tokenizer: TextTokenizerKind::ByteLevel,
                 clip: config.clone(),
             },
-            text,
+            text: CaptionTokenizer::ByteLevel(text),
             clip: config.init(&mut Init::new(2, &device)),
         };
         clip.save(&folder, Precision::F32).unwrap();

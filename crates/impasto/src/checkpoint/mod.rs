@@ -12,6 +12,6 @@ pub mod pytorch;
 pub mod stored;
 pub mod weights;
 
-pub use clip::{ClipModel, ClipModelConfig};
+pub use clip::{CaptionTokenizer, ClipModel, ClipModelConfig, TextTokenizerKind};
 pub(crate) use model::{DALLE, IMAGE_TOKENIZER};
 pub use model::{EMBEDDED_CLIP, EMBEDDED_NAME, Model, ModelConfig, ModelSource};

@@ -69,6 +69,23 @@ impl ImportReport {
     }
 }
 
+/// Writes rows as columns of a matrix with `width` columns, from column `start` on; square by square, as one
+/// of the two is always walked across memory.
+fn transpose(rows: &[f32], length: usize, matrix: &mut [f32], width: usize, start: usize) {
+    const SIDE: usize = 32;
+    let count = rows.len() / length.max(1);
+    for first in (0..count).step_by(SIDE) {
+        for left in (0..length).step_by(SIDE) {
+            for column in left..(left + SIDE).min(length) {
+                let to = &mut matrix[column * width + start..];
+                for row in first..(first + SIDE).min(count) {
+                    to[row] = rows[row * length + column];
+                }
+            }
+        }
+    }
+}
+
 fn more(count: usize, what: &str) -> String {
     match count {
         1 => String::new(),
@@ -157,11 +174,7 @@ impl<'a> Mapping<'a> {
                 continue;
             };
             let values = self.finite(name, &tensor)?;
-            for (output, row) in values.chunks_exact(rows).enumerate() {
-                for (input, &value) in row.iter().enumerate() {
-                    whole[input * outputs + i * part + output] = value;
-                }
-            }
+            transpose(&values, rows, &mut whole, outputs, i * part);
         }
         if found {
             self.set(ours, expected, whole);
