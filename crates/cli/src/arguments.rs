@@ -86,9 +86,7 @@ impl ModelFlags {
     /// Loads a model of whichever family.
     pub fn open(&self) -> Result<Box<dyn AnyPipeline>> {
         let source = find_model(&self.model)?;
-        if !is_published(&source) {
-            source.config()?;
-        }
+        pipeline::check(&source)?;
         let device = self.device.select()?;
         Ok(pipeline::open(&source, &device)?)
     }

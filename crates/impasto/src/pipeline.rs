@@ -20,7 +20,7 @@ use crate::nn::block::Sight;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
-pub use any::{AnyPipeline, is_published, open};
+pub use any::{AnyPipeline, check, is_published, open};
 pub use info::{AnyConfig, ModelInfo, info};
 
 /// A model that draws.

@@ -156,7 +156,7 @@ fn a_picture_goes_on_from_the_upper_part_of_another() {
         "--model",
         &model,
     ];
-    let seeded = |rest: &[&str]| [&begun[..], &["--seed", "4", "-o"], rest].concat();
+    let seeded = |rest: &[&'static str]| [&begun[..], &["--seed", "4", "-o"], rest].concat();
     program.expect(&seeded(&["one.png"]));
     program.expect(&seeded(&["two.png", "--begin-rows", "1"]));
     let open = |name| Picture::open(program.path(name)).unwrap();

@@ -119,6 +119,18 @@ pub fn is_published(source: &ModelSource) -> bool {
     is_dalle_mini(source) || is_image_tokenizer(source) || is_dalle_pytorch(source)
 }
 
+/// Refuses what is no model, before the time that loading one takes.
+pub fn check(source: &ModelSource) -> Result<()> {
+    match source.folder() {
+        _ if is_published(source) => Ok(()),
+        Some(path) if path.is_file() => Err(Error::bad_file(
+            path,
+            "not a published model that is known: expected dalle.pt, vae.pt, or a .ckpt beside its .yaml",
+        )),
+        _ => source.config().map(drop),
+    }
+}
+
 /// Loads a model of whichever family, of our own format or as it was published, onto `device`.
 pub fn open(source: &ModelSource, device: &Device) -> Result<Box<dyn AnyPipeline>> {
     if is_dalle_mini(source) {
@@ -130,14 +142,7 @@ pub fn open(source: &ModelSource, device: &Device) -> Result<Box<dyn AnyPipeline
     if is_dalle_pytorch(source) {
         return Ok(Box::new(DallePytorchPipeline::load(source, device)?));
     }
-    if let Some(path) = source.folder()
-        && path.is_file()
-    {
-        return Err(Error::bad_file(
-            path,
-            "not a published model that is known: expected dalle.pt, vae.pt, or a .ckpt beside its .yaml",
-        ));
-    }
+    check(source)?;
     Ok(Box::new(Pipeline::load(source, device)?))
 }
 

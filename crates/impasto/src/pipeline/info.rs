@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use serde::Serialize;
 
+use super::any;
 use super::dalle_mini::{self, is_dalle_mini};
 use super::dalle_pytorch::{self, DescribedDallePytorch, is_dalle_pytorch};
 use super::image_tokenizer::{self, is_image_tokenizer};
@@ -145,6 +146,7 @@ pub fn info(source: &ModelSource) -> Result<ModelInfo> {
         let names = [config.name.clone(), "unknown".to_owned()];
         return Ok(sizes.info(names, &image, weight_bytes, AnyConfig::DallePytorch(config)));
     }
+    any::check(source)?;
     let config = source.config()?;
     let weight_bytes = source.weight_bytes()?;
     let sizes = Sizes {
