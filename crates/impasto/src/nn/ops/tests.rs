@@ -330,3 +330,48 @@ fn an_untracked_input_gets_no_gradient_and_harms_none() {
     let exact = x.sum_dim(0).transpose().expand([8, 3]);
     close("weight", w.grad(&gradients).unwrap(), exact.inner());
 }
+
+/// In pieces of several lengths behind a cache, against Burn's operations in the same pieces, and against all
+/// at once.
+#[test]
+fn cached_self_attention_equals_burns() {
+    let device = Device::flex();
+    device.seed(3);
+    let (batch, heads, dim, length, capacity) = (2, 3, 8, 9, 12);
+    let width = heads * dim;
+    let qkv = random([batch, length, 3 * width], &device);
+    let turn = || Turn {
+        weight: random([dim], &device),
+        cos: random([batch, length, 1, dim / 2], &device),
+        sin: random([batch, length, 1, dim / 2], &device),
+    };
+    let (query, key) = (turn(), turn());
+    let part = |turn: &Turn, first, n| Turn {
+        weight: turn.weight.clone(),
+        cos: turn.cos.clone().narrow(1, first, n),
+        sin: turn.sin.clone().narrow(1, first, n),
+    };
+    let empty = || {
+        (
+            Tensor::<4>::zeros([batch, heads, dim, capacity], &device),
+            Tensor::<4>::zeros([batch, heads, capacity, dim], &device),
+        )
+    };
+    let (mut ours, mut theirs, mut known) = (empty(), empty(), 0);
+    let mut pieces = vec![];
+    for n in [4, 1, 3, 1] {
+        let now = qkv.clone().narrow(1, known, n);
+        let (q, k) = (part(&query, known, n), part(&key, known, n));
+        let of_ours = cached_self_attention(now.clone(), q.clone(), k.clone(), ours, known, 1e-5);
+        let of_theirs = plain::cached_self_attention(now, q, k, theirs, known, 1e-5);
+        close("output", of_ours.0.clone(), of_theirs.0);
+        close("keys", of_ours.1.clone(), of_theirs.1.clone());
+        close("values", of_ours.2.clone(), of_theirs.2.clone());
+        pieces.push(of_ours.0);
+        ours = (of_ours.1, of_ours.2);
+        theirs = (of_theirs.1, of_theirs.2);
+        known += n;
+    }
+    let whole = self_attention(qkv, query, key, heads, 1e-5);
+    close("all at once", Tensor::cat(pieces, 1), whole);
+}
