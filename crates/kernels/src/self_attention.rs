@@ -75,7 +75,6 @@ impl Sizes {
             batch_stride,
             head_stride: self.dim,
             row_stride,
-            dim_stride: 1,
         }
     }
 }
@@ -112,88 +111,6 @@ pub fn forward(qkv: &[f32], query: &Turn, key: &Turn, sizes: &Sizes) -> (Vec<f32
             normalisers,
         },
     )
-}
-
-/// Keys and values of earlier positions, with room for more.
-#[derive(Debug)]
-pub struct Cache<'a> {
-    /// Turned keys, `[batch, heads, dim, capacity]`: so the scores of one query are a product that reads whole
-    /// rows.
-    pub keys: &'a mut [f32],
-    /// `[batch, heads, capacity, dim]`.
-    pub values: &'a mut [f32],
-    /// Positions that there is room for.
-    pub capacity: usize,
-    /// Positions that it holds.
-    pub known: usize,
-}
-
-/// [`forward`] for positions that follow on those in the cache, and join them there.
-pub fn forward_cached(
-    qkv: &[f32],
-    query: &Turn,
-    key: &Turn,
-    cache: &mut Cache,
-    sizes: &Sizes,
-) -> Vec<f32> {
-    sizes.check(qkv, [query, key]);
-    let Sizes {
-        batch,
-        length,
-        heads,
-        dim,
-        ..
-    } = *sizes;
-    let (width, capacity, known) = (sizes.width(), cache.capacity, cache.known);
-    assert!(
-        known + length <= capacity,
-        "{known} and {length} positions in a cache of {capacity}"
-    );
-    let size = batch * width * capacity;
-    assert_eq!(
-        (cache.keys.len(), cache.values.len()),
-        (size, size),
-        "keys and values of the cache"
-    );
-    let queries = turn(qkv, query, sizes);
-    let keys = turn(&qkv[width.min(qkv.len())..], key, sizes);
-    for b in 0..batch {
-        for t in 0..length {
-            let position = b * length + t;
-            let key = &keys[position * width..][..width];
-            let to = &mut cache.keys[b * width * capacity + known + t..];
-            for (to, key) in to.iter_mut().step_by(capacity).zip(key) {
-                *to = *key;
-            }
-            let value = &qkv[position * 3 * width + 2 * width..][..width];
-            for (h, value) in value.chunks_exact(dim).enumerate() {
-                let at = ((b * heads + h) * capacity + known + t) * dim;
-                cache.values[at..at + dim].copy_from_slice(value);
-            }
-        }
-    }
-    let of_cache = Heads {
-        data: cache.values,
-        batch_stride: width * capacity,
-        head_stride: dim * capacity,
-        row_stride: dim,
-        dim_stride: 1,
-    };
-    let (out, _) = attention::forward(
-        sizes.heads(&queries, width),
-        Heads {
-            data: cache.keys,
-            row_stride: 1,
-            dim_stride: capacity,
-            ..of_cache
-        },
-        of_cache,
-        Shape {
-            keys: known + length,
-            ..sizes.shape()
-        },
-    );
-    out
 }
 
 /// Normalises and turns every head of positions that are `3 · width` apart.
@@ -385,64 +302,6 @@ mod tests {
         qkv.chunks(3 * width)
             .flat_map(|x| x[which * width..][..width].to_vec())
             .collect()
-    }
-
-    #[test]
-    fn with_a_cache_equals_all_at_once() {
-        for (batch, heads, dim, pieces) in [
-            (1, 1, 2, &[1, 1, 1][..]),
-            (2, 3, 8, &[4, 1, 3, 1]),
-            (2, 2, 32, &[40, 1, 90, 1]),
-        ] {
-            let (length, width) = (pieces.iter().sum::<usize>(), heads * dim);
-            let of = |length| Sizes {
-                batch,
-                length,
-                heads,
-                dim,
-                eps: 1e-5,
-            };
-            let qkv = numbers(batch * length * 3 * width, 1);
-            let weights = [numbers(dim, 3), numbers(dim, 4)];
-            let angles = [5, 6].map(|seed| numbers(batch * length * dim / 2, seed));
-            // Some positions of every row of the batch.
-            let cut = |x: &[f32], each: usize, first: usize, n: usize| -> Vec<f32> {
-                x.chunks(length * each)
-                    .flat_map(|row| row[first * each..][..n * each].to_vec())
-                    .collect()
-            };
-            let run = |first: usize, n: usize, work: &mut dyn FnMut(&[f32], [Turn; 2])| {
-                let [cos, sin] = [0, 1].map(|i| cut(&angles[i], dim / 2, first, n));
-                let turns = weights.each_ref().map(|weight| Turn {
-                    weight,
-                    cos: &cos,
-                    sin: &sin,
-                });
-                work(&cut(&qkv, 3 * width, first, n), turns);
-            };
-            let mut all = Vec::new();
-            run(0, length, &mut |qkv, [q, k]| {
-                all = forward(qkv, &q, &k, &of(length)).0;
-            });
-            let capacity = length + 3;
-            // What is beyond the known positions is never looked at.
-            let mut keys = vec![f32::NAN; batch * width * capacity];
-            let mut values = keys.clone();
-            let mut known = 0;
-            for &n in pieces {
-                run(known, n, &mut |qkv, [q, k]| {
-                    let mut cache = Cache {
-                        keys: &mut keys,
-                        values: &mut values,
-                        capacity,
-                        known,
-                    };
-                    let out = forward_cached(qkv, &q, &k, &mut cache, &of(n));
-                    assert_eq!(out, cut(&all, width, known, n), "{n} behind {known}");
-                });
-                known += n;
-            }
-        }
     }
 
     #[test]

@@ -4,20 +4,17 @@
 //! (arXiv:2302.05442), SwiGLU (arXiv:2002.05202).
 
 use burn::module::Module;
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{Bool, Int, Tensor, TensorData, activation};
 
 use super::norm::EPSILON;
-use super::ops::Turn;
 use super::rope::Rotation;
 use super::{Init, Linear, RmsNorm, ops};
 
 /// Keys and values of one layer, allocated once for the longest sequence.
 #[derive(Clone, Debug)]
 pub struct KvCache {
-    /// `[batch, heads, head_width, capacity]`, the way a single query reads them quickest; taken out while it
-    /// is written, so that it is never copied.
+    /// `[batch, heads, capacity, head_width]`; taken out while it is written, so that it is never copied.
     keys: Option<Tensor<4>>,
-    /// `[batch, heads, capacity, head_width]`.
     values: Option<Tensor<4>>,
     length: usize,
     capacity: usize,
@@ -67,60 +64,28 @@ impl KvCache {
             "cache of {} tokens asked to hold {end}",
             self.capacity
         );
-        let (all_keys, all_values) = self.take([batch, heads, head_width], &keys.device());
-        let (rows, all_heads, places) = (0..batch, 0..heads, self.length..end);
-        let all_keys = all_keys.slice_assign(
-            [
-                rows.clone(),
-                all_heads.clone(),
-                0..head_width,
-                places.clone(),
-            ],
-            keys.swap_dims(2, 3),
-        );
-        let all_values = all_values.slice_assign([rows, all_heads, places, 0..head_width], values);
-        let known_keys = all_keys.clone().narrow(3, 0, end).swap_dims(2, 3);
-        let known_values = all_values.clone().narrow(2, 0, end);
-        (self.keys, self.values) = (Some(all_keys), Some(all_values));
+        let write = |slot: &mut Option<Tensor<4>>, new: Tensor<4>| {
+            let all = slot.take().unwrap_or_else(|| {
+                Tensor::zeros([batch, heads, self.capacity, head_width], &new.device())
+            });
+            let all = all.slice_assign([0..batch, 0..heads, self.length..end, 0..head_width], new);
+            let known = all.clone().narrow(2, 0, end);
+            *slot = Some(all);
+            known
+        };
+        let known_keys = write(&mut self.keys, keys);
+        let known_values = write(&mut self.values, values);
         self.length = end;
         (known_keys, known_values)
     }
 
-    /// All keys and values, made where there are none yet; the caller puts them back.
-    fn take(
-        &mut self,
-        [batch, heads, head_width]: [usize; 3],
-        device: &Device,
-    ) -> (Tensor<4>, Tensor<4>) {
-        let capacity = self.capacity;
-        let keys = self.keys.take();
-        let values = self.values.take();
-        (
-            keys.unwrap_or_else(|| Tensor::zeros([batch, heads, head_width, capacity], device)),
-            values.unwrap_or_else(|| Tensor::zeros([batch, heads, capacity, head_width], device)),
-        )
-    }
-
-    /// Causal attention of a joint projection to what it holds; its keys and values join that.
-    fn attend(&mut self, qkv: Tensor<3>, query: Turn, key: Turn, n_heads: usize) -> Tensor<3> {
-        let [batch, n, joint] = qkv.dims();
-        let head_width = joint / 3 / n_heads;
-        let cache = self.take([batch, n_heads, head_width], &qkv.device());
-        let (seen, keys, values) =
-            ops::cached_self_attention(qkv, query, key, cache, self.length, EPSILON);
-        (self.keys, self.values) = (Some(keys), Some(values));
-        self.length += n;
-        seen
-    }
-
     /// What it holds, with `keys` and `values` behind, leaving the cache as it is.
     fn peek(&self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        let join = |known: Option<Tensor<4>>, new: Tensor<4>| match known {
-            Some(known) => Tensor::cat(vec![known.narrow(2, 0, self.length), new], 2),
+        let join = |slot: &Option<Tensor<4>>, new: Tensor<4>| match slot {
+            Some(all) => Tensor::cat(vec![all.clone().narrow(2, 0, self.length), new], 2),
             None => new,
         };
-        let known_keys = self.keys.clone().map(|keys| keys.swap_dims(2, 3));
-        (join(known_keys, keys), join(self.values.clone(), values))
+        (join(&self.keys, keys), join(&self.values, values))
     }
 }
 
@@ -190,24 +155,25 @@ impl Block {
         sight: Sight,
     ) -> Tensor<3> {
         let qkv = self.qkv.forward(self.attention_norm.forward(x.clone()));
-        let (query, key) = (target.turn(&self.query_norm), own.turn(&self.key_norm));
-        let seen = match (cache, sight) {
-            (None, Sight::Causal) => ops::self_attention(qkv, query, key, self.n_heads, EPSILON),
-            (Some(cache), Sight::Causal) => cache.attend(qkv, query, key, self.n_heads),
-            (cache, Sight::Questions) => self.ask(qkv, own, target, cache),
+        let seen = if cache.is_none() && sight == Sight::Causal {
+            let (query, key) = (target.turn(&self.query_norm), own.turn(&self.key_norm));
+            ops::self_attention(qkv, query, key, self.n_heads, EPSILON)
+        } else {
+            self.attend(qkv, own, target, cache, sight)
         };
         let x = x + self.attention_out.forward(seen);
         let inner = ops::swiglu(self.gate_up.forward(self.mlp_norm.forward(x.clone())));
         x + self.down.forward(inner)
     }
 
-    /// The joined heads of questions that don't see each other.
-    fn ask(
+    /// The joined heads of a joint projection, step by step.
+    fn attend(
         &self,
         qkv: Tensor<3>,
         own: &Rotation,
         target: &Rotation,
         cache: Option<&mut KvCache>,
+        sight: Sight,
     ) -> Tensor<3> {
         let [batch, seq, joint] = qkv.dims();
         let width = joint / 3;
@@ -218,14 +184,22 @@ impl Block {
             .swap_dims(1, 2);
         let key = own.apply(self.key_norm.forward(part(1))).swap_dims(1, 2);
         let value = part(2).swap_dims(1, 2);
-        let known = cache.as_ref().map_or(0, |cache| cache.len());
-        let (keys, values) = match cache {
-            Some(cache) => cache.peek(key, value),
-            None => (key, value),
+        let seen = match (cache, sight) {
+            (None, Sight::Causal) => ops::attention(query, key, value, true),
+            (Some(cache), Sight::Causal) => {
+                let (keys, values) = cache.append(key, value);
+                ops::attention(query, keys, values, true)
+            }
+            (cache, Sight::Questions) => {
+                let known = cache.as_ref().map_or(0, |cache| cache.len());
+                let (keys, values) = match cache {
+                    Some(cache) => cache.peek(key, value),
+                    None => (key, value),
+                };
+                attend_questions(query, keys, values, known)
+            }
         };
-        attend_questions(query, keys, values, known)
-            .swap_dims(1, 2)
-            .reshape([batch, seq, width])
+        seen.swap_dims(1, 2).reshape([batch, seq, width])
     }
 }
 

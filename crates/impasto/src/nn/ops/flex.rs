@@ -16,7 +16,7 @@ use impasto_kernels::attention::Heads;
 use impasto_kernels::conv2d::Conv2d;
 use impasto_kernels::gemm::Matrix;
 use impasto_kernels::group_norm::GroupNorm;
-use impasto_kernels::self_attention::{Cache, Saved, Sizes, Turn};
+use impasto_kernels::self_attention::{Saved, Sizes, Turn};
 
 /// The operations that have kernels; meaning and shapes: see [`super`].
 #[backend_extension(Autodiff, Flex)]
@@ -86,21 +86,6 @@ pub trait KernelOps: Backend {
         heads: usize,
         eps: f64,
     ) -> FloatTensor<Self>;
-    /// Self-attention behind a cache: output, keys, values.
-    #[allow(clippy::too_many_arguments)]
-    fn kernel_cached_self_attention(
-        qkv: FloatTensor<Self>,
-        query_weight: FloatTensor<Self>,
-        query_cos: FloatTensor<Self>,
-        query_sin: FloatTensor<Self>,
-        key_weight: FloatTensor<Self>,
-        key_cos: FloatTensor<Self>,
-        key_sin: FloatTensor<Self>,
-        keys: FloatTensor<Self>,
-        values: FloatTensor<Self>,
-        known: usize,
-        eps: f64,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     /// A step of AdamW: parameter, first and second moment.
     fn kernel_adamw(
         param: FloatTensor<Self>,
@@ -135,7 +120,7 @@ fn floats(x: &FlexTensor) -> &[f32] {
     &x.storage::<f32>()[start..start + x.layout().num_elements()]
 }
 
-/// A tensor in place, whatever its strides, unless they are negative.
+/// A matrix in place, whatever its strides, unless they are negative.
 fn in_place(x: &FlexTensor) -> FlexTensor {
     if x.layout().strides().iter().all(|&stride| stride >= 0) {
         x.clone()
@@ -220,7 +205,6 @@ fn heads(x: &FlexTensor) -> Heads<'_> {
         batch_stride: strides[0] as usize,
         head_stride: strides[1] as usize,
         row_stride: strides[2] as usize,
-        dim_stride: strides[3] as usize,
     }
 }
 
@@ -396,8 +380,8 @@ impl KernelOps for Flex {
     }
 
     fn kernel_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, causal: bool) -> FlexTensor {
-        let [q, v] = [&q, &v].map(heads_in_place);
-        attention(&q, &in_place(&k), &v, causal).0
+        let [q, k, v] = [&q, &k, &v].map(heads_in_place);
+        attention(&q, &k, &v, causal).0
     }
 
     fn kernel_rms_norm(x: FlexTensor, weight: FlexTensor, eps: f64) -> FlexTensor {
@@ -464,38 +448,6 @@ impl KernelOps for Flex {
         let query = [&query_weight, &query_cos, &query_sin].map(contiguous);
         let key = [&key_weight, &key_cos, &key_sin].map(contiguous);
         self_attention(&qkv, &query, &key, &self_attention_sizes(&qkv, heads, eps)).0
-    }
-
-    fn kernel_cached_self_attention(
-        qkv: FlexTensor,
-        query_weight: FlexTensor,
-        query_cos: FlexTensor,
-        query_sin: FlexTensor,
-        key_weight: FlexTensor,
-        key_cos: FlexTensor,
-        key_sin: FlexTensor,
-        keys: FlexTensor,
-        values: FlexTensor,
-        known: usize,
-        eps: f64,
-    ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        let [_, heads, capacity, _] = values.layout().shape().dims();
-        let qkv = contiguous(&qkv);
-        let query = [&query_weight, &query_cos, &query_sin].map(contiguous);
-        let key = [&key_weight, &key_cos, &key_sin].map(contiguous);
-        let sizes = self_attention_sizes(&qkv, heads, eps);
-        let [mut keys, mut values] = [keys, values].map(own);
-        let mut cache = Cache {
-            keys: keys.storage_mut(),
-            values: values.storage_mut(),
-            capacity,
-            known,
-        };
-        let (query, key) = (turn(&query), turn(&key));
-        let out = floats(&qkv);
-        let out = kernels::self_attention::forward_cached(out, &query, &key, &mut cache, &sizes);
-        let out = tensor(out, with_last(&qkv, sizes.heads * sizes.dim));
-        (out, keys, values)
     }
 
     fn kernel_adamw(
@@ -944,37 +896,6 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
             }
             OpsKind::UnTracked(prepared) => prepared.finish(out),
         }
-    }
-
-    /// Without gradients: the results are new leaves.
-    fn kernel_cached_self_attention(
-        qkv: FloatTensor<Self>,
-        query_weight: FloatTensor<Self>,
-        query_cos: FloatTensor<Self>,
-        query_sin: FloatTensor<Self>,
-        key_weight: FloatTensor<Self>,
-        key_cos: FloatTensor<Self>,
-        key_sin: FloatTensor<Self>,
-        keys: FloatTensor<Self>,
-        values: FloatTensor<Self>,
-        known: usize,
-        eps: f64,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let (out, keys, values) = Flex::kernel_cached_self_attention(
-            qkv.into_primitive(),
-            query_weight.into_primitive(),
-            query_cos.into_primitive(),
-            query_sin.into_primitive(),
-            key_weight.into_primitive(),
-            key_cos.into_primitive(),
-            key_sin.into_primitive(),
-            keys.into_primitive(),
-            values.into_primitive(),
-            known,
-            eps,
-        );
-        let [out, keys, values] = [out, keys, values].map(FloatTensor::<Self>::new);
-        (out, keys, values)
     }
 
     /// Without gradients: the results are new leaves.

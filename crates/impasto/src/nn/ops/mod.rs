@@ -124,62 +124,6 @@ pub fn self_attention(qkv: Tensor<3>, query: Turn, key: Turn, heads: usize, eps:
     ))
 }
 
-/// [`self_attention`] of positions that follow on the `known` first ones of a cache, and join them there.
-/// Returns the output and the cache, changed in place where nothing else holds it. On the CPU it has no
-/// gradient.
-///
-/// # Shapes
-/// - `qkv`: `[batch, length, 3 · width]`, `width` = `heads · dim`
-/// - `keys`: `[batch, heads, dim, capacity]`
-/// - `values`: `[batch, heads, capacity, dim]`
-/// - returns: `[batch, length, width]`, and the cache
-pub fn cached_self_attention(
-    qkv: Tensor<3>,
-    query: Turn,
-    key: Turn,
-    (keys, values): (Tensor<4>, Tensor<4>),
-    known: usize,
-    eps: f64,
-) -> (Tensor<3>, Tensor<4>, Tensor<4>) {
-    let [batch, length, joint] = qkv.dims();
-    let [_, heads, capacity, dim] = values.dims();
-    assert_eq!(joint, 3 * heads * dim, "columns of the projection");
-    assert_eq!(keys.dims(), [batch, heads, dim, capacity], "keys");
-    assert_eq!(values.dims(), [batch, heads, capacity, dim], "values");
-    assert!(
-        known + length <= capacity,
-        "cache of {capacity} tokens asked to hold {}",
-        known + length
-    );
-    for turn in [&query, &key] {
-        assert_eq!(turn.weight.dims(), [dim], "weight of the normalisation");
-        assert_eq!(turn.cos.dims(), [batch, length, 1, dim / 2], "cosines");
-        assert_eq!(turn.sin.dims(), turn.cos.dims(), "sines");
-    }
-    let plain = !matches!(qkv.device().as_dispatch(), DispatchDevice::Flex(_));
-    if plain || qkv.dtype() != DType::F32 || batch * length == 0 || !dim.is_multiple_of(2) {
-        return plain::cached_self_attention(qkv, query, key, (keys, values), known, eps);
-    }
-    let (out, keys, values) = Dispatch::kernel_cached_self_attention(
-        qkv.into_dispatch(),
-        query.weight.into_dispatch(),
-        query.cos.into_dispatch(),
-        query.sin.into_dispatch(),
-        key.weight.into_dispatch(),
-        key.cos.into_dispatch(),
-        key.sin.into_dispatch(),
-        keys.into_dispatch(),
-        values.into_dispatch(),
-        known,
-        eps,
-    );
-    (
-        Tensor::from_dispatch(out),
-        Tensor::from_dispatch(keys),
-        Tensor::from_dispatch(values),
-    )
-}
-
 /// `x / √(mean(x²) + eps) · weight` over the last dimension.
 ///
 /// # Shapes

@@ -40,15 +40,6 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tens
 /// See [`super::self_attention`].
 pub fn self_attention(qkv: Tensor<3>, query: Turn, key: Turn, heads: usize, eps: f64) -> Tensor<3> {
     let [batch, length, joint] = qkv.dims();
-    let [query, key, value] = turned_heads(qkv, query, key, heads, eps);
-    attention(query, key, value, true)
-        .swap_dims(1, 2)
-        .reshape([batch, length, joint / 3])
-}
-
-/// Turned queries, turned keys and values, `[batch, heads, length, dim]` each.
-fn turned_heads(qkv: Tensor<3>, query: Turn, key: Turn, heads: usize, eps: f64) -> [Tensor<4>; 3] {
-    let [batch, length, joint] = qkv.dims();
     let (width, dim) = (joint / 3, joint / 3 / heads);
     let part = |i: usize| {
         qkv.clone()
@@ -65,38 +56,14 @@ fn turned_heads(qkv: Tensor<3>, query: Turn, key: Turn, heads: usize, eps: f64) 
         let right = first * turn.sin + second * turn.cos;
         Tensor::cat(vec![left, right], 3).swap_dims(1, 2)
     };
-    [
+    attention(
         turned(part(0), query),
         turned(part(1), key),
         part(2).swap_dims(1, 2),
-    ]
-}
-
-/// See [`super::cached_self_attention`].
-pub fn cached_self_attention(
-    qkv: Tensor<3>,
-    query: Turn,
-    key: Turn,
-    (keys, values): (Tensor<4>, Tensor<4>),
-    known: usize,
-    eps: f64,
-) -> (Tensor<3>, Tensor<4>, Tensor<4>) {
-    let [batch, length, joint] = qkv.dims();
-    let [_, heads, _, dim] = values.dims();
-    let end = known + length;
-    let [query, key, value] = turned_heads(qkv, query, key, heads, eps);
-    let (all, all_heads, places) = (0..batch, 0..heads, known..end);
-    let keys = keys.slice_assign(
-        [all.clone(), all_heads.clone(), 0..dim, places.clone()],
-        key.swap_dims(2, 3),
-    );
-    let values = values.slice_assign([all, all_heads, places, 0..dim], value);
-    let known_keys = keys.clone().narrow(3, 0, end).swap_dims(2, 3);
-    let known_values = values.clone().narrow(2, 0, end);
-    let out = attention(query, known_keys, known_values, true)
-        .swap_dims(1, 2)
-        .reshape([batch, length, joint / 3]);
-    (out, keys, values)
+        true,
+    )
+    .swap_dims(1, 2)
+    .reshape([batch, length, width])
 }
 
 /// See [`super::adamw`].
