@@ -8,7 +8,6 @@ use safetensors::SafeTensors;
 
 use crate::checkpoint::stored::safetensors;
 use crate::generate::dalle_pytorch::draw;
-use crate::sampling::SamplingOptions;
 
 /// `reference/write_dalle_pytorch_goldens.py` made these folders.
 fn golden(name: &str) -> PathBuf {
@@ -28,10 +27,10 @@ const SETS: [&str; 6] = [
 /// Sets with a picture and with what is drawn.
 const DRAWN: [&str; 4] = ["rotary", "learned", "reversible", "axial"];
 
-fn loaded(set: &str) -> PublishedDallePytorch {
-    let model = load(&golden(set), &Device::flex()).unwrap();
-    assert!(model.report.is_complete() && model.image_report.is_complete());
-    model
+fn loaded(set: &str) -> DallePytorchModel {
+    let published = load(&golden(set), &Device::flex()).unwrap();
+    assert!(published.report.is_complete() && published.image_report.is_complete());
+    published.model
 }
 
 /// What the reference makes of a set.
