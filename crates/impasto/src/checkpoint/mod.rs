@@ -5,6 +5,7 @@
 
 mod clip;
 pub mod dalle_mini;
+pub mod dalle_pytorch;
 mod embedded;
 pub mod image_tokenizer;
 mod model;

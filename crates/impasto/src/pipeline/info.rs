@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use super::any;
 use super::dalle_mini::{self, is_dalle_mini};
-use super::dalle_pytorch::{self, DescribedDallePytorch, is_dalle_pytorch};
+use super::dalle_pytorch::{self, is_dalle_pytorch};
 use super::image_tokenizer::{self, is_image_tokenizer};
 use crate::Result;
 use crate::checkpoint::dalle_mini::DalleMiniConfig;
+use crate::checkpoint::dalle_pytorch::DallePytorchModelConfig;
 use crate::checkpoint::image_tokenizer::ImageTokenizerModelConfig;
 use crate::checkpoint::{ModelConfig, ModelSource};
 use crate::models::parameters::shapes;
@@ -47,7 +48,7 @@ pub enum AnyConfig {
     /// DALL·E mini and mega.
     DalleMini(DalleMiniConfig),
     /// DALLE-pytorch's.
-    DallePytorch(DescribedDallePytorch),
+    DallePytorch(DallePytorchModelConfig),
     /// An image tokenizer alone.
     ImageTokenizer(ImageTokenizerModelConfig),
 }
@@ -78,7 +79,7 @@ impl AnyConfig {
         let text = |ids, length| format!("{ids} ids, captions of at most {length} tokens");
         Some(match self {
             AnyConfig::ImageTokenizer(_) => return None,
-            AnyConfig::DallePytorch(DescribedDallePytorch { dalle_pytorch, .. }) => (
+            AnyConfig::DallePytorch(DallePytorchModelConfig { dalle_pytorch, .. }) => (
                 format!(
                     "{} layers x {}, {} heads",
                     dalle_pytorch.n_layers, dalle_pytorch.width, dalle_pytorch.n_heads
@@ -142,8 +143,7 @@ pub fn info(source: &ModelSource) -> Result<ModelInfo> {
             caches: (4 * 2 * 2 * keys * positions) as u64,
         };
         let image = config.image_tokenizer.clone();
-        // The checkpoints are their owners': none tells a licence.
-        let names = [config.name.clone(), "unknown".to_owned()];
+        let names = [config.name.clone(), config.licence.clone()];
         return Ok(sizes.info(names, &image, weight_bytes, AnyConfig::DallePytorch(config)));
     }
     any::check(source)?;
