@@ -39,6 +39,7 @@ enum Command {
     Data(commands::data::Arguments),
     Train(commands::train::Arguments),
     Pull(commands::pull::Arguments),
+    Quantize(commands::quantize::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         Command::Data(arguments) => commands::data::run(arguments),
         Command::Train(arguments) => commands::train::run(arguments),
         Command::Pull(arguments) => commands::pull::run(arguments),
+        Command::Quantize(arguments) => commands::quantize::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -11,6 +11,7 @@ pub mod generate;
 pub mod likelihood;
 pub mod model;
 pub mod pull;
+pub mod quantize;
 pub mod reconstruct;
 pub mod score;
 pub mod tokens;

@@ -87,7 +87,10 @@ fn describe(info: &ModelInfo) -> String {
                 or_off(sampling.top_p)
             ),
         ),
-        ("weights", mebibytes(info.weight_bytes)),
+        (
+            "weights",
+            format!("{} in {}", mebibytes(info.weight_bytes), info.precision),
+        ),
         (
             "peak memory",
             format!("about {}", mebibytes(info.peak_memory_bytes)),

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use impasto::checkpoint::weights::Precision;
-use impasto::checkpoint::{ClipModel, ClipModelConfig, Model, ModelConfig};
+use impasto::checkpoint::{ClipModel, ClipModelConfig, Model, ModelConfig, WeightFormat};
 use impasto::device;
 use impasto::models::clip::{Activation, EndOfText, Normalisation, TowerConfig};
 use impasto::models::vqgan::VqganConfig;
@@ -181,6 +181,7 @@ pub fn model() -> &'static str {
             dalle: dalle.clone(),
             sampling: SamplingOptions::default(),
             any_order: true,
+            precision: WeightFormat::F32,
         };
         let model = Model {
             config,

@@ -2,16 +2,17 @@
 
 use std::fmt::Debug;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use burn::tensor::Device;
 
 use super::dalle_mini::{DalleMiniPipeline, is_dalle_mini};
 use super::{Drawn, GenerateRequest, Likelihood, Pipeline, Progress, Timings};
-use crate::checkpoint::ModelSource;
+use crate::checkpoint::{Model, ModelSource, WeightFormat};
 use crate::image::Picture;
 use crate::models::ImageTokenizer;
 use crate::sampling::SamplingOptions;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// A model of any family, ready to run.
 pub trait AnyPipeline: Debug {
@@ -118,11 +119,38 @@ pub fn is_published(source: &ModelSource) -> bool {
 }
 
 /// Loads a model of whichever family, of our own format or as it was published, onto `device`.
-pub fn open(source: &ModelSource, device: &Device) -> Result<Box<dyn AnyPipeline>> {
+/// The transformer's weights are held as `wanted`; without, as they are stored.
+pub fn open(
+    source: &ModelSource,
+    device: &Device,
+    wanted: Option<WeightFormat>,
+) -> Result<Box<dyn AnyPipeline>> {
     if is_dalle_mini(source) {
-        return Ok(Box::new(DalleMiniPipeline::load(source, device)?));
+        let pipeline = DalleMiniPipeline::load_in(source, device, wanted)?;
+        return Ok(Box::new(pipeline));
     }
-    Ok(Box::new(Pipeline::load(source, device)?))
+    Ok(Box::new(Pipeline::load_in(source, device, wanted)?))
+}
+
+/// Writes a model of whichever family as a checkpoint whose weights are in `format`. Beside the packed model one
+/// tensor at a time is in memory.
+pub fn quantise(source: &ModelSource, format: WeightFormat, dir: &Path) -> Result<()> {
+    if dir.exists() && !files::is_empty(dir)? {
+        return Err(Error::invalid(
+            "output",
+            format!(
+                "{} is there already, expected a new or an empty folder",
+                dir.display()
+            ),
+        ));
+    }
+    // Packed weights are held on the CPU only.
+    let device = Device::flex();
+    if is_dalle_mini(source) {
+        let pipeline = DalleMiniPipeline::load_in(source, &device, Some(format))?;
+        return pipeline.model.save_as_held(source, dir);
+    }
+    Model::load_in(source, &device, Some(format))?.save_as_held(dir)
 }
 
 impl AnyPipeline for Pipeline {
