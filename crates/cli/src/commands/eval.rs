@@ -185,7 +185,9 @@ fn scenes(flags: ScenesFlags) -> Result<()> {
         sampling: flags.sampling.over(&pipeline.model.config.sampling),
         order: flags.order,
     };
-    let load = |clip: &str| Ranker::load(&find_model(clip)?, &pipeline.model.device);
+    let load = |clip: &str| -> Result<Ranker> {
+        Ok(Ranker::load(&find_model(clip)?, &pipeline.model.device)?)
+    };
     let chooser = (flags.best_of > 1).then(|| load(&flags.clip)).transpose()?;
     let judge = flags.judge.as_deref().map(load).transpose()?;
     let clips = Clips {

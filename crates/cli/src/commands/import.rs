@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use impasto::checkpoint::image_tokenizer::{Architecture, ImageTokenizerModelConfig, save};
 use impasto::checkpoint::weights::Precision;
 use impasto::checkpoint::{ClipModel, ModelSource};
-use impasto::import::{ImportReport, clip, dalle_mini, name_of};
+use impasto::import::{ImportReport, clip, dalle_mini, dalle_pytorch, image_tokenizer, name_of};
 use impasto::{device, files};
 use serde::Serialize;
 
@@ -40,10 +41,10 @@ pub struct Arguments {
     /// The model's name [default: that of its folder or file]
     #[arg(long)]
     name: Option<String>,
-    /// CLIP: the licence of the weights, an SPDX expression [default: unknown]
+    /// The licence of the weights, an SPDX expression [default: what is known of it; DALL·E mini: Apache-2.0]
     #[arg(long, value_name = "SPDX")]
     licence: Option<String>,
-    /// CLIP: store the weights in half precision
+    /// Store the weights in half precision; DALL·E mini keeps the precision it has
     #[arg(long)]
     half: bool,
     /// Print one JSON document: what became of each tensor
@@ -60,6 +61,10 @@ enum Kind {
     Clip,
     /// DALL·E mini or mega: a folder of the original or of min-dalle
     DalleMini,
+    /// DALLE-pytorch: dalle.pt
+    DallePytorch,
+    /// An image tokenizer: taming's .ckpt with its .yaml, OpenAI's encoder.pkl and decoder.pkl, DALLE-pytorch's vae.pt
+    ImageTokenizer,
 }
 
 #[derive(Serialize)]
@@ -101,12 +106,16 @@ pub fn run(arguments: Arguments) -> Result<()> {
     };
     let kind = match arguments.kind {
         Kind::Auto if path.is_dir() && dalle_mini::is_dalle_mini(path) => Kind::DalleMini,
+        Kind::Auto if dalle_pytorch::is_published(path) => Kind::DallePytorch,
+        Kind::Auto if image_tokenizer::is_published(path) => Kind::ImageTokenizer,
         Kind::Auto => Kind::Clip,
         kind => kind,
     };
     let name = arguments.name.clone().unwrap_or_else(|| name_of(path));
     let networks = match kind {
         Kind::DalleMini => import_dalle_mini(&arguments, &source, path, &name)?,
+        Kind::DallePytorch => import_dalle_pytorch(&arguments, path, &name)?,
+        Kind::ImageTokenizer => import_image_tokenizer(&arguments, path, &name)?,
         Kind::Auto | Kind::Clip => import_clip(&arguments, path, &name)?,
     };
     if arguments.json {
@@ -141,16 +150,69 @@ fn import_clip(arguments: &Arguments, path: &Path, name: &str) -> Result<Vec<Net
     if let Some(licence) = &arguments.licence {
         model.config.licence.clone_from(licence);
     }
-    let precision = if arguments.half {
-        Precision::F16
-    } else {
-        Precision::F32
-    };
-    model.save(&arguments.output, precision)?;
+    model.save(&arguments.output, arguments.precision())?;
     Ok(vec![Network {
         what: "clip",
         tensors,
     }])
+}
+
+impl Arguments {
+    fn precision(&self) -> Precision {
+        if self.half {
+            Precision::F16
+        } else {
+            Precision::F32
+        }
+    }
+}
+
+fn import_dalle_pytorch(arguments: &Arguments, path: &Path, name: &str) -> Result<Vec<Network>> {
+    let (device, _) = device::select("cpu")?;
+    let mut published = dalle_pytorch::load(path, &device)?;
+    let config = &mut published.model.config;
+    name.clone_into(&mut config.name);
+    if let Some(licence) = &arguments.licence {
+        config.licence.clone_from(licence);
+    }
+    let tokenizer = dalle_pytorch::tokenizer_folder(path);
+    let (output, precision) = (&arguments.output, arguments.precision());
+    published.model.save(output, &tokenizer, precision)?;
+    Ok(networks(published.report, published.image_report))
+}
+
+fn import_image_tokenizer(arguments: &Arguments, path: &Path, name: &str) -> Result<Vec<Network>> {
+    let (device, _) = device::select("cpu")?;
+    let published = image_tokenizer::load(path, &device)?;
+    let config = ImageTokenizerModelConfig {
+        architecture: Architecture::ImageTokenizer,
+        name: name.to_owned(),
+        licence: arguments.licence.clone().unwrap_or(published.licence),
+        image_tokenizer: published.model.config(),
+    };
+    save(
+        &arguments.output,
+        &config,
+        &published.model,
+        arguments.precision(),
+    )?;
+    Ok(vec![Network {
+        what: "image tokenizer",
+        tensors: published.report,
+    }])
+}
+
+fn networks(transformer: ImportReport, image_tokenizer: ImportReport) -> Vec<Network> {
+    vec![
+        Network {
+            what: "transformer",
+            tensors: transformer,
+        },
+        Network {
+            what: "image tokenizer",
+            tensors: image_tokenizer,
+        },
+    ]
 }
 
 fn import_dalle_mini(
@@ -162,14 +224,5 @@ fn import_dalle_mini(
     let given = arguments.image_tokenizer.as_deref();
     let needed = source.needs().first().map(PathBuf::as_path);
     let imported = dalle_mini::import(path, given.or(needed), name, &arguments.output)?;
-    Ok(vec![
-        Network {
-            what: "transformer",
-            tensors: imported.transformer,
-        },
-        Network {
-            what: "image tokenizer",
-            tensors: imported.image_tokenizer,
-        },
-    ])
+    Ok(networks(imported.transformer, imported.image_tokenizer))
 }

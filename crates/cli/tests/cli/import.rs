@@ -66,3 +66,48 @@ fn what_is_no_model_is_refused() {
     let as_rn50 = ["import", checkpoint, "-o", "out", "--architecture", "RN50"];
     program.refuses(1, &as_rn50, &["\"RN50\" is not known"]);
 }
+
+/// The folder of ours draws, judges and reconstructs as the published one does.
+#[test]
+fn imported_models_do_what_the_published_ones_do() {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../impasto/src/import");
+    for (set, kind) in [
+        ("dalle_mini/goldens/flax_stacked", "dalle_mini"),
+        ("dalle_pytorch/goldens/reversible", "dalle_pytorch"),
+        ("image_tokenizer/goldens/taming_gumbel", "image_tokenizer"),
+        ("image_tokenizer/goldens/openai_legacy", "image_tokenizer"),
+    ] {
+        let program = Program::new();
+        let published = goldens.join(set);
+        let published = published.to_str().unwrap();
+        let told = program.json(&[
+            "import", published, "-o", "ours", "--json", "--name", "mine",
+        ]);
+        assert_eq!(told["kind"], kind);
+        let last = told["networks"].as_array().unwrap().last().unwrap();
+        assert!(last["tensors"]["applied"].as_array().unwrap().len() > 20);
+        let info = program.expect(&["model", "info", "ours"]);
+        assert!(info.contains("mine"), "{info}");
+        let both = |command: &[&str], output: &str| {
+            let made = ["ours", published].map(|model| {
+                program.expect(&[command, &["--model", model]].concat());
+                std::fs::read(program.path(output)).unwrap()
+            });
+            assert!(made[0] == made[1], "{set} {command:?}");
+        };
+        if kind == "image_tokenizer" {
+            let grid = if set.ends_with("legacy") { 64 } else { 8 };
+            let ids: Vec<usize> = (0..grid * grid).map(|at| at % 9).collect();
+            std::fs::write(program.path("ids.json"), serde_json::to_vec(&ids).unwrap()).unwrap();
+            both(&["tokens", "decode", "ids.json", "-o", "a.png"], "a.png");
+        } else {
+            // The settings in the file name the model.
+            let draw = ["generate", "a red turtle", "--seed", "3", "-o", "a.jpg"];
+            let pixels = ["ours", published].map(|model| {
+                program.expect(&[&draw[..], &["--model", model]].concat());
+                impasto::image::Picture::open(program.path("a.jpg")).unwrap()
+            });
+            assert!(pixels[0] == pixels[1], "{set}");
+        }
+    }
+}

@@ -6,6 +6,8 @@
 pub mod clip;
 pub mod dalle_mini;
 pub mod dalle_pytorch;
+#[cfg(test)]
+mod damage;
 pub mod image_tokenizer;
 mod mapping;
 mod taming;

@@ -1,73 +1,54 @@
 //! The whole way with a model of DALLE-pytorch: prompt → ids → picture, and picture → ids → likelihood.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::{Duration, Instant};
-
-use burn::tensor::Device;
-use serde::Serialize;
 
 use super::{AnyPipeline, BATCH, Drawn, GenerateRequest, Likelihood, Progress, Timings};
 use crate::checkpoint::ModelSource;
+use crate::checkpoint::dalle_pytorch::{
+    self as checkpoint, DallePytorchModel, DallePytorchModelConfig,
+};
 use crate::generate::dalle_pytorch::draw;
 use crate::image::Picture;
-use crate::import::dalle_pytorch::{self as published, PublishedDallePytorch};
+use crate::import::dalle_pytorch as published;
+use crate::models::ImageTokenizer;
 use crate::models::dalle::Order;
-use crate::models::dalle_pytorch::DallePytorchConfig;
-use crate::models::{ImageTokenizer, ImageTokenizerConfig};
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
+use burn::tensor::Device;
 
 /// Such a model, ready to run.
 #[derive(Debug)]
 pub struct DallePytorchPipeline {
-    model: PublishedDallePytorch,
+    model: DallePytorchModel,
     device: Device,
-    sampling: SamplingOptions,
     load_time: Duration,
 }
 
-/// What such a model is.
-#[derive(Clone, Debug, Serialize)]
-pub struct DescribedDallePytorch {
-    /// What its folder or file is called.
-    pub name: String,
-    /// The image tokenizer.
-    pub image_tokenizer: ImageTokenizerConfig,
-    /// The transformer.
-    pub dalle_pytorch: DallePytorchConfig,
-    /// What `generate` uses where nothing else is asked for.
-    pub sampling: SamplingOptions,
-}
-
-/// Whether a model is of this family.
+/// Whether a model is of this family, in our format or as it was published.
 pub fn is_dalle_pytorch(source: &ModelSource) -> bool {
-    source.folder().is_some_and(published::is_published)
+    checkpoint::is_dalle_pytorch(source) || source.folder().is_some_and(published::is_published)
 }
 
-/// What a model is, and the bytes of its file. Everything is in the one file, so it is read.
-pub fn describe(source: &ModelSource) -> Result<(DescribedDallePytorch, u64)> {
-    let model = published::load(
-        source.folder().unwrap_or(std::path::Path::new("")),
-        &Device::flex(),
-    )?;
-    let dalle_pytorch = model.dalle.config().clone();
-    let described = DescribedDallePytorch {
-        name: model.name,
-        image_tokenizer: model.image.config(),
-        sampling: sampling(&dalle_pytorch),
-        dalle_pytorch,
-    };
-    Ok((described, model.bytes))
+/// The path of a published one.
+fn published_path(source: &ModelSource) -> Option<&Path> {
+    source
+        .folder()
+        .filter(|_| !checkpoint::is_dalle_pytorch(source))
 }
 
-/// The original's: `filter_thres` 0.5 keeps half of the joint vocabulary, words counted though none is drawn.
-fn sampling(config: &DallePytorchConfig) -> SamplingOptions {
-    let kept = (config.text_rows() + config.codebook_size) / 2;
-    SamplingOptions {
-        guidance_scale: 1.0,
-        temperature: 1.0,
-        top_k: (kept < config.codebook_size).then_some(kept.max(1)),
-        top_p: None,
+/// What a model is, and the bytes of its weight files. A published one is read for it: its file has everything.
+pub fn describe(source: &ModelSource) -> Result<(DallePytorchModelConfig, u64)> {
+    match published_path(source) {
+        Some(path) => {
+            let published = published::load(path, &Device::flex())?;
+            Ok((published.model.config, published.bytes))
+        }
+        None => Ok((
+            checkpoint::config(source)?,
+            checkpoint::weight_bytes(source)?,
+        )),
     }
 }
 
@@ -75,9 +56,11 @@ impl DallePytorchPipeline {
     /// Loads a model onto `device`.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
         let started = Instant::now();
-        let model = published::load(source.folder().unwrap_or(std::path::Path::new("")), device)?;
+        let model = match published_path(source) {
+            Some(path) => published::load(path, device)?.model,
+            None => DallePytorchModel::load(source, device)?,
+        };
         Ok(DallePytorchPipeline {
-            sampling: sampling(model.dalle.config()),
             model,
             device: device.clone(),
             load_time: started.elapsed(),
@@ -92,7 +75,7 @@ impl DallePytorchPipeline {
 
 impl AnyPipeline for DallePytorchPipeline {
     fn name(&self) -> &str {
-        &self.model.name
+        &self.model.config.name
     }
 
     fn device(&self) -> &Device {
@@ -104,7 +87,7 @@ impl AnyPipeline for DallePytorchPipeline {
     }
 
     fn sampling(&self) -> &SamplingOptions {
-        &self.sampling
+        &self.model.config.sampling
     }
 
     fn check_prompt(&self, prompt: &str, truncate: bool) -> Result<()> {

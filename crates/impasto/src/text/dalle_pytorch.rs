@@ -3,7 +3,7 @@
 //!
 //! Not read: YouTokenToMe's models.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokenizers::models::bpe::Vocab;
 use tokenizers::models::wordpiece::WordPiece;
@@ -36,28 +36,30 @@ enum Kind {
 }
 
 impl DallePytorchTokenizer {
+    /// The file that [`DallePytorchTokenizer::load`] takes of a folder.
+    pub fn file_in(folder: &Path) -> Option<PathBuf> {
+        let names = JSON.iter().chain([&WORDS]).chain(&MERGES);
+        let mut paths = names.map(|name| folder.join(name));
+        paths.find(|path| path.is_file())
+    }
+
     /// The one in a folder, for a model that knows `text_vocab_size` ids.
     pub fn load(folder: &Path, text_vocab_size: usize) -> Result<Self> {
-        let find = |names: &[&str]| {
-            let paths = names.iter().map(|name| folder.join(name));
-            paths.into_iter().find(|path| path.is_file())
-        };
-        let at = |path: &Path, made: Result<Self>| {
-            made.map_err(|e| Error::bad_file(path, e.to_string()))
-        };
-        let tokenizer = if let Some(path) = find(&JSON) {
-            at(&path, Self::from_json(&read(&path)?))?
-        } else if let Some(path) = find(&[WORDS]) {
-            at(&path, Self::from_words(&read(&path)?))?
-        } else if let Some(path) = find(&MERGES) {
-            at(&path, Self::from_merges(&read(&path)?, text_vocab_size))?
-        } else {
+        let Some(path) = Self::file_in(folder) else {
             return Err(Error::Missing {
                 what: "the text tokenizer (tokenizer.json, vocab.txt or bpe_simple_vocab_16e6.txt.gz)",
                 path: folder.to_owned(),
                 hint: "put the one that the model was trained with beside it; CLIP's bpe_simple_vocab_16e6.txt.gz is the usual one".into(),
             });
         };
+        let bytes = read(&path)?;
+        let name = path.file_name().and_then(|name| name.to_str());
+        let tokenizer = match name.unwrap_or_default() {
+            WORDS => Self::from_words(&bytes),
+            name if JSON.contains(&name) => Self::from_json(&bytes),
+            _ => Self::from_merges(&bytes, text_vocab_size),
+        };
+        let tokenizer = tokenizer.map_err(|e| Error::bad_file(&path, e.to_string()))?;
         if tokenizer.vocab_size() > text_vocab_size {
             return Err(Error::bad_file(
                 folder,

@@ -13,13 +13,15 @@ use super::image_tokenizer::{self, Hyperparameters};
 use super::mapping::Mapping;
 use super::weights::{Tensors, without_prefix};
 use super::{ImportReport, name_of, taming};
-use crate::checkpoint::pytorch::{Archive, Item};
+use crate::checkpoint::dalle_pytorch::{Architecture, DallePytorchModel, DallePytorchModelConfig};
+use crate::checkpoint::pytorch::{Archive, Item, mentions};
 use crate::files::folder_of;
 use crate::models::dalle_pytorch::{AttentionKind, DallePytorch, DallePytorchConfig};
 use crate::models::parameters::shapes;
 use crate::models::taming_vqgan::PixelRange;
 use crate::models::{ImageTokenizer, ImageTokenizerConfig};
 use crate::nn::Init;
+use crate::sampling::SamplingOptions;
 use crate::text::dalle_pytorch::DallePytorchTokenizer;
 use crate::{Error, Result};
 
@@ -35,14 +37,8 @@ const PICTURE_SIZE: usize = 256;
 /// A published model.
 #[derive(Debug)]
 pub struct PublishedDallePytorch {
-    /// What its folder or file is called.
-    pub name: String,
-    /// Words, codes and what is between them.
-    pub dalle: DallePytorch,
-    /// Pixels ↔ image ids.
-    pub image: ImageTokenizer,
-    /// Caption → ids.
-    pub text: DallePytorchTokenizer,
+    /// The model, called after its folder or file.
+    pub model: DallePytorchModel,
     /// What became of the transformer's tensors.
     pub report: ImportReport,
     /// What became of the image tokenizer's tensors.
@@ -59,21 +55,14 @@ fn file_of(path: &Path) -> PathBuf {
     }
 }
 
-/// Whether a folder or file looks like one.
+/// Whether a folder or file looks like one, by the names of the files and what their pickles mention.
 pub fn is_published(path: &Path) -> bool {
     if path.is_dir() {
         return path.join(FILE).is_file();
     }
-    let known = path
-        .extension()
-        .is_some_and(|extension| extension == "pt" || extension == "pth");
-    known
-        && std::fs::read(path).is_ok_and(|bytes| {
-            Archive::parse(path, &bytes, &CLASSES).is_ok_and(|archive| {
-                let hyperparameters = archive.root().get("hparams");
-                hyperparameters.is_some_and(|item| item.get("text_seq_len").is_some())
-            })
-        })
+    path.extension()
+        .is_some_and(|extension| extension == "pt" || extension == "pth")
+        && mentions(path, &["hparams", "text_seq_len", "weights"])
 }
 
 /// Loads a folder or a file onto `device`.
@@ -101,15 +90,43 @@ pub fn load(path: &Path, device: &Device) -> Result<PublishedDallePytorch> {
     config.validate().map_err(|e| bad(e.to_string()))?;
     let text = DallePytorchTokenizer::load(folder_of(&file), config.text_vocab_size)?;
     let (dalle, report) = map(&file, tensors, &config, device)?;
-    Ok(PublishedDallePytorch {
+    let config = DallePytorchModelConfig {
+        architecture: Architecture::DallePytorch,
         name: name_of(path),
-        dalle,
-        image,
+        // The checkpoints are their owners': none tells a licence.
+        licence: "unknown".to_owned(),
+        image_tokenizer: image.config(),
+        sampling: sampling(&config),
+        dalle_pytorch: config,
+    };
+    let model = DallePytorchModel {
+        config,
         text,
+        image,
+        dalle,
+    };
+    Ok(PublishedDallePytorch {
+        model,
         report,
         image_report,
         bytes: bytes.len() as u64,
     })
+}
+
+/// The original's: `filter_thres` 0.5 keeps half of the joint vocabulary, words counted though none is drawn.
+fn sampling(config: &DallePytorchConfig) -> SamplingOptions {
+    let kept = (config.text_rows() + config.codebook_size) / 2;
+    SamplingOptions {
+        guidance_scale: 1.0,
+        temperature: 1.0,
+        top_k: (kept < config.codebook_size).then_some(kept.max(1)),
+        top_p: None,
+    }
+}
+
+/// The folder with the text tokenizer of a published model.
+pub fn tokenizer_folder(path: &Path) -> PathBuf {
+    folder_of(&file_of(path)).to_owned()
 }
 
 /// The image tokenizer inside, by the name of its class, or by its tensors where that is not told.

@@ -4,11 +4,14 @@ use super::*;
 use std::ops::ControlFlow;
 
 use burn::tensor::{Tensor, TensorData};
+use proptest::prelude::*;
 use safetensors::SafeTensors;
 
+use crate::checkpoint::ModelSource;
 use crate::checkpoint::stored::safetensors;
+use crate::checkpoint::weights::Precision;
 use crate::generate::dalle_pytorch::draw;
-use crate::sampling::SamplingOptions;
+use crate::import::damage::damage;
 
 /// `reference/write_dalle_pytorch_goldens.py` made these folders.
 fn golden(name: &str) -> PathBuf {
@@ -28,10 +31,10 @@ const SETS: [&str; 6] = [
 /// Sets with a picture and with what is drawn.
 const DRAWN: [&str; 4] = ["rotary", "learned", "reversible", "axial"];
 
-fn loaded(set: &str) -> PublishedDallePytorch {
-    let model = load(&golden(set), &Device::flex()).unwrap();
-    assert!(model.report.is_complete() && model.image_report.is_complete());
-    model
+fn loaded(set: &str) -> DallePytorchModel {
+    let published = load(&golden(set), &Device::flex()).unwrap();
+    assert!(published.report.is_complete() && published.image_report.is_complete());
+    published.model
 }
 
 /// What the reference makes of a set.
@@ -182,6 +185,29 @@ fn ids_of_pictures_are_those_of_the_reference() {
     }
 }
 
+#[test]
+fn a_folder_of_ours_says_the_same_as_the_published_file() {
+    let device = Device::flex();
+    for set in SETS {
+        let output = tempfile::tempdir().unwrap();
+        let published = loaded(set);
+        published
+            .save(output.path(), &golden(set), Precision::F32)
+            .unwrap();
+        let source = ModelSource::Dir(output.path().to_owned());
+        let ours = DallePytorchModel::load(&source, &device).unwrap();
+        let expected = Expected::of(set);
+        let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
+        let ids = &expected.ids("image_ids")[0];
+        let nats = |model: &DallePytorchModel| {
+            let (text, image) = model.dalle.nats(&text_ids[0], ids).unwrap();
+            (floats(text), floats(image))
+        };
+        assert_eq!(nats(&ours), nats(&published), "{set}");
+        assert_eq!(ours.config.name, set);
+    }
+}
+
 fn copied(set: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(golden(set)).unwrap() {
@@ -215,36 +241,26 @@ fn what_is_not_read_is_refused_by_name() {
     assert!(!is_published(&vae) && is_published(&golden("rotary").join("dalle.pt")));
 }
 
-/// Bytes of the file changed or cut off at places spread over it: an error or a model, nothing else.
-#[test]
-fn damaged_files_are_errors_and_nothing_else() {
-    for set in ["rotary", "learned", "reversible"] {
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(160))]
+
+    /// An error of one line or a model, nothing else.
+    #[test]
+    fn damaged_files_are_errors_and_nothing_else(
+        set in prop::sample::select(&["rotary", "learned", "reversible"][..]),
+        weights in any::<bool>(),
+        damage in damage(),
+    ) {
         let folder = copied(set);
-        let tokenizer = ["tokenizer.json", "vocab.txt", "bpe_simple_vocab_16e6.txt"]
-            .into_iter()
-            .find(|name| folder.path().join(name).is_file())
-            .unwrap();
-        for name in ["dalle.pt", tokenizer] {
-            let path = folder.path().join(name);
-            let whole = std::fs::read(&path).unwrap();
-            for i in 0..48usize {
-                let mut bytes = whole.clone();
-                // Half of them near the beginning, where the structure is.
-                let at = match i % 2 {
-                    0 => i * 7919 % bytes.len().min(12_000),
-                    _ => i * 104_729 % bytes.len(),
-                };
-                match i % 3 {
-                    0 => bytes.truncate(at),
-                    1 => bytes[at] ^= 0xff,
-                    _ => bytes[at] = bytes[at].wrapping_add(1),
-                }
-                std::fs::write(&path, &bytes).unwrap();
-                if let Err(error) = load(folder.path(), &Device::flex()) {
-                    assert!(!error.to_string().contains('\n'), "{name}: {error}");
-                }
-            }
-            std::fs::write(&path, whole).unwrap();
+        let path = match weights {
+            true => folder.path().join("dalle.pt"),
+            false => DallePytorchTokenizer::file_in(folder.path()).unwrap(),
+        };
+        let bytes = damage.of(std::fs::read(&path).unwrap());
+        std::fs::write(&path, bytes).unwrap();
+        if let Err(error) = load(folder.path(), &Device::flex()) {
+            prop_assert!(!error.to_string().contains('\n'), "{}", error);
         }
+        let _ = is_published(&path);
     }
 }

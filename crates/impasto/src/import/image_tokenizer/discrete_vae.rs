@@ -28,13 +28,6 @@ pub fn archive<'a>(path: &'a Path, bytes: &'a [u8]) -> Result<Archive<'a>> {
 pub struct Hyperparameters<'a>(pub Item<'a>);
 
 impl Hyperparameters<'_> {
-    /// Whether something looks like them.
-    pub fn are_in(item: Option<Item<'_>>) -> bool {
-        item.is_some_and(|item| {
-            item.get("image_size").is_some() && item.get("num_layers").is_some()
-        })
-    }
-
     fn size(&self, name: &str, default: usize) -> Result<usize, String> {
         match self.0.get(name) {
             None => Ok(default),

@@ -20,6 +20,7 @@ use burn::tensor::Device;
 
 use super::weights::Tensors;
 use super::{ImportReport, name_of};
+use crate::checkpoint::pytorch::mentions;
 use crate::models::ImageTokenizer;
 use crate::{Error, Result};
 
@@ -112,10 +113,8 @@ fn config_of(weights: &Path) -> Option<PathBuf> {
 
 /// `vae.pt` of DALLE-pytorch by another name: a pickle with the sizes that its constructor takes.
 fn is_discrete_vae(path: &Path) -> bool {
-    std::fs::read(path).is_ok_and(|bytes| {
-        discrete_vae::archive(path, &bytes)
-            .is_ok_and(|archive| Hyperparameters::are_in(archive.root().get("hparams")))
-    })
+    mentions(path, &["hparams", "image_size", "num_layers", "weights"])
+        && !mentions(path, &["text_seq_len"])
 }
 
 /// Whether a folder or file looks like one of them.

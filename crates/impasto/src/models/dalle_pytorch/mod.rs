@@ -113,7 +113,12 @@ impl DallePytorchConfig {
         let attention = 4 * width * of(self.n_heads) * of(self.head_width);
         let layer = attention + 12 * width * width;
         let rows = 2 * (of(self.text_rows()) + of(self.codebook_size)) * width;
-        rows + of(self.n_layers) * layer
+        let places = of(self.prefix_length()) + of(self.image_length());
+        let positions = match self.rotary_width {
+            0 => (of(self.prefix_length()) + 2 * of(self.grid)) * width,
+            rotary => places * of(rotary),
+        };
+        rows + of(self.n_layers) * layer + positions
     }
 
     /// A model with fresh weights.
