@@ -40,6 +40,7 @@ enum Command {
     Train(commands::train::Arguments),
     Pull(commands::pull::Arguments),
     Quantize(commands::quantize::Arguments),
+    Bench(commands::bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         Command::Data(arguments) => commands::data::run(arguments),
         Command::Train(arguments) => commands::train::run(arguments),
         Command::Pull(arguments) => commands::pull::run(arguments),
+        Command::Bench(arguments) => commands::bench::run(arguments),
         Command::Quantize(arguments) => commands::quantize::run(arguments),
     };
     match result {

@@ -3,5 +3,6 @@
 mod canvas;
 pub mod detector;
 pub mod edits;
+pub mod likelihood;
 pub mod run;
 pub mod scenes;
