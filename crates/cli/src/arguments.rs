@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use impasto::checkpoint::ModelSource;
+use impasto::checkpoint::{ModelSource, WeightFormat};
 use impasto::data::scenes::{Sources, World};
 use impasto::device::{self, Device};
 use impasto::pipeline::{self, AnyPipeline, Pipeline, is_published};
@@ -22,6 +22,10 @@ pub struct ModelFlags {
     /// A model's name, the embedded one's or a pulled one's, or a checkpoint folder, ours or a published one
     #[arg(long, value_name = "NAME|DIR", default_value = impasto::checkpoint::EMBEDDED_NAME)]
     pub model: String,
+    /// Hold the weights of linear layers in f32, bf16, int8 or int4: fewer bits are less memory and quicker on the
+    /// CPU, and a little less exact [default: as they are stored]
+    #[arg(long, value_name = "FORMAT")]
+    pub precision: Option<WeightFormat>,
     #[command(flatten)]
     pub device: DeviceFlags,
 }
@@ -80,7 +84,7 @@ impl ModelFlags {
         // Before the device: a wrong path should not wait for a GPU.
         source.config()?;
         let device = self.device.select()?;
-        Ok(Pipeline::load(&source, &device)?)
+        Ok(Pipeline::load_in(&source, &device, self.precision)?)
     }
 
     /// Loads a model of whichever family.
@@ -88,7 +92,7 @@ impl ModelFlags {
         let source = find_model(&self.model)?;
         pipeline::check(&source)?;
         let device = self.device.select()?;
-        Ok(pipeline::open(&source, &device)?)
+        Ok(pipeline::open(&source, &device, self.precision)?)
     }
 }
 

@@ -40,6 +40,7 @@ enum Command {
     Train(commands::train::Arguments),
     Pull(commands::pull::Arguments),
     Import(commands::import::Arguments),
+    Quantize(commands::quantize::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         Command::Train(arguments) => commands::train::run(arguments),
         Command::Pull(arguments) => commands::pull::run(arguments),
         Command::Import(arguments) => commands::import::run(arguments),
+        Command::Quantize(arguments) => commands::quantize::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,6 @@
 //! Writing files so that a half-written one never stands under its final name.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
 
@@ -15,6 +16,12 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     file.persist(path)
         .map_err(|e| Error::io("write", path)(e.error))?;
     Ok(())
+}
+
+/// A file's bytes, mapped into memory where the system can (for as long as the program runs). The file must not
+/// be changed in place meanwhile; one that is replaced by another, as [`write_atomic`] does, stays as it is.
+pub fn map(path: &Path) -> Result<Cow<'static, [u8]>> {
+    impasto_kernels::memory::map(path).map_err(Error::io("read", path))
 }
 
 /// Like [`write_atomic`], with a file that `write` makes at the path it is given.
@@ -43,6 +50,12 @@ pub fn write_new(path: impl AsRef<Path>, bytes: &[u8]) -> Result<bool> {
         Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
         Err(e) => Err(Error::io("write", path)(e.error)),
     }
+}
+
+/// Whether nothing is in `folder`.
+pub fn is_empty(folder: &Path) -> Result<bool> {
+    let mut entries = std::fs::read_dir(folder).map_err(Error::io("read", folder))?;
+    Ok(entries.next().is_none())
 }
 
 /// Whether files can be made in `folder`, found out by making one.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 
-use crate::checkpoint::{Model, ModelSource};
+use crate::checkpoint::{Model, ModelSource, WeightFormat};
 use crate::generate::{Drawing, draw};
 use crate::image::Picture;
 use crate::models::dalle::{DalleBatch, Order, Part, image_part, raster};
@@ -20,7 +20,7 @@ use crate::nn::block::Sight;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
-pub use any::{AnyPipeline, check, is_published, open};
+pub use any::{AnyPipeline, check, is_published, open, quantise};
 pub use info::{AnyConfig, ModelInfo, info};
 
 /// A model that draws.
@@ -108,8 +108,17 @@ const BATCH: usize = 16;
 impl Pipeline {
     /// Loads a model onto `device`.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
+        Self::load_in(source, device, None)
+    }
+
+    /// [`Self::load`] with the transformer's weights held as `wanted`; without, as they are stored.
+    pub fn load_in(
+        source: &ModelSource,
+        device: &Device,
+        wanted: Option<WeightFormat>,
+    ) -> Result<Self> {
         let started = Instant::now();
-        let model = Model::load(source, device)?;
+        let model = Model::load_in(source, device, wanted)?;
         Ok(Pipeline {
             model,
             load_time: started.elapsed(),

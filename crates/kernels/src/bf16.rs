@@ -7,6 +7,7 @@ use crate::gemm::pack::Columns;
 use crate::gemm::skinny::{self, Element, Rows};
 use crate::gemm::{Into, Matrix, MatrixMut, by_blocks};
 use crate::isa::{Isa, isa};
+use crate::shared::fresh;
 use crate::simd::Vector;
 
 /// Weights `[inputs, outputs]`, row-major, two bytes each, little endian, with any alignment.
@@ -62,6 +63,35 @@ pub fn round(floats: &[f32]) -> Vec<u8> {
             };
             (rounded as u16).to_le_bytes()
         })
+        .collect()
+}
+
+/// `x·w + bias`, row-major; each element's chain begins with its bias.
+///
+/// # Panics
+/// If the shapes do not match.
+pub fn forward(x: Matrix, w: &Weights, bias: Option<&[f32]>) -> Vec<f32> {
+    let (rows, outputs) = (x.rows(), w.outputs());
+    let mut y = fresh(rows * outputs);
+    let into = match bias {
+        Some(bias) => {
+            assert_eq!(bias.len(), outputs, "bias against outputs");
+            y.chunks_exact_mut(outputs.max(1))
+                .for_each(|row| row.copy_from_slice(bias));
+            Into::Add
+        }
+        None => Into::Overwrite,
+    };
+    product(x, w, MatrixMut::new(&mut y, rows, outputs), into);
+    y
+}
+
+/// The weights as floats, `[inputs, outputs]`, row-major.
+pub fn widen(w: &Weights) -> Vec<f32> {
+    let (pairs, _) = w.bytes.as_chunks::<2>();
+    pairs
+        .iter()
+        .map(|pair| f32::from_bits((u16::from_le_bytes(*pair) as u32) << 16))
         .collect()
 }
 

@@ -1,4 +1,66 @@
-//! The allocator's habits.
+//! The allocator's habits, and files as memory.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// A file's bytes: mapped into memory on 64-bit Unix, for as long as the process runs, so that no byte is read
+/// before it is used and none takes memory that the system can't have back; read whole elsewhere.
+///
+/// The file must not be changed or cut in place meanwhile (a new one under its name does no harm): what was
+/// read could change, and reading behind a new end stops the process.
+pub fn map(path: &Path) -> io::Result<Cow<'static, [u8]>> {
+    let file = File::open(path)?;
+    let length = usize::try_from(file.metadata()?.len())
+        .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    if length == 0 {
+        return Ok(Cow::Borrowed(&[]));
+    }
+    map_file(&file, path, length)
+}
+
+#[cfg(all(unix, target_pointer_width = "64"))]
+fn map_file(file: &File, _: &Path, length: usize) -> io::Result<Cow<'static, [u8]>> {
+    use std::ffi::{c_int, c_void};
+    use std::os::fd::AsRawFd;
+
+    const PROT_READ: c_int = 1;
+    const MAP_PRIVATE: c_int = 2;
+    unsafe extern "C" {
+        fn mmap(
+            address: *mut c_void,
+            length: usize,
+            protection: c_int,
+            flags: c_int,
+            file: c_int,
+            offset: i64,
+        ) -> *mut c_void;
+    }
+    // SAFETY: a fresh mapping that nothing else knows; the file is open.
+    let address = unsafe {
+        mmap(
+            std::ptr::null_mut(),
+            length,
+            PROT_READ,
+            MAP_PRIVATE,
+            file.as_raw_fd(),
+            0,
+        )
+    };
+    if address as isize == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: that many bytes are mapped for reading, and never unmapped.
+    Ok(Cow::Borrowed(unsafe {
+        std::slice::from_raw_parts(address.cast::<u8>(), length)
+    }))
+}
+
+#[cfg(not(all(unix, target_pointer_width = "64")))]
+fn map_file(_: &File, path: &Path, _: usize) -> io::Result<Cow<'static, [u8]>> {
+    std::fs::read(path).map(Cow::Owned)
+}
 
 /// Asks the C library's allocator to keep freed memory, instead of giving each large block back to the
 /// system: a training step frees and wants the same hundreds of MiB again, and the system's zeroing of
@@ -17,5 +79,25 @@ pub fn keep_freed() {
             mallopt(MMAP_THRESHOLD, 1 << 30);
             mallopt(TRIM_THRESHOLD, i32::MAX);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapped_file_reads_as_it_is() {
+        let path = std::env::temp_dir().join(format!("impasto-map-{}", std::process::id()));
+        for bytes in [vec![], vec![7u8], (0..10_000u32).map(|i| i as u8).collect()] {
+            std::fs::write(&path, &bytes).expect("written");
+            let mapped = map(&path).expect("mapped");
+            assert!(*mapped == bytes[..]);
+            // The name may go, the bytes stay.
+            std::fs::remove_file(&path).expect("removed");
+            assert!(*mapped == bytes[..]);
+        }
+        let missing = map(&path).expect_err("missing");
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }
 }

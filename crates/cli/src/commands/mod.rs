@@ -12,6 +12,7 @@ pub mod import;
 pub mod likelihood;
 pub mod model;
 pub mod pull;
+pub mod quantize;
 pub mod reconstruct;
 pub mod score;
 pub mod tokens;

@@ -94,7 +94,8 @@ fn describe(info: &ModelInfo) -> String {
             ),
         ));
     }
-    rows.push(("weights", mebibytes(info.weight_bytes)));
+    let weights = mebibytes(info.weight_bytes);
+    rows.push(("weights", format!("{weights} in {}", info.precision)));
     let peak = mebibytes(info.peak_memory_bytes);
     rows.push(("peak memory", format!("about {peak}")));
     let lines: Vec<String> = rows

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use impasto::checkpoint::weights::Precision;
 use impasto::checkpoint::{
     CaptionTokenizer, ClipModel, ClipModelConfig, Model, ModelConfig, TextTokenizerKind,
+    WeightFormat,
 };
 use impasto::device;
 use impasto::models::clip::{Activation, EndOfText, Normalisation, TowerConfig};
@@ -183,6 +184,7 @@ pub fn model() -> &'static str {
             dalle: dalle.clone(),
             sampling: SamplingOptions::default(),
             any_order: true,
+            precision: WeightFormat::F32,
         };
         let model = Model {
             config,

@@ -178,10 +178,11 @@ impl ClipModel {
                 ),
             ));
         }
-        let clip = weights::load_into(
+        let clip = weights::load(
             config.clip.init(&mut Init::empty(device)),
             &source.path(CLIP),
-            &source.read(CLIP)?,
+            source.map(CLIP)?,
+            weights::Formats::default(),
         )?;
         Ok(ClipModel { config, text, clip })
     }

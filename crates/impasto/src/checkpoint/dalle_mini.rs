@@ -9,9 +9,11 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::{ModelSource, weights};
+use super::weights::Formats;
+use super::{ModelSource, saving, weights};
 use crate::models::{DalleBart, DalleBartConfig, ImageTokenizer, ImageTokenizerConfig};
 use crate::nn::Init;
+use crate::nn::ops::packed::WeightFormat;
 use crate::sampling::SamplingOptions;
 use crate::text::bart::BartTokenizer;
 use crate::text::normalizer::{TextNormalizer, WordFrequencies};
@@ -54,6 +56,9 @@ pub struct DalleMiniConfig {
     pub dalle_bart: DalleBartConfig,
     /// What `generate` uses where nothing else is asked for.
     pub sampling: SamplingOptions,
+    /// In what the transformer's file has the weights of linear layers.
+    #[serde(default, skip_serializing_if = "WeightFormat::is_f32")]
+    pub precision: WeightFormat,
 }
 
 impl DalleMiniConfig {
@@ -142,7 +147,18 @@ pub struct DalleMini {
 impl DalleMini {
     /// Loads all of a model onto `device`.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
-        let config = config(source)?;
+        Self::load_in(source, device, None)
+    }
+
+    /// [`Self::load`] with the transformer's weights held as `wanted`; without, as they are stored.
+    pub fn load_in(
+        source: &ModelSource,
+        device: &Device,
+        wanted: Option<WeightFormat>,
+    ) -> Result<Self> {
+        let mut config = config(source)?;
+        let formats = Formats::new(config.precision, wanted)?;
+        config.precision = formats.held();
         let text = BartTokenizer::from_bytes(&source.read(TOKENIZER)?)
             .and_then(|text| text.check(&config.dalle_bart).map(|()| text))
             .map_err(|e| Error::bad_file(source.path(TOKENIZER), e.to_string()))?;
@@ -156,7 +172,8 @@ impl DalleMini {
         let normalizer = config.normalize_text.then(|| TextNormalizer::new(words));
         let needed = config.dalle_bart.parameters();
         let there = weight_bytes(source)?;
-        if needed > there {
+        // The fewest bytes that a number takes: four bits and its share of a scale.
+        if needed / 2 > there {
             return Err(Error::bad_file(
                 source.path(CONFIG),
                 format!("describes {needed} numbers, the weight files have {there} bytes"),
@@ -164,15 +181,17 @@ impl DalleMini {
         }
         // The fresh weights are all replaced; the seed is of no consequence.
         let mut init = Init::empty(device);
-        let dalle = weights::load_into(
+        let dalle = weights::load(
             config.dalle_bart.init(&mut init),
             &source.path(TRANSFORMER),
-            &source.read(TRANSFORMER)?,
+            source.map(TRANSFORMER)?,
+            formats,
         )?;
-        let image = weights::load_into(
+        let image = weights::load(
             config.image_tokenizer.init(&mut init),
             &source.path(IMAGE_TOKENIZER),
-            &source.read(IMAGE_TOKENIZER)?,
+            source.map(IMAGE_TOKENIZER)?,
+            Formats::default(),
         )?;
         Ok(DalleMini {
             config,
@@ -182,6 +201,19 @@ impl DalleMini {
             dalle,
             device: device.clone(),
         })
+    }
+
+    /// Writes a checkpoint directory with the weights as they are held; each file is written whole or not at all,
+    /// the config last. `source` is where the model is from.
+    pub fn save_as_held(&self, source: &ModelSource, dir: &Path) -> Result<()> {
+        std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        saving::write(&dir.join(TRANSFORMER), &self.dalle)?;
+        saving::write(&dir.join(IMAGE_TOKENIZER), &self.image)?;
+        self.text.save(dir)?;
+        if let Ok(words) = source.read(WORD_FREQUENCIES) {
+            files::write_atomic(dir.join(WORD_FREQUENCIES), &words)?;
+        }
+        self.config.save(dir)
     }
 
     /// The ids of a caption, its start and end included, without padding.

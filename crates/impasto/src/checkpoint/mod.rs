@@ -1,5 +1,6 @@
 //! A checkpoint: a directory of `config.json`, `*.safetensors`, `tokenizer.json` and `MODEL_CARD.md`.
 //!
+//! Weights of linear layers may be packed into fewer bits ([`WeightFormat`]), in the file, in memory or both.
 //! Nothing in a file is ever executed. Loading is strict: every tensor must be there, have its shape and
 //! be finite, and none may be left over.
 
@@ -8,11 +9,14 @@ pub mod dalle_mini;
 pub mod dalle_pytorch;
 mod embedded;
 pub mod image_tokenizer;
+mod loading;
 mod model;
 pub mod pytorch;
+mod saving;
 pub mod stored;
 pub mod weights;
 
+pub use crate::nn::ops::packed::WeightFormat;
 pub use clip::{CaptionTokenizer, ClipModel, ClipModelConfig, TextTokenizerKind};
 pub(crate) use model::{DALLE, IMAGE_TOKENIZER};
 pub use model::{EMBEDDED_CLIP, EMBEDDED_NAME, Model, ModelConfig, ModelSource};

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::{embedded, weights};
+use super::weights::Formats;
+use super::{embedded, saving, weights};
 use crate::models::{Dalle, DalleConfig, ImageTokenizer, ImageTokenizerConfig};
 use crate::nn::Init;
+use crate::nn::ops::packed::WeightFormat;
 use crate::sampling::SamplingOptions;
 use crate::text::TextTokenizer;
 use crate::{Error, Result, files};
@@ -31,6 +33,9 @@ pub struct ModelConfig {
     /// only is edited by forcing what is known.
     #[serde(default = "any_order")]
     pub any_order: bool,
+    /// In what the transformer's file has the weights of linear layers.
+    #[serde(default, skip_serializing_if = "WeightFormat::is_f32")]
+    pub precision: WeightFormat,
 }
 
 /// Models from before the field were all trained on mixed orders.
@@ -131,6 +136,16 @@ impl ModelSource {
         }
     }
 
+    /// A file of weights, mapped into memory where the system can.
+    pub fn map(&self, name: &'static str) -> Result<Cow<'static, [u8]>> {
+        match self {
+            ModelSource::Embedded(_) => self.read(name),
+            ModelSource::Dir(dir) | ModelSource::Published { path: dir, .. } => {
+                files::map(&dir.join(name))
+            }
+        }
+    }
+
     /// How the file is named in errors.
     pub fn path(&self, name: &str) -> PathBuf {
         match self {
@@ -216,19 +231,32 @@ pub struct Model {
 impl Model {
     /// Loads all of a model onto `device`.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
-        let config = source.config()?;
+        Self::load_in(source, device, None)
+    }
+
+    /// [`Self::load`] with the transformer's weights held as `wanted`; without, as they are stored.
+    pub fn load_in(
+        source: &ModelSource,
+        device: &Device,
+        wanted: Option<WeightFormat>,
+    ) -> Result<Self> {
+        let mut config = source.config()?;
+        let formats = Formats::new(config.precision, wanted)?;
+        config.precision = formats.held();
         let text = source.text_tokenizer()?;
         // The fresh weights are all replaced; the seed is of no consequence.
         let mut init = Init::empty(device);
-        let dalle = weights::load_into(
+        let dalle = weights::load(
             config.dalle.init(&mut init),
             &source.path(DALLE),
-            &source.read(DALLE)?,
+            source.map(DALLE)?,
+            formats,
         )?;
-        let image = weights::load_into(
+        let image = weights::load(
             config.image_tokenizer.init(&mut init),
             &source.path(IMAGE_TOKENIZER),
-            &source.read(IMAGE_TOKENIZER)?,
+            source.map(IMAGE_TOKENIZER)?,
+            Formats::default(),
         )?;
         Ok(Model {
             config,
@@ -239,14 +267,32 @@ impl Model {
         })
     }
 
-    /// Writes a checkpoint directory; each file is written whole or not at all, the config last.
+    /// Writes a checkpoint directory with all numbers as floats; each file is written whole or not at all, the
+    /// config last.
     pub fn save(&self, dir: &Path, precision: weights::Precision) -> Result<()> {
         std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         use crate::models::parameters::export;
         weights::write(&dir.join(DALLE), &export(&self.dalle), precision)?;
         weights::write(&dir.join(IMAGE_TOKENIZER), &export(&self.image), precision)?;
+        self.save_rest(dir, WeightFormat::F32)
+    }
+
+    /// Writes a checkpoint directory with the weights as they are held; each file is written whole or not at all,
+    /// the config last.
+    pub fn save_as_held(&self, dir: &Path) -> Result<()> {
+        std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        saving::write(&dir.join(DALLE), &self.dalle)?;
+        saving::write(&dir.join(IMAGE_TOKENIZER), &self.image)?;
+        self.save_rest(dir, self.config.precision)
+    }
+
+    fn save_rest(&self, dir: &Path, precision: WeightFormat) -> Result<()> {
         self.text.save(dir)?;
-        let config = serde_json::to_vec_pretty(&self.config)
+        let config = ModelConfig {
+            precision,
+            ..self.config.clone()
+        };
+        let config = serde_json::to_vec_pretty(&config)
             .map_err(|e| Error::invalid("config", e.to_string()))?;
         files::write_atomic(dir.join(CONFIG), &config)
     }

@@ -10,7 +10,10 @@ use burn::tensor::TensorData;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 
+use super::loading;
+pub use super::loading::{Formats, load, load_into};
 use crate::models::parameters::{self, Parameters};
+use crate::nn::ops::packed::WeightFormat;
 use crate::{Error, Result, files};
 
 /// How numbers are stored.
@@ -53,18 +56,6 @@ pub fn parse(name: &Path, bytes: &[u8]) -> Result<Parameters> {
         parameters.insert(tensor_name, TensorData::new(values, view.shape().to_vec()));
     }
     Ok(parameters)
-}
-
-/// Parses a safetensors file and sets all of `module`'s parameters from it.
-pub fn load_into<M: Module>(module: M, name: &Path, bytes: &[u8]) -> Result<M> {
-    let (module, report) = parameters::load(module, parse(name, bytes)?);
-    if !report.is_complete() {
-        return Err(Error::bad_file(
-            name,
-            format!("does not fit its config.json: {}", report.summary()),
-        ));
-    }
-    Ok(module)
 }
 
 /// A safetensors file of `parameters`.
@@ -131,15 +122,21 @@ impl<'a> LazyTensor<'a> {
     }
 }
 
-/// Sets all of `module`'s parameters from `tensors`, with the numbers of one at a time beside the module's.
-/// `source` is the file that they come from, for errors.
-pub fn load_lazily<M: Module>(module: M, source: &Path, tensors: Vec<LazyTensor<'_>>) -> Result<M> {
+/// Sets all of `module`'s parameters from `tensors`, with the numbers of one at a time beside the module's;
+/// weights of linear layers are held in `format`. `source` is the file that they come from, for errors.
+pub fn load_lazily<M: Module>(
+    module: M,
+    source: &Path,
+    tensors: Vec<LazyTensor<'_>>,
+    format: WeightFormat,
+) -> Result<M> {
     let mut tensors: BTreeMap<String, LazyTensor<'_>> = tensors
         .into_iter()
         .map(|tensor| (tensor.name.clone(), tensor))
         .collect();
     let mut failure = None;
-    let (module, report) = parameters::load_each(module, |name| {
+    let (module, report) = parameters::load_each(module, |place| {
+        let name = place.name;
         let tensor = tensors.remove(name)?;
         let values = (tensor.values)();
         let expected = tensor.shape.iter().product::<usize>();
@@ -152,8 +149,9 @@ pub fn load_lazily<M: Module>(module: M, source: &Path, tensors: Vec<LazyTensor<
         }
         if let Some(reason) = not_finite(name, &values) {
             failure.get_or_insert(reason);
+            return None;
         }
-        Some(TensorData::new(values, tensor.shape))
+        Some(loading::held(values, tensor.shape, place, format))
     });
     if let Some(reason) = failure {
         return Err(Error::bad_file(source, reason));
@@ -167,7 +165,7 @@ pub fn load_lazily<M: Module>(module: M, source: &Path, tensors: Vec<LazyTensor<
     Ok(module)
 }
 
-fn not_finite(name: &str, values: &[f32]) -> Option<String> {
+pub(super) fn not_finite(name: &str, values: &[f32]) -> Option<String> {
     let at = values.iter().position(|value| !value.is_finite())?;
     let value = values[at];
     Some(format!(
@@ -252,7 +250,7 @@ pub fn write_lazily(path: &Path, source: &Path, tensors: Vec<LazyTensor<'_>>) ->
     })
 }
 
-fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+pub(super) fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     Some(match dtype {
         Dtype::F32 => bytes
             .chunks_exact(4)

@@ -3,7 +3,12 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+use crate::nn::ops::packed;
+
+/// What the walk over a module calls [`crate::nn::Linear`].
+pub const LINEAR: &str = "Struct:Linear";
 
 /// Host copies of all parameters, f32, by name.
 pub type Parameters = BTreeMap<String, TensorData>;
@@ -72,18 +77,45 @@ impl LoadReport {
 
 /// Sets the parameters of `module`; those that don't fit stay as they are and are reported.
 pub fn load<M: Module>(module: M, mut parameters: Parameters) -> (M, LoadReport) {
-    let (module, mut report) = load_each(module, |name| parameters.remove(name));
+    let (module, mut report) = load_each(module, |place| {
+        parameters.remove(place.name).map(Value::Data)
+    });
     report.unused = parameters.into_keys().collect();
     (module, report)
 }
 
-/// Sets each parameter of `module` to what `parameter` gives for its name, one after the other.
+/// A parameter that waits for its value.
+#[derive(Debug)]
+pub struct Place<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its shape.
+    pub shape: &'a [usize],
+    /// Where its value has to be.
+    pub device: &'a Device,
+    /// Whether it is the weight of a linear layer, which may be packed.
+    pub is_linear: bool,
+}
+
+/// A parameter's value.
+#[derive(Debug)]
+pub enum Value {
+    /// Numbers.
+    Data(TensorData),
+    /// A packed weight (see [`packed`]) of a linear layer.
+    Packed(Tensor<2>),
+    /// None: what there is has this shape.
+    Misshapen(Vec<usize>),
+}
+
+/// Sets each parameter of `module` to what `parameter` gives for it, one after the other.
 pub fn load_each<M: Module>(
     module: M,
-    parameter: impl FnMut(&str) -> Option<TensorData>,
+    parameter: impl FnMut(&Place<'_>) -> Option<Value>,
 ) -> (M, LoadReport) {
     let mut mapper = Load {
         path: Vec::new(),
+        containers: Vec::new(),
         parameter,
         report: LoadReport::default(),
     };
@@ -106,8 +138,8 @@ impl ModuleVisitor for Export {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let data = param.val().into_data().convert_dtype(DType::F32);
-        self.parameters.insert(self.path.join("."), data);
+        self.parameters
+            .insert(self.path.join("."), numbers(param.val()));
     }
 }
 
@@ -131,36 +163,69 @@ impl ModuleVisitor for Shapes {
     }
 }
 
+/// A parameter's numbers, those of a packed weight as they are multiplied.
+pub fn numbers<const D: usize>(tensor: Tensor<D>) -> TensorData {
+    match matrix(&tensor).filter(packed::is_packed) {
+        Some(weight) => packed::numbers(&weight),
+        None => tensor.into_data().convert_dtype(DType::F32),
+    }
+}
+
+/// The tensor itself, if it has two dimensions.
+pub fn matrix<const D: usize>(tensor: &Tensor<D>) -> Option<Tensor<2>> {
+    (D == 2).then(|| Tensor::from_dispatch(tensor.clone().into_dispatch()))
+}
+
 struct Load<F> {
     path: Vec<String>,
+    containers: Vec<String>,
     parameter: F,
     report: LoadReport,
 }
 
-impl<F: FnMut(&str) -> Option<TensorData>> ModuleMapper for Load<F> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
+impl<F: FnMut(&Place<'_>) -> Option<Value>> ModuleMapper for Load<F> {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
         self.path.push(name.to_owned());
+        self.containers.push(container_type.to_owned());
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
         self.path.pop();
+        self.containers.pop();
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.path.join(".");
-        let Some(data) = (self.parameter)(&name) else {
+        let old = param.val();
+        let (expected, device) = (old.dims(), old.device());
+        let is_linear = self.containers.last().is_some_and(|of| of == LINEAR)
+            && self.path.last().is_some_and(|name| name == "weight");
+        let place = Place {
+            name: &name,
+            shape: &expected,
+            device: &device,
+            is_linear,
+        };
+        let Some(value) = (self.parameter)(&place) else {
             self.report.missing.push(name);
             return param;
         };
-        let expected = param.val().dims();
-        let found: Vec<usize> = data.shape().to_vec();
-        if found != expected {
+        let found: Vec<usize> = match &value {
+            Value::Data(data) => data.shape().to_vec(),
+            Value::Packed(weight) => weight.dims().to_vec(),
+            Value::Misshapen(found) => found.clone(),
+        };
+        let (true, value) = (found == expected, value) else {
             self.report.misshapen.push((name, expected.to_vec(), found));
             return param;
-        }
+        };
         self.report.applied += 1;
         param.map(|old| {
-            let tensor = Tensor::from_data(data, &old.device());
+            let tensor = match value {
+                Value::Data(data) => Tensor::from_data(data, &device),
+                Value::Packed(weight) => return Tensor::from_dispatch(weight.into_dispatch()),
+                Value::Misshapen(_) => return old,
+            };
             if old.is_require_grad() {
                 tensor.require_grad()
             } else {

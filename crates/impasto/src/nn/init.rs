@@ -39,7 +39,9 @@ impl Init {
     /// Normal with mean 0 and standard deviation `std`, cut off at 3 `std`.
     pub fn normal<const D: usize>(&mut self, shape: [usize; D], std: f64) -> Param<Tensor<D>> {
         let Some(rng) = &mut self.rng else {
-            return Param::from_tensor(Tensor::zeros(shape, &self.device));
+            // One number for all places: what is about to be replaced takes no memory.
+            let zero = Tensor::<D>::zeros([1; D], &self.device);
+            return Param::from_tensor(zero.expand(shape));
         };
         let count = shape.iter().product();
         let values: Vec<f32> = (0..count).map(|_| (gaussian(rng) * std) as f32).collect();

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use burn::tensor::Device;
 
@@ -9,11 +10,11 @@ use super::dalle_mini::{DalleMiniPipeline, is_dalle_mini};
 use super::dalle_pytorch::{DallePytorchPipeline, is_dalle_pytorch};
 use super::image_tokenizer::{ImageTokenizerPipeline, is_image_tokenizer};
 use super::{Drawn, GenerateRequest, Likelihood, Pipeline, Progress, Timings};
-use crate::checkpoint::ModelSource;
+use crate::checkpoint::{Model, ModelSource, WeightFormat};
 use crate::image::Picture;
 use crate::models::ImageTokenizer;
 use crate::sampling::SamplingOptions;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// A model of any family, ready to run.
 pub trait AnyPipeline: Debug {
@@ -132,18 +133,64 @@ pub fn check(source: &ModelSource) -> Result<()> {
 }
 
 /// Loads a model of whichever family, of our own format or as it was published, onto `device`.
-pub fn open(source: &ModelSource, device: &Device) -> Result<Box<dyn AnyPipeline>> {
+/// The transformer's weights are held as `wanted`; without, as they are stored.
+pub fn open(
+    source: &ModelSource,
+    device: &Device,
+    wanted: Option<WeightFormat>,
+) -> Result<Box<dyn AnyPipeline>> {
     if is_dalle_mini(source) {
-        return Ok(Box::new(DalleMiniPipeline::load(source, device)?));
+        let pipeline = DalleMiniPipeline::load_in(source, device, wanted)?;
+        return Ok(Box::new(pipeline));
     }
     if is_image_tokenizer(source) {
+        refuse_other_weights(wanted, "image tokenizers")?;
         return Ok(Box::new(ImageTokenizerPipeline::load(source, device)?));
     }
     if is_dalle_pytorch(source) {
+        refuse_other_weights(wanted, "models of DALLE-pytorch")?;
         return Ok(Box::new(DallePytorchPipeline::load(source, device)?));
     }
     check(source)?;
-    Ok(Box::new(Pipeline::load(source, device)?))
+    Ok(Box::new(Pipeline::load_in(source, device, wanted)?))
+}
+
+/// Says which models have their weights in f32 alone.
+fn refuse_other_weights(wanted: Option<WeightFormat>, what: &str) -> Result<()> {
+    match wanted {
+        None | Some(WeightFormat::F32) => Ok(()),
+        Some(format) => Err(Error::invalid(
+            "precision",
+            format!("{what} are held in f32 only, not in {format}"),
+        )),
+    }
+}
+
+/// Writes a model of whichever family as a checkpoint whose weights are in `format`. Beside the packed model one
+/// tensor at a time is in memory.
+pub fn quantise(source: &ModelSource, format: WeightFormat, dir: &Path) -> Result<()> {
+    if dir.exists() && !files::is_empty(dir)? {
+        return Err(Error::invalid(
+            "output",
+            format!(
+                "{} is there already, expected a new or an empty folder",
+                dir.display()
+            ),
+        ));
+    }
+    // Packed weights are held on the CPU only.
+    let device = Device::flex();
+    if is_image_tokenizer(source) {
+        refuse_other_weights(Some(format), "image tokenizers")?;
+    }
+    if is_dalle_pytorch(source) {
+        refuse_other_weights(Some(format), "models of DALLE-pytorch")?;
+    }
+    if is_dalle_mini(source) {
+        let pipeline = DalleMiniPipeline::load_in(source, &device, Some(format))?;
+        return pipeline.model.save_as_held(source, dir);
+    }
+    Model::load_in(source, &device, Some(format))?.save_as_held(dir)
 }
 
 impl AnyPipeline for Pipeline {

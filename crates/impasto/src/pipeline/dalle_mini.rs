@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use burn::tensor::Device;
 
 use super::{AnyPipeline, BATCH, Drawn, GenerateRequest, Likelihood, Progress, Timings};
-use crate::checkpoint::ModelSource;
 use crate::checkpoint::dalle_mini::{self as checkpoint, DalleMini, DalleMiniConfig};
+use crate::checkpoint::{ModelSource, WeightFormat};
 use crate::generate::dalle_mini::draw;
 use crate::image::Picture;
 use crate::import::{dalle_mini as published, name_of};
@@ -49,14 +49,29 @@ pub fn describe(source: &ModelSource) -> Result<(DalleMiniConfig, u64)> {
 impl DalleMiniPipeline {
     /// Loads a model onto `device`: a checkpoint of ours, or a published folder as it is.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
+        Self::load_in(source, device, None)
+    }
+
+    /// [`Self::load`] with the transformer's weights held as `wanted`; without, as they are stored.
+    pub fn load_in(
+        source: &ModelSource,
+        device: &Device,
+        wanted: Option<WeightFormat>,
+    ) -> Result<Self> {
         let started = Instant::now();
         let model = match source.folder() {
             Some(folder) if !checkpoint::is_dalle_mini(source) => {
                 let needs = source.needs().first();
                 let needs = needs.map(PathBuf::as_path);
-                published::load(folder, needs, &name_of(folder), device)?
+                published::load(
+                    folder,
+                    needs,
+                    &name_of(folder),
+                    device,
+                    wanted.unwrap_or_default(),
+                )?
             }
-            _ => DalleMini::load(source, device)?,
+            _ => DalleMini::load_in(source, device, wanted)?,
         };
         Ok(DalleMiniPipeline {
             model,

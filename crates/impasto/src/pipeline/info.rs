@@ -14,7 +14,7 @@ use crate::Result;
 use crate::checkpoint::dalle_mini::DalleMiniConfig;
 use crate::checkpoint::dalle_pytorch::DallePytorchModelConfig;
 use crate::checkpoint::image_tokenizer::ImageTokenizerModelConfig;
-use crate::checkpoint::{ModelConfig, ModelSource};
+use crate::checkpoint::{ModelConfig, ModelSource, WeightFormat};
 use crate::models::parameters::shapes;
 use crate::models::{DalleBartConfig, DalleConfig, ImageTokenizerConfig};
 use crate::nn::Init;
@@ -31,6 +31,8 @@ pub struct ModelInfo {
     pub dalle_parameters: usize,
     /// Parameters of the image tokenizer.
     pub image_tokenizer_parameters: usize,
+    /// In what the weight file has the transformer's linear layers.
+    pub precision: WeightFormat,
     /// Bytes of the weight files.
     pub weight_bytes: u64,
     /// Estimated peak memory of drawing one picture with guidance.
@@ -61,6 +63,15 @@ impl AnyConfig {
             AnyConfig::DalleMini(config) => &config.image_tokenizer,
             AnyConfig::DallePytorch(config) => &config.image_tokenizer,
             AnyConfig::ImageTokenizer(config) => &config.image_tokenizer,
+        }
+    }
+
+    /// In what the weight file has the transformer's linear layers.
+    pub fn precision(&self) -> WeightFormat {
+        match self {
+            AnyConfig::Own(config) => config.precision,
+            AnyConfig::DalleMini(config) => config.precision,
+            AnyConfig::DallePytorch(_) | AnyConfig::ImageTokenizer(_) => WeightFormat::F32,
         }
     }
 
@@ -182,7 +193,12 @@ impl Sizes {
         let image_parameters = count(&image.init(&mut Init::empty(&Device::flex())));
         // Weights in f32 beside the file they come from; the caches; the widest activations of the decoder;
         // the program.
-        let weights = 4 * (self.transformer + image_parameters) as u64;
+        let precision = config.precision();
+        let weights = match precision {
+            WeightFormat::F32 => 4 * (self.transformer + image_parameters) as u64,
+            // Packed weights are used in the file's memory; what is not packed is little.
+            _ => 4 * (self.transformer / 8 + image_parameters) as u64,
+        };
         let size = image.picture_size() as u64;
         let widest = match image {
             // A level's channels at the picture's full size, some of them at once.
@@ -195,6 +211,7 @@ impl Sizes {
             licence,
             dalle_parameters: self.transformer,
             image_tokenizer_parameters: image_parameters,
+            precision,
             weight_bytes,
             peak_memory_bytes: weights + weight_bytes + self.caches + activations + (64 << 20),
             config,

@@ -7,7 +7,8 @@ use burn::tensor::Device;
 
 use super::dalle::{Config, Sizes};
 use super::image_tokenizer;
-use crate::checkpoint::weights::load_into;
+use crate::checkpoint::WeightFormat;
+use crate::checkpoint::weights::{Formats, load, load_into};
 use crate::checkpoint::{DALLE, IMAGE_TOKENIZER, ModelSource};
 use crate::models::{Dalle, DalleConfig, ImageTokenizer};
 use crate::nn::Init;
@@ -61,12 +62,13 @@ impl Beginning {
     fn from_model(from: &str, device: &Device, train_device: &Device) -> Result<Self> {
         let source = ModelSource::parse(from)?;
         let (config, text) = (source.config()?, source.text_tokenizer()?);
+        let formats = Formats::new(config.precision, Some(WeightFormat::F32))?;
         let image_weights = source.read(IMAGE_TOKENIZER)?;
         let image = config.image_tokenizer.init(&mut Init::empty(device));
         let dalle = config.dalle.init(&mut Init::empty(train_device));
         Ok(Beginning {
             image: load_into(image, &source.path(IMAGE_TOKENIZER), &image_weights)?,
-            dalle: load_into(dalle, &source.path(DALLE), &source.read(DALLE)?)?,
+            dalle: load(dalle, &source.path(DALLE), source.map(DALLE)?, formats)?,
             text,
             image_weights,
         })

@@ -14,6 +14,7 @@ use super::encoded::{self, Encoded, Encoding};
 use super::engine::{self, Evaluation, Observer, Pass, Task};
 use super::image_tokenizer::training_device;
 use super::source::{SourceConfig, epoch_index, open};
+use crate::checkpoint::WeightFormat;
 use crate::checkpoint::weights::Precision;
 use crate::checkpoint::{Model, ModelConfig};
 use crate::generate::{Drawing, draw};
@@ -181,6 +182,7 @@ pub fn run(
         dalle: dalle_config,
         sampling: config.sampling.clone(),
         any_order: config.raster_share < 1.0,
+        precision: WeightFormat::F32,
     };
     let mut task = DalleTask {
         config: config.clone(),

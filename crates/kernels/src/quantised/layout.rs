@@ -90,6 +90,18 @@ impl<'a> Weights<'a> {
         self.outputs
     }
 
+    /// Whether all scales are finite; weights that were quantised have no others.
+    pub fn scales_are_finite(&self) -> bool {
+        self.bytes
+            .chunks_exact(self.format.block_bytes())
+            .all(|block| {
+                let (scales, _) = block[..LINE].as_chunks::<2>();
+                scales
+                    .iter()
+                    .all(|scale| u16::from_le_bytes(*scale) & 0x7F80 != 0x7F80)
+            })
+    }
+
     /// The bytes.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes

@@ -14,6 +14,7 @@ mod mapping;
 mod transformer;
 mod vqgan;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,7 @@ use crate::checkpoint::weights::{self, LazyTensor};
 use crate::models::ImageTokenizerConfig;
 use crate::models::parameters::shapes;
 use crate::nn::Init;
+use crate::nn::ops::packed::WeightFormat;
 use crate::sampling::SamplingOptions;
 use crate::text::bart::BartTokenizer;
 use crate::text::normalizer::{TextNormalizer, WordFrequencies};
@@ -116,12 +118,13 @@ pub fn import(
 }
 
 /// Loads the model in `folder` onto `device` as it is, without writing anything; the VQGAN is looked for as by
-/// [`import`].
+/// [`import`]. The transformer's weights are held in `format`.
 pub fn load(
     folder: &Path,
     image_tokenizer: Option<&Path>,
     name: &str,
     device: &Device,
+    format: WeightFormat,
 ) -> Result<DalleMini> {
     let words = folder.join(WORD_FREQUENCIES);
     let words = match std::fs::read(&words) {
@@ -132,13 +135,14 @@ pub fn load(
     };
     understand(folder, image_tokenizer, name, |model| {
         let mut init = Init::empty(device);
-        let config = model.config;
+        let mut config = model.config;
+        config.precision = format;
         let part = model.transformer;
         let dalle = config.dalle_bart.init(&mut init);
-        let dalle = weights::load_lazily(dalle, &part.path, part.tensors)?;
+        let dalle = weights::load_lazily(dalle, &part.path, part.tensors, format)?;
         let part = model.image_tokenizer;
         let image = config.image_tokenizer.init(&mut init);
-        let image = weights::load_lazily(image, &part.path, part.tensors)?;
+        let image = weights::load_lazily(image, &part.path, part.tensors, WeightFormat::F32)?;
         Ok(DalleMini {
             normalizer: config.normalize_text.then(|| TextNormalizer::new(words)),
             config,
@@ -229,6 +233,7 @@ fn understand<T>(
             top_k: None,
             top_p: None,
         },
+        precision: WeightFormat::F32,
     };
     config
         .validate()
@@ -333,7 +338,7 @@ fn read_json(path: &Path) -> Result<Option<FlaxConfig>> {
 /// The weight files of a model, in memory, each with what is put in front of its tensors' names: min-dalle's
 /// encoder and decoder have the same names.
 struct Files {
-    files: Vec<(&'static str, PathBuf, Vec<u8>)>,
+    files: Vec<(&'static str, PathBuf, Cow<'static, [u8]>)>,
 }
 
 impl Files {
@@ -341,7 +346,7 @@ impl Files {
         let files = paths
             .iter()
             .map(|(prefix, path)| {
-                let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+                let bytes = files::map(path)?;
                 Ok((*prefix, path.clone(), bytes))
             })
             .collect::<Result<_>>()?;

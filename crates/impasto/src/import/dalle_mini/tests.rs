@@ -221,7 +221,7 @@ fn the_pipeline_tells_the_reference_likelihood() {
     imported("flax_stacked", output.path());
     let expected = Expected::new("flax_stacked");
     let source = ModelSource::Dir(output.path().to_owned());
-    let pipeline = open(&source, &Device::flex()).unwrap();
+    let pipeline = open(&source, &Device::flex(), None).unwrap();
     let size = pipeline.picture_size();
     let values = expected.rows("picture", 3 * size * size).remove(0);
     let chw: Vec<f32> = values.iter().map(|&x| x as f32 / 127.5 - 1.0).collect();

@@ -18,6 +18,8 @@ use impasto_kernels::gemm::Matrix;
 use impasto_kernels::group_norm::GroupNorm;
 use impasto_kernels::self_attention::{Saved, Sizes, Turn};
 
+use super::packed;
+
 /// The operations that have kernels; meaning and shapes: see [`super`].
 #[backend_extension(Autodiff, Flex)]
 pub trait KernelOps: Backend {
@@ -164,9 +166,11 @@ fn with_last(x: &FlexTensor, size: usize) -> Shape {
 }
 
 fn linear(x: &FlexTensor, w: &FlexTensor, bias: Option<&FlexTensor>) -> FlexTensor {
-    let (x, w, bias) = (contiguous(x), in_place(w), bias.map(contiguous));
-    let y = kernels::linear::forward(rows(&x), matrix(&w), bias.as_ref().map(floats));
-    tensor(y, with_last(&x, last(&w)))
+    let (x, bias) = (contiguous(x), bias.map(contiguous));
+    let bias = bias.as_ref().map(floats);
+    let y = packed::forward(rows(&x), w, bias)
+        .unwrap_or_else(|| kernels::linear::forward(rows(&x), matrix(&in_place(w)), bias));
+    tensor(y, with_last(&x, last(w)))
 }
 
 /// Registers the gradients of the input and the weight.

@@ -8,6 +8,7 @@
 //! nor on the number of threads.
 
 mod flex;
+pub mod packed;
 pub mod plain;
 
 use burn::backend::{Dispatch, DispatchDevice};
@@ -32,11 +33,11 @@ fn has_kernels<const D: usize>(x: &Tensor<D>) -> bool {
 ///
 /// # Shapes
 /// - `x`: `[.., inputs]`
-/// - `w`: `[inputs, outputs]`
+/// - `w`: `[inputs, outputs]`, in `f32` or [`packed`]
 /// - `bias`: `[outputs]`
 /// - returns: `[.., outputs]`
 pub fn linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    if !has_kernels(&x) || !has_kernels(&w) {
+    if !has_kernels(&x) || !(has_kernels(&w) || packed::is_packed(&w)) {
         return plain::linear(x, w, bias);
     }
     let [inputs, _] = w.dims();

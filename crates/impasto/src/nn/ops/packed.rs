@@ -1,0 +1,353 @@
+//! Weights of linear layers in fewer bits: tensors `[inputs, outputs]` whose memory holds what the kernels read
+//! ([`impasto_kernels::bf16`], [`impasto_kernels::quantised`]).
+//!
+//! They exist on the CPU and for inference only, and [`super::linear`] is the one operation that takes them;
+//! what holds a weight does not know in which format it is. Bfloat16 is Burn's own; for eight and four bits the
+//! tensor's type says what its memory is, with a layout that is ours, and Burn's operations refuse it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::{DispatchDevice, Flex};
+use burn::tensor::quantization::{QuantScheme, QuantValue};
+use burn::tensor::{AllocationProperty, Bytes, DType, Device, Shape, Tensor, TensorData};
+use impasto_kernels::gemm::Matrix;
+use impasto_kernels::{bf16, quantised};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// In what numbers the weights of linear layers are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightFormat {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits with 8 significant ones.
+    Bf16,
+    /// 8 bits and a scale for 32 of them: 8.5 bits a weight.
+    Int8,
+    /// 4 bits and a scale for 32 of them: 4.5 bits a weight.
+    Int4,
+}
+
+impl WeightFormat {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::F32, Self::Bf16, Self::Int8, Self::Int4];
+
+    /// Whether it is plain floats.
+    pub fn is_f32(&self) -> bool {
+        *self == Self::F32
+    }
+
+    /// Bytes of a matrix of weights, `None` where that is no `usize`.
+    pub fn bytes(self, [inputs, outputs]: [usize; 2]) -> Option<usize> {
+        let plain = |width: usize| inputs.checked_mul(outputs)?.checked_mul(width);
+        match self {
+            Self::F32 => plain(4),
+            Self::Bf16 => plain(2),
+            Self::Int8 => quantised::Format::Int8.bytes(inputs, outputs),
+            Self::Int4 => quantised::Format::Int4.bytes(inputs, outputs),
+        }
+    }
+
+    fn quantised(self) -> Option<quantised::Format> {
+        match self {
+            Self::F32 | Self::Bf16 => None,
+            Self::Int8 => Some(quantised::Format::Int8),
+            Self::Int4 => Some(quantised::Format::Int4),
+        }
+    }
+
+    fn dtype(self) -> DType {
+        let scheme = |value| DType::QFloat(QuantScheme::default().with_value(value));
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::Int8 => scheme(QuantValue::Q8S),
+            Self::Int4 => scheme(QuantValue::Q4S),
+        }
+    }
+
+    /// The format of a weight; `None` for types that no weight of ours has.
+    pub fn of(weight: &Tensor<2>) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|format| format.dtype() == weight.dtype())
+    }
+}
+
+impl fmt::Display for WeightFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+        })
+    }
+}
+
+impl FromStr for WeightFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|format| format.to_string() == text)
+            .ok_or_else(|| format!("expected f32, bf16, int8 or int4, got \"{text}\""))
+    }
+}
+
+/// Whether packed weights can be used on `device`.
+pub fn can_hold(device: &Device) -> bool {
+    matches!(device.as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// Whether a weight is held in fewer bits than `f32`.
+pub fn is_packed(weight: &Tensor<2>) -> bool {
+    can_hold(&weight.device()) && WeightFormat::of(weight).is_some_and(|format| !format.is_f32())
+}
+
+/// The memory of weights `[inputs, outputs]`, row-major, in `format`.
+///
+/// # Errors
+/// If a weight is not finite.
+pub fn pack(
+    values: &[f32],
+    [inputs, outputs]: [usize; 2],
+    format: WeightFormat,
+) -> Result<Vec<u8>> {
+    let not_finite = |detail: String| Error::NonFinite {
+        what: "weight",
+        detail,
+    };
+    match format.quantised() {
+        None if format.is_f32() => Ok(bytemuck::cast_slice(values).to_vec()),
+        None => match values.iter().find(|value| !value.is_finite()) {
+            Some(value) => Err(not_finite(value.to_string())),
+            None => Ok(bf16::round(values)),
+        },
+        Some(format) => quantised::quantise(Matrix::new(values, inputs, outputs), format)
+            .map_err(|e| not_finite(e.to_string())),
+    }
+}
+
+/// The weights that [`pack`] wrote, as floats.
+pub fn unpack(bytes: &[u8], [inputs, outputs]: [usize; 2], format: WeightFormat) -> Vec<f32> {
+    match format.quantised() {
+        None if format.is_f32() => bytes
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect(),
+        None => bf16::widen(&bf16::Weights::new(inputs, outputs, bytes)),
+        Some(format) => quantised::Weights::new(format, inputs, outputs, bytes).dequantise(),
+    }
+}
+
+/// Whether what [`pack`] did not write is some finite weights. The length has to be right.
+pub fn is_sound(bytes: &[u8], [inputs, outputs]: [usize; 2], format: WeightFormat) -> bool {
+    match format.quantised() {
+        None => true,
+        Some(format) => quantised::Weights::new(format, inputs, outputs, bytes).scales_are_finite(),
+    }
+}
+
+/// A packed weight's memory: `bytes` in place where they live as long as the program, else a copy that begins
+/// where lines of the cache do.
+pub enum Memory<'a> {
+    /// Of the program or of a mapped file.
+    Static(&'static [u8]),
+    /// Of this call.
+    Lent(&'a [u8]),
+}
+
+impl Memory<'_> {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Memory::Static(bytes) => bytes,
+            Memory::Lent(bytes) => bytes,
+        }
+    }
+}
+
+const LINE: usize = 64;
+
+/// Weights `[inputs, outputs]` on the CPU, packed in `format`.
+///
+/// # Panics
+/// If the bytes are not as many as `format` takes, or the format is `F32`.
+pub fn weight(memory: Memory<'_>, shape: [usize; 2], format: WeightFormat) -> Tensor<2> {
+    assert!(!format.is_f32(), "a packed format");
+    let length = memory.bytes().len();
+    assert_eq!(Some(length), format.bytes(shape), "bytes of the weight");
+    let (bytes, start) = match memory {
+        Memory::Static(bytes) => (
+            Bytes::from_shared(bytes.into(), AllocationProperty::File),
+            0,
+        ),
+        Memory::Lent(bytes) => {
+            let mut aligned = vec![0u8; length + LINE];
+            let start = aligned.as_ptr().align_offset(LINE).min(LINE);
+            aligned[start..start + length].copy_from_slice(bytes);
+            (Bytes::from_elems(aligned), start)
+        }
+    };
+    // Offsets count elements, which are bytes for the formats that have none of their own.
+    let (start, bytes) = match format {
+        WeightFormat::Bf16 => (start / 2, bytes),
+        _ => (start, bytes),
+    };
+    let strides = vec![shape[1] as isize, 1];
+    let layout = Layout::new(Shape::from(shape), strides, start);
+    Tensor::from_primitive::<Flex>(FlexTensor::new(bytes, layout, format.dtype()))
+}
+
+/// Calls `read` with a packed weight's memory.
+pub fn with_bytes<T>(weight: &Tensor<2>, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+    let format = WeightFormat::of(weight).filter(|format| !format.is_f32())?;
+    let tensor = weight.clone().try_into_primitive::<Flex>().ok()?;
+    Some(read(memory(&tensor, format)))
+}
+
+/// A packed weight's numbers.
+pub fn numbers(weight: &Tensor<2>) -> TensorData {
+    let shape = weight.dims();
+    let format = WeightFormat::of(weight).unwrap_or_default();
+    let values = with_bytes(weight, |bytes| unpack(bytes, shape, format)).unwrap_or_default();
+    TensorData::new(values, shape)
+}
+
+fn memory(tensor: &FlexTensor, format: WeightFormat) -> &[u8] {
+    let layout = tensor.layout();
+    let [inputs, outputs] = layout.shape().dims();
+    let start = match format {
+        WeightFormat::Bf16 => 2 * layout.start_offset(),
+        _ => layout.start_offset(),
+    };
+    // A packed weight was made with as many, see `weight`.
+    let length = format.bytes([inputs, outputs]).unwrap_or_default();
+    &tensor.bytes()[start..][..length]
+}
+
+/// `x · w + bias` with a packed weight, `None` where it is none. Activations go into the products with eight and
+/// four bits as eight bits themselves, each row for itself: half of the processor's work, and what is lost is
+/// less than by the weights' four bits (figures: docs/quantisation.md).
+pub(super) fn forward(x: Matrix, w: &FlexTensor, bias: Option<&[f32]>) -> Option<Vec<f32>> {
+    let format = WeightFormat::ALL
+        .into_iter()
+        .find(|format| format.dtype() == w.dtype() && !format.is_f32())?;
+    let [inputs, outputs] = w.layout().shape().dims();
+    let bytes = memory(w, format);
+    Some(match format.quantised() {
+        None => bf16::forward(x, &bf16::Weights::new(inputs, outputs, bytes), bias),
+        Some(format) => {
+            let w = quantised::Weights::new(format, inputs, outputs, bytes);
+            quantised::forward(x, &w, bias, quantised::Activations::Int8)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::nn::ops;
+
+    fn numbers(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        (0..count)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+        Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+    }
+
+    fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+        x.into_data().try_into_vec().unwrap()
+    }
+
+    #[test]
+    fn a_packed_product_is_near_that_of_its_floats() {
+        // The largest error of an output in units of its standard deviation.
+        for (format, tolerance) in [
+            (WeightFormat::Bf16, 0.02),
+            (WeightFormat::Int8, 0.06),
+            (WeightFormat::Int4, 0.5),
+        ] {
+            for [inputs, outputs] in [[64, 48], [96, 17], [200, 130]] {
+                let w = numbers(inputs * outputs, 1);
+                let bytes = pack(&w, [inputs, outputs], format).unwrap();
+                let packed = weight(Memory::Lent(&bytes), [inputs, outputs], format);
+                assert!(is_packed(&packed));
+                assert_eq!(packed.dims(), [inputs, outputs]);
+                assert_eq!(with_bytes(&packed, <[u8]>::to_vec), Some(bytes.clone()));
+                let x = tensor(numbers(3 * inputs, 2), [1, 3, inputs]);
+                let bias = tensor(numbers(outputs, 3), [outputs]);
+                let exact =
+                    ops::linear(x.clone(), tensor(w, [inputs, outputs]), Some(bias.clone()));
+                let found = ops::linear(x, packed, Some(bias));
+                assert_eq!(found.dims(), [1, 3, outputs]);
+                let deviation = (inputs as f32).sqrt() / 3.0;
+                for (found, exact) in values(found).into_iter().zip(values(exact)) {
+                    let error = (found - exact).abs() / deviation;
+                    assert!(error < tolerance, "{format}: off by {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_is_the_same_alone_and_among_others() {
+        let shape = [128, 96];
+        for format in [WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
+            let bytes = pack(&numbers(128 * 96, 1), shape, format).unwrap();
+            let packed = weight(Memory::Lent(&bytes), shape, format);
+            for rows in [2, 7, 40] {
+                let x = tensor(numbers(rows * 128, 2), [rows, 128]);
+                let all = values(ops::linear(x.clone(), packed.clone(), None));
+                for row in [0, rows - 1] {
+                    let alone = ops::linear(x.clone().narrow(0, row, 1), packed.clone(), None);
+                    assert_eq!(
+                        values(alone),
+                        all[row * 96..][..96],
+                        "{format}, {rows} rows"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn memory_of_the_program_is_used_in_place() {
+        let shape = [64, 32];
+        let bytes: &'static [u8] = pack(&numbers(64 * 32, 1), shape, WeightFormat::Int8)
+            .unwrap()
+            .leak();
+        let packed = weight(Memory::Static(bytes), shape, WeightFormat::Int8);
+        let place = with_bytes(&packed, |found| found.as_ptr());
+        assert_eq!(place, Some(bytes.as_ptr()));
+    }
+
+    #[test]
+    fn what_is_not_finite_is_refused() {
+        let mut w = numbers(64 * 16, 1);
+        w[70] = f32::NAN;
+        for format in [WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
+            assert!(pack(&w, [64, 16], format).is_err(), "{format}");
+        }
+        let mut bytes = pack(&numbers(64 * 16, 1), [64, 16], WeightFormat::Int8).unwrap();
+        assert!(is_sound(&bytes, [64, 16], WeightFormat::Int8));
+        // The first scale becomes an infinity.
+        bytes[..2].copy_from_slice(&[0x80, 0x7F]);
+        assert!(!is_sound(&bytes, [64, 16], WeightFormat::Int8));
+    }
+}
