@@ -41,6 +41,7 @@ enum Command {
     Pull(commands::pull::Arguments),
     Import(commands::import::Arguments),
     Quantize(commands::quantize::Arguments),
+    Bench(commands::bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         Command::Train(arguments) => commands::train::run(arguments),
         Command::Pull(arguments) => commands::pull::run(arguments),
         Command::Import(arguments) => commands::import::run(arguments),
+        Command::Bench(arguments) => commands::bench::run(arguments),
         Command::Quantize(arguments) => commands::quantize::run(arguments),
     };
     match result {

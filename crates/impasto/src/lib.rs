@@ -37,6 +37,7 @@ pub mod rank;
 // Making models, and judging them.
 pub mod train;
 
+pub mod bench;
 pub mod eval;
 
 pub use error::{Error, Result};

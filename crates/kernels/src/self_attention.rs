@@ -113,6 +113,105 @@ pub fn forward(qkv: &[f32], query: &Turn, key: &Turn, sizes: &Sizes) -> (Vec<f32
     )
 }
 
+/// Keys and values of positions told before, `[batch, heads, capacity, dim]` each.
+#[derive(Debug)]
+pub struct Cache<'a> {
+    /// Keys.
+    pub keys: &'a mut [f32],
+    /// Values.
+    pub values: &'a mut [f32],
+    /// Positions that there is room for.
+    pub capacity: usize,
+    /// Positions that are there.
+    pub known: usize,
+}
+
+/// [`forward`] of positions behind those that a cache holds: their keys and values join it. Without turns, queries
+/// and keys attend as they are. Gives the joined heads.
+pub fn extend(
+    qkv: &[f32],
+    turns: Option<(&Turn, &Turn)>,
+    cache: &mut Cache,
+    sizes: &Sizes,
+) -> Vec<f32> {
+    let width = sizes.width();
+    let positions = sizes.batch * sizes.length;
+    match turns {
+        Some((query, key)) => sizes.check(qkv, [query, key]),
+        None => assert_eq!(qkv.len(), positions * 3 * width, "projection"),
+    }
+    let known = cache.known + sizes.length;
+    assert!(
+        known <= cache.capacity,
+        "positions against the cache's room"
+    );
+    let room = sizes.batch * cache.capacity * width;
+    assert_eq!(cache.keys.len(), room, "keys of the cache");
+    assert_eq!(cache.values.len(), room, "values of the cache");
+    if positions == 0 {
+        return Vec::new();
+    }
+    let turned = turns.map(|(query, key)| {
+        let keys = turn(&qkv[width..], key, sizes);
+        (turn(qkv, query, sizes), keys)
+    });
+    let queries = match &turned {
+        Some((queries, _)) => sizes.heads(queries, width),
+        None => sizes.heads(qkv, 3 * width),
+    };
+    let (keys, key_stride) = match &turned {
+        Some((_, keys)) => (&keys[..], width),
+        None => (&qkv[width..], 3 * width),
+    };
+    cache.append(keys, key_stride, &qkv[2 * width..], 3 * width, sizes);
+    let capacity = cache.capacity;
+    let view = |data| Heads {
+        data,
+        batch_stride: sizes.heads * capacity * sizes.dim,
+        head_stride: capacity * sizes.dim,
+        row_stride: sizes.dim,
+    };
+    let shape = Shape {
+        keys: known,
+        ..sizes.shape()
+    };
+    cache.known = known;
+    attention::forward(queries, view(&*cache.keys), view(&*cache.values), shape).0
+}
+
+impl Cache<'_> {
+    /// Copies positions that are so many numbers apart behind those that are known.
+    fn append(
+        &mut self,
+        keys: &[f32],
+        key_stride: usize,
+        values: &[f32],
+        value_stride: usize,
+        sizes: &Sizes,
+    ) {
+        let &Sizes {
+            batch,
+            length,
+            heads,
+            dim,
+            ..
+        } = sizes;
+        for entry in 0..batch {
+            for position in 0..length {
+                let from = entry * length + position;
+                for head in 0..heads {
+                    let place = (entry * heads + head) * self.capacity + self.known + position;
+                    let copy = |to: &mut [f32], from: &[f32]| {
+                        to[place * dim..][..dim].copy_from_slice(&from[head * dim..][..dim]);
+                    };
+                    copy(self.keys, &keys[from * key_stride..]);
+                    copy(self.values, &values[from * value_stride..]);
+                }
+            }
+        }
+    }
+}
+
 /// Normalises and turns every head of positions that are `3 · width` apart.
 fn turn(x: &[f32], turn: &Turn, sizes: &Sizes) -> Vec<f32> {
     let (width, half) = (sizes.width(), sizes.dim / 2);
@@ -302,6 +401,69 @@ mod tests {
         qkv.chunks(3 * width)
             .flat_map(|x| x[which * width..][..width].to_vec())
             .collect()
+    }
+
+    #[test]
+    fn positions_one_by_one_equal_all_at_once() {
+        let (batch, length, heads, dim, capacity) = (2, 21, 3, 8, 24);
+        let (width, eps) = (heads * dim, 1e-5);
+        let qkv = numbers(batch * length * 3 * width, 1);
+        let weights = [numbers(dim, 3), numbers(dim, 4)];
+        let cos = numbers(batch * length * dim / 2, 5);
+        let sin = numbers(batch * length * dim / 2, 6);
+        let part = |all: &[f32], each: usize, first: usize, count: usize| -> Vec<f32> {
+            all.chunks(length * each)
+                .flat_map(|entry| entry[first * each..][..count * each].to_vec())
+                .collect()
+        };
+        let sizes = |length| Sizes {
+            batch,
+            length,
+            heads,
+            dim,
+            eps,
+        };
+        for turned in [true, false] {
+            let run = |first: usize, count: usize, cache: &mut Cache| {
+                let (cos, sin) = (
+                    part(&cos, dim / 2, first, count),
+                    part(&sin, dim / 2, first, count),
+                );
+                let turns = weights.each_ref().map(|weight| Turn {
+                    weight,
+                    cos: &cos,
+                    sin: &sin,
+                });
+                let turns = turned.then_some((&turns[0], &turns[1]));
+                let qkv = part(&qkv, 3 * width, first, count);
+                extend(&qkv, turns, cache, &sizes(count))
+            };
+            let room = || vec![f32::NAN; batch * capacity * width];
+            let (mut keys, mut values) = (room(), room());
+            let mut cache = Cache {
+                keys: &mut keys,
+                values: &mut values,
+                capacity,
+                known: 0,
+            };
+            let all = run(0, length, &mut cache);
+            cache.known = 0;
+            let mut first = 0;
+            for count in [5, 1, 1, 14] {
+                let some = run(first, count, &mut cache);
+                assert_eq!(some, part(&all, width, first, count), "from {first}");
+                first += count;
+            }
+            if turned {
+                let turns = weights.each_ref().map(|weight| Turn {
+                    weight,
+                    cos: &cos,
+                    sin: &sin,
+                });
+                let (whole, _) = forward(&qkv, &turns[0], &turns[1], &sizes(length));
+                assert_eq!(all, whole);
+            }
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use impasto::checkpoint::EMBEDDED_CLIP;
 use impasto::data::scenes::{Glyphs, Language};
 use impasto::eval::run::{Clips, Options, Report, run as evaluate};
 use impasto::eval::scenes::{Accuracy, Tally};
-use impasto::eval::{edits, retrieval};
+use impasto::eval::{edits, likelihood, retrieval};
 use impasto::image::Picture;
 use impasto::models::dalle::Order;
 use impasto::rank::Ranker;
@@ -33,6 +33,29 @@ enum What {
     Edits(EditsFlags),
     /// Let a CLIP find held-out composed scenes by their captions, and the captions by the scenes
     Retrieval(RetrievalFlags),
+    /// How likely the model finds held-out composed scenes and their captions, in nats a token
+    Likelihood(LikelihoodFlags),
+}
+
+#[derive(Args)]
+struct LikelihoodFlags {
+    #[command(flatten)]
+    model: ModelFlags,
+    #[command(flatten)]
+    world: WorldFlags,
+    /// Held-out scenes, one caption each
+    #[arg(long, value_name = "N", default_value = "500",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    scenes: u32,
+    /// Seed of the scenes
+    #[arg(long, default_value = "0")]
+    seed: u64,
+    /// Language of the captions
+    #[arg(long, value_enum, default_value = "english")]
+    language: LanguageName,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -149,6 +172,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         What::Scenes(flags) => scenes(flags),
         What::Edits(flags) => edits(flags),
         What::Retrieval(flags) => retrieve(&flags),
+        What::Likelihood(flags) => likelihoods(flags),
     }
 }
 
@@ -312,6 +336,51 @@ fn retrieve(flags: &RetrievalFlags) -> Result<()> {
         }
     }
     terminal::result(text.trim_end())
+}
+
+fn likelihoods(flags: LikelihoodFlags) -> Result<()> {
+    let (world, sources) = flags.world.open()?;
+    let glyphs = Glyphs::load(&world, &sources)?;
+    let pipeline = flags.model.open()?;
+    let options = likelihood::Options {
+        scenes: flags.scenes as usize,
+        seed: flags.seed,
+        language: flags.language.into(),
+    };
+    terminal::catch_interrupts()?;
+    let bar = terminal::bar(u64::from(flags.scenes), "scenes")?;
+    let report = likelihood::run(
+        pipeline.as_ref(),
+        &world,
+        &glyphs,
+        &options,
+        &mut |done, _| {
+            bar.set_position(done as u64);
+            if terminal::stop_requested() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        },
+    );
+    bar.finish_and_clear();
+    let report = report?;
+    if flags.json {
+        return terminal::json(&report);
+    }
+    let text = report.text_nats_per_token.map_or_else(
+        || "not told".to_owned(),
+        |nats| format!("{nats:.4} nats a token of {}", report.text_tokens),
+    );
+    terminal::result(format_args!(
+        "{} on {} held-out scenes of world {}, seed {}\nimage {:.4} nats a token of {}\ntext  {text}",
+        report.model,
+        report.options.scenes,
+        report.world,
+        report.options.seed,
+        report.image_nats_per_token,
+        report.image_tokens,
+    ))
 }
 
 /// Holes, captions and variations, one below the other.

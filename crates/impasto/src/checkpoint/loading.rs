@@ -161,12 +161,7 @@ fn value<'a>(
 }
 
 /// Finite numbers for their place, packed where they are the weight of a linear layer and `format` is.
-pub(super) fn held(
-    values: Vec<f32>,
-    shape: Vec<usize>,
-    place: &Place<'_>,
-    format: WeightFormat,
-) -> Value {
+pub fn held(values: Vec<f32>, shape: Vec<usize>, place: &Place<'_>, format: WeightFormat) -> Value {
     if let (false, true, &[inputs, outputs]) = (format.is_f32(), place.is_linear, &shape[..]) {
         let shape = [inputs, outputs];
         if place.shape != shape {

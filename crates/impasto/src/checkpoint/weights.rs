@@ -10,8 +10,7 @@ use burn::tensor::TensorData;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 
-use super::loading;
-pub use super::loading::{Formats, load, load_into};
+pub use super::loading::{Formats, held, load, load_into};
 use crate::models::parameters::{self, Parameters};
 use crate::nn::ops::packed::WeightFormat;
 use crate::{Error, Result, files};
@@ -151,7 +150,7 @@ pub fn load_lazily<M: Module>(
             failure.get_or_insert(reason);
             return None;
         }
-        Some(loading::held(values, tensor.shape, place, format))
+        Some(held(values, tensor.shape, place, format))
     });
     if let Some(reason) = failure {
         return Err(Error::bad_file(source, reason));

@@ -55,7 +55,38 @@ impl KvCache {
         }
     }
 
-    /// Appends `[batch, heads, n, head_width]` and returns all keys and values so far.
+    /// Causal self-attention of new tokens, which join the cache; see [`ops::extend`].
+    ///
+    /// # Shapes
+    /// - `qkv`: `[batch, n, 3 · width]`
+    /// - returns: `[batch, n, width]`
+    pub fn extend(
+        &mut self,
+        qkv: Tensor<3>,
+        turns: Option<(ops::Turn, ops::Turn)>,
+        n_heads: usize,
+    ) -> Tensor<3> {
+        let [batch, n, joint] = qkv.dims();
+        let end = self.length + n;
+        assert!(
+            end <= self.capacity,
+            "cache of {} tokens asked to hold {end}",
+            self.capacity
+        );
+        let shape = [batch, n_heads, self.capacity, joint / 3 / n_heads];
+        let room = |slot: &mut Option<Tensor<4>>| {
+            slot.take()
+                .unwrap_or_else(|| Tensor::zeros(shape, &qkv.device()))
+        };
+        let held = (room(&mut self.keys), room(&mut self.values));
+        let (seen, keys, values) = ops::extend(qkv, turns, held, self.length, EPSILON);
+        (self.keys, self.values) = (Some(keys), Some(values));
+        self.length = end;
+        seen
+    }
+
+    /// Appends `[batch, heads, n, head_width]` and returns all keys and values so far, for attention of
+    /// another kind than [`KvCache::extend`]'s.
     pub(crate) fn append(&mut self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let [batch, heads, n, head_width] = keys.dims();
         let end = self.length + n;
@@ -155,25 +186,27 @@ impl Block {
         sight: Sight,
     ) -> Tensor<3> {
         let qkv = self.qkv.forward(self.attention_norm.forward(x.clone()));
-        let seen = if cache.is_none() && sight == Sight::Causal {
-            let (query, key) = (target.turn(&self.query_norm), own.turn(&self.key_norm));
-            ops::self_attention(qkv, query, key, self.n_heads, EPSILON)
-        } else {
-            self.attend(qkv, own, target, cache, sight)
+        let turns = || (target.turn(&self.query_norm), own.turn(&self.key_norm));
+        let seen = match (cache, sight) {
+            (None, Sight::Causal) => {
+                let (query, key) = turns();
+                ops::self_attention(qkv, query, key, self.n_heads, EPSILON)
+            }
+            (Some(cache), Sight::Causal) => cache.extend(qkv, Some(turns()), self.n_heads),
+            (cache, Sight::Questions) => self.ask(qkv, own, target, cache.as_deref()),
         };
         let x = x + self.attention_out.forward(seen);
         let inner = ops::swiglu(self.gate_up.forward(self.mlp_norm.forward(x.clone())));
         x + self.down.forward(inner)
     }
 
-    /// The joined heads of a joint projection, step by step.
-    fn attend(
+    /// The joined heads of questions.
+    fn ask(
         &self,
         qkv: Tensor<3>,
         own: &Rotation,
         target: &Rotation,
-        cache: Option<&mut KvCache>,
-        sight: Sight,
+        cache: Option<&KvCache>,
     ) -> Tensor<3> {
         let [batch, seq, joint] = qkv.dims();
         let width = joint / 3;
@@ -184,21 +217,12 @@ impl Block {
             .swap_dims(1, 2);
         let key = own.apply(self.key_norm.forward(part(1))).swap_dims(1, 2);
         let value = part(2).swap_dims(1, 2);
-        let seen = match (cache, sight) {
-            (None, Sight::Causal) => ops::attention(query, key, value, true),
-            (Some(cache), Sight::Causal) => {
-                let (keys, values) = cache.append(key, value);
-                ops::attention(query, keys, values, true)
-            }
-            (cache, Sight::Questions) => {
-                let known = cache.as_ref().map_or(0, |cache| cache.len());
-                let (keys, values) = match cache {
-                    Some(cache) => cache.peek(key, value),
-                    None => (key, value),
-                };
-                attend_questions(query, keys, values, known)
-            }
+        let known = cache.map_or(0, KvCache::len);
+        let (keys, values) = match cache {
+            Some(cache) => cache.peek(key, value),
+            None => (key, value),
         };
+        let seen = attend_questions(query, keys, values, known);
         seen.swap_dims(1, 2).reshape([batch, seq, width])
     }
 }

@@ -57,13 +57,14 @@ impl SelfAttention {
     fn forward(&self, x: Tensor<3>, causal: bool, cache: Option<&mut KvCache>) -> Tensor<3> {
         let [_, _, width] = x.dims();
         let qkv = self.qkv.forward(self.pre_norm.forward(x));
-        let part = |i: usize| heads(qkv.clone().narrow(2, i * width, width), self.n_heads);
-        let (mut keys, mut values) = (part(1), part(2));
-        if let Some(cache) = cache {
-            (keys, values) = cache.append(keys, values);
-        }
-        let seen = ops::attention(part(0), keys, values, causal);
-        self.norm.forward(self.out.forward(joined(seen)))
+        let seen = match cache {
+            Some(cache) => cache.extend(qkv, None, self.n_heads),
+            None => {
+                let part = |i: usize| heads(qkv.clone().narrow(2, i * width, width), self.n_heads);
+                joined(ops::attention(part(0), part(1), part(2), causal))
+            }
+        };
+        self.norm.forward(self.out.forward(seen))
     }
 }
 
@@ -140,10 +141,7 @@ impl Glu {
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let both = self.gate_up.forward(self.pre_norm.forward(x));
-        let hidden = both.dims()[2] / 2;
-        let gate = ops::gelu(both.clone().narrow(2, 0, hidden));
-        let inner = gate * both.narrow(2, hidden, hidden);
+        let inner = ops::gelu_gate(self.gate_up.forward(self.pre_norm.forward(x)));
         self.down.forward(self.inner_norm.forward(inner))
     }
 }

@@ -99,7 +99,7 @@ pub trait KernelOps: Backend {
 }
 
 /// A new tensor of these floats.
-fn tensor(floats: Vec<f32>, shape: Shape) -> FlexTensor {
+pub(super) fn tensor(floats: Vec<f32>, shape: Shape) -> FlexTensor {
     FlexTensor::new(
         Bytes::from_elems(floats),
         Layout::contiguous(shape),
@@ -108,7 +108,7 @@ fn tensor(floats: Vec<f32>, shape: Shape) -> FlexTensor {
 }
 
 /// The tensor with its elements contiguous, the same one where they are.
-fn contiguous(x: &FlexTensor) -> FlexTensor {
+pub(super) fn contiguous(x: &FlexTensor) -> FlexTensor {
     if x.is_contiguous() {
         x.clone()
     } else {
@@ -117,7 +117,7 @@ fn contiguous(x: &FlexTensor) -> FlexTensor {
 }
 
 /// A contiguous tensor's elements.
-fn floats(x: &FlexTensor) -> &[f32] {
+pub(super) fn floats(x: &FlexTensor) -> &[f32] {
     let start = x.layout().start_offset();
     &x.storage::<f32>()[start..start + x.layout().num_elements()]
 }
@@ -152,13 +152,13 @@ fn rows(x: &FlexTensor) -> Matrix<'_> {
 }
 
 /// The last dimension.
-fn last(x: &FlexTensor) -> usize {
+pub(super) fn last(x: &FlexTensor) -> usize {
     let shape = x.layout().shape();
     shape[shape.num_dims() - 1]
 }
 
 /// The shape with another last dimension.
-fn with_last(x: &FlexTensor, size: usize) -> Shape {
+pub(super) fn with_last(x: &FlexTensor, size: usize) -> Shape {
     let mut shape = x.layout().shape().clone();
     let dims = shape.num_dims();
     shape[dims - 1] = size;
@@ -346,7 +346,7 @@ fn self_attention_sizes(qkv: &FlexTensor, heads: usize, eps: f64) -> Sizes {
 }
 
 /// Weight, cosines and sines of contiguous tensors.
-fn turn([weight, cos, sin]: &[FlexTensor; 3]) -> Turn<'_> {
+pub(super) fn turn([weight, cos, sin]: &[FlexTensor; 3]) -> Turn<'_> {
     Turn {
         weight: floats(weight),
         cos: floats(cos),
@@ -367,7 +367,7 @@ fn self_attention(
 }
 
 /// The tensor with contiguous elements that nothing else holds, to be changed in place.
-fn own(x: FlexTensor) -> FlexTensor {
+pub(super) fn own(x: FlexTensor) -> FlexTensor {
     let whole = x.is_contiguous()
         && x.layout().start_offset() == 0
         && x.storage::<f32>().len() == x.layout().num_elements();

@@ -8,6 +8,7 @@
 //! nor on the number of threads.
 
 mod flex;
+mod inference;
 pub mod packed;
 pub mod plain;
 
@@ -16,6 +17,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use flex::KernelOps;
 pub use impasto_kernels::adamw::AdamW;
+use inference::InferenceOps;
 
 /// Whether the kernels can take it: it is on the CPU, in `f32`.
 fn has_kernels<const D: usize>(x: &Tensor<D>) -> bool {
@@ -27,6 +29,11 @@ fn has_kernels<const D: usize>(x: &Tensor<D>) -> bool {
         _ => false,
     };
     cpu && x.dtype() == DType::F32
+}
+
+/// Whether the kernels that only go forward can take it: [`has_kernels`], and no gradients are kept.
+fn has_inference<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == DType::F32 && matches!(x.device().as_dispatch(), DispatchDevice::Flex(_))
 }
 
 /// `x · w + bias`.
@@ -125,6 +132,63 @@ pub fn self_attention(qkv: Tensor<3>, query: Turn, key: Turn, heads: usize, eps:
     ))
 }
 
+/// Causal self-attention of positions behind `known` ones that a cache holds, from the joint projection to the joined
+/// heads; their keys and values are written into the cache. Without turns, queries and keys attend as they are.
+///
+/// # Shapes
+/// - `qkv`: `[batch, length, 3 · width]`, `width` = `heads · dim`
+/// - `keys`, `values`: `[batch, heads, capacity, dim]`, changed in place where nothing else holds them
+/// - returns: `[batch, length, width]`, and the keys and values
+pub fn extend(
+    qkv: Tensor<3>,
+    turns: Option<(Turn, Turn)>,
+    (keys, values): (Tensor<4>, Tensor<4>),
+    known: usize,
+    eps: f64,
+) -> (Tensor<3>, Tensor<4>, Tensor<4>) {
+    let [batch, length, joint] = qkv.dims();
+    let [rows, heads, capacity, dim] = keys.dims();
+    assert_eq!(values.dims(), keys.dims(), "shape of the values");
+    assert_eq!((rows, 3 * heads * dim), (batch, joint), "cache against qkv");
+    assert!(known + length <= capacity, "positions against the cache");
+    let has = {
+        let cached = [&keys, &values].into_iter();
+        let turning = turns
+            .iter()
+            .flat_map(|(query, key)| [&query.cos, &query.sin, &key.cos, &key.sin]);
+        has_inference(&qkv) && cached.chain(turning).all(has_inference)
+    };
+    if batch * length == 0 || !has {
+        return plain::extend(qkv, turns, (keys, values), known, eps);
+    }
+    let (qkv, keys, values) = (
+        qkv.into_dispatch(),
+        keys.into_dispatch(),
+        values.into_dispatch(),
+    );
+    let (seen, keys, values) = match turns {
+        Some((query, key)) => Dispatch::kernel_extend_turned(
+            qkv,
+            query.weight.into_dispatch(),
+            query.cos.into_dispatch(),
+            query.sin.into_dispatch(),
+            key.weight.into_dispatch(),
+            key.cos.into_dispatch(),
+            key.sin.into_dispatch(),
+            keys,
+            values,
+            eps,
+            known,
+        ),
+        None => Dispatch::kernel_extend(qkv, keys, values, known),
+    };
+    (
+        Tensor::from_dispatch(seen),
+        Tensor::from_dispatch(keys),
+        Tensor::from_dispatch(values),
+    )
+}
+
 /// `x / √(mean(x²) + eps) · weight` over the last dimension.
 ///
 /// # Shapes
@@ -161,6 +225,14 @@ pub fn layer_norm<const D: usize>(
         ([width], [width]),
         "last dimension of x against weight and bias"
     );
+    if has_inference(&x) && has_inference(&weight) && has_inference(&bias) {
+        let (x, weight, bias) = (
+            x.into_dispatch(),
+            weight.into_dispatch(),
+            bias.into_dispatch(),
+        );
+        return Tensor::from_dispatch(Dispatch::kernel_layer_norm(x, weight, bias, eps));
+    }
     // Centred values have the variance for their mean square: the rest is the other normalisation.
     let centred = x.clone() - x.mean_dim(D - 1);
     rms_norm(centred, weight, eps) + bias.unsqueeze()
@@ -168,12 +240,34 @@ pub fn layer_norm<const D: usize>(
 
 /// `x · Φ(x)` with the exact normal distribution function (Hendrycks and Gimpel 2016, arXiv:1606.08415).
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    plain::gelu(x)
+    if !has_inference(&x) {
+        return plain::gelu(x);
+    }
+    Tensor::from_dispatch(Dispatch::kernel_gelu(x.into_dispatch()))
 }
 
 /// `x · σ(1.702 x)`, the fast approximation of [`gelu`] that OpenAI's CLIP was trained with.
 pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    plain::quick_gelu(x)
+    if !has_inference(&x) {
+        return plain::quick_gelu(x);
+    }
+    Tensor::from_dispatch(Dispatch::kernel_quick_gelu(x.into_dispatch()))
+}
+
+/// `gelu(a) · b`, with `a` the first half of the last dimension and `b` the second.
+///
+/// # Shapes
+/// - `x`: `[.., 2 · hidden]`
+/// - returns: `[.., hidden]`
+pub fn gelu_gate<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    assert!(
+        x.dims()[D - 1].is_multiple_of(2),
+        "last dimension has two halves"
+    );
+    if !has_inference(&x) {
+        return plain::gelu_gate(x);
+    }
+    Tensor::from_dispatch(Dispatch::kernel_gelu_gate(x.into_dispatch()))
 }
 
 /// `silu(a) · b`, with `a` the first half of the last dimension and `b` the second.

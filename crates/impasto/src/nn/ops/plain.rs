@@ -46,24 +46,57 @@ pub fn self_attention(qkv: Tensor<3>, query: Turn, key: Turn, heads: usize, eps:
             .narrow(2, i * width, width)
             .reshape([batch, length, heads, dim])
     };
-    let turned = |x: Tensor<4>, turn: Turn| {
-        let x = rms_norm(x, turn.weight, eps);
-        let (first, second) = (
-            x.clone().narrow(3, 0, dim / 2),
-            x.narrow(3, dim / 2, dim / 2),
-        );
-        let left = first.clone() * turn.cos.clone() - second.clone() * turn.sin.clone();
-        let right = first * turn.sin + second * turn.cos;
-        Tensor::cat(vec![left, right], 3).swap_dims(1, 2)
-    };
     attention(
-        turned(part(0), query),
-        turned(part(1), key),
+        turned(part(0), query, eps),
+        turned(part(1), key, eps),
         part(2).swap_dims(1, 2),
         true,
     )
     .swap_dims(1, 2)
     .reshape([batch, length, width])
+}
+
+/// Heads `[batch, length, heads, dim]` normalised, turned, and as `[batch, heads, length, dim]`.
+fn turned(x: Tensor<4>, turn: Turn, eps: f64) -> Tensor<4> {
+    let [_, _, _, dim] = x.dims();
+    let x = rms_norm(x, turn.weight, eps);
+    let (first, second) = (
+        x.clone().narrow(3, 0, dim / 2),
+        x.narrow(3, dim / 2, dim / 2),
+    );
+    let left = first.clone() * turn.cos.clone() - second.clone() * turn.sin.clone();
+    let right = first * turn.sin + second * turn.cos;
+    Tensor::cat(vec![left, right], 3).swap_dims(1, 2)
+}
+
+/// See [`super::extend`].
+pub fn extend(
+    qkv: Tensor<3>,
+    turns: Option<(Turn, Turn)>,
+    (keys, values): (Tensor<4>, Tensor<4>),
+    known: usize,
+    eps: f64,
+) -> (Tensor<3>, Tensor<4>, Tensor<4>) {
+    let [batch, length, joint] = qkv.dims();
+    let [_, heads, _, dim] = keys.dims();
+    let end = known + length;
+    let part = |i: usize| {
+        qkv.clone()
+            .narrow(2, i * joint / 3, joint / 3)
+            .reshape([batch, length, heads, dim])
+    };
+    let (query, key) = match turns {
+        Some((query, key)) => (turned(part(0), query, eps), turned(part(1), key, eps)),
+        None => (part(0).swap_dims(1, 2), part(1).swap_dims(1, 2)),
+    };
+    let place = [0..batch, 0..heads, known..end, 0..dim];
+    let keys = keys.slice_assign(place.clone(), key);
+    let values = values.slice_assign(place, part(2).swap_dims(1, 2));
+    let all = |x: &Tensor<4>| x.clone().narrow(2, 0, end);
+    let seen = attention(query, all(&keys), all(&values), true)
+        .swap_dims(1, 2)
+        .reshape([batch, length, joint / 3]);
+    (seen, keys, values)
 }
 
 /// See [`super::adamw`].
@@ -91,6 +124,12 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
 /// See [`super::gelu`].
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     activation::gelu(x)
+}
+
+/// See [`super::gelu_gate`].
+pub fn gelu_gate<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let hidden = x.dims()[D - 1] / 2;
+    gelu(x.clone().narrow(D - 1, 0, hidden)) * x.narrow(D - 1, hidden, hidden)
 }
 
 /// See [`super::quick_gelu`].

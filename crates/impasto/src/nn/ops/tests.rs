@@ -330,3 +330,54 @@ fn an_untracked_input_gets_no_gradient_and_harms_none() {
     let exact = x.sum_dim(0).transpose().expand([8, 3]);
     close("weight", w.grad(&gradients).unwrap(), exact.inner());
 }
+
+#[test]
+fn forward_kernels_equal_burns_operations() {
+    let device = Device::flex();
+    device.seed(5);
+    let x: Tensor<3> = random([2, 5, 96], &device) * 4.0;
+    let (weight, bias) = (random([96], &device), random([96], &device));
+    close(
+        "layer norm",
+        layer_norm(x.clone(), weight.clone(), bias.clone(), 1e-5),
+        {
+            let centred = x.clone() - x.clone().mean_dim(2);
+            plain::rms_norm(centred, weight, 1e-5) + bias.unsqueeze()
+        },
+    );
+    close("gelu", gelu(x.clone()), plain::gelu(x.clone()));
+    close(
+        "quick gelu",
+        quick_gelu(x.clone()),
+        plain::quick_gelu(x.clone()),
+    );
+    close("gate", gelu_gate(x.clone()), plain::gelu_gate(x));
+}
+
+#[test]
+fn a_cache_that_is_extended_equals_burns() {
+    let device = Device::flex();
+    device.seed(3);
+    let (batch, heads, dim, capacity) = (2, 3, 8, 12);
+    for turned in [true, false] {
+        let room = || Tensor::<4>::zeros([batch, heads, capacity, dim], &device);
+        let (mut ours, mut theirs) = ((room(), room()), (room(), room()));
+        let mut known = 0;
+        for length in [5, 1, 6] {
+            let qkv: Tensor<3> = random([batch, length, 3 * heads * dim], &device);
+            let turn = || Turn {
+                weight: random([dim], &device),
+                cos: random([batch, length, 1, dim / 2], &device),
+                sin: random([batch, length, 1, dim / 2], &device),
+            };
+            let turns = turned.then(|| (turn(), turn()));
+            let (seen, keys, values) = extend(qkv.clone(), turns.clone(), ours, known, 1e-5);
+            let plain = plain::extend(qkv, turns, theirs, known, 1e-5);
+            close("seen", seen, plain.0);
+            close("keys", keys.clone(), plain.1.clone());
+            close("values", values.clone(), plain.2.clone());
+            (ours, theirs) = ((keys, values), (plain.1, plain.2));
+            known += length;
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! `impasto bench`: how fast this machine is, and how much of it is used.
+
+use std::ops::ControlFlow;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use impasto::bench::{Figure, Options, Report, What, run as measure};
+use impasto::checkpoint::WeightFormat;
+
+use crate::terminal;
+
+/// Measure the speed of drawing, of pixels, of CLIP and of training on the CPU
+///
+/// Random weights in published sizes. The last column is the share of what the machine can do at most, measured in
+/// the same run: of its memory's bandwidth for tokens, of its multiply-adds in f32 for everything else.
+#[derive(Args)]
+pub struct Arguments {
+    /// What to measure [default: everything]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PART")]
+    what: Vec<Part>,
+    /// Decoding: in what weights are held
+    #[arg(long, value_delimiter = ',', value_name = "FORMAT", default_values = ["f32", "int8"])]
+    precision: Vec<WeightFormat>,
+    /// Decoding: tokens of each run
+    #[arg(long, value_name = "N", default_value = "33", value_parser = clap::value_parser!(u16).range(4..=256))]
+    tokens: u16,
+    /// Everything else: runs, of which the median counts
+    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// CPU threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Part {
+    Decode,
+    Pixels,
+    Clip,
+    Training,
+}
+
+impl From<Part> for What {
+    fn from(part: Part) -> Self {
+        match part {
+            Part::Decode => What::Decode,
+            Part::Pixels => What::Pixels,
+            Part::Clip => What::Clip,
+            Part::Training => What::Training,
+        }
+    }
+}
+
+/// Measures and tells.
+pub fn run(arguments: Arguments) -> Result<()> {
+    if let Some(threads) = arguments.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.into())
+            .build_global()
+            .context("the thread pool can't be started")?;
+    }
+    // As training does: what a step frees the next one wants again.
+    impasto::device::keep_freed_memory();
+    let what = match arguments.what[..] {
+        [] => What::ALL.to_vec(),
+        ref parts => parts.iter().map(|&part| part.into()).collect(),
+    };
+    let options = Options {
+        what,
+        formats: arguments.precision,
+        tokens: arguments.tokens.into(),
+        runs: arguments.runs.into(),
+    };
+    terminal::catch_interrupts()?;
+    let report = measure(&options, &mut |figure| {
+        terminal::note(line(figure));
+        if terminal::stop_requested() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    })?;
+    if arguments.json {
+        return terminal::json(&report);
+    }
+    terminal::result(table(&report))
+}
+
+fn line(figure: &Figure) -> String {
+    let share = match (figure.bound, figure.fraction) {
+        (Some(bound), Some(fraction)) => format!("{:>5.0} % of {bound}", 100.0 * fraction),
+        _ => String::new(),
+    };
+    format!(
+        "{:<26} {:<5} {:>5} {:>10.2} ms a {:<11} {:>9.2} /s {share}",
+        figure.model,
+        figure.precision.to_string(),
+        figure.batch,
+        1000.0 * figure.seconds,
+        figure.unit,
+        figure.per_second,
+    )
+}
+
+fn table(report: &Report) -> String {
+    let mut text = format!(
+        "impasto {}, {} threads, {}: memory {:.1} GB/s, f32 {:.0} GFLOP/s",
+        report.version,
+        report.threads,
+        report.instructions,
+        report.bandwidth / 1e9,
+        report.operations / 1e9,
+    );
+    if let Some(bytes) = report.peak_memory_bytes {
+        text += &format!(", peak memory {:.0} MiB", bytes as f64 / f64::from(1 << 20));
+    }
+    text += &format!("\n{:<26} {:<5} {:>5}", "model", "bits", "batch");
+    for figure in &report.figures {
+        text += "\n";
+        text += line(figure).trim_end();
+    }
+    text
+}

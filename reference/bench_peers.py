@@ -1,0 +1,327 @@
+"""The shapes of `impasto bench` in PyTorch, beside it: alternating runs on the same threads, medians, ratios.
+
+    python reference/bench_peers.py --impasto target/release/impasto --threads 2
+
+- decode: min-dalle's own modules with random weights, in f32 and with PyTorch's dynamic int8; DALLE-pytorch's
+  `generate_images` with its cache;
+- pixels: taming-transformers' decoder, in the better of PyTorch's two memory formats;
+- clip: `CLIPVisionModelWithProjection` of transformers;
+- training: a plain transformer with fused attention and a fused AdamW.
+
+A ratio above 1 says that impasto is quicker. Needs what requirements.txt has, and min-dalle, dalle-pytorch and
+taming-transformers-rom1504.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Enough(Exception):
+    """Ends a run after some tokens."""
+
+
+def median_of(times):
+    return statistics.median(times)
+
+
+def timed(work, runs):
+    """Seconds of a run, the median, after one that does not count."""
+    work()
+    times = []
+    for _ in range(runs):
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return median_of(times)
+
+
+# decode
+
+
+class MinDalle:
+    """Token by token as `MinDalle.generate_raw_image_stream` does it."""
+
+    def __init__(self, int8):
+        from min_dalle.models.dalle_bart_decoder import DalleBartDecoder
+
+        self.decoder = DalleBartDecoder(
+            image_vocab_count=16384,
+            embed_count=1024,
+            attention_head_count=16,
+            glu_embed_count=2730,
+            layer_count=12,
+            device="cpu",
+        ).eval()
+        if int8:
+            self.decoder = torch.ao.quantization.quantize_dynamic(self.decoder, {nn.Linear}, dtype=torch.qint8)
+
+    def seconds(self, pictures, tokens):
+        with torch.inference_mode():
+            encoder_state = torch.randn(2 * pictures, 64, 1024)
+            attention_mask = torch.zeros(2 * pictures, 1, 1, 64, dtype=torch.bool)
+            attention_mask[:pictures, ..., :20] = True
+            attention_mask[pictures:, ..., :2] = True
+            attention_state = torch.zeros(12, 4 * pictures, 256, 1024)
+            settings = torch.tensor([1.0, 16384, 3.0])
+            newest = torch.full((pictures, 1), 16384)
+            times = []
+            for position in range(tokens):
+                begin = time.perf_counter()
+                ids, attention_state = self.decoder.sample_tokens(
+                    settings=settings,
+                    attention_mask=attention_mask,
+                    encoder_state=encoder_state,
+                    attention_state=attention_state,
+                    prev_tokens=newest,
+                    token_index=torch.tensor([position]),
+                )
+                newest = ids[:, None]
+                times.append(time.perf_counter() - begin)
+        return median_of(times[1:])
+
+
+class DallePytorch:
+    """`generate_images`, stopped after some tokens."""
+
+    def __init__(self):
+        from dalle_pytorch import DALLE, DiscreteVAE
+
+        vae = DiscreteVAE(image_size=256, num_layers=4, num_tokens=8192, codebook_dim=64, hidden_dim=16)
+        self.model = DALLE(
+            dim=768, depth=12, heads=12, dim_head=64, num_text_tokens=8192, text_seq_len=64, vae=vae
+        ).eval()
+
+    def seconds(self, pictures, tokens, guidance):
+        stamps = []
+        inner = type(self.model).forward_with_cond_scale
+
+        def stamped(*arguments, **named):
+            logits = inner(self.model, *arguments, **named)
+            stamps.append(time.perf_counter())
+            if len(stamps) == tokens:
+                raise Enough
+            return logits
+
+        self.model.forward_with_cond_scale = stamped
+        text = torch.randint(1, 8192, (pictures, 64))
+        try:
+            with torch.inference_mode():
+                self.model.generate_images(text, cond_scale=guidance, use_cache=True)
+        except Enough:
+            pass
+        return median_of([after - before for before, after in zip(stamps, stamps[1:])])
+
+
+# pixels
+
+
+class TamingDecoder:
+    def __init__(self):
+        from taming.modules.diffusionmodules.model import Decoder
+
+        self.decoder = Decoder(
+            ch=128,
+            out_ch=3,
+            ch_mult=(1, 1, 2, 2, 4),
+            num_res_blocks=2,
+            attn_resolutions=[16],
+            in_channels=3,
+            resolution=256,
+            z_channels=256,
+            dropout=0.0,
+        ).eval()
+
+    def seconds(self, runs):
+        best = float("inf")
+        with torch.inference_mode():
+            for memory in (torch.contiguous_format, torch.channels_last):
+                decoder = self.decoder.to(memory_format=memory)
+                z = torch.randn(1, 256, 16, 16).contiguous(memory_format=memory)
+                best = min(best, timed(lambda: decoder(z), runs))
+        return best
+
+
+# clip
+
+
+class ClipTower:
+    def __init__(self):
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+        # transformers' defaults are ViT-B/32.
+        self.model = CLIPVisionModelWithProjection(CLIPVisionConfig()).eval()
+
+    def seconds(self, batch, runs):
+        pixels = torch.full((batch, 3, 224, 224), 0.5)
+        with torch.inference_mode():
+            return timed(lambda: self.model(pixel_values=pixels), runs)
+
+
+# training
+
+
+class Block(nn.Module):
+    def __init__(self, width, heads, hidden):
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList([nn.RMSNorm(width), nn.RMSNorm(width)])
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x):
+        batch, length, width = x.shape
+        qkv = self.qkv(self.norms[0](x)).reshape(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(seen.transpose(1, 2).reshape(batch, length, width))
+        gate, up = self.gate_up(self.norms[1](x)).chunk(2, -1)
+        return x + self.down(F.silu(gate) * up)
+
+
+class Training:
+    def __init__(self):
+        self.text, self.image = nn.Embedding(4096, 384), nn.Embedding(1025, 384)
+        self.blocks = nn.Sequential(*[Block(384, 6, 1024) for _ in range(6)])
+        self.text_head = nn.Linear(384, 4096, bias=False)
+        self.image_head = nn.Linear(384, 1024, bias=False)
+        parts = [self.text, self.image, self.blocks, self.text_head, self.image_head]
+        parameters = [parameter for part in parts for parameter in part.parameters()]
+        self.optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+
+    def step(self):
+        text = torch.arange(3, 66).repeat(8, 1)
+        image = torch.arange(256).repeat(8, 1)
+        begin = torch.full((8, 1), 1024)
+        x = torch.cat([self.text(text), self.image(torch.cat([begin, image[:, :-1]], 1))], 1)
+        # 63 + 1 + 256: the first position stands for the beginning of the text.
+        x = self.blocks(torch.cat([x[:, :1], x], 1))
+        text_loss = F.cross_entropy(self.text_head(x[:, :63]).flatten(0, 1), text.flatten())
+        image_loss = F.cross_entropy(self.image_head(x[:, 64:]).flatten(0, 1), image.flatten())
+        loss = text_loss / 8 + image_loss * 7 / 8
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def seconds(self, runs):
+        return timed(self.step, runs)
+
+
+def ours(program, part, options, precisions=None):
+    """The figures of `impasto bench` by (model, precision, batch, unit)."""
+    command = [program, "bench", "--json", "--what", part, "--threads", str(options.threads)]
+    command += ["--tokens", str(options.tokens), "--runs", str(options.runs)]
+    if precisions:
+        command += ["--precision", ",".join(precisions)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True)
+    report = json.loads(done.stdout)
+    figures = report["figures"]
+    return {(f["model"], f["precision"], f["batch"], f["unit"]): f["seconds"] for f in figures}, report
+
+
+def decode_rows(options):
+    guided, mini = "Dalle 12 x 768, guided", "DALL·E mini, guided"
+    plain, int8 = MinDalle(False), MinDalle(True)
+    other = DallePytorch()
+    tokens = options.tokens
+    rows = []
+    for pictures in (1, 8):
+        f32 = lambda pictures=pictures: plain.seconds(pictures, tokens)
+        dynamic = lambda pictures=pictures: int8.seconds(pictures, tokens)
+        rows.append(((mini, "f32", pictures, "token"), "min-dalle f32", f32))
+        rows.append(((mini, "int8", pictures, "token"), "min-dalle f32", f32))
+        rows.append(((mini, "int8", pictures, "token"), "min-dalle dynamic int8", dynamic))
+        images = lambda pictures=pictures: other.seconds(pictures, tokens, 3.0)
+        rows.append(((guided, "f32", pictures, "token"), "DALLE-pytorch f32", images))
+    return rows
+
+
+def pixel_rows(options):
+    decoder = TamingDecoder()
+    key = ("VQGAN f16 to 256 px", "f32", 1, "picture")
+    return [(key, "taming-transformers", lambda: decoder.seconds(options.runs))]
+
+
+def clip_rows(options):
+    tower = ClipTower()
+    return [
+        (
+            ("CLIP ViT-B/32", "f32", batch, "picture"),
+            "transformers",
+            lambda batch=batch: tower.seconds(batch, options.runs),
+        )
+        for batch in (1, 8)
+    ]
+
+
+def training_rows(options):
+    training = Training()
+    key = ("Dalle 6 x 384, 320 tokens", "f32", 8, "step")
+    return [(key, "plain PyTorch", lambda: training.seconds(options.runs))]
+
+
+PARTS = {"decode": decode_rows, "pixels": pixel_rows, "clip": clip_rows, "training": training_rows}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--impasto", required=True, help="the program")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--what", default=",".join(PARTS), help="parts, by comma")
+    parser.add_argument("--rounds", type=int, default=3, help="times that both are run in turn")
+    parser.add_argument("--tokens", type=int, default=17)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    results = []
+    for part in options.what.split(","):
+        rows = PARTS[part](options)
+        measured = {}
+        for _ in range(options.rounds):
+            figures, report = ours(options.impasto, part, options, ["f32", "int8"] if part == "decode" else None)
+            peers = {}
+            for key, name, work in rows:
+                batch = key[2]
+                if (name, batch) not in peers:
+                    peers[name, batch] = work()
+                measured.setdefault((key, name), []).append((figures[key], peers[name, batch]))
+        for (key, name), pairs in measured.items():
+            model, precision, batch, unit = key
+            ratios = [peer / own for own, peer in pairs]
+            results.append(
+                {
+                    "model": model,
+                    "precision": precision,
+                    "batch": batch,
+                    "unit": unit,
+                    "impasto_seconds": median_of([own for own, _ in pairs]),
+                    "peer": name,
+                    "peer_seconds": median_of([peer for _, peer in pairs]),
+                    "ratio": median_of(ratios),
+                    "ratios": ratios,
+                }
+            )
+            if not options.json:
+                last = results[-1]
+                print(
+                    f"{model:<26} {precision:<5} {batch:>3}  {1000 * last['impasto_seconds']:>9.1f} ms a {unit:<8}"
+                    f" {name:<24} {1000 * last['peer_seconds']:>9.1f} ms  x {last['ratio']:.2f}"
+                    f"  [{min(ratios):.2f}, {max(ratios):.2f}]",
+                    flush=True,
+                )
+    if options.json:
+        print(json.dumps({"torch": torch.__version__, "threads": options.threads, "results": results}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
