@@ -5,7 +5,7 @@ use crate::program::Program;
 #[test]
 fn every_command_explains_itself() {
     let program = Program::new();
-    let commands: [&[&str]; 20] = [
+    let commands: [&[&str]; 23] = [
         &[],
         &["generate"],
         &["edit"],
@@ -22,6 +22,9 @@ fn every_command_explains_itself() {
         &["tokens", "decode"],
         &["eval", "scenes"],
         &["eval", "edits"],
+        &["eval", "likelihood"],
+        &["quantize"],
+        &["bench"],
         &["data", "scenes"],
         &["data", "check"],
         &["train", "image-tokenizer"],
@@ -53,6 +56,7 @@ fn help_names_what_generate_takes() {
         "--truncate",
         "--threads",
         "--device",
+        "--precision",
     ] {
         assert!(help.contains(flag), "no {flag} in {help}");
     }

@@ -14,6 +14,7 @@ mod help;
 mod model;
 mod program;
 mod pull;
+mod quantize;
 mod tokens;
 mod train;
 mod training;
