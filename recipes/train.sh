@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Trains the text tokenizer, the image tokenizer and the transformer of a recipe, one after the other, and
-# goes on where a run was stopped: recipes/train.sh NAME [--device DEVICE]
+# Trains the text tokenizer, the image tokenizer and the transformer of a recipe, one after the other, then what
+# else the recipe has: the transformer once more (refine.json), a CLIP (clip.json). Goes on where a run was
+# stopped: recipes/train.sh NAME [--device DEVICE]
 set -eu
 cd "$(dirname "$0")/.."
 recipe=$1
@@ -10,4 +11,12 @@ impasto() { cargo run --release --quiet -- "$@"; }
   impasto train text-tokenizer --config "recipes/$recipe/text-tokenizer.json" --out "out/$recipe/text-tokenizer"
 impasto train image-tokenizer --config "recipes/$recipe/image-tokenizer.json" --out "out/$recipe/image-tokenizer" --resume "$@"
 impasto train dalle --config "recipes/$recipe/dalle.json" --out "out/$recipe/dalle" --resume "$@"
-echo "the model is in out/$recipe/dalle/model"
+model=dalle
+if [ -e "recipes/$recipe/refine.json" ]; then
+  impasto train dalle --config "recipes/$recipe/refine.json" --out "out/$recipe/refined" --resume "$@"
+  model=refined
+fi
+if [ -e "recipes/$recipe/clip.json" ]; then
+  impasto train clip --config "recipes/$recipe/clip.json" --out "out/$recipe/clip" --resume "$@"
+fi
+echo "the model is in out/$recipe/$model/model"

@@ -10,6 +10,7 @@ use impasto::device::{self, Device};
 use impasto::pipeline::{self, AnyPipeline, Pipeline, is_published};
 use impasto::rank::Ranker;
 use impasto::sampling::SamplingOptions;
+use impasto::text::clip::LongCaption;
 
 use crate::commands::pull;
 use crate::failure::Usage;
@@ -89,9 +90,7 @@ impl ModelFlags {
     /// Loads a model of whichever family.
     pub fn open(&self) -> Result<Box<dyn AnyPipeline>> {
         let source = find_model(&self.model)?;
-        if !is_published(&source) {
-            source.config()?;
-        }
+        pipeline::check(&source)?;
         let device = self.device.select()?;
         Ok(pipeline::open(&source, &device, self.precision)?)
     }
@@ -100,7 +99,7 @@ impl ModelFlags {
 /// Which CLIP, and where it runs.
 #[derive(Args)]
 pub struct ClipFlags {
-    /// A CLIP's name, or the folder of one
+    /// A CLIP's name, the embedded one's or a pulled one's, or the folder or file of one, ours or published
     #[arg(long = "clip", value_name = "NAME|DIR", default_value = impasto::checkpoint::EMBEDDED_CLIP)]
     clip: String,
     #[command(flatten)]
@@ -110,9 +109,31 @@ pub struct ClipFlags {
 impl ClipFlags {
     /// Loads it.
     pub fn load(&self) -> Result<Ranker> {
-        let source = ModelSource::parse(&self.clip)?;
+        let source = find_model(&self.clip)?;
         let device = self.device.select()?;
         Ok(Ranker::load(&source, &device)?)
+    }
+}
+
+/// What becomes of captions that a CLIP can't read as they are.
+#[derive(Args)]
+pub struct LongCaptionFlags {
+    /// Shorten a caption that is too long for the model instead of refusing it
+    #[arg(long, conflicts_with = "chunks")]
+    truncate: bool,
+    /// Take a caption that is too long for the model in pieces, whose embeddings are averaged
+    #[arg(long)]
+    chunks: bool,
+}
+
+impl LongCaptionFlags {
+    /// The same as one word.
+    pub fn what(&self) -> LongCaption {
+        if self.chunks {
+            LongCaption::Chunks
+        } else {
+            LongCaption::cut_if(self.truncate)
+        }
     }
 }
 

@@ -39,6 +39,7 @@ enum Command {
     Data(commands::data::Arguments),
     Train(commands::train::Arguments),
     Pull(commands::pull::Arguments),
+    Import(commands::import::Arguments),
     Quantize(commands::quantize::Arguments),
     Bench(commands::bench::Arguments),
 }
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         Command::Data(arguments) => commands::data::run(arguments),
         Command::Train(arguments) => commands::train::run(arguments),
         Command::Pull(arguments) => commands::pull::run(arguments),
+        Command::Import(arguments) => commands::import::run(arguments),
         Command::Bench(arguments) => commands::bench::run(arguments),
         Command::Quantize(arguments) => commands::quantize::run(arguments),
     };

@@ -413,6 +413,7 @@ impl Bench<'_> {
                 &model,
                 &caption,
                 &null,
+                &[],
                 &seeds,
                 &sampling(3.0),
                 &mut |_, _, _| stamp(&mut stamps, self.options.tokens),

@@ -4,6 +4,7 @@
 //! not depend on the batch, so a picture is the same alone and among others.
 
 pub mod dalle_mini;
+pub mod dalle_pytorch;
 
 use std::ops::ControlFlow;
 

@@ -2,6 +2,8 @@
 
 mod any;
 pub mod dalle_mini;
+pub mod dalle_pytorch;
+mod image_tokenizer;
 mod info;
 
 use std::ops::ControlFlow;
@@ -18,7 +20,7 @@ use crate::nn::block::Sight;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
-pub use any::{AnyPipeline, is_published, open, quantise};
+pub use any::{AnyPipeline, check, is_published, open, quantise};
 pub use info::{AnyConfig, ModelInfo, info};
 
 /// A model that draws.
@@ -45,6 +47,8 @@ pub struct GenerateRequest {
     pub order: Order,
     /// Cut a caption that is too long instead of refusing it.
     pub truncate: bool,
+    /// Row-major ids that every picture begins with; published models go on from them.
+    pub beginning: Vec<u32>,
 }
 
 /// How far a request is.
@@ -134,6 +138,12 @@ impl Pipeline {
     ) -> Result<(Vec<Drawn>, Timings)> {
         if request.n == 0 {
             return Err(Error::invalid("n", "expected 1 or more pictures, got 0"));
+        }
+        if !request.beginning.is_empty() {
+            return Err(Error::invalid(
+                "beginning",
+                "a model of impasto's own completes pictures (`complete`), in any order",
+            ));
         }
         let mut timings = Timings {
             load: self.load_time.as_secs_f64(),

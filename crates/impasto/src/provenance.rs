@@ -370,7 +370,7 @@ mod tests {
             settings("a turtle, \"red\"").parameters(),
             "a turtle, \"red\"\nSteps: 8, Sampler: \"parallel:8\", CFG scale: 3.5, \
              Seed: 18446744073709551615, Size: 64x64, Model: impasto-mini, Temperature: 0.9, \
-             Top-k: 256, Top-p: 0.95, Version: impasto 0.1.0"
+             Top-k: 256, Top-p: 0.95, CLIP score: 0.25, Version: impasto 0.1.0"
         );
     }
 

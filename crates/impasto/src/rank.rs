@@ -6,6 +6,7 @@ use burn::tensor::{Device, Tensor};
 use crate::checkpoint::{ClipModel, ModelSource};
 use crate::image::Picture;
 use crate::models::clip::unit;
+use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// A CLIP that compares.
@@ -27,11 +28,11 @@ impl Ranker {
     }
 
     /// Whether a caption can be read.
-    pub fn check_caption(&self, caption: &str, truncate: bool) -> Result<()> {
+    pub fn check_caption(&self, caption: &str, long: LongCaption) -> Result<()> {
         let length = self.model.config.clip.text_length;
         self.model
             .text
-            .encode_caption(caption, length, truncate)
+            .encode_caption(caption, length, long)
             .map(drop)
     }
 
@@ -40,9 +41,9 @@ impl Ranker {
         &self,
         captions: &[String],
         pictures: &[Picture],
-        truncate: bool,
+        long: LongCaption,
     ) -> Result<Scores> {
-        let text = self.model.embed_texts(captions, truncate)?;
+        let text = self.model.embed_texts(captions, long)?;
         self.compare(self.model.embed_pictures(pictures)?, text)
     }
 
@@ -53,7 +54,7 @@ impl Ranker {
         labels: &[String],
         templates: &[String],
         pictures: &[Picture],
-        truncate: bool,
+        long: LongCaption,
     ) -> Result<Scores> {
         if let Some(template) = templates.iter().find(|template| !template.contains(BLANK)) {
             return Err(Error::invalid(
@@ -65,7 +66,7 @@ impl Ranker {
             .iter()
             .flat_map(|label| templates.iter().map(|text| text.replace(BLANK, label)))
             .collect();
-        let text = self.model.embed_texts(&told, truncate)?;
+        let text = self.model.embed_texts(&told, long)?;
         let width = text.dims()[1];
         let mean = text
             .reshape([labels.len(), templates.len(), width])

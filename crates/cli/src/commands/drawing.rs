@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 use impasto::canvas::Telling;
-use impasto::checkpoint::{EMBEDDED_CLIP, ModelSource};
+use impasto::checkpoint::EMBEDDED_CLIP;
 use impasto::edit::{self, Area, EditRequest, Edited, Mask};
 use impasto::image::{Format, Original};
 use impasto::models::dalle::Order;
@@ -15,10 +15,11 @@ use impasto::pipeline::Pipeline;
 use impasto::provenance::{self, Settings};
 use impasto::rank::{self, Ranker};
 use impasto::sampling::SamplingOptions;
+use impasto::text::clip::LongCaption;
 use serde::Serialize;
 
 use super::generate::random_seed;
-use crate::arguments::{ModelFlags, SamplingFlags};
+use crate::arguments::{ModelFlags, SamplingFlags, find_model};
 use crate::failure::Usage;
 use crate::{outputs, terminal};
 
@@ -162,8 +163,8 @@ impl DrawingFlags {
             )
             .into());
         };
-        let ranker = Ranker::load(&ModelSource::parse(clip)?, &pipeline.model.device)?;
-        ranker.check_caption(prompt, self.truncate)?;
+        let ranker = Ranker::load(&find_model(clip)?, &pipeline.model.device)?;
+        ranker.check_caption(prompt, LongCaption::cut_if(self.truncate))?;
         Ok(Some(ranker))
     }
 
@@ -185,7 +186,7 @@ impl DrawingFlags {
             let prompt = std::slice::from_ref(prompt);
             cosines.push(
                 ranker
-                    .score(prompt, &[picture], self.truncate)?
+                    .score(prompt, &[picture], LongCaption::cut_if(self.truncate))?
                     .cosine(0, 0),
             );
         }

@@ -8,7 +8,7 @@ use impasto::image::Picture;
 use impasto::rank::numbers;
 use serde::Serialize;
 
-use crate::arguments::{ClipFlags, prompt};
+use crate::arguments::{ClipFlags, LongCaptionFlags, prompt};
 use crate::terminal;
 
 /// Captions and pictures as vectors of length one in a CLIP's space
@@ -25,9 +25,8 @@ pub struct Arguments {
     images: Vec<PathBuf>,
     #[command(flatten)]
     clip: ClipFlags,
-    /// Shorten a caption that is too long for the model instead of refusing it
-    #[arg(long)]
-    truncate: bool,
+    #[command(flatten)]
+    long: LongCaptionFlags,
     /// Print one JSON document instead of a line of numbers each
     #[arg(long)]
     json: bool,
@@ -65,7 +64,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let mut values = Vec::new();
     if !arguments.texts.is_empty() {
         values.extend(numbers(
-            model.embed_texts(&arguments.texts, arguments.truncate)?,
+            model.embed_texts(&arguments.texts, arguments.long.what())?,
         )?);
     }
     if !pictures.is_empty() {

@@ -6,16 +6,16 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use impasto::Error;
-use impasto::checkpoint::{EMBEDDED_CLIP, ModelSource};
+use impasto::checkpoint::EMBEDDED_CLIP;
 use impasto::data::scenes::{Glyphs, Language};
 use impasto::eval::run::{Clips, Options, Report, run as evaluate};
 use impasto::eval::scenes::{Accuracy, Tally};
-use impasto::eval::{edits, likelihood};
+use impasto::eval::{edits, likelihood, retrieval};
 use impasto::image::Picture;
 use impasto::models::dalle::Order;
 use impasto::rank::Ranker;
 
-use crate::arguments::{ModelFlags, SamplingFlags, WorldFlags};
+use crate::arguments::{DeviceFlags, ModelFlags, SamplingFlags, WorldFlags, find_model};
 use crate::terminal;
 
 /// Measure a model
@@ -31,6 +31,8 @@ enum What {
     Scenes(ScenesFlags),
     /// Hide things of held-out composed scenes and draw them again, caption the scenes, vary them
     Edits(EditsFlags),
+    /// Let a CLIP find held-out composed scenes by their captions, and the captions by the scenes
+    Retrieval(RetrievalFlags),
     /// How likely the model finds held-out composed scenes and their captions, in nats a token
     Likelihood(LikelihoodFlags),
 }
@@ -126,6 +128,29 @@ struct EditsFlags {
     json: bool,
 }
 
+#[derive(Args)]
+struct RetrievalFlags {
+    /// The CLIP
+    #[arg(long, value_name = "NAME|DIR", default_value = EMBEDDED_CLIP)]
+    clip: String,
+    #[command(flatten)]
+    device: DeviceFlags,
+    #[command(flatten)]
+    world: WorldFlags,
+    /// Held-out scenes, each with a caption of its own
+    #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    scenes: u32,
+    /// Seed of the scenes
+    #[arg(long, default_value = "0")]
+    seed: u64,
+    /// Language of the captions
+    #[arg(long, value_enum, default_value = "english")]
+    language: LanguageName,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum LanguageName {
     English,
@@ -146,6 +171,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.what {
         What::Scenes(flags) => scenes(flags),
         What::Edits(flags) => edits(flags),
+        What::Retrieval(flags) => retrieve(&flags),
         What::Likelihood(flags) => likelihoods(flags),
     }
 }
@@ -183,7 +209,9 @@ fn scenes(flags: ScenesFlags) -> Result<()> {
         sampling: flags.sampling.over(&pipeline.model.config.sampling),
         order: flags.order,
     };
-    let load = |clip: &str| Ranker::load(&ModelSource::parse(clip)?, &pipeline.model.device);
+    let load = |clip: &str| -> Result<Ranker> {
+        Ok(Ranker::load(&find_model(clip)?, &pipeline.model.device)?)
+    };
     let chooser = (flags.best_of > 1).then(|| load(&flags.clip)).transpose()?;
     let judge = flags.judge.as_deref().map(load).transpose()?;
     let clips = Clips {
@@ -276,6 +304,38 @@ fn edits(flags: EditsFlags) -> Result<()> {
         return terminal::json(&report);
     }
     terminal::result(edits_table(&report))
+}
+
+fn retrieve(flags: &RetrievalFlags) -> Result<()> {
+    let source = find_model(&flags.clip)?;
+    let (world, sources) = flags.world.open()?;
+    let glyphs = Glyphs::load(&world, &sources)?;
+    let ranker = Ranker::load(&source, &flags.device.select()?)?;
+    let report = retrieval::run(
+        &ranker,
+        &world,
+        &glyphs,
+        flags.scenes as usize,
+        flags.seed,
+        flags.language.into(),
+    )?;
+    if flags.json {
+        return terminal::json(&report);
+    }
+    let mut text = format!(
+        "{} on {} held-out scenes of world {}, seed {}",
+        report.clip, report.scenes, report.world, report.seed
+    );
+    for (name, recall) in [
+        ("pictures by captions", report.text_to_image),
+        ("captions by pictures", report.image_to_text),
+    ] {
+        text += &format!("\n{name:<24}");
+        for (rank, share) in report.ranks.iter().zip(recall.at) {
+            text += &format!("R@{rank} {:.1} %  ", 100.0 * share);
+        }
+    }
+    terminal::result(text.trim_end())
 }
 
 fn likelihoods(flags: LikelihoodFlags) -> Result<()> {

@@ -9,6 +9,7 @@ pub mod edit;
 pub mod embed;
 pub mod eval;
 pub mod generate;
+pub mod import;
 pub mod likelihood;
 pub mod model;
 pub mod pull;

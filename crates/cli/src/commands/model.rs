@@ -57,27 +57,33 @@ pub fn run(arguments: Arguments) -> Result<()> {
 fn describe(info: &ModelInfo) -> String {
     let image = info.config.image_tokenizer();
     let size = image.picture_size();
-    let sampling = info.config.sampling();
-    let (transformer, text) = info.config.transformer();
-    let rows = [
+    let mut rows = vec![
         ("model", info.name.clone()),
         ("licence", info.licence.clone()),
         ("picture", format!("{size}x{size} pixels")),
-        (
+    ];
+    let described = info.config.transformer();
+    if let Some((transformer, _)) = &described {
+        let parameters = info.dalle_parameters;
+        rows.push((
             "transformer",
-            format!("{transformer}, {} parameters", info.dalle_parameters),
+            format!("{transformer}, {parameters} parameters"),
+        ));
+    }
+    rows.push((
+        "image tokenizer",
+        format!(
+            "{grid}x{grid} grid, {} codes, {} parameters",
+            image.codebook_size(),
+            info.image_tokenizer_parameters,
+            grid = image.grid()
         ),
-        (
-            "image tokenizer",
-            format!(
-                "{grid}x{grid} grid, {} codes, {} parameters",
-                image.codebook_size(),
-                info.image_tokenizer_parameters,
-                grid = image.grid()
-            ),
-        ),
-        ("text", text),
-        (
+    ));
+    if let Some((_, text)) = described {
+        rows.push(("text", text));
+    }
+    if let Some(sampling) = info.config.sampling() {
+        rows.push((
             "sampling",
             format!(
                 "guidance {}, temperature {}, top-k {}, top-p {}",
@@ -86,16 +92,12 @@ fn describe(info: &ModelInfo) -> String {
                 or_off(sampling.top_k),
                 or_off(sampling.top_p)
             ),
-        ),
-        (
-            "weights",
-            format!("{} in {}", mebibytes(info.weight_bytes), info.precision),
-        ),
-        (
-            "peak memory",
-            format!("about {}", mebibytes(info.peak_memory_bytes)),
-        ),
-    ];
+        ));
+    }
+    let weights = mebibytes(info.weight_bytes);
+    rows.push(("weights", format!("{weights} in {}", info.precision)));
+    let peak = mebibytes(info.peak_memory_bytes);
+    rows.push(("peak memory", format!("about {peak}")));
     let lines: Vec<String> = rows
         .iter()
         .map(|(name, value)| format!("{name:<16} {value}"))

@@ -121,8 +121,8 @@ pub fn pulled(name: &str) -> Result<Option<ModelSource>> {
     };
     let needed = entry.map_or(&[][..], |entry| &entry.needs);
     let needs = needed.iter().map(|name| folder(name));
-    Ok(Some(ModelSource::Pulled {
-        folder: first,
+    Ok(Some(ModelSource::Published {
+        path: first,
         needs: needs.filter_map(Result::transpose).collect::<Result<_>>()?,
     }))
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use impasto::image::Picture;
 use serde::Serialize;
 
-use crate::arguments::{ClipFlags, prompt};
+use crate::arguments::{ClipFlags, LongCaptionFlags, prompt};
 use crate::failure::Usage;
 use crate::terminal;
 
@@ -29,9 +29,8 @@ pub struct Arguments {
     templates: Vec<String>,
     #[command(flatten)]
     clip: ClipFlags,
-    /// Shorten a caption that is too long for the model instead of refusing it
-    #[arg(long)]
-    truncate: bool,
+    #[command(flatten)]
+    long: LongCaptionFlags,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -79,7 +78,11 @@ fn pictures(arguments: &Arguments) -> Result<()> {
         .map(Picture::open)
         .collect::<impasto::Result<_>>()?;
     let ranker = arguments.clip.load()?;
-    let scores = ranker.score(std::slice::from_ref(caption), &opened, arguments.truncate)?;
+    let scores = ranker.score(
+        std::slice::from_ref(caption),
+        &opened,
+        arguments.long.what(),
+    )?;
     let shares = scores.picture_probabilities(0);
     let rows = scores.best_pictures(0).into_iter().map(|picture| Score {
         what: &paths[picture],
@@ -100,9 +103,9 @@ fn captions(arguments: &Arguments, image: PathBuf) -> Result<()> {
     let ranker = arguments.clip.load()?;
     let words = &arguments.what;
     let scores = if arguments.templates.is_empty() {
-        ranker.score(words, &picture, arguments.truncate)?
+        ranker.score(words, &picture, arguments.long.what())?
     } else {
-        ranker.classify(words, &arguments.templates, &picture, arguments.truncate)?
+        ranker.classify(words, &arguments.templates, &picture, arguments.long.what())?
     };
     let shares = scores.caption_probabilities(0);
     let rows = scores.best_captions(0).into_iter().map(|caption| Score {

@@ -5,7 +5,7 @@ use crate::program::Program;
 #[test]
 fn every_command_explains_itself() {
     let program = Program::new();
-    let commands: [&[&str]; 23] = [
+    let commands: [&[&str]; 24] = [
         &[],
         &["generate"],
         &["edit"],
@@ -15,6 +15,7 @@ fn every_command_explains_itself() {
         &["model"],
         &["model", "info"],
         &["model", "list"],
+        &["import"],
         &["likelihood"],
         &["reconstruct"],
         &["tokens"],

@@ -5,7 +5,10 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use impasto::checkpoint::weights::Precision;
-use impasto::checkpoint::{ClipModel, ClipModelConfig, Model, ModelConfig, WeightFormat};
+use impasto::checkpoint::{
+    CaptionTokenizer, ClipModel, ClipModelConfig, Model, ModelConfig, TextTokenizerKind,
+    WeightFormat,
+};
 use impasto::device;
 use impasto::models::clip::{Activation, EndOfText, Normalisation, TowerConfig};
 use impasto::models::vqgan::VqganConfig;
@@ -225,9 +228,10 @@ pub fn clip() -> &'static str {
             config: ClipModelConfig {
                 name: "tiny".to_owned(),
                 licence: "CC0-1.0".to_owned(),
+                text_tokenizer: TextTokenizerKind::ByteLevel,
                 clip: config.clone(),
             },
-            text,
+            text: CaptionTokenizer::ByteLevel(text),
             clip: config.init(&mut Init::new(2, &device)),
         };
         clip.save(&folder, Precision::F32).unwrap();

@@ -1,4 +1,5 @@
-//! A CLIP with its text tokenizer: `config.json`, `tokenizer.json`, `clip.safetensors`.
+//! A CLIP with its text tokenizer: `config.json`, `tokenizer.json`, `clip.safetensors`. Where one is named, a
+//! published folder or file will do as well ([`crate::import::clip`]).
 
 use std::path::Path;
 
@@ -7,11 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{ModelSource, weights};
 use crate::image::Picture;
+use crate::import::clip::{self as import, PublishedClip};
 use crate::models::clip::unit;
 use crate::models::parameters::export;
 use crate::models::{Clip, ClipConfig};
 use crate::nn::Init;
-use crate::text::TextTokenizer;
+use crate::text::clip::{Cleaning, ClipTokenizer, LongCaption};
+use crate::text::{self, TextTokenizer};
 use crate::{Error, Result, files};
 
 /// `config.json` of a CLIP.
@@ -22,8 +25,94 @@ pub struct ClipModelConfig {
     pub name: String,
     /// SPDX expression of the weights' licence.
     pub licence: String,
+    /// Which text tokenizer it has.
+    #[serde(default)]
+    pub text_tokenizer: TextTokenizerKind,
     /// The sizes.
     pub clip: ClipConfig,
+}
+
+/// A kind of text tokenizer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TextTokenizerKind {
+    /// Ours, for any language.
+    #[default]
+    ByteLevel,
+    /// CLIP's, with captions cleaned this way.
+    Clip(Cleaning),
+}
+
+/// Caption → ids of a CLIP.
+#[derive(Clone, Debug)]
+pub enum CaptionTokenizer {
+    /// Ours.
+    ByteLevel(TextTokenizer),
+    /// The published one.
+    Clip(ClipTokenizer),
+}
+
+impl CaptionTokenizer {
+    /// Its kind.
+    pub fn kind(&self) -> TextTokenizerKind {
+        match self {
+            CaptionTokenizer::ByteLevel(_) => TextTokenizerKind::ByteLevel,
+            CaptionTokenizer::Clip(tokenizer) => TextTokenizerKind::Clip(tokenizer.cleaning()),
+        }
+    }
+
+    /// Number of ids.
+    pub fn vocab_size(&self) -> usize {
+        match self {
+            CaptionTokenizer::ByteLevel(tokenizer) => tokenizer.vocab_size(),
+            CaptionTokenizer::Clip(tokenizer) => tokenizer.vocab_size(),
+        }
+    }
+
+    /// A caption's ids with start and end, at most `limit`; several rows where it is taken in pieces.
+    pub fn encode_caption(
+        &self,
+        caption: &str,
+        limit: usize,
+        long: LongCaption,
+    ) -> Result<Vec<Vec<u32>>> {
+        let tokenizer = match self {
+            CaptionTokenizer::Clip(tokenizer) => {
+                return tokenizer.encode_caption(caption, limit, long);
+            }
+            CaptionTokenizer::ByteLevel(tokenizer) => tokenizer,
+        };
+        let ids = match long {
+            LongCaption::Chunks => tokenizer.encode(caption)?,
+            _ => Vec::new(),
+        };
+        // The start and the end of each piece.
+        let room = limit.saturating_sub(2);
+        if room > 0 && ids.len() > room {
+            let framed = |piece: &[u32]| [&[text::BOS], piece, &[text::EOS]].concat();
+            return Ok(ids.chunks(room).map(framed).collect());
+        }
+        let truncate = long == LongCaption::Truncate;
+        Ok(vec![tokenizer.encode_caption(caption, limit, truncate)?])
+    }
+
+    fn from_json(json: &[u8], kind: TextTokenizerKind) -> Result<Self> {
+        Ok(match kind {
+            TextTokenizerKind::ByteLevel => {
+                CaptionTokenizer::ByteLevel(TextTokenizer::from_bytes(json)?)
+            }
+            TextTokenizerKind::Clip(cleaning) => {
+                CaptionTokenizer::Clip(ClipTokenizer::from_json(json, cleaning)?)
+            }
+        })
+    }
+
+    fn save(&self, dir: &Path) -> Result<()> {
+        match self {
+            CaptionTokenizer::ByteLevel(tokenizer) => tokenizer.save(dir),
+            CaptionTokenizer::Clip(tokenizer) => tokenizer.save(dir),
+        }
+    }
 }
 
 const CONFIG: &str = "config.json";
@@ -39,23 +128,47 @@ pub struct ClipModel {
     /// The config.
     pub config: ClipModelConfig,
     /// Caption → text ids.
-    pub text: TextTokenizer,
+    pub text: CaptionTokenizer,
     /// The towers.
     pub clip: Clip,
 }
 
+impl From<PublishedClip> for ClipModel {
+    /// Published weights seldom say their licence.
+    fn from(published: PublishedClip) -> Self {
+        let text = CaptionTokenizer::Clip(published.text);
+        ClipModel {
+            config: ClipModelConfig {
+                name: published.name,
+                licence: "unknown".into(),
+                text_tokenizer: text.kind(),
+                clip: published.clip.config().clone(),
+            },
+            text,
+            clip: published.clip,
+        }
+    }
+}
+
 impl ClipModel {
-    /// Loads all of a CLIP onto `device`.
+    /// Loads all of a CLIP onto `device`: one of ours, or a published folder or file.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
+        if let Some(path) = source.folder()
+            && !path.join(CLIP).is_file()
+            && (path.is_file() || import::is_published(path))
+        {
+            return Ok(import::load(path, &import::Options::default(), device)?.into());
+        }
         let config: ClipModelConfig = serde_json::from_slice(&source.read(CONFIG)?)
             .map_err(|e| Error::bad_file(source.path(CONFIG), format!("not a CLIP config: {e}")))?;
         config
             .clip
             .validate()
             .map_err(|e| Error::bad_file(source.path(CONFIG), e.to_string()))?;
-        let text = TextTokenizer::from_bytes(&source.read(TOKENIZER)?)
+        let text = CaptionTokenizer::from_json(&source.read(TOKENIZER)?, config.text_tokenizer)
             .map_err(|e| Error::bad_file(source.path(TOKENIZER), e.to_string()))?;
-        if text.vocab_size() != config.clip.text_vocab_size {
+        // Published embeddings may have rows behind the last id that no text becomes.
+        if text.vocab_size() > config.clip.text_vocab_size {
             return Err(Error::bad_file(
                 source.path(TOKENIZER),
                 format!(
@@ -68,7 +181,7 @@ impl ClipModel {
         let clip = weights::load(
             config.clip.init(&mut Init::empty(device)),
             &source.path(CLIP),
-            &source.map(CLIP)?,
+            source.map(CLIP)?,
             weights::Formats::default(),
         )?;
         Ok(ClipModel { config, text, clip })
@@ -84,24 +197,41 @@ impl ClipModel {
         files::write_atomic(dir.join(CONFIG), &config)
     }
 
-    /// Embeddings of captions, of length one.
+    /// Embeddings of captions, of length one. Where a long caption is taken in pieces, it is the direction of
+    /// the mean of the pieces' embeddings.
     ///
     /// # Shapes
     /// - returns: `[captions, projection_width]`
     ///
     /// # Errors
-    /// On an empty caption, and on one that is too long unless `truncate` cuts it.
-    pub fn embed_texts(&self, captions: &[String], truncate: bool) -> Result<Tensor<2>> {
-        let length = self.config.clip.text_length;
-        let ids: Vec<Vec<u32>> = captions
-            .iter()
-            .map(|caption| self.text.encode_caption(caption, length, truncate))
-            .collect::<Result<_>>()?;
-        let parts: Vec<Tensor<2>> = ids
+    /// On an empty caption, and on one that is too long where `long` refuses it.
+    pub fn embed_texts(&self, captions: &[String], long: LongCaption) -> Result<Tensor<2>> {
+        let limit = self.config.clip.text_length;
+        let mut rows = Vec::with_capacity(captions.len());
+        let mut counts = Vec::with_capacity(captions.len());
+        for caption in captions {
+            let pieces = self.text.encode_caption(caption, limit, long)?;
+            counts.push(pieces.len());
+            rows.extend(pieces);
+        }
+        let parts: Vec<Tensor<2>> = rows
             .chunks(ROWS)
             .map(|ids| Ok(unit(self.clip.encode_text(ids)?)))
             .collect::<Result<_>>()?;
-        joined(parts, "captions")
+        let embedded = joined(parts, "captions")?;
+        if counts.iter().all(|&count| count == 1) {
+            return Ok(embedded);
+        }
+        let mut start = 0;
+        let averages = counts.into_iter().map(|count| {
+            let pieces = embedded.clone().narrow(0, start, count);
+            start += count;
+            match count {
+                1 => pieces,
+                _ => unit(pieces.mean_dim(0)),
+            }
+        });
+        Ok(Tensor::cat(averages.collect(), 0))
     }
 
     /// Embeddings of pictures, of length one.

@@ -184,13 +184,13 @@ impl DalleMini {
         let dalle = weights::load(
             config.dalle_bart.init(&mut init),
             &source.path(TRANSFORMER),
-            &source.map(TRANSFORMER)?,
+            source.map(TRANSFORMER)?,
             formats,
         )?;
         let image = weights::load(
             config.image_tokenizer.init(&mut init),
             &source.path(IMAGE_TOKENIZER),
-            &source.map(IMAGE_TOKENIZER)?,
+            source.map(IMAGE_TOKENIZER)?,
             Formats::default(),
         )?;
         Ok(DalleMini {

@@ -58,12 +58,12 @@ pub fn load_into<M: Module>(module: M, name: &Path, bytes: &[u8]) -> Result<M> {
 pub fn load<M: Module>(
     module: M,
     name: &Path,
-    bytes: &Cow<'static, [u8]>,
+    bytes: Cow<'static, [u8]>,
     formats: Formats,
 ) -> Result<M> {
     match bytes {
         Cow::Borrowed(bytes) => set_all(module, name, bytes, Memory::Static, formats),
-        Cow::Owned(bytes) => set_all(module, name, bytes, Memory::Lent, formats),
+        Cow::Owned(bytes) => set_all(module, name, &bytes, Memory::Lent, formats),
     }
 }
 
@@ -294,7 +294,7 @@ mod tests {
         let bytes: &'static [u8] = file().leak();
         let expected = export(&fresh());
         let mapped = Cow::Borrowed(bytes);
-        let mapped = load(empty(), Path::new("x"), &mapped, Formats::default()).unwrap();
+        let mapped = load(empty(), Path::new("x"), mapped.clone(), Formats::default()).unwrap();
         let lent = load_into(empty(), Path::new("x"), bytes).unwrap();
         for (name, data) in expected {
             export(&mapped)[&name].assert_eq(&data, true);
@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn only_weights_of_linear_layers_are_packed() {
         let format = formats(WeightFormat::F32, WeightFormat::Int8);
-        let model = load(empty(), Path::new("x"), &Cow::Owned(file()), format).unwrap();
+        let model = load(empty(), Path::new("x"), Cow::Owned(file()), format).unwrap();
         assert!(
             model
                 .layers
@@ -360,7 +360,7 @@ mod tests {
         parameters.insert("norm.weight".to_owned(), TensorData::new(values, shape));
         let bytes: &'static [u8] = serialize(&parameters, Precision::F32, None).unwrap().leak();
         let mapped = Cow::Borrowed(bytes);
-        let error = load(empty(), Path::new("x"), &mapped, Formats::default()).unwrap_err();
+        let error = load(empty(), Path::new("x"), mapped, Formats::default()).unwrap_err();
         let expected = "tensor norm.weight holds inf at index 3, expected finite numbers";
         assert!(error.to_string().contains(expected), "{error}");
     }

@@ -6,7 +6,9 @@
 
 mod clip;
 pub mod dalle_mini;
+pub mod dalle_pytorch;
 mod embedded;
+pub mod image_tokenizer;
 mod loading;
 mod model;
 pub mod pytorch;
@@ -15,6 +17,6 @@ pub mod stored;
 pub mod weights;
 
 pub use crate::nn::ops::packed::WeightFormat;
-pub use clip::{ClipModel, ClipModelConfig};
+pub use clip::{CaptionTokenizer, ClipModel, ClipModelConfig, TextTokenizerKind};
 pub(crate) use model::{DALLE, IMAGE_TOKENIZER};
 pub use model::{EMBEDDED_CLIP, EMBEDDED_NAME, Model, ModelConfig, ModelSource};

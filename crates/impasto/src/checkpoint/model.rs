@@ -73,10 +73,10 @@ pub enum ModelSource {
     Embedded(&'static str),
     /// A checkpoint directory.
     Dir(PathBuf),
-    /// A published model that was pulled.
-    Pulled {
-        /// Its files.
-        folder: PathBuf,
+    /// A published model that is one file, or that was pulled.
+    Published {
+        /// Its folder, or the file.
+        path: PathBuf,
         /// The folders of the other models that it does not run without.
         needs: Vec<PathBuf>,
     },
@@ -102,11 +102,17 @@ impl ModelSource {
         if path.is_dir() {
             return Ok(ModelSource::Dir(path));
         }
+        if path.is_file() {
+            return Ok(ModelSource::Published {
+                path,
+                needs: Vec::new(),
+            });
+        }
         Err(Error::Missing {
             what: "model",
             path,
             hint: format!(
-                "give a checkpoint directory, {EMBEDDED_NAME}, or {EMBEDDED_CLIP} for a CLIP; `impasto model list` shows what is here"
+                "give a checkpoint directory, a published model, {EMBEDDED_NAME}, or {EMBEDDED_CLIP} for a CLIP; `impasto model list` shows what is here"
             ),
         })
     }
@@ -121,7 +127,7 @@ impl ModelSource {
                     path: name.into(),
                     hint: "build the program with the models/ folder of its repository".into(),
                 }),
-            ModelSource::Dir(dir) | ModelSource::Pulled { folder: dir, .. } => {
+            ModelSource::Dir(dir) | ModelSource::Published { path: dir, .. } => {
                 let path = dir.join(name);
                 std::fs::read(&path)
                     .map(Cow::Owned)
@@ -134,7 +140,7 @@ impl ModelSource {
     pub fn map(&self, name: &'static str) -> Result<Cow<'static, [u8]>> {
         match self {
             ModelSource::Embedded(_) => self.read(name),
-            ModelSource::Dir(dir) | ModelSource::Pulled { folder: dir, .. } => {
+            ModelSource::Dir(dir) | ModelSource::Published { path: dir, .. } => {
                 files::map(&dir.join(name))
             }
         }
@@ -144,22 +150,22 @@ impl ModelSource {
     pub fn path(&self, name: &str) -> PathBuf {
         match self {
             ModelSource::Embedded(model) => Path::new(model).join(name),
-            ModelSource::Dir(dir) | ModelSource::Pulled { folder: dir, .. } => dir.join(name),
+            ModelSource::Dir(dir) | ModelSource::Published { path: dir, .. } => dir.join(name),
         }
     }
 
-    /// The folder, where it is one.
+    /// The folder, or the file, where it is one.
     pub fn folder(&self) -> Option<&Path> {
         match self {
             ModelSource::Embedded(_) => None,
-            ModelSource::Dir(folder) | ModelSource::Pulled { folder, .. } => Some(folder),
+            ModelSource::Dir(path) | ModelSource::Published { path, .. } => Some(path),
         }
     }
 
     /// The folders of the other models that it does not run without.
     pub fn needs(&self) -> &[PathBuf] {
         match self {
-            ModelSource::Pulled { needs, .. } => needs,
+            ModelSource::Published { needs, .. } => needs,
             _ => &[],
         }
     }
@@ -195,7 +201,7 @@ impl ModelSource {
         for name in [DALLE, IMAGE_TOKENIZER] {
             total += match self {
                 ModelSource::Embedded(_) => self.read(name)?.len() as u64,
-                ModelSource::Dir(dir) | ModelSource::Pulled { folder: dir, .. } => {
+                ModelSource::Dir(dir) | ModelSource::Published { path: dir, .. } => {
                     let path = dir.join(name);
                     std::fs::metadata(&path)
                         .map_err(Error::io("read", &path))?
@@ -243,13 +249,13 @@ impl Model {
         let dalle = weights::load(
             config.dalle.init(&mut init),
             &source.path(DALLE),
-            &source.map(DALLE)?,
+            source.map(DALLE)?,
             formats,
         )?;
         let image = weights::load(
             config.image_tokenizer.init(&mut init),
             &source.path(IMAGE_TOKENIZER),
-            &source.map(IMAGE_TOKENIZER)?,
+            source.map(IMAGE_TOKENIZER)?,
             Formats::default(),
         )?;
         Ok(Model {

@@ -4,5 +4,6 @@ mod canvas;
 pub mod detector;
 pub mod edits;
 pub mod likelihood;
+pub mod retrieval;
 pub mod run;
 pub mod scenes;

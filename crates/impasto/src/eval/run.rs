@@ -15,6 +15,7 @@ use crate::models::dalle::Order;
 use crate::pipeline::Pipeline;
 use crate::rank::Ranker;
 use crate::sampling::SamplingOptions;
+use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// How the benchmark is run.
@@ -129,7 +130,8 @@ pub fn run(
         if let (Some(judge), Some((_, mean))) = (clips.judge, &mut report.judged_by) {
             for (prompt, picture) in prompts.iter().zip(&drawn) {
                 let caption = std::slice::from_ref(&prompt.caption);
-                let scores = judge.score(caption, std::slice::from_ref(picture), false)?;
+                let scores =
+                    judge.score(caption, std::slice::from_ref(picture), LongCaption::Refuse)?;
                 *mean += f64::from(scores.cosine(0, 0)) / options.prompts as f64;
             }
         }
@@ -211,7 +213,11 @@ fn draw_best(
     };
     let mut best = Vec::with_capacity(prompts.len());
     for (prompt, attempts) in prompts.iter().zip(pictures.chunks(tries)) {
-        let scores = chooser.score(std::slice::from_ref(&prompt.caption), attempts, false)?;
+        let scores = chooser.score(
+            std::slice::from_ref(&prompt.caption),
+            attempts,
+            LongCaption::Refuse,
+        )?;
         let order = scores.best_pictures(0);
         best.extend(order.first().map(|&index| attempts[index].clone()));
     }

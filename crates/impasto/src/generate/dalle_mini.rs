@@ -12,14 +12,15 @@ use crate::models::dalle_bart::{Followers, ReadCaption};
 use crate::sampling::{Sampler, SamplingOptions, log_prob};
 use crate::{Error, Result};
 
-/// Gets the ids of a picture drawn and to draw, with all pictures' ids so far; may stop the work.
+/// Gets the ids of a picture known and to know, with all pictures' ids so far; may stop the work.
 pub type Progress<'a> = dyn FnMut(usize, usize, &[Vec<u32>]) -> ControlFlow<()> + 'a;
 
-/// Draws a picture of one caption for each seed, all in one batch.
+/// Draws a picture of one caption for each seed, all in one batch, each going on from `beginning`.
 pub fn draw(
     model: &DalleBart,
     caption: &ReadCaption,
     null_caption: &ReadCaption,
+    beginning: &[u32],
     seeds: &[u64],
     options: &SamplingOptions,
     progress: &mut Progress<'_>,
@@ -30,6 +31,15 @@ pub fn draw(
     let rows = seeds.len();
     if rows == 0 {
         return Ok(Vec::new());
+    }
+    if beginning.len() >= positions {
+        return Err(Error::invalid(
+            "beginning",
+            format!(
+                "expected fewer than {positions} ids, got {}",
+                beginning.len()
+            ),
+        ));
     }
     let mut followers = vec![Followers { caption, rows }];
     if options.needs_unconditional() {
@@ -43,16 +53,23 @@ pub fn draw(
         .map(|&seed| Sampler::new(options, seed))
         .collect();
     let mut caches = model.caches();
-    let mut image_ids: Vec<Vec<u32>> = vec![Vec::with_capacity(positions); rows];
+    let mut image_ids: Vec<Vec<u32>> = vec![beginning.to_vec(); rows];
     let mut log_likelihoods = vec![0.0; rows];
-    for position in 0..positions {
-        let newest = |row: &Vec<u32>| vec![row.last().copied().unwrap_or(config.start_id)];
+    // What the first pass reads: the start and the beginning; each later one an id.
+    let mut told = 0;
+    for position in beginning.len()..positions {
+        let inputs = |row: &Vec<u32>| -> Vec<u32> {
+            let start = std::iter::once(&config.start_id);
+            start.chain(row).copied().skip(told).collect()
+        };
         // The pictures once for each caption that they follow.
         let inputs: Vec<Vec<u32>> = followers
             .iter()
-            .flat_map(|_| image_ids.iter().map(newest))
+            .flat_map(|_| image_ids.iter().map(inputs))
             .collect();
-        let states = model.decode(&inputs, position, &followers, Some(&mut caches))?;
+        let states = model.decode(&inputs, told, &followers, Some(&mut caches))?;
+        let states = states.narrow(1, position - told, 1);
+        told = position + 1;
         let logits: Vec<f32> = model
             .image_logits(states)
             .into_data()
@@ -120,9 +137,15 @@ mod tests {
             guidance_scale: 3.0,
             ..SamplingOptions::default()
         };
-        draw(model, &caption, &null, seeds, &options, &mut |_, _, _| {
-            ControlFlow::Continue(())
-        })
+        draw(
+            model,
+            &caption,
+            &null,
+            &[],
+            seeds,
+            &options,
+            &mut |_, _, _| ControlFlow::Continue(()),
+        )
         .unwrap()
     }
 
@@ -166,6 +189,25 @@ mod tests {
             let whole = -f64::from(nats.sum().into_scalar::<f32>());
             assert!((whole - drawn.log_likelihood).abs() < 1e-3);
         }
+    }
+
+    #[test]
+    fn a_picture_that_is_begun_goes_on_as_if_it_had_been_drawn() {
+        let model = model();
+        let whole = draw_all(&model, &[3]).remove(0).image_ids;
+        let caption = model.read(&[0, 7, 9, 2]).unwrap();
+        let null = model.read(&[0, 2]).unwrap();
+        let options = SamplingOptions {
+            guidance_scale: 3.0,
+            ..SamplingOptions::default()
+        };
+        let go = &mut |_, _, _: &[Vec<u32>]| ControlFlow::Continue(());
+        for count in [1, 4, 8] {
+            let begun = &whole[..count];
+            let drawn = draw(&model, &caption, &null, begun, &[3], &options, go).unwrap();
+            assert_eq!(drawn[0].image_ids, whole, "{count}");
+        }
+        assert!(draw(&model, &caption, &null, &whole, &[3], &options, go).is_err());
     }
 
     #[test]

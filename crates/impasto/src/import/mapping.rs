@@ -69,6 +69,23 @@ impl ImportReport {
     }
 }
 
+/// Writes rows as columns of a matrix with `width` columns, from column `start` on; square by square, as one
+/// of the two is always walked across memory.
+fn transpose(rows: &[f32], length: usize, matrix: &mut [f32], width: usize, start: usize) {
+    const SIDE: usize = 32;
+    let count = rows.len() / length.max(1);
+    for first in (0..count).step_by(SIDE) {
+        for left in (0..length).step_by(SIDE) {
+            for column in left..(left + SIDE).min(length) {
+                let to = &mut matrix[column * width + start..];
+                for row in first..(first + SIDE).min(count) {
+                    to[row] = rows[row * length + column];
+                }
+            }
+        }
+    }
+}
+
 fn more(count: usize, what: &str) -> String {
     match count {
         1 => String::new(),
@@ -108,6 +125,30 @@ impl<'a> Mapping<'a> {
         Ok(())
     }
 
+    /// A parameter of the same layout behind dimensions of one, which ours has not got.
+    pub fn reshaped(&mut self, ours: &str, theirs: &str) -> Result<()> {
+        let expected = self.expected(ours)?;
+        let Some(tensor) = self.tensors.remove(theirs) else {
+            self.report.missing.push(theirs.to_owned());
+            return Ok(());
+        };
+        let wide = |shape: &[usize]| -> Vec<usize> {
+            shape.iter().copied().filter(|&size| size != 1).collect()
+        };
+        if wide(tensor.shape()) != wide(&expected) {
+            self.report.misshapen.push(Misshapen {
+                name: theirs.to_owned(),
+                expected,
+                found: tensor.shape().to_vec(),
+            });
+            return Ok(());
+        }
+        self.report.applied.push(theirs.to_owned());
+        let values = self.finite(theirs, &tensor)?;
+        self.set(ours, expected, values);
+        Ok(())
+    }
+
     /// A matrix that lies the other way: ours is `[in, out]`, PyTorch's layers' is `[out, in]`.
     pub fn transposed(&mut self, ours: &str, theirs: &str) -> Result<()> {
         self.side_by_side(ours, &[theirs])
@@ -133,11 +174,7 @@ impl<'a> Mapping<'a> {
                 continue;
             };
             let values = self.finite(name, &tensor)?;
-            for (output, row) in values.chunks_exact(rows).enumerate() {
-                for (input, &value) in row.iter().enumerate() {
-                    whole[input * outputs + i * part + output] = value;
-                }
-            }
+            transpose(&values, rows, &mut whole, outputs, i * part);
         }
         if found {
             self.set(ours, expected, whole);

@@ -5,7 +5,36 @@
 
 pub mod clip;
 pub mod dalle_mini;
+pub mod dalle_pytorch;
+#[cfg(test)]
+mod damage;
+pub mod image_tokenizer;
 mod mapping;
+mod taming;
 mod weights;
 
+use std::path::Path;
+
+use crate::files::folder_of;
+
 pub use mapping::{ImportReport, Misshapen};
+
+/// A published model is called after its folder or file; one of the hub's cache after its repository
+/// (`models--{owner}--{name}/snapshots/{commit}`).
+pub fn name_of(path: &Path) -> String {
+    let name = |path: &Path| {
+        path.file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+    };
+    let snapshots = folder_of(path);
+    if name(snapshots).is_some_and(|name| name == "snapshots")
+        && let Some(repository) = name(folder_of(snapshots))
+        && let Some(repository) = repository.strip_prefix("models--")
+    {
+        return repository.replacen("--", "/", 1);
+    }
+    // "." and the like have no name of their own.
+    name(path)
+        .or_else(|| name(&path.canonicalize().ok()?))
+        .unwrap_or_else(|| "model".to_owned())
+}

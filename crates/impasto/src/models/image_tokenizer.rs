@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use super::discrete_vae::{DiscreteVae, DiscreteVaeConfig};
 use super::dvae::{Dvae, DvaeConfig};
 use super::taming_vqgan::{TamingVqgan, TamingVqganConfig};
 use super::vqgan::{Vqgan, VqganConfig};
@@ -12,7 +13,7 @@ use crate::nn::Init;
 use crate::{Error, Result};
 
 /// Which autoencoder, and its sizes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "architecture", rename_all = "snake_case")]
 pub enum ImageTokenizerConfig {
     /// [`super::vqgan`].
@@ -21,6 +22,8 @@ pub enum ImageTokenizerConfig {
     Dvae(DvaeConfig),
     /// [`super::taming_vqgan`].
     TamingVqgan(TamingVqganConfig),
+    /// [`super::discrete_vae`].
+    DiscreteVae(DiscreteVaeConfig),
 }
 
 impl ImageTokenizerConfig {
@@ -30,6 +33,7 @@ impl ImageTokenizerConfig {
             ImageTokenizerConfig::Vqgan(config) => config.picture_size,
             ImageTokenizerConfig::Dvae(config) => config.picture_size,
             ImageTokenizerConfig::TamingVqgan(config) => config.picture_size,
+            ImageTokenizerConfig::DiscreteVae(config) => config.picture_size,
         }
     }
 
@@ -39,6 +43,7 @@ impl ImageTokenizerConfig {
             ImageTokenizerConfig::Vqgan(config) => config.grid(),
             ImageTokenizerConfig::Dvae(config) => config.grid(),
             ImageTokenizerConfig::TamingVqgan(config) => config.grid(),
+            ImageTokenizerConfig::DiscreteVae(config) => config.grid(),
         }
     }
 
@@ -48,6 +53,7 @@ impl ImageTokenizerConfig {
             ImageTokenizerConfig::Vqgan(config) => config.codebook_size,
             ImageTokenizerConfig::Dvae(config) => config.codebook_size,
             ImageTokenizerConfig::TamingVqgan(config) => config.codebook_size,
+            ImageTokenizerConfig::DiscreteVae(config) => config.codebook_size,
         }
     }
 
@@ -57,6 +63,7 @@ impl ImageTokenizerConfig {
             ImageTokenizerConfig::Vqgan(_) => "vqgan",
             ImageTokenizerConfig::Dvae(_) => "dvae",
             ImageTokenizerConfig::TamingVqgan(_) => "taming_vqgan",
+            ImageTokenizerConfig::DiscreteVae(_) => "discrete_vae",
         }
     }
 
@@ -66,6 +73,7 @@ impl ImageTokenizerConfig {
             ImageTokenizerConfig::Vqgan(config) => config.validate(),
             ImageTokenizerConfig::Dvae(config) => config.validate(),
             ImageTokenizerConfig::TamingVqgan(config) => config.validate(),
+            ImageTokenizerConfig::DiscreteVae(config) => config.validate(),
         }
     }
 
@@ -76,6 +84,9 @@ impl ImageTokenizerConfig {
             ImageTokenizerConfig::Dvae(config) => ImageTokenizer::Dvae(config.init(init)),
             ImageTokenizerConfig::TamingVqgan(config) => {
                 ImageTokenizer::TamingVqgan(config.init(init))
+            }
+            ImageTokenizerConfig::DiscreteVae(config) => {
+                ImageTokenizer::DiscreteVae(config.init(init))
             }
         }
     }
@@ -92,6 +103,8 @@ pub enum ImageTokenizer {
     Dvae(Dvae),
     /// [`super::taming_vqgan`].
     TamingVqgan(TamingVqgan),
+    /// [`super::discrete_vae`].
+    DiscreteVae(DiscreteVae),
 }
 
 /// Pictures through the tokenizer at a time: bounds memory; results do not depend on it.
@@ -106,6 +119,9 @@ impl ImageTokenizer {
             ImageTokenizer::TamingVqgan(model) => {
                 ImageTokenizerConfig::TamingVqgan(model.config().clone())
             }
+            ImageTokenizer::DiscreteVae(model) => {
+                ImageTokenizerConfig::DiscreteVae(model.config().clone())
+            }
         }
     }
 
@@ -116,6 +132,7 @@ impl ImageTokenizer {
             ImageTokenizer::Vqgan(model) => model.encode(pixels),
             ImageTokenizer::Dvae(model) => model.encode(pixels),
             ImageTokenizer::TamingVqgan(model) => model.encode(pixels)?,
+            ImageTokenizer::DiscreteVae(model) => model.encode(pixels),
         };
         let ids: Vec<i64> = ids
             .into_data()
@@ -134,6 +151,7 @@ impl ImageTokenizer {
             ImageTokenizer::Vqgan(model) => model.decode(ids),
             ImageTokenizer::Dvae(model) => model.decode(ids),
             ImageTokenizer::TamingVqgan(model) => model.decode(ids),
+            ImageTokenizer::DiscreteVae(model) => model.decode(ids),
         }
     }
 
@@ -179,6 +197,10 @@ impl ImageTokenizer {
                     .encode_logits(pixels)
                     .permute([0, 2, 3, 1])
                     .reshape([pictures.len() * positions, codes]),
+                ImageTokenizer::DiscreteVae(model) => model
+                    .encode_logits(pixels)
+                    .permute([0, 2, 3, 1])
+                    .reshape([pictures.len() * positions, codes]),
             };
             let logits: Vec<f32> = logits
                 .into_data()
@@ -205,6 +227,7 @@ impl ImageTokenizer {
             ImageTokenizer::Vqgan(model) => model.decode_grid(&ids, [rows, columns]),
             ImageTokenizer::Dvae(model) => model.decode_grid(&ids, [rows, columns]),
             ImageTokenizer::TamingVqgan(model) => model.decode_grid(&ids, [rows, columns]),
+            ImageTokenizer::DiscreteVae(model) => model.decode_grid(&ids, [rows, columns]),
         };
         let [_, _, height, width] = pixels.dims();
         Picture::from_chw(&values(pixels)?, width, height)

@@ -3,6 +3,8 @@
 pub mod clip;
 pub mod dalle;
 pub mod dalle_bart;
+pub mod dalle_pytorch;
+pub mod discrete_vae;
 pub mod discriminator;
 pub mod dvae;
 pub mod image_tokenizer;
@@ -13,6 +15,7 @@ pub mod vqgan;
 pub use clip::{Clip, ClipConfig};
 pub use dalle::{Dalle, DalleConfig};
 pub use dalle_bart::{DalleBart, DalleBartConfig};
+pub use dalle_pytorch::{DallePytorch, DallePytorchConfig};
 pub use image_tokenizer::{ImageTokenizer, ImageTokenizerConfig};
 
 #[cfg(test)]

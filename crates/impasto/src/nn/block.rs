@@ -85,6 +85,31 @@ impl KvCache {
         seen
     }
 
+    /// Appends `[batch, heads, n, head_width]` and returns all keys and values so far, for attention that is not
+    /// [`Self::extend`]'s.
+    pub(crate) fn append(&mut self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        let [batch, heads, n, head_width] = keys.dims();
+        let end = self.length + n;
+        assert!(
+            end <= self.capacity,
+            "cache of {} tokens asked to hold {end}",
+            self.capacity
+        );
+        let write = |slot: &mut Option<Tensor<4>>, new: Tensor<4>| {
+            let all = slot.take().unwrap_or_else(|| {
+                Tensor::zeros([batch, heads, self.capacity, head_width], &new.device())
+            });
+            let all = all.slice_assign([0..batch, 0..heads, self.length..end, 0..head_width], new);
+            let known = all.clone().narrow(2, 0, end);
+            *slot = Some(all);
+            known
+        };
+        let known_keys = write(&mut self.keys, keys);
+        let known_values = write(&mut self.values, values);
+        self.length = end;
+        (known_keys, known_values)
+    }
+
     /// What it holds, with `keys` and `values` behind, leaving the cache as it is.
     fn peek(&self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let join = |slot: &Option<Tensor<4>>, new: Tensor<4>| match slot {

@@ -66,6 +66,51 @@ impl Conv2d {
     }
 }
 
+/// A square transposed convolution over `[batch, channels, height, width]` with a bias.
+#[derive(Module, Debug)]
+pub struct ConvTranspose2d {
+    /// `[channels_in, channels_out, kernel, kernel]`.
+    pub weight: Param<Tensor<4>>,
+    /// `[channels_out]`.
+    pub bias: Param<Tensor<1>>,
+    #[module(skip)]
+    stride: usize,
+    #[module(skip)]
+    padding: usize,
+}
+
+impl ConvTranspose2d {
+    /// Weights with a standard deviation that keeps the size of what goes through.
+    pub fn new(
+        init: &mut Init,
+        [channels_in, channels_out]: [usize; 2],
+        kernel: usize,
+        stride: usize,
+        padding: usize,
+    ) -> Self {
+        let taps = (kernel * kernel).div_ceil(stride * stride);
+        let std = 1.0 / ((channels_in * taps) as f64).sqrt();
+        ConvTranspose2d {
+            weight: init.normal([channels_in, channels_out, kernel, kernel], std),
+            bias: init.constant([channels_out], 0.0),
+            stride,
+            padding,
+        }
+    }
+
+    /// # Shapes
+    /// - `x`: `[batch, channels_in, height, width]`
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        ops::conv_transpose2d(
+            x,
+            self.weight.val(),
+            Some(self.bias.val()),
+            self.stride,
+            self.padding,
+        )
+    }
+}
+
 /// GroupNorm (arXiv:1803.08494) followed by SiLU, as every block of the taming VQGAN begins.
 #[derive(Module, Debug)]
 pub struct GroupNormSilu {

@@ -11,7 +11,7 @@ pub mod ops;
 pub mod rope;
 
 pub use block::{Block, KvCache};
-pub use conv::{Conv2d, GroupNormSilu, ResBlock};
+pub use conv::{Conv2d, ConvTranspose2d, GroupNormSilu, ResBlock};
 pub use init::Init;
 pub use layer_norm::LayerNorm;
 pub use linear::{Embedding, Linear};

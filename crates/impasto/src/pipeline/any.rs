@@ -7,6 +7,8 @@ use std::path::Path;
 use burn::tensor::Device;
 
 use super::dalle_mini::{DalleMiniPipeline, is_dalle_mini};
+use super::dalle_pytorch::{DallePytorchPipeline, is_dalle_pytorch};
+use super::image_tokenizer::{ImageTokenizerPipeline, is_image_tokenizer};
 use super::{Drawn, GenerateRequest, Likelihood, Pipeline, Progress, Timings};
 use crate::checkpoint::{Model, ModelSource, WeightFormat};
 use crate::image::Picture;
@@ -115,7 +117,19 @@ pub trait AnyPipeline: Debug {
 
 /// Whether a model is of another family than our own, in our format or as it was published.
 pub fn is_published(source: &ModelSource) -> bool {
-    is_dalle_mini(source)
+    is_dalle_mini(source) || is_image_tokenizer(source) || is_dalle_pytorch(source)
+}
+
+/// Refuses what is no model, before the time that loading one takes.
+pub fn check(source: &ModelSource) -> Result<()> {
+    match source.folder() {
+        _ if is_published(source) => Ok(()),
+        Some(path) if path.is_file() => Err(Error::bad_file(
+            path,
+            "not a published model that is known: expected dalle.pt, vae.pt, or a .ckpt beside its .yaml",
+        )),
+        _ => source.config().map(drop),
+    }
 }
 
 /// Loads a model of whichever family, of our own format or as it was published, onto `device`.
@@ -129,7 +143,27 @@ pub fn open(
         let pipeline = DalleMiniPipeline::load_in(source, device, wanted)?;
         return Ok(Box::new(pipeline));
     }
+    if is_image_tokenizer(source) {
+        refuse_other_weights(wanted, "image tokenizers")?;
+        return Ok(Box::new(ImageTokenizerPipeline::load(source, device)?));
+    }
+    if is_dalle_pytorch(source) {
+        refuse_other_weights(wanted, "models of DALLE-pytorch")?;
+        return Ok(Box::new(DallePytorchPipeline::load(source, device)?));
+    }
+    check(source)?;
     Ok(Box::new(Pipeline::load_in(source, device, wanted)?))
+}
+
+/// Says which models have their weights in f32 alone.
+fn refuse_other_weights(wanted: Option<WeightFormat>, what: &str) -> Result<()> {
+    match wanted {
+        None | Some(WeightFormat::F32) => Ok(()),
+        Some(format) => Err(Error::invalid(
+            "precision",
+            format!("{what} are held in f32 only, not in {format}"),
+        )),
+    }
 }
 
 /// Writes a model of whichever family as a checkpoint whose weights are in `format`. Beside the packed model one
@@ -146,6 +180,12 @@ pub fn quantise(source: &ModelSource, format: WeightFormat, dir: &Path) -> Resul
     }
     // Packed weights are held on the CPU only.
     let device = Device::flex();
+    if is_image_tokenizer(source) {
+        refuse_other_weights(Some(format), "image tokenizers")?;
+    }
+    if is_dalle_pytorch(source) {
+        refuse_other_weights(Some(format), "models of DALLE-pytorch")?;
+    }
     if is_dalle_mini(source) {
         let pipeline = DalleMiniPipeline::load_in(source, &device, Some(format))?;
         return pipeline.model.save_as_held(source, dir);

@@ -1,7 +1,7 @@
 //! The whole way with DALL·E mini: prompt → ids → picture, and picture → ids → likelihood.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
@@ -9,10 +9,9 @@ use burn::tensor::Device;
 use super::{AnyPipeline, BATCH, Drawn, GenerateRequest, Likelihood, Progress, Timings};
 use crate::checkpoint::dalle_mini::{self as checkpoint, DalleMini, DalleMiniConfig};
 use crate::checkpoint::{ModelSource, WeightFormat};
-use crate::files::folder_of;
 use crate::generate::dalle_mini::draw;
 use crate::image::Picture;
-use crate::import::dalle_mini as published;
+use crate::import::{dalle_mini as published, name_of};
 use crate::models::ImageTokenizer;
 use crate::models::dalle::Order;
 use crate::models::dalle_bart::Followers;
@@ -44,28 +43,6 @@ pub fn describe(source: &ModelSource) -> Result<(DalleMiniConfig, u64)> {
             checkpoint::config(source)?,
             checkpoint::weight_bytes(source)?,
         )),
-    }
-}
-
-/// A published model is called after its folder; one of the hub's cache after its repository
-/// (`models--{owner}--{name}/snapshots/{commit}`).
-fn name_of(folder: &Path) -> String {
-    let name = |folder: &Path| {
-        let name = folder.file_name().map(|name| name.to_string_lossy());
-        name.map_or_else(|| "dalle-mini".to_owned(), |name| name.into_owned())
-    };
-    let snapshots = folder_of(folder);
-    if name(snapshots) == "snapshots"
-        && let Some(repository) = name(folder_of(snapshots)).strip_prefix("models--")
-    {
-        return repository.replacen("--", "/", 1);
-    }
-    // "." and the like have no name of their own.
-    match folder.file_name() {
-        Some(_) => name(folder),
-        None => folder
-            .canonicalize()
-            .map_or_else(|_| name(folder), |whole| name(&whole)),
     }
 }
 
@@ -161,6 +138,7 @@ impl AnyPipeline for DalleMiniPipeline {
                 &model.dalle,
                 &caption,
                 &null_caption,
+                &request.beginning,
                 &seeds,
                 &request.sampling,
                 &mut |done, _, image_ids| {

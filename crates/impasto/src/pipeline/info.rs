@@ -6,9 +6,14 @@ use burn::module::Module;
 use burn::tensor::Device;
 use serde::Serialize;
 
+use super::any;
 use super::dalle_mini::{self, is_dalle_mini};
+use super::dalle_pytorch::{self, is_dalle_pytorch};
+use super::image_tokenizer::{self, is_image_tokenizer};
 use crate::Result;
 use crate::checkpoint::dalle_mini::DalleMiniConfig;
+use crate::checkpoint::dalle_pytorch::DallePytorchModelConfig;
+use crate::checkpoint::image_tokenizer::ImageTokenizerModelConfig;
 use crate::checkpoint::{ModelConfig, ModelSource, WeightFormat};
 use crate::models::parameters::shapes;
 use crate::models::{DalleBartConfig, DalleConfig, ImageTokenizerConfig};
@@ -44,6 +49,10 @@ pub enum AnyConfig {
     Own(ModelConfig),
     /// DALL·E mini and mega.
     DalleMini(DalleMiniConfig),
+    /// DALLE-pytorch's.
+    DallePytorch(DallePytorchModelConfig),
+    /// An image tokenizer alone.
+    ImageTokenizer(ImageTokenizerModelConfig),
 }
 
 impl AnyConfig {
@@ -52,6 +61,8 @@ impl AnyConfig {
         match self {
             AnyConfig::Own(config) => &config.image_tokenizer,
             AnyConfig::DalleMini(config) => &config.image_tokenizer,
+            AnyConfig::DallePytorch(config) => &config.image_tokenizer,
+            AnyConfig::ImageTokenizer(config) => &config.image_tokenizer,
         }
     }
 
@@ -60,21 +71,32 @@ impl AnyConfig {
         match self {
             AnyConfig::Own(config) => config.precision,
             AnyConfig::DalleMini(config) => config.precision,
+            AnyConfig::DallePytorch(_) | AnyConfig::ImageTokenizer(_) => WeightFormat::F32,
         }
     }
 
     /// What `generate` uses where nothing else is asked for.
-    pub fn sampling(&self) -> &SamplingOptions {
+    pub fn sampling(&self) -> Option<&SamplingOptions> {
         match self {
-            AnyConfig::Own(config) => &config.sampling,
-            AnyConfig::DalleMini(config) => &config.sampling,
+            AnyConfig::Own(config) => Some(&config.sampling),
+            AnyConfig::DalleMini(config) => Some(&config.sampling),
+            AnyConfig::DallePytorch(config) => Some(&config.sampling),
+            AnyConfig::ImageTokenizer(_) => None,
         }
     }
 
     /// The transformer, where there is one: its layers, width and heads; its text ids and the longest caption.
-    pub fn transformer(&self) -> (String, String) {
+    pub fn transformer(&self) -> Option<(String, String)> {
         let text = |ids, length| format!("{ids} ids, captions of at most {length} tokens");
-        match self {
+        Some(match self {
+            AnyConfig::ImageTokenizer(_) => return None,
+            AnyConfig::DallePytorch(DallePytorchModelConfig { dalle_pytorch, .. }) => (
+                format!(
+                    "{} layers x {}, {} heads",
+                    dalle_pytorch.n_layers, dalle_pytorch.width, dalle_pytorch.n_heads
+                ),
+                text(dalle_pytorch.text_vocab_size, dalle_pytorch.text_length),
+            ),
             AnyConfig::Own(ModelConfig { dalle, .. }) => (
                 format!(
                     "{} layers x {}, {} heads",
@@ -93,7 +115,7 @@ impl AnyConfig {
                 ),
                 text(dalle_bart.text_vocab_size, dalle_bart.text_length),
             ),
-        }
+        })
     }
 }
 
@@ -111,6 +133,31 @@ pub fn info(source: &ModelSource) -> Result<ModelInfo> {
         let config = AnyConfig::DalleMini(config);
         return Ok(sizes.info([name, licence], &image, weight_bytes, config));
     }
+    if is_image_tokenizer(source) {
+        let (config, weight_bytes) = image_tokenizer::describe(source)?;
+        let sizes = Sizes {
+            transformer: 0,
+            caches: 0,
+        };
+        let image = config.image_tokenizer.clone();
+        let (name, licence) = (config.name.clone(), config.licence.clone());
+        let config = AnyConfig::ImageTokenizer(config);
+        return Ok(sizes.info([name, licence], &image, weight_bytes, config));
+    }
+    if is_dalle_pytorch(source) {
+        let (config, weight_bytes) = dalle_pytorch::describe(source)?;
+        let dalle = &config.dalle_pytorch;
+        let positions = dalle.prefix_length() + dalle.image_length();
+        let keys = dalle.n_layers * dalle.n_heads * dalle.head_width;
+        let sizes = Sizes {
+            transformer: count(&dalle.init(&mut Init::empty(&Device::flex()))),
+            caches: (4 * 2 * 2 * keys * positions) as u64,
+        };
+        let image = config.image_tokenizer.clone();
+        let names = [config.name.clone(), config.licence.clone()];
+        return Ok(sizes.info(names, &image, weight_bytes, AnyConfig::DallePytorch(config)));
+    }
+    any::check(source)?;
     let config = source.config()?;
     let weight_bytes = source.weight_bytes()?;
     let sizes = Sizes {

@@ -3,6 +3,7 @@
 
 pub mod bart;
 pub mod clip;
+pub mod dalle_pytorch;
 pub mod normalizer;
 
 use std::path::Path;

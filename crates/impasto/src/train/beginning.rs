@@ -68,7 +68,7 @@ impl Beginning {
         let dalle = config.dalle.init(&mut Init::empty(train_device));
         Ok(Beginning {
             image: load_into(image, &source.path(IMAGE_TOKENIZER), &image_weights)?,
-            dalle: load(dalle, &source.path(DALLE), &source.map(DALLE)?, formats)?,
+            dalle: load(dalle, &source.path(DALLE), source.map(DALLE)?, formats)?,
             text,
             image_weights,
         })

@@ -19,15 +19,18 @@ use super::engine::{self, Evaluation, Observer, Pass, Task};
 use super::image_tokenizer::training_device;
 use super::source::{PictureSource, SourceConfig, open};
 use crate::checkpoint::weights::Precision;
-use crate::checkpoint::{ClipModel, ClipModelConfig};
+use crate::checkpoint::{CaptionTokenizer, ClipModel, ClipModelConfig, TextTokenizerKind};
 use crate::data::Sample;
+use crate::eval::retrieval::{Direction, RANKS, Recall};
 use crate::image::Picture;
 use crate::models::clip::{
     Activation, ContrastiveLoss, EndOfText, Normalisation, TowerConfig, unit,
 };
 use crate::models::{Clip, ClipConfig};
 use crate::nn::Init;
+use crate::rank::numbers;
 use crate::text::TextTokenizer;
+use crate::text::clip::LongCaption;
 use crate::{Error, Result, files};
 
 /// The config file of `impasto train clip`.
@@ -128,6 +131,7 @@ pub fn run(
         model_config: ClipModelConfig {
             name: config.name.clone(),
             licence: config.licence.clone(),
+            text_tokenizer: TextTokenizerKind::ByteLevel,
             clip: clip_config,
         },
         text,
@@ -174,7 +178,7 @@ impl ClipTask {
     fn save(&self, clip: Clip, dir: &Path) -> Result<PathBuf> {
         let model = ClipModel {
             config: self.model_config.clone(),
-            text: self.text.clone(),
+            text: CaptionTokenizer::ByteLevel(self.text.clone()),
             clip,
         };
         let path = dir.join("model");
@@ -315,7 +319,7 @@ impl Task for ClipTask {
         }
         let model = ClipModel {
             config: self.model_config.clone(),
-            text: self.text.clone(),
+            text: CaptionTokenizer::ByteLevel(self.text.clone()),
             clip: model.valid(),
         };
         let pictures: Vec<Picture> = self
@@ -329,7 +333,7 @@ impl Task for ClipTask {
             .map(|sample| sample.captions.first().cloned().unwrap_or_default())
             .collect();
         let image = model.embed_pictures(&pictures)?;
-        let text = model.embed_texts(&captions, true)?;
+        let text = model.embed_texts(&captions, LongCaption::Truncate)?;
         let loss = model
             .clip
             .contrastive_loss(image.clone(), text.clone(), self.loss)
@@ -337,11 +341,7 @@ impl Task for ClipTask {
         evaluation
             .values
             .push(("validation_loss".into(), loss.into()));
-        let cosines: Vec<f32> = unit(image)
-            .matmul(unit(text).transpose())
-            .into_data()
-            .try_to_vec()
-            .map_err(|e| Error::invalid("cosines", format!("{e:?}")))?;
+        let cosines = numbers(unit(image).matmul(unit(text).transpose()))?;
         let (to_image, to_text) = (
             Recall::of(&cosines, Direction::TextToImage),
             Recall::of(&cosines, Direction::ImageToText),
@@ -353,66 +353,5 @@ impl Task for ClipTask {
             }
         }
         Ok(evaluation)
-    }
-}
-
-/// The ranks up to which a pair counts as found.
-pub const RANKS: [usize; 3] = [1, 5, 10];
-
-/// What is looked for by what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// The picture of a caption.
-    TextToImage,
-    /// The caption of a picture.
-    ImageToText,
-}
-
-/// How often the other half of a pair is among the nearest.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Recall {
-    /// Shares at [`RANKS`], 0 to 1.
-    pub at: [f64; 3],
-}
-
-impl Recall {
-    /// Of the cosines of n pictures with the n captions of the same order, `[pictures][captions]`. A tie is
-    /// counted against the pair.
-    pub fn of(cosines: &[f32], direction: Direction) -> Self {
-        let n = cosines.len().isqrt();
-        let at = |asked: usize, found: usize| match direction {
-            Direction::TextToImage => cosines[found * n + asked],
-            Direction::ImageToText => cosines[asked * n + found],
-        };
-        let mut found = [0usize; 3];
-        for asked in 0..n {
-            let own = at(asked, asked);
-            let before = (0..n)
-                .filter(|&other| other != asked && at(asked, other) >= own)
-                .count();
-            for (count, rank) in found.iter_mut().zip(RANKS) {
-                *count += usize::from(before < rank);
-            }
-        }
-        Recall {
-            at: found.map(|count| count as f64 / n.max(1) as f64),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn recall_counts_who_is_nearer() {
-        // Picture 0 is nearest to its caption, caption 0 is nearer to picture 1.
-        let cosines = [0.9, 0.1, 1.0, 0.5];
-        let to_text = Recall::of(&cosines, Direction::ImageToText);
-        let to_image = Recall::of(&cosines, Direction::TextToImage);
-        assert_eq!(to_text.at, [0.5, 1.0, 1.0]);
-        assert_eq!(to_image.at, [0.5, 1.0, 1.0]);
-        // A model that says the same of all has found nothing.
-        assert_eq!(Recall::of(&[0.5; 16], Direction::TextToImage).at[0], 0.0);
     }
 }

@@ -132,7 +132,7 @@ impl Default for DvaeLoss {
 fn untrained() -> Error {
     Error::invalid(
         "model.architecture",
-        "taming_vqgan is imported, not trained here; expected vqgan or dvae",
+        "taming_vqgan and discrete_vae are imported, not trained here; expected vqgan or dvae",
     )
 }
 
@@ -145,7 +145,9 @@ pub fn run(
     observer: &mut dyn Observer,
 ) -> Result<PathBuf> {
     config.model.validate()?;
-    if let ImageTokenizerConfig::TamingVqgan(_) = config.model {
+    if let ImageTokenizerConfig::TamingVqgan(_) | ImageTokenizerConfig::DiscreteVae(_) =
+        config.model
+    {
         return Err(untrained());
     }
     config.run.validate()?;
@@ -413,7 +415,7 @@ impl Task for TokenizerTask {
         match model {
             ImageTokenizer::Vqgan(model) => self.vqgan_pass(model, step, batch),
             ImageTokenizer::Dvae(model) => self.dvae_pass(model, pass, step, batch),
-            ImageTokenizer::TamingVqgan(_) => Err(untrained()),
+            ImageTokenizer::TamingVqgan(_) | ImageTokenizer::DiscreteVae(_) => Err(untrained()),
         }
     }
 
@@ -427,7 +429,7 @@ impl Task for TokenizerTask {
             ImageTokenizer::Vqgan(model) => {
                 Ok(ImageTokenizer::Vqgan(self.move_codes(model, step)?))
             }
-            model @ (ImageTokenizer::Dvae(_) | ImageTokenizer::TamingVqgan(_)) => Ok(model),
+            model => Ok(model),
         }
     }
 

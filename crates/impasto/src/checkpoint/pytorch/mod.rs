@@ -13,7 +13,7 @@ mod pickle;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::io::{Cursor, Read};
+use std::io::{Cursor, Read, Seek};
 use std::ops::Range;
 use std::path::Path;
 
@@ -33,6 +33,34 @@ const MAX_DEPTH: usize = 64;
 const LEGACY_MAGIC: &[u8] = &[
     0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e,
 ];
+
+/// The longest pickle that is looked into by [`mentions`].
+const LONGEST_PICKLE: u64 = 16 << 20;
+
+/// Whether the pickle of a file has all of these words somewhere: a guess at what it is, without reading all of it.
+pub fn mentions(path: &Path, words: &[&str]) -> bool {
+    let pickle = || -> Option<Vec<u8>> {
+        let mut file = std::fs::File::open(path).ok()?;
+        let mut pickle = Vec::new();
+        if let Ok(mut zip) = ZipArchive::new(&file) {
+            let name = zip.file_names().find(|name| name.ends_with("/data.pkl"))?;
+            let name = name.to_owned();
+            let entry = zip.by_name(&name).ok()?;
+            entry.take(LONGEST_PICKLE).read_to_end(&mut pickle).ok()?;
+        } else {
+            file.rewind().ok()?;
+            file.take(LONGEST_PICKLE).read_to_end(&mut pickle).ok()?;
+        }
+        Some(pickle)
+    };
+    pickle().is_some_and(|pickle| {
+        let has = |word: &&str| {
+            let mut places = pickle.windows(word.len());
+            places.any(|place| place == word.as_bytes())
+        };
+        words.iter().all(has)
+    })
+}
 
 /// Whether these bytes begin as a file of PyTorch does.
 pub fn is_pytorch(bytes: &[u8]) -> bool {
@@ -260,6 +288,21 @@ impl<'a> Item<'a> {
         let pair = self.pairs().iter().rev();
         let mut found = pair.filter(|(name, _)| text(self.archive.texts, *name) == Some(key));
         found.next().map(|&(_, value)| self.at(value))
+    }
+
+    /// The items of a list or a tuple.
+    pub fn items(self) -> Vec<Item<'a>> {
+        match self.node() {
+            Some(Node::List(items) | Node::Tuple(items)) => {
+                items.iter().map(|&value| self.at(value)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether it is nothing.
+    pub fn is_none(self) -> bool {
+        self.value == Value::None
     }
 
     /// It, as a text.

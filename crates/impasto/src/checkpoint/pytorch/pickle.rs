@@ -505,6 +505,13 @@ impl Machine<'_> {
     fn persistent(&mut self) -> Step<()> {
         let id = self.pop()?;
         let items = self.tuple(id)?;
+        // ("module", class, file, source), as files before 1.6 mark the classes of modules.
+        if let [kind, class @ Value::Global(Global::Class), _, _] = items[..] {
+            let (start, end) = self.slice(kind)?;
+            if &self.bytes[start..end] == b"module" {
+                return self.push(class);
+            }
+        }
         let [kind, class, key, _, count, ..] = items[..] else {
             return Err("refers to something outside of it that is no storage".into());
         };

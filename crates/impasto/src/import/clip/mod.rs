@@ -17,23 +17,25 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor};
-use serde::Deserialize;
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
 
 use super::ImportReport;
 use super::weights::Tensors;
-use crate::models::clip::{Clip, ClipConfig, TowerConfig, unit};
-use crate::text::clip::{Cleaning, ClipTokenizer, LongCaption};
+use crate::models::clip::{Clip, ClipConfig, TowerConfig};
+use crate::text::clip::{Cleaning, ClipTokenizer};
 use crate::{Error, Result};
 
 /// Which of the formats a model had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Format {
     /// A folder of `transformers`.
     HuggingFace,
     /// A folder or file of open_clip.
     OpenClip,
     /// An archive of OpenAI.
+    #[serde(rename = "openai")]
     OpenAi,
 }
 
@@ -59,6 +61,8 @@ pub struct Options {
 /// A published model.
 #[derive(Debug)]
 pub struct PublishedClip {
+    /// What it is called after.
+    pub name: String,
     /// Both towers.
     pub clip: Clip,
     /// Caption → ids.
@@ -67,37 +71,6 @@ pub struct PublishedClip {
     pub format: Format,
     /// What became of the tensors.
     pub report: ImportReport,
-}
-
-impl PublishedClip {
-    /// Embeddings of captions, of any length; those of a long one's pieces are averaged at length one.
-    ///
-    /// # Shapes
-    /// - returns: `[captions, projection_width]`
-    pub fn embed_captions(&self, captions: &[&str], long: LongCaption) -> Result<Tensor<2>> {
-        let limit = self.clip.config().text_length;
-        let mut rows = Vec::new();
-        let mut counts = Vec::with_capacity(captions.len());
-        for caption in captions {
-            let pieces = self.text.encode_caption(caption, limit, long)?;
-            counts.push(pieces.len());
-            rows.extend(pieces);
-        }
-        let embedded = self.clip.encode_text(&rows)?;
-        if rows.len() == captions.len() {
-            return Ok(embedded);
-        }
-        let mut start = 0;
-        let averages = counts.into_iter().map(|count| {
-            let pieces = embedded.clone().narrow(0, start, count);
-            start += count;
-            match count {
-                1 => pieces,
-                _ => unit(pieces).mean_dim(0),
-            }
-        });
-        Ok(Tensor::cat(averages.collect(), 0))
-    }
 }
 
 /// Whether `folder` looks like a published CLIP.
@@ -142,6 +115,7 @@ pub fn load(path: &Path, options: &Options, device: &Device) -> Result<Published
         ));
     }
     Ok(PublishedClip {
+        name: super::name_of(path),
         clip,
         text,
         format,

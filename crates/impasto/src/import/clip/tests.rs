@@ -8,8 +8,10 @@ use safetensors::SafeTensors;
 use tempfile::TempDir;
 
 use super::*;
+use crate::checkpoint::weights::Precision;
+use crate::checkpoint::{ClipModel, ModelSource};
 use crate::image::Picture;
-use crate::models::clip::{Activation, ContrastiveLoss, EndOfText};
+use crate::models::clip::{Activation, ContrastiveLoss, EndOfText, unit};
 use crate::text::clip::LongCaption;
 use crate::train::config::RunConfig;
 use crate::train::optimizer::{NamedGradients, Optimizer};
@@ -396,31 +398,76 @@ fn a_bare_checkpoint_needs_its_architectures_name() {
 
 #[test]
 fn long_captions_average_their_pieces() {
-    let published = load_golden("hugging_face");
+    let model = ClipModel::from(load_golden("hugging_face"));
     let caption = "a red turtle and a blue balloon on a yellow background, 夜空下的乌龟 and more";
-    let embed = |long| published.embed_captions(&[caption, "a cat"], long);
+    let captions = [caption.to_owned(), "a cat".to_owned()];
+    let embed = |long| model.embed_texts(&captions, long);
     assert!(embed(LongCaption::Refuse).is_err());
     let averaged = embed(LongCaption::Chunks).unwrap();
     assert_eq!(averaged.dims(), [2, 20]);
-    let limit = published.clip.config().text_length;
-    let pieces = published
+    let limit = model.clip.config().text_length;
+    let pieces = model
         .text
         .encode_caption(caption, limit, LongCaption::Chunks);
-    let pieces = unit(published.clip.encode_text(&pieces.unwrap()).unwrap());
+    let pieces = unit(model.clip.encode_text(&pieces.unwrap()).unwrap());
     assert!(pieces.dims()[0] > 1);
-    let expected = pieces.mean_dim(0).into_data();
-    assert_close(
-        averaged.narrow(0, 0, 1).into_data(),
-        expected,
-        1e-5,
-        "average",
-    );
-    // A short one is only itself, up to its length.
-    let alone = published
-        .embed_captions(&["a cat"], LongCaption::Chunks)
+    let expected = unit(pieces.mean_dim(0)).into_data();
+    // The same products among other rows.
+    let first = averaged.narrow(0, 0, 1).into_data();
+    assert_close(first, expected, 1e-5, "average");
+    // A short one is only itself, of its own length.
+    let alone = model
+        .embed_texts(&captions[1..], LongCaption::Chunks)
         .unwrap();
     let whole = embed(LongCaption::Truncate).unwrap().narrow(0, 1, 1);
     assert_close(alone.into_data(), whole.into_data(), 1e-5, "short");
+}
+
+#[test]
+fn an_imported_model_is_the_same_in_our_own_folder() {
+    for (name, precision, relative) in [
+        ("hugging_face", Precision::F32, 0.0),
+        // Its weights have this precision already, but for norms, embeddings and biases.
+        ("openai", Precision::F16, 5e-3),
+    ] {
+        let path = match name {
+            "openai" => golden(name).join("small.pt"),
+            _ => golden(name),
+        };
+        let device = Device::flex();
+        let load = |path: &Path| {
+            ClipModel::load(
+                &ModelSource::parse(path.to_str().unwrap()).unwrap(),
+                &device,
+            )
+        };
+        let model = load(&path).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        model.save(folder.path(), precision).unwrap();
+        let loaded = load(folder.path()).unwrap();
+        assert_eq!(loaded.config.name, model.config.name);
+        assert_eq!(loaded.clip.config(), model.clip.config());
+        assert_eq!(loaded.text.kind(), model.text.kind());
+        let captions = ["TWO cats &amp; a dog".to_owned(), "夜空 🐢".to_owned()];
+        let embed = |model: &ClipModel| {
+            let embedded = model.embed_texts(&captions, LongCaption::Refuse);
+            embedded.unwrap().into_data()
+        };
+        assert_close(embed(&loaded), embed(&model), relative, name);
+        let config = folder.path().join("config.json");
+        let text = fs::read_to_string(&config).unwrap();
+        fs::write(
+            config,
+            text.replacen("text_vocab_size\": 5", "text_vocab_size\": 4", 1),
+        )
+        .unwrap();
+        let message = load(folder.path()).unwrap_err().to_string();
+        let expected = match name {
+            "openai" => "tokenizer.json: has 554 ids, config.json expects 454",
+            _ => "config.json: clip config: end_of_text is 553, expected an id below 454",
+        };
+        assert!(message.contains(expected), "{message}");
+    }
 }
 
 proptest! {

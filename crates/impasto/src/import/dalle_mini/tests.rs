@@ -4,12 +4,14 @@ use super::*;
 use std::ops::ControlFlow;
 
 use burn::tensor::TensorData;
+use proptest::prelude::*;
 use safetensors::SafeTensors;
 
 use crate::checkpoint::ModelSource;
 use crate::checkpoint::dalle_mini::DalleMini;
 use crate::generate::dalle_mini::draw;
 use crate::image::Picture;
+use crate::import::damage::damage;
 use crate::models::dalle_bart::Followers;
 use crate::pipeline::open;
 
@@ -168,7 +170,7 @@ fn greedy_pictures_are_those_of_the_reference_id_by_id() {
             for (ids, reference) in text_ids.iter().zip(rows) {
                 let caption = model.dalle.read(ids).unwrap();
                 let go = &mut |_, _, _: &[Vec<u32>]| ControlFlow::Continue(());
-                let drawn = draw(&model.dalle, &caption, &null, &[1], &options, go).unwrap();
+                let drawn = draw(&model.dalle, &caption, &null, &[], &[1], &options, go).unwrap();
                 assert_eq!(drawn[0].image_ids, reference, "{set} {name}");
             }
         }
@@ -329,46 +331,43 @@ fn what_does_not_fit_is_told_by_the_names_of_the_file() {
     }
 }
 
-/// Bytes of every file changed or cut off at places spread over it: an error or a model, nothing else.
-#[test]
-fn damaged_files_are_errors_and_nothing_else() {
-    for (set, files) in [
-        (
-            "flax_stacked",
-            &[
-                "flax_model.msgpack",
-                "config.json",
-                "vqgan/flax_model.msgpack",
-                "vqgan/config.json",
-                "vocab.json",
-                "merges.txt",
-            ][..],
-        ),
-        ("min_dalle", &["encoder.pt", "decoder.pt", "detoker.pt"][..]),
-    ] {
+const DAMAGED: [(&str, &str); 11] = [
+    ("flax_stacked", "flax_model.msgpack"),
+    ("flax_stacked", "config.json"),
+    ("flax_stacked", "vqgan/flax_model.msgpack"),
+    ("flax_stacked", "vqgan/config.json"),
+    ("flax_stacked", "vocab.json"),
+    ("flax_stacked", "merges.txt"),
+    ("min_dalle", "encoder.pt"),
+    ("min_dalle", "decoder.pt"),
+    ("min_dalle", "detoker.pt"),
+    ("min_dalle", "vocab.json"),
+    ("min_dalle", "merges.txt"),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(160))]
+
+    /// An error of one line or a model, nothing else.
+    #[test]
+    fn damaged_files_are_errors_and_nothing_else(
+        (set, name) in prop::sample::select(&DAMAGED[..]),
+        damage in damage(),
+    ) {
         let folder = copied(set);
-        for name in files {
-            let path = folder.path().join(name);
-            let whole = std::fs::read(&path).unwrap();
-            for i in 0..24usize {
-                let mut bytes = whole.clone();
-                // Half of them near the beginning, where the structure is.
-                let at = match i % 2 {
-                    0 => i * 7919 % bytes.len().min(400),
-                    _ => i * 104_729 % bytes.len(),
-                };
-                match i % 3 {
-                    0 => bytes.truncate(at),
-                    1 => bytes[at] ^= 0xff,
-                    _ => bytes[at] = bytes[at].wrapping_add(1),
-                }
-                std::fs::write(&path, &bytes).unwrap();
-                let output = tempfile::tempdir().unwrap();
-                if let Err(error) = import(folder.path(), None, "x", output.path()) {
-                    assert!(!error.to_string().contains('\n'), "{name}: {error}");
-                }
-            }
-            std::fs::write(&path, whole).unwrap();
+        let path = folder.path().join(name);
+        let bytes = damage.of(std::fs::read(&path).unwrap());
+        std::fs::write(&path, bytes).unwrap();
+        let output = tempfile::tempdir().unwrap();
+        let _ = is_dalle_mini(folder.path());
+        if let Err(error) = import(folder.path(), None, "x", output.path()) {
+            prop_assert!(!error.to_string().contains('\n'), "{}: {}", name, error);
         }
+    }
+
+    #[test]
+    fn any_text_is_normalised(text in any::<String>()) {
+        let normalised = TextNormalizer::new(None).normalize(&text);
+        prop_assert!(normalised.is_ascii() && normalised.starts_with(' '), "{:?}", normalised);
     }
 }

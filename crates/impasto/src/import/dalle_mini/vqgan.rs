@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::mapping::{Entry, Layout, Part, Source, collect};
 use crate::checkpoint::weights::LazyTensor;
-use crate::import::ImportReport;
+use crate::import::{ImportReport, taming};
 use crate::models::taming_vqgan::{PixelRange, TamingVqganConfig};
 use crate::{Error, Result};
 
@@ -92,49 +92,14 @@ pub fn config(source: &Source<'_>, file: &Path, image_length: usize) -> Result<T
 }
 
 fn by_tensors(source: &Source<'_>, image_length: usize) -> Result<TamingVqganConfig, String> {
-    let size = |name: &str, axis: usize| {
-        let shape = source.shape(name);
-        shape
-            .and_then(|shape| shape.get(axis).copied())
-            .ok_or_else(|| format!("lacks the tensor {name}"))
-    };
-    let count =
-        |name: &dyn Fn(usize) -> String| (0..64).take_while(|&i| source.has(&name(i))).count();
-    let levels = count(&|i| format!("decoder.up.{i}.block.0.conv1.weight"));
-    if levels == 0 {
-        return Err("lacks the tensor decoder.up.0.block.0.conv1.weight".into());
-    }
-    let blocks = count(&|j| format!("decoder.up.0.block.{j}.conv1.weight"));
-    let mut widths = Vec::with_capacity(levels);
-    for i in 0..levels {
-        widths.push(size(&format!("decoder.up.{i}.block.0.conv1.weight"), 0)?);
-    }
-    // Only the decoder's widths are told; the first one usually is the one that the others are multiples of.
-    let base_width = match widths.iter().all(|width| width % widths[0].max(1) == 0) {
-        true => widths[0].max(1),
-        false => 32,
-    };
     let grid = image_length.isqrt();
     if grid * grid != image_length {
         return Err(format!("expected a square picture, got {image_length} ids"));
     }
-    let picture_size = grid << (levels - 1);
-    let attended = |&i: &usize| source.has(&format!("decoder.up.{i}.attn.0.norm.weight"));
-    Ok(TamingVqganConfig {
-        picture_size,
-        base_width,
-        multipliers: widths.iter().map(|width| width / base_width).collect(),
-        n_res_blocks: blocks.saturating_sub(1),
-        attention_sizes: (0..levels)
-            .filter(attended)
-            .map(|i| picture_size >> i)
-            .collect(),
-        latent_width: size("post_quant_conv.weight", 0)?,
-        codebook_size: size("embedding.weight", 0)?,
-        code_width: size("embedding.weight", 1)?,
-        gumbel: false,
-        pixel_range: PixelRange::Unit,
-        encoder: false,
+    // The detokenizer's table of codes has no module around it.
+    let shape = |name: &str| source.shape(name.strip_prefix("quantize.").unwrap_or(name));
+    taming::sizes(&shape, PixelRange::Unit, |levels| {
+        grid << (levels - 1).min(16)
     })
 }
 

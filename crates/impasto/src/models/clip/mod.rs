@@ -85,7 +85,11 @@ impl Clip {
         let size = self.config.image_size;
         let mut values = Vec::with_capacity(pictures.len() * 3 * size * size);
         for picture in pictures {
-            values.extend(self.config.normalisation.apply(&picture.fit_square(size)?));
+            values.extend(
+                self.config
+                    .normalisation
+                    .apply(&picture.fit_square_bicubic(size)?),
+            );
         }
         let shape = [pictures.len(), 3, size, size];
         let data = burn::tensor::TensorData::new(values, shape);

@@ -334,6 +334,22 @@ pub fn conv2d(
     })
 }
 
+/// 2-D transposed convolution; `padding` is taken off the result's border.
+///
+/// # Shapes
+/// - `x`: `[batch, inputs, height, width]`
+/// - `w`: `[inputs, outputs, kernel_height, kernel_width]`
+/// - `bias`: `[outputs]`
+pub fn conv_transpose2d(
+    x: Tensor<4>,
+    w: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    stride: usize,
+    padding: usize,
+) -> Tensor<4> {
+    plain::conv_transpose2d(x, w, bias, stride, padding)
+}
+
 /// Group normalisation with a weight and bias per channel.
 ///
 /// # Shapes

@@ -4,7 +4,7 @@
 use burn::prelude::*;
 use burn::tensor::activation::{self, log_softmax, sigmoid, silu, softmax};
 use burn::tensor::module;
-use burn::tensor::ops::ConvOptions;
+use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 
 use super::{AdamW, Turn};
 
@@ -163,6 +163,19 @@ pub fn conv2d(
 ) -> Tensor<4> {
     let options = ConvOptions::new([stride, stride], [padding, padding], [1, 1], 1);
     module::conv2d(x, w, bias, options)
+}
+
+/// See [`super::conv_transpose2d`].
+pub fn conv_transpose2d(
+    x: Tensor<4>,
+    w: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    stride: usize,
+    padding: usize,
+) -> Tensor<4> {
+    let pair = |value| [value, value];
+    let options = ConvTransposeOptions::new(pair(stride), pair(padding), pair(0), pair(1), 1);
+    module::conv_transpose2d(x, w, bias, options)
 }
 
 /// See [`super::group_norm`].

@@ -47,6 +47,17 @@ pub enum LongCaption {
     Chunks,
 }
 
+impl LongCaption {
+    /// Cut or refused.
+    pub fn cut_if(truncate: bool) -> Self {
+        if truncate {
+            LongCaption::Truncate
+        } else {
+            LongCaption::Refuse
+        }
+    }
+}
+
 /// Caption → ids.
 #[derive(Clone, Debug)]
 pub struct ClipTokenizer {

@@ -1,0 +1,228 @@
+//! `impasto import`: a published model as a folder of ours.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use impasto::checkpoint::image_tokenizer::{Architecture, ImageTokenizerModelConfig, save};
+use impasto::checkpoint::weights::Precision;
+use impasto::checkpoint::{ClipModel, ModelSource};
+use impasto::import::{ImportReport, clip, dalle_mini, dalle_pytorch, image_tokenizer, name_of};
+use impasto::{device, files};
+use serde::Serialize;
+
+use crate::arguments::find_model;
+use crate::failure::Usage;
+use crate::terminal;
+
+/// Turn a published model into a folder of ours; nothing in its files is executed
+///
+/// Published models run as they are, too: a folder of ours loads faster and says its licence.
+#[derive(Args)]
+pub struct Arguments {
+    /// The model: a folder, a file, or the name of a pulled one
+    model: String,
+    /// The folder to write; one that holds a model is not replaced
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// What it is
+    #[arg(long, value_enum, default_value = "auto")]
+    kind: Kind,
+    /// CLIP: open_clip's name of the architecture, for a checkpoint without its config [such as
+    /// ViT-B-32-quickgelu]
+    #[arg(long, value_name = "NAME")]
+    architecture: Option<String>,
+    /// CLIP: where the text tokenizer's files are [default: beside the weights]
+    #[arg(long, value_name = "DIR")]
+    tokenizer: Option<PathBuf>,
+    /// DALL·E mini: the folder of its VQGAN [default: vqgan/ inside or beside]
+    #[arg(long, value_name = "DIR")]
+    image_tokenizer: Option<PathBuf>,
+    /// The model's name [default: that of its folder or file]
+    #[arg(long)]
+    name: Option<String>,
+    /// The licence of the weights, an SPDX expression [default: what is known of it; DALL·E mini: Apache-2.0]
+    #[arg(long, value_name = "SPDX")]
+    licence: Option<String>,
+    /// Store the weights in half precision; DALL·E mini keeps the precision it has
+    #[arg(long)]
+    half: bool,
+    /// Print one JSON document: what became of each tensor
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    /// By what is in the files
+    Auto,
+    /// CLIP: a Hugging Face or open_clip folder, an open_clip checkpoint, an archive of OpenAI
+    Clip,
+    /// DALL·E mini or mega: a folder of the original or of min-dalle
+    DalleMini,
+    /// DALLE-pytorch: dalle.pt
+    DallePytorch,
+    /// An image tokenizer: taming's .ckpt with its .yaml, OpenAI's encoder.pkl and decoder.pkl, DALLE-pytorch's vae.pt
+    ImageTokenizer,
+}
+
+#[derive(Serialize)]
+struct Imported<'a> {
+    output: &'a Path,
+    kind: Kind,
+    name: String,
+    networks: Vec<Network>,
+}
+
+/// One file of weights.
+#[derive(Serialize)]
+struct Network {
+    what: &'static str,
+    tensors: ImportReport,
+}
+
+/// Reads, checks, writes.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let output = arguments.output.as_path();
+    if output.join("config.json").exists() || output.is_file() {
+        return Err(Usage::new(
+            format!("{} is there already", output.display()),
+            "choose another folder, or remove it first",
+        )
+        .into());
+    }
+    files::check_writable(files::folder_of(output))?;
+    let source = find_model(&arguments.model)?;
+    let Some(path) = source.folder() else {
+        return Err(Usage::new(
+            format!(
+                "{} is inside the program, in our own format",
+                arguments.model
+            ),
+            "name a published model",
+        )
+        .into());
+    };
+    let kind = match arguments.kind {
+        Kind::Auto if path.is_dir() && dalle_mini::is_dalle_mini(path) => Kind::DalleMini,
+        Kind::Auto if dalle_pytorch::is_published(path) => Kind::DallePytorch,
+        Kind::Auto if image_tokenizer::is_published(path) => Kind::ImageTokenizer,
+        Kind::Auto => Kind::Clip,
+        kind => kind,
+    };
+    let name = arguments.name.clone().unwrap_or_else(|| name_of(path));
+    let networks = match kind {
+        Kind::DalleMini => import_dalle_mini(&arguments, &source, path, &name)?,
+        Kind::DallePytorch => import_dalle_pytorch(&arguments, path, &name)?,
+        Kind::ImageTokenizer => import_image_tokenizer(&arguments, path, &name)?,
+        Kind::Auto | Kind::Clip => import_clip(&arguments, path, &name)?,
+    };
+    if arguments.json {
+        return terminal::json(&Imported {
+            output,
+            kind,
+            name,
+            networks,
+        });
+    }
+    for Network { what, tensors } in networks {
+        terminal::note(format_args!(
+            "{what}: {} tensors applied, none missing, none left over, {} of no use",
+            tensors.applied.len(),
+            tensors.ignored.len()
+        ));
+    }
+    terminal::result(output.display())
+}
+
+fn import_clip(arguments: &Arguments, path: &Path, name: &str) -> Result<Vec<Network>> {
+    let options = clip::Options {
+        architecture: arguments.architecture.clone(),
+        tokenizer: arguments.tokenizer.clone(),
+    };
+    // Reading takes no computing.
+    let (device, _) = device::select("cpu")?;
+    let published = clip::load(path, &options, &device)?;
+    let tensors = published.report.clone();
+    let mut model = ClipModel::from(published);
+    name.clone_into(&mut model.config.name);
+    if let Some(licence) = &arguments.licence {
+        model.config.licence.clone_from(licence);
+    }
+    model.save(&arguments.output, arguments.precision())?;
+    Ok(vec![Network {
+        what: "clip",
+        tensors,
+    }])
+}
+
+impl Arguments {
+    fn precision(&self) -> Precision {
+        if self.half {
+            Precision::F16
+        } else {
+            Precision::F32
+        }
+    }
+}
+
+fn import_dalle_pytorch(arguments: &Arguments, path: &Path, name: &str) -> Result<Vec<Network>> {
+    let (device, _) = device::select("cpu")?;
+    let mut published = dalle_pytorch::load(path, &device)?;
+    let config = &mut published.model.config;
+    name.clone_into(&mut config.name);
+    if let Some(licence) = &arguments.licence {
+        config.licence.clone_from(licence);
+    }
+    let tokenizer = dalle_pytorch::tokenizer_folder(path);
+    let (output, precision) = (&arguments.output, arguments.precision());
+    published.model.save(output, &tokenizer, precision)?;
+    Ok(networks(published.report, published.image_report))
+}
+
+fn import_image_tokenizer(arguments: &Arguments, path: &Path, name: &str) -> Result<Vec<Network>> {
+    let (device, _) = device::select("cpu")?;
+    let published = image_tokenizer::load(path, &device)?;
+    let config = ImageTokenizerModelConfig {
+        architecture: Architecture::ImageTokenizer,
+        name: name.to_owned(),
+        licence: arguments.licence.clone().unwrap_or(published.licence),
+        image_tokenizer: published.model.config(),
+    };
+    save(
+        &arguments.output,
+        &config,
+        &published.model,
+        arguments.precision(),
+    )?;
+    Ok(vec![Network {
+        what: "image tokenizer",
+        tensors: published.report,
+    }])
+}
+
+fn networks(transformer: ImportReport, image_tokenizer: ImportReport) -> Vec<Network> {
+    vec![
+        Network {
+            what: "transformer",
+            tensors: transformer,
+        },
+        Network {
+            what: "image tokenizer",
+            tensors: image_tokenizer,
+        },
+    ]
+}
+
+fn import_dalle_mini(
+    arguments: &Arguments,
+    source: &ModelSource,
+    path: &Path,
+    name: &str,
+) -> Result<Vec<Network>> {
+    let given = arguments.image_tokenizer.as_deref();
+    let needed = source.needs().first().map(PathBuf::as_path);
+    let imported = dalle_mini::import(path, given.or(needed), name, &arguments.output)?;
+    Ok(networks(imported.transformer, imported.image_tokenizer))
+}

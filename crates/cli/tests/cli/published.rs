@@ -1,0 +1,179 @@
+//! Published image tokenizers and models of DALLE-pytorch from the command line: the library's goldens through the
+//! executable.
+
+use std::path::{Path, PathBuf};
+
+use impasto::checkpoint::stored::safetensors;
+use impasto::image::{Format, Picture};
+
+use crate::program::Program;
+
+fn published(path: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../impasto/src/import");
+    folder.join(path).to_str().unwrap().to_owned()
+}
+
+/// A tensor that the references made of a set, and its shape.
+fn expected(set: &str, name: &str) -> (Vec<f32>, Vec<usize>) {
+    let path = PathBuf::from(published(set)).join("expected.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let tensors = safetensors(&path, &bytes).unwrap();
+    let (_, tensor) = tensors
+        .into_iter()
+        .find(|(found, _)| found == name)
+        .unwrap();
+    (tensor.floats(), tensor.shape().to_vec())
+}
+
+fn first_row(set: &str, name: &str) -> Vec<u32> {
+    let (values, shape) = expected(set, name);
+    values[..shape[1]].iter().map(|&id| id as u32).collect()
+}
+
+/// The picture that the references encoded, as `in.png`.
+fn write_picture(program: &Program, set: &str) {
+    let (values, shape) = expected(set, "picture");
+    let chw: Vec<f32> = values.iter().map(|value| value / 127.5 - 1.0).collect();
+    let picture = Picture::from_chw(&chw, shape[3], shape[2]).unwrap();
+    std::fs::write(
+        program.path("in.png"),
+        picture.encode(Format::Png, 100).unwrap(),
+    )
+    .unwrap();
+}
+
+#[test]
+fn image_tokenizers_encode_and_reconstruct_as_the_reference_does() {
+    for set in [
+        "taming_plain",
+        "taming_gumbel",
+        "discrete_vae",
+        "discrete_vae_normalised",
+    ] {
+        let program = Program::new();
+        let set = &format!("image_tokenizer/goldens/{set}");
+        let model = published(set);
+        write_picture(&program, set);
+        let encoded = program.json(&["tokens", "encode", "in.png", "--json", "--model", &model]);
+        let ids: Vec<u32> = serde_json::from_value(encoded["image_ids"].clone()).unwrap();
+        assert_eq!(ids, first_row(set, "picture_ids"), "{set}");
+        program.expect(&["reconstruct", "in.png", "-o", "back.png", "--model", &model]);
+        let back = Picture::open(program.path("back.png")).unwrap();
+        let (values, shape) = expected(set, "picture_decoded");
+        let reference = Picture::from_chw(&values, shape[3], shape[2]).unwrap();
+        // Rounding to bytes may fall to either side.
+        let apart = |(&a, &b): (&u8, &u8)| a.abs_diff(b);
+        assert!(
+            back.rgb.iter().zip(&reference.rgb).map(apart).max() <= Some(1),
+            "{set}"
+        );
+        let draw = ["generate", "a cat", "--model", &model];
+        program.refuses(1, &draw, &["is an image tokenizer alone"]);
+    }
+}
+
+#[test]
+fn a_file_is_a_model_and_info_tells_what_it_is() {
+    let program = Program::new();
+    write_picture(&program, "image_tokenizer/goldens/openai");
+    let openai = published("image_tokenizer/goldens/openai/decoder.pkl");
+    program.expect(&["reconstruct", "in.png", "-o", "b.png", "--model", &openai]);
+    assert_eq!(Picture::open(program.path("b.png")).unwrap().width, 256);
+    let text = program.expect(&["model", "info", &openai]);
+    for part in ["32x32 grid, 20 codes", "256x256 pixels", "modified-MIT"] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    assert!(!text.contains("transformer"), "{text}");
+    let gumbel = published("image_tokenizer/goldens/taming_gumbel/last.ckpt");
+    let text = program.expect(&["model", "info", &gumbel]);
+    assert!(text.contains("8x8 grid, 37 codes"), "{text}");
+    let dalle = published("dalle_pytorch/goldens/learned/dalle.pt");
+    let info = program.json(&["model", "info", &dalle, "--json"]);
+    let config = &info["config"]["dalle_pytorch"];
+    assert_eq!(config["attention"][1], "axial_col");
+    assert_eq!(config["stable"], true);
+    std::fs::write(program.path("x.pt"), "nothing").unwrap();
+    let unknown = ["generate", "a cat", "--model", "x.pt"];
+    program.refuses(1, &unknown, &["x.pt: not a published model"]);
+}
+
+#[test]
+fn models_of_dalle_pytorch_draw_and_judge_as_the_reference_does() {
+    for set in ["rotary", "learned", "reversible", "axial"] {
+        let program = Program::new();
+        let set = &format!("dalle_pytorch/goldens/{set}");
+        let model = published(set);
+        let ids = serde_json::to_vec(&first_row(set, "guided_ids")).unwrap();
+        std::fs::write(program.path("ids.json"), ids).unwrap();
+        let caption = "a red turtle on a hat";
+        let greedy = ["--temperature", "0", "--guidance", "3"];
+        let drawn = ["generate", caption, "-o", "a.png", "--model", &model];
+        program.expect(&[&drawn[..], &greedy].concat());
+        program.expect(&[
+            "tokens", "decode", "ids.json", "-o", "b.png", "--model", &model,
+        ]);
+        let open = |name| Picture::open(program.path(name)).unwrap();
+        assert!(open("a.png") == open("b.png"), "{set}");
+
+        write_picture(&program, set);
+        let arguments = [
+            "likelihood",
+            "in.png",
+            "--caption",
+            caption,
+            "--json",
+            "--model",
+            &model,
+        ];
+        let report = program.json(&arguments);
+        let references = [("text", "text_nats"), ("image", "picture_nats")];
+        for (part, name) in references {
+            let found = &report["pictures"][0][format!("{part}_log_likelihood")];
+            let found = found.as_f64().unwrap();
+            let reference = -f64::from(expected(set, name).0[0]);
+            assert!(
+                (found - reference).abs() <= 1e-4 * reference.abs(),
+                "{set} {name}: {found} {reference}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_picture_goes_on_from_the_upper_part_of_another() {
+    let program = Program::new();
+    let set = "dalle_pytorch/goldens/rotary";
+    let model = published(set);
+    write_picture(&program, set);
+    let begun = [
+        "generate",
+        "a cat",
+        "-n",
+        "2",
+        "--grid",
+        "--begin-with",
+        "in.png",
+        "--model",
+        &model,
+    ];
+    let seeded = |rest: &[&'static str]| [&begun[..], &["--seed", "4", "-o"], rest].concat();
+    program.expect(&seeded(&["one.png"]));
+    program.expect(&seeded(&["two.png", "--begin-rows", "1"]));
+    let open = |name| Picture::open(program.path(name)).unwrap();
+    // One of four rows is also the default.
+    assert!(open("one.png") == open("two.png"));
+    program.refuses(
+        2,
+        &seeded(&["x.png", "--begin-rows", "4"]),
+        &["leaves nothing of 4 rows"],
+    );
+    let own = ["generate", "a cat", "--begin-with", "in.png"];
+    program.refuses(
+        1,
+        &[&own[..], &["--model", crate::program::model()]].concat(),
+        &["complete"],
+    );
+    let sparse = published("dalle_pytorch/goldens/sparse");
+    let drawn = ["generate", "a cat", "--model", &sparse];
+    program.refuses(1, &drawn, &["sparse attention"]);
+}

@@ -1,0 +1,167 @@
+//! A checkpoint folder of a model of DALLE-pytorch: a published one under our names.
+//!
+//! `config.json` begins with `"architecture": "dalle_pytorch"`; the weights are `dalle_pytorch.safetensors` and
+//! `image_tokenizer.safetensors`; the text tokenizer's file is the one that it came with.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use super::{ModelSource, weights};
+use crate::models::parameters::export;
+use crate::models::{DallePytorch, DallePytorchConfig, ImageTokenizer, ImageTokenizerConfig};
+use crate::nn::Init;
+use crate::sampling::SamplingOptions;
+use crate::text::dalle_pytorch::DallePytorchTokenizer;
+use crate::{Error, Result, files};
+
+const CONFIG: &str = "config.json";
+const TRANSFORMER: &str = "dalle_pytorch.safetensors";
+const IMAGE_TOKENIZER: &str = "image_tokenizer.safetensors";
+
+/// What tells `config.json` from that of other families.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Architecture {
+    /// The only one.
+    #[default]
+    #[serde(rename = "dalle_pytorch")]
+    DallePytorch,
+}
+
+/// What a model of this family is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DallePytorchModelConfig {
+    /// The family.
+    pub architecture: Architecture,
+    /// The model's name.
+    pub name: String,
+    /// SPDX expression of the weights' licence.
+    pub licence: String,
+    /// The image tokenizer.
+    pub image_tokenizer: ImageTokenizerConfig,
+    /// The transformer.
+    pub dalle_pytorch: DallePytorchConfig,
+    /// What `generate` uses where nothing else is asked for.
+    pub sampling: SamplingOptions,
+}
+
+impl DallePytorchModelConfig {
+    /// Says what is impossible.
+    pub fn validate(&self) -> Result<()> {
+        self.image_tokenizer.validate()?;
+        self.dalle_pytorch.validate()?;
+        self.sampling.validate()?;
+        let (grid, codes) = (
+            self.image_tokenizer.grid(),
+            self.image_tokenizer.codebook_size(),
+        );
+        let dalle = &self.dalle_pytorch;
+        if grid != dalle.grid || codes != dalle.codebook_size {
+            return Err(Error::invalid(
+                "model config",
+                format!(
+                    "the image tokenizer has {codes} codes on a {grid}x{grid} grid, the transformer expects {} on {}x{}",
+                    dalle.codebook_size, dalle.grid, dalle.grid
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A model of this family, ready to run.
+#[derive(Debug)]
+pub struct DallePytorchModel {
+    /// The config.
+    pub config: DallePytorchModelConfig,
+    /// Caption → ids.
+    pub text: DallePytorchTokenizer,
+    /// Pixels ↔ image ids.
+    pub image: ImageTokenizer,
+    /// The transformer.
+    pub dalle: DallePytorch,
+}
+
+/// Whether `source` is of this family.
+pub fn is_dalle_pytorch(source: &ModelSource) -> bool {
+    #[derive(Deserialize)]
+    struct Beginning {
+        #[serde(rename = "architecture")]
+        _architecture: Architecture,
+    }
+    source.folder().is_some()
+        && source
+            .read(CONFIG)
+            .is_ok_and(|bytes| serde_json::from_slice::<Beginning>(&bytes).is_ok())
+}
+
+/// The config, without the weights.
+pub fn config(source: &ModelSource) -> Result<DallePytorchModelConfig> {
+    let path = source.path(CONFIG);
+    let config: DallePytorchModelConfig = serde_json::from_slice(&source.read(CONFIG)?)
+        .map_err(|e| Error::bad_file(&path, format!("not a DALLE-pytorch config: {e}")))?;
+    config
+        .validate()
+        .map_err(|e| Error::bad_file(&path, e.to_string()))?;
+    Ok(config)
+}
+
+/// Bytes of the weight files.
+pub fn weight_bytes(source: &ModelSource) -> Result<u64> {
+    let mut total = 0;
+    for name in [TRANSFORMER, IMAGE_TOKENIZER] {
+        let path = source.path(name);
+        let file = std::fs::metadata(&path).map_err(Error::io("read", &path))?;
+        total += file.len();
+    }
+    Ok(total)
+}
+
+impl DallePytorchModel {
+    /// Loads all of a model onto `device`.
+    pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
+        let config = config(source)?;
+        let folder = source.folder().unwrap_or(Path::new(""));
+        let text = DallePytorchTokenizer::load(folder, config.dalle_pytorch.text_vocab_size)?;
+        let (needed, there) = (config.dalle_pytorch.parameters(), weight_bytes(source)?);
+        if needed > there {
+            return Err(Error::bad_file(
+                source.path(CONFIG),
+                format!("describes {needed} numbers, the weight files have {there} bytes"),
+            ));
+        }
+        let mut init = Init::empty(device);
+        let dalle = weights::load_into(
+            config.dalle_pytorch.init(&mut init),
+            &source.path(TRANSFORMER),
+            &source.read(TRANSFORMER)?,
+        )?;
+        let image = weights::load_into(
+            config.image_tokenizer.init(&mut init),
+            &source.path(IMAGE_TOKENIZER),
+            &source.read(IMAGE_TOKENIZER)?,
+        )?;
+        Ok(DallePytorchModel {
+            config,
+            text,
+            image,
+            dalle,
+        })
+    }
+
+    /// Writes a checkpoint folder, with the text tokenizer's file out of `tokenizer`; the config last.
+    pub fn save(&self, dir: &Path, tokenizer: &Path, precision: weights::Precision) -> Result<()> {
+        std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        weights::write(&dir.join(TRANSFORMER), &export(&self.dalle), precision)?;
+        weights::write(&dir.join(IMAGE_TOKENIZER), &export(&self.image), precision)?;
+        if let Some(file) = DallePytorchTokenizer::file_in(tokenizer) {
+            let bytes = std::fs::read(&file).map_err(Error::io("read", &file))?;
+            files::write_atomic(dir.join(file.file_name().unwrap_or_default()), &bytes)?;
+        }
+        let json = serde_json::to_vec_pretty(&self.config)
+            .map_err(|e| Error::invalid("config", e.to_string()))?;
+        files::write_atomic(dir.join(CONFIG), &json)
+    }
+}

@@ -1,0 +1,192 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+
+use burn::tensor::{Tensor, TensorData};
+use proptest::prelude::*;
+
+use crate::checkpoint::stored::safetensors;
+use crate::import::damage::damage;
+
+/// `reference/write_image_tokenizer_goldens.py` made these folders.
+fn golden(name: &str) -> PathBuf {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    sources.join("import/image_tokenizer/goldens").join(name)
+}
+
+const SETS: [&str; 9] = [
+    "taming_plain",
+    "taming_gumbel",
+    "taming_one_level",
+    "openai",
+    "openai_legacy",
+    "openai_wide",
+    "discrete_vae",
+    "discrete_vae_plain",
+    "discrete_vae_normalised",
+];
+
+/// What the references make of a set.
+struct Expected {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Expected {
+    fn of(set: &str) -> Self {
+        let path = golden(set).join("expected.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        Expected { path, bytes }
+    }
+
+    fn floats(&self, name: &str) -> (Vec<f32>, Vec<usize>) {
+        let tensors = safetensors(&self.path, &self.bytes).unwrap();
+        let (_, tensor) = tensors.iter().find(|(found, _)| found == name).unwrap();
+        (tensor.floats(), tensor.shape().to_vec())
+    }
+
+    fn ids(&self, name: &str) -> Vec<Vec<u32>> {
+        let (values, shape) = self.floats(name);
+        values
+            .chunks(shape[1])
+            .map(|row| row.iter().map(|&id| id as u32).collect())
+            .collect()
+    }
+}
+
+/// Pictures on a square grid of any size.
+fn decoded(model: &ImageTokenizer, ids: &[Vec<u32>]) -> Vec<f32> {
+    let grid = ids[0].len().isqrt();
+    let pixels = match model {
+        ImageTokenizer::Dvae(model) => model.decode_grid(ids, [grid, grid]),
+        model => model.decode_pixels(ids),
+    };
+    pixels.into_data().convert::<f32>().try_into_vec().unwrap()
+}
+
+/// Within 1e-3 of a range of 2, as the families promise.
+fn assert_close(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let furthest = found
+        .iter()
+        .zip(expected)
+        .fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+    assert!(furthest <= 1e-3, "{what}: {furthest} apart");
+}
+
+#[test]
+fn ids_and_pictures_are_those_of_the_reference() {
+    let device = Device::flex();
+    for set in SETS {
+        let published = load(&golden(set), &device).unwrap();
+        assert_eq!(published.name, set);
+        assert!(published.report.is_complete());
+        let expected = Expected::of(set);
+        let (values, shape) = expected.floats("picture");
+        let pixels = values.iter().map(|value| value / 127.5 - 1.0).collect();
+        let pixels = Tensor::from_data(TensorData::new::<f32, _>(pixels, shape), &device);
+        let found = published.model.encode_pixels(pixels).unwrap();
+        assert_eq!(found, expected.ids("picture_ids"), "{set}");
+        let back = decoded(&published.model, &found);
+        assert_close(&back, &expected.floats("picture_decoded").0, set);
+        let ids = expected.ids("ids");
+        let pictures = decoded(&published.model, &ids);
+        assert_close(&pictures, &expected.floats("decoded").0, set);
+    }
+}
+
+/// A copy of a set, to be damaged.
+fn copied(set: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(golden(set)).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn a_file_is_as_good_as_its_folder_and_training_leftovers_are_not_used() {
+    let device = Device::flex();
+    for (set, file) in [
+        ("taming_plain", "last.ckpt"),
+        ("openai", "encoder.pkl"),
+        ("discrete_vae", "vae.pt"),
+    ] {
+        let path = golden(set).join(file);
+        assert!(is_published(&path), "{set}");
+        let published = load(&path, &device).unwrap();
+        assert_eq!(published.name, file);
+    }
+    let report = load(&golden("taming_plain"), &device).unwrap().report;
+    assert_eq!(report.ignored.len(), 2, "{:?}", report.ignored);
+    // DALLE-pytorch's by another name.
+    let folder = tempfile::tempdir().unwrap();
+    let renamed = folder.path().join("mine.pt");
+    std::fs::copy(golden("discrete_vae").join("vae.pt"), &renamed).unwrap();
+    assert!(is_published(&renamed) && !is_published(folder.path()));
+}
+
+#[test]
+fn what_does_not_fit_is_told_in_one_line() {
+    let refused = |folder: &Path| {
+        let error = load(folder, &Device::flex()).unwrap_err().to_string();
+        assert!(!error.contains('\n'), "{error}");
+        error
+    };
+    for (from, to, told) in [
+        ("n_embed: 50", "n_embed: 51", "has shape"),
+        ("ch: 32", "ch: 33", "not a multiple of 32"),
+        ("ch: 32", "ch: 16000", "describes"),
+        ("double_z: false", "double_z: true", "double_z"),
+        ("VQModel", "VQSomething", "expected VQModel or GumbelVQ"),
+        (
+            "taming.models.vqgan.VQModel",
+            "x.GumbelVQ",
+            "missing: quantize.embed.weight",
+        ),
+        ("num_res_blocks: 1", "num_res_blocks: 2", "missing"),
+        ("n_embed: 50", "n_embed: many", "not a VQGAN config"),
+        ("n_embed: 50", "n_embed: [", "not a VQGAN config"),
+    ] {
+        let folder = copied("taming_plain");
+        let path = folder.path().join("model.yaml");
+        let config = std::fs::read_to_string(&path).unwrap();
+        assert!(config.contains(from), "{from}");
+        std::fs::write(path, config.replace(from, to)).unwrap();
+        let error = refused(folder.path());
+        assert!(error.contains(told), "{from} → {to}: {error}");
+    }
+    // Code is not run and not even known.
+    let folder = copied("openai");
+    let path = folder.path().join("encoder.pkl");
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::copy(golden("taming_plain").join("last.ckpt"), &path).unwrap();
+    assert!(refused(folder.path()).contains("imports pytorch_lightning"));
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    refused(folder.path());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(160))]
+
+    /// An error of one line or a model, nothing else.
+    #[test]
+    fn damaged_files_are_errors_and_nothing_else(
+        set in prop::sample::select(&["taming_one_level", "openai", "openai_legacy", "discrete_vae"][..]),
+        which in 0usize..2,
+        damage in damage(),
+    ) {
+        let folder = copied(set);
+        let names = ["model.yaml", "last.ckpt", "encoder.pkl", "decoder.pkl", "vae.pt"];
+        let paths = names.iter().map(|name| folder.path().join(name));
+        let paths: Vec<PathBuf> = paths.filter(|path| path.is_file()).collect();
+        let path = &paths[which % paths.len()];
+        let bytes = damage.of(std::fs::read(path).unwrap());
+        std::fs::write(path, bytes).unwrap();
+        if let Err(error) = load(folder.path(), &Device::flex()) {
+            prop_assert!(!error.to_string().contains('\n'), "{}", error);
+        }
+        // What is guessed of it is none of a panic's business either.
+        let _ = is_published(path);
+    }
+}

@@ -1,0 +1,174 @@
+//! A layer: attention and feed-forward, each between a layer norm and its scale (LayerScale, arXiv:2103.17239).
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+
+use super::DallePytorchConfig;
+use super::attention::{AttentionKind, Turn};
+use super::shift::{self, Shift};
+use crate::nn::{Init, KvCache, LayerNorm, Linear, ops};
+
+/// How many times wider the feed-forward part is inside.
+const WIDER: usize = 4;
+
+/// Where the tokens of a pass stand.
+pub(super) struct Place<'a> {
+    /// The start and the whole caption; else image tokens.
+    pub is_text: bool,
+    /// Image tokens before them.
+    pub told: usize,
+    pub grid: usize,
+    /// Tokens of the start and the caption.
+    pub prefix: usize,
+    pub turn: Option<&'a Turn>,
+}
+
+/// What a layer keeps of the tokens before.
+#[derive(Clone, Debug)]
+pub(super) struct LayerState {
+    cache: KvCache,
+    attention_shift: Shift,
+    feed_shift: Shift,
+}
+
+impl LayerState {
+    pub fn new(config: &DallePytorchConfig) -> Self {
+        LayerState {
+            cache: KvCache::new(config.prefix_length() + config.image_length()),
+            attention_shift: Shift::default(),
+            feed_shift: Shift::default(),
+        }
+    }
+
+    pub fn select_rows(&mut self, rows: &[usize]) {
+        self.cache.select_rows(rows);
+        self.attention_shift.select_rows(rows);
+        self.feed_shift.select_rows(rows);
+    }
+}
+
+/// The norms around a part and what its result is multiplied by.
+#[derive(Module, Debug)]
+struct Around {
+    norm: LayerNorm,
+    norm_out: Option<LayerNorm>,
+    scale: Param<Tensor<1>>,
+    #[module(skip)]
+    shifts: bool,
+}
+
+impl Around {
+    fn new(init: &mut Init, config: &DallePytorchConfig) -> Self {
+        Around {
+            norm: LayerNorm::new(init, config.width),
+            norm_out: config
+                .sandwich_norm
+                .then(|| LayerNorm::new(init, config.width)),
+            scale: init.constant([config.width], 0.1),
+            shifts: config.shift_tokens,
+        }
+    }
+
+    fn before(&self, x: Tensor<3>, place: &Place<'_>, shift: &mut Shift) -> Tensor<3> {
+        let x = self.norm.forward(x);
+        match (self.shifts, place.is_text) {
+            (false, _) => x,
+            (true, true) => shift::of_text(x),
+            (true, false) => shift.of_image(x, place.told, place.grid),
+        }
+    }
+
+    fn behind(&self, x: Tensor<3>) -> Tensor<3> {
+        let x = match &self.norm_out {
+            Some(norm) => norm.forward(x),
+            None => x,
+        };
+        x * self.scale.val().unsqueeze()
+    }
+}
+
+#[derive(Module, Debug)]
+struct Attention {
+    around: Around,
+    qkv: Linear,
+    out: Linear,
+}
+
+#[derive(Module, Debug)]
+struct FeedForward {
+    around: Around,
+    /// What is passed on, and what it is gated by.
+    up_gate: Linear,
+    down: Linear,
+}
+
+/// One layer.
+#[derive(Module, Debug)]
+pub(super) struct Layer {
+    attention: Attention,
+    feed_forward: FeedForward,
+    #[module(skip)]
+    kind: AttentionKind,
+    #[module(skip)]
+    n_heads: usize,
+}
+
+impl Layer {
+    pub fn new(init: &mut Init, config: &DallePytorchConfig, kind: AttentionKind) -> Self {
+        let (width, inner) = (config.width, config.n_heads * config.head_width);
+        Layer {
+            attention: Attention {
+                around: Around::new(init, config),
+                qkv: Linear::new(init, width, 3 * inner, 0.02),
+                out: Linear::with_bias(init, inner, width, 0.02),
+            },
+            feed_forward: FeedForward {
+                around: Around::new(init, config),
+                up_gate: Linear::with_bias(init, width, 2 * WIDER * width, 0.02),
+                down: Linear::with_bias(init, WIDER * width, width, 0.02),
+            },
+            kind,
+            n_heads: config.n_heads,
+        }
+    }
+
+    /// What attention adds to `x`.
+    pub fn attend(&self, x: Tensor<3>, place: &Place<'_>, state: &mut LayerState) -> Tensor<3> {
+        let part = &self.attention;
+        let x = part.around.before(x, place, &mut state.attention_shift);
+        let qkv = part.qkv.forward(x);
+        let [batch, n, joint] = qkv.dims();
+        let inner = joint / 3;
+        let heads = |i: usize| {
+            let part = qkv.clone().narrow(2, i * inner, inner);
+            let part = part
+                .reshape([batch, n, self.n_heads, inner / self.n_heads])
+                .swap_dims(1, 2);
+            match place.turn {
+                Some(turn) => turn.apply(part),
+                None => part,
+            }
+        };
+        let query = heads(0);
+        let (keys, values) = state.cache.append(heads(1), heads(2));
+        let seen = if place.is_text {
+            ops::attention(query, keys, values, true)
+        } else {
+            let places = [place.prefix, place.told, place.grid];
+            self.kind.of_image(query, keys, values, places)
+        };
+        let seen = seen.swap_dims(1, 2).reshape([batch, n, inner]);
+        part.around.behind(part.out.forward(seen))
+    }
+
+    /// What the feed-forward part adds to `x`.
+    pub fn feed(&self, x: Tensor<3>, place: &Place<'_>, state: &mut LayerState) -> Tensor<3> {
+        let part = &self.feed_forward;
+        let x = part.around.before(x, place, &mut state.feed_shift);
+        let both = part.up_gate.forward(x);
+        let hidden = both.dims()[2] / 2;
+        let gate = ops::gelu(both.clone().narrow(2, hidden, hidden));
+        let inner = both.narrow(2, 0, hidden) * gate;
+        part.around.behind(part.down.forward(inner))
+    }
+}

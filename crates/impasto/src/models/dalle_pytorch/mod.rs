@@ -1,0 +1,412 @@
+//! The transformer of DALLE-pytorch (github.com/lucidrains/DALLE-pytorch, `dalle_pytorch.py`, `transformer.py`):
+//! one sequence of a start, the caption filled up to its longest, and the picture's ids, in raster order.
+//!
+//! All options of its constructor that change the mathematics are here but `sparse` attention, which is
+//! DeepSpeed's. What its options for speed compute (`optimize_for_inference`, caches) is the same.
+//!
+//! Deviations, none of which changes a number beyond rounding:
+//! - the head over the joint vocabulary is two, one over words and one over codes: a position tells one of both;
+//! - attention along rows, columns and in windows sees the same keys, found by their places;
+//! - captions shorter than the text part are not continued: words are read, never drawn.
+
+mod attention;
+mod layers;
+mod shift;
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use self::layers::{Layer, LayerState};
+use crate::nn::{Embedding, Init, LayerNorm, Linear, ops};
+use crate::{Error, Result};
+
+pub use attention::AttentionKind;
+
+/// The sizes and options of a [`DallePytorch`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DallePytorchConfig {
+    /// Ids of words (`num_text_tokens`), 0 among them, which fills captions up.
+    pub text_vocab_size: usize,
+    /// The longest caption (`text_seq_len`).
+    pub text_length: usize,
+    /// Codes of the image tokenizer.
+    pub codebook_size: usize,
+    /// Image tokens along a side of the picture.
+    pub grid: usize,
+    /// Width of the residual stream (`dim`).
+    pub width: usize,
+    /// Layers (`depth`).
+    pub n_layers: usize,
+    /// Attention heads (`heads`).
+    pub n_heads: usize,
+    /// Their width (`dim_head`).
+    pub head_width: usize,
+    /// What each layer's attention sees, from the first layer on and again from the beginning (`attn_types`).
+    pub attention: Vec<AttentionKind>,
+    /// Two streams that are changed in turns, and their mean in the end (`reversible`).
+    pub reversible: bool,
+    /// The last states are divided by their largest number (`stable`).
+    pub stable: bool,
+    /// A layer norm behind each part too (`sandwich_norm`).
+    pub sandwich_norm: bool,
+    /// Some channels come from the tokens before and above (`shift_tokens`).
+    pub shift_tokens: bool,
+    /// Channels of each head that are turned by the place (`rotary_emb`); 0 is learned positions instead.
+    pub rotary_width: usize,
+}
+
+impl DallePytorchConfig {
+    /// Image tokens of a picture.
+    pub fn image_length(&self) -> usize {
+        self.grid * self.grid
+    }
+
+    /// The start and the caption.
+    pub fn prefix_length(&self) -> usize {
+        self.text_length + 1
+    }
+
+    /// Rows of the text embedding: behind the words one that fills up each place.
+    pub fn text_rows(&self) -> usize {
+        self.text_vocab_size + self.text_length
+    }
+
+    /// Says which size is impossible.
+    pub fn validate(&self) -> Result<()> {
+        let bad = |reason: String| Err(Error::invalid("dalle_pytorch config", reason));
+        let positive = [
+            ("text_vocab_size", self.text_vocab_size, 1 << 20),
+            ("text_length", self.text_length, 1 << 14),
+            ("codebook_size", self.codebook_size, 1 << 20),
+            ("grid", self.grid, 1 << 10),
+            ("width", self.width, 1 << 16),
+            ("n_layers", self.n_layers, 1 << 10),
+            ("n_heads", self.n_heads, 1 << 10),
+            ("head_width", self.head_width, 1 << 12),
+        ];
+        for (name, value, most) in positive {
+            if value == 0 || value > most {
+                return bad(format!("{name} is {value}, expected 1 to {most}"));
+            }
+        }
+        if self.attention.is_empty() {
+            return bad("attention is empty, expected one kind or more".into());
+        }
+        if !self.rotary_width.is_multiple_of(2) || self.rotary_width > self.head_width {
+            return bad(format!(
+                "rotary_width is {}, expected an even number up to head_width {}",
+                self.rotary_width, self.head_width
+            ));
+        }
+        if self.shift_tokens && self.width < 4 {
+            return bad(format!("width is {}, expected 4 or more", self.width));
+        }
+        Ok(())
+    }
+
+    /// How many numbers the model has, norms and biases left out; for refusing sizes before any memory is taken.
+    pub fn parameters(&self) -> u64 {
+        let of = |n: usize| n as u64;
+        let width = of(self.width);
+        let attention = 4 * width * of(self.n_heads) * of(self.head_width);
+        let layer = attention + 12 * width * width;
+        let rows = 2 * (of(self.text_rows()) + of(self.codebook_size)) * width;
+        let places = of(self.prefix_length()) + of(self.image_length());
+        let positions = match self.rotary_width {
+            0 => (of(self.prefix_length()) + 2 * of(self.grid)) * width,
+            rotary => places * of(rotary),
+        };
+        rows + of(self.n_layers) * layer + positions
+    }
+
+    /// A model with fresh weights.
+    pub fn init(&self, init: &mut Init) -> DallePytorch {
+        let width = self.width;
+        let learned = self.rotary_width == 0;
+        let positions = self.prefix_length() + self.image_length();
+        let kinds = self.attention.iter().cycle();
+        DallePytorch {
+            text_embedding: Embedding::new(init, self.text_rows(), width, 0.02),
+            image_embedding: Embedding::new(init, self.codebook_size, width, 0.02),
+            text_positions: learned
+                .then(|| Embedding::new(init, self.prefix_length(), width, 0.02)),
+            image_rows: learned.then(|| Embedding::new(init, self.grid, width, 0.02)),
+            image_columns: learned.then(|| Embedding::new(init, self.grid, width, 0.02)),
+            rotary: (!learned).then(|| init.normal([positions, self.rotary_width], 1.0)),
+            layers: kinds
+                .take(self.n_layers)
+                .map(|&kind| Layer::new(init, self, kind))
+                .collect(),
+            norm: LayerNorm::new(init, width),
+            text_head: Linear::with_bias(init, width, self.text_rows(), 0.02),
+            image_head: Linear::with_bias(init, width, self.codebook_size, 0.02),
+            config: self.clone(),
+        }
+    }
+}
+
+/// The transformer.
+#[derive(Module, Debug)]
+pub struct DallePytorch {
+    text_embedding: Embedding,
+    image_embedding: Embedding,
+    /// One of each place of the start and the caption.
+    text_positions: Option<Embedding>,
+    image_rows: Option<Embedding>,
+    image_columns: Option<Embedding>,
+    /// `[prefix + image, rotary_width]`: by which angle a channel is turned at a place; the same one twice for
+    /// the two channels of a pair.
+    rotary: Option<Param<Tensor<2>>>,
+    layers: Vec<Layer>,
+    norm: LayerNorm,
+    text_head: Linear,
+    image_head: Linear,
+    #[module(skip)]
+    config: DallePytorchConfig,
+}
+
+/// What is known of sequences so far.
+#[derive(Clone, Debug)]
+pub struct Known {
+    layers: Vec<LayerState>,
+    /// Image tokens.
+    told: usize,
+}
+
+impl Known {
+    /// The rows of the batch at `rows`, in that order and as often as they are named.
+    pub fn select_rows(&mut self, rows: &[usize]) {
+        for layer in &mut self.layers {
+            layer.select_rows(rows);
+        }
+    }
+
+    /// Image tokens told.
+    pub fn told(&self) -> usize {
+        self.told
+    }
+}
+
+impl DallePytorch {
+    /// The sizes.
+    pub fn config(&self) -> &DallePytorchConfig {
+        &self.config
+    }
+
+    /// The device of the weights.
+    pub fn device(&self) -> Device {
+        self.text_head.weight.val().device()
+    }
+
+    /// Reads captions: each one's ids without what fills it up.
+    ///
+    /// # Shapes
+    /// - returns: the states of the start and the whole text part, `[batch, 1 + text_length, width]`
+    pub fn read(&self, captions: &[Vec<u32>]) -> Result<(Tensor<3>, Known)> {
+        let config = &self.config;
+        let mut flat = Vec::with_capacity(captions.len() * config.prefix_length());
+        for caption in captions {
+            flat.extend(self.filled_up(caption)?);
+        }
+        let batch = captions.len();
+        if batch == 0 {
+            return Err(Error::invalid("text ids", "expected one caption or more"));
+        }
+        let device = self.device();
+        let ids = ids(&flat, [batch, config.prefix_length()], &device);
+        let mut x = self.text_embedding.forward(ids);
+        if let Some(positions) = &self.text_positions {
+            x = x + positions.weight.val().unsqueeze::<3>();
+        }
+        let mut known = Known {
+            layers: self
+                .layers
+                .iter()
+                .map(|_| LayerState::new(config))
+                .collect(),
+            told: 0,
+        };
+        let states = self.forward(x, &mut known, true);
+        Ok((states, known))
+    }
+
+    /// The start, the caption and what fills it up: an id of its own for each place, also where a caption has
+    /// the id 0 inside.
+    fn filled_up(&self, caption: &[u32]) -> Result<Vec<u32>> {
+        let config = &self.config;
+        if caption.len() > config.text_length {
+            return Err(Error::invalid(
+                "text ids",
+                format!(
+                    "expected {} ids or fewer, got {}",
+                    config.text_length,
+                    caption.len()
+                ),
+            ));
+        }
+        check_ids("text ids", caption, config.text_vocab_size)?;
+        let words = (0..config.text_length).map(|place| match caption.get(place) {
+            None | Some(0) => (config.text_vocab_size + place) as u32,
+            Some(&id) => id,
+        });
+        Ok(std::iter::once(0).chain(words).collect())
+    }
+
+    /// Goes on with rows of equal length of image ids behind what is known.
+    ///
+    /// # Shapes
+    /// - `image_ids`: `[batch][n]`
+    /// - returns: `[batch, n, width]`
+    pub fn go_on(&self, image_ids: &[Vec<u32>], known: &mut Known) -> Result<Tensor<3>> {
+        let config = &self.config;
+        let n = image_ids.first().map_or(0, Vec::len);
+        if n == 0 || image_ids.iter().any(|row| row.len() != n) {
+            return Err(Error::invalid(
+                "image ids",
+                "expected rows of one length, 1 or more",
+            ));
+        }
+        if known.told + n > config.image_length() {
+            return Err(Error::invalid(
+                "image ids",
+                format!(
+                    "expected {} at most, got {}",
+                    config.image_length(),
+                    known.told + n
+                ),
+            ));
+        }
+        for row in image_ids {
+            check_ids("image ids", row, config.codebook_size)?;
+        }
+        let device = self.device();
+        let flat: Vec<u32> = image_ids.iter().flatten().copied().collect();
+        let mut x = self
+            .image_embedding
+            .forward(ids(&flat, [image_ids.len(), n], &device));
+        if let (Some(rows), Some(columns)) = (&self.image_rows, &self.image_columns) {
+            let places = known.told..known.told + n;
+            let of = |place: fn(usize, usize) -> usize| {
+                let places: Vec<u32> = places
+                    .clone()
+                    .map(|at| place(at, config.grid) as u32)
+                    .collect();
+                ids(&places, [1, n], &device)
+            };
+            let row = rows.forward(of(|at, grid| at / grid));
+            let column = columns.forward(of(|at, grid| at % grid));
+            x = x + row + column;
+        }
+        let states = self.forward(x, known, false);
+        known.told += n;
+        Ok(states)
+    }
+
+    fn forward(&self, x: Tensor<3>, known: &mut Known, is_text: bool) -> Tensor<3> {
+        let [_, n, _] = x.dims();
+        let start = match is_text {
+            true => 0,
+            false => self.config.prefix_length() + known.told,
+        };
+        let turn = self.rotary.as_ref().map(|angles| {
+            let angles = angles.val().narrow(0, start, n);
+            attention::Turn::new(angles)
+        });
+        let place = layers::Place {
+            is_text,
+            told: known.told,
+            grid: self.config.grid,
+            prefix: self.config.prefix_length(),
+            turn: turn.as_ref(),
+        };
+        if self.config.reversible {
+            let (mut first, mut second) = (x.clone(), x);
+            for (layer, state) in self.layers.iter().zip(&mut known.layers) {
+                first = first + layer.attend(second.clone(), &place, state);
+                second = second + layer.feed(first.clone(), &place, state);
+            }
+            return (first + second).mul_scalar(0.5);
+        }
+        let mut x = x;
+        for (layer, state) in self.layers.iter().zip(&mut known.layers) {
+            x = x.clone() + layer.attend(x, &place, state);
+            x = x.clone() + layer.feed(x, &place, state);
+        }
+        x
+    }
+
+    fn finished<const D: usize>(&self, states: Tensor<D>) -> Tensor<D> {
+        let states = match self.config.stable {
+            true => states.clone() / states.max_dim(D - 1),
+            false => states,
+        };
+        self.norm.forward(states)
+    }
+
+    /// Logits of the code that follows a state.
+    ///
+    /// # Shapes
+    /// - `states`: `[.., width]`
+    /// - returns: `[.., codebook_size]`
+    pub fn image_logits<const D: usize>(&self, states: Tensor<D>) -> Tensor<D> {
+        self.image_head.forward(self.finished(states))
+    }
+
+    /// Logits of the word that follows a state, those that fill up included.
+    ///
+    /// # Shapes
+    /// - `states`: `[.., width]`
+    /// - returns: `[.., text_vocab_size + text_length]`
+    pub fn text_logits<const D: usize>(&self, states: Tensor<D>) -> Tensor<D> {
+        self.text_head.forward(self.finished(states))
+    }
+
+    /// −log p of each word of a caption, of what fills it up, and of each id of a picture that follows, as the
+    /// model was trained: `[text_length]` and `[grid²]`.
+    pub fn nats(&self, caption: &[u32], image_ids: &[u32]) -> Result<(Tensor<1>, Tensor<1>)> {
+        let config = &self.config;
+        let (text, image) = (config.text_length, config.image_length());
+        if image_ids.len() != image {
+            return Err(Error::invalid(
+                "image ids",
+                format!("expected {image} ids, got {}", image_ids.len()),
+            ));
+        }
+        check_ids("image ids", image_ids, config.codebook_size)?;
+        let (prefix, mut known) = self.read(&[caption.to_vec()])?;
+        let mut states = vec![prefix.clone().narrow(1, text, 1)];
+        if image > 1 {
+            let told = vec![image_ids[..image - 1].to_vec()];
+            states.push(self.go_on(&told, &mut known)?);
+        }
+        let device = self.device();
+        let targets = |all: &[u32]| -> Tensor<1, Int> {
+            ids(all, [1, all.len()], &device).reshape([all.len()])
+        };
+        let words = self.filled_up(caption)?;
+        let rows = |states: Tensor<3>, count: usize| states.reshape([count, config.width]);
+        let text_logits = self.text_logits(rows(prefix.narrow(1, 0, text), text));
+        let image_logits = self.image_logits(rows(Tensor::cat(states, 1), image));
+        Ok((
+            ops::cross_entropy(text_logits, targets(&words[1..])),
+            ops::cross_entropy(image_logits, targets(image_ids)),
+        ))
+    }
+}
+
+fn check_ids(what: &'static str, ids: &[u32], known: usize) -> Result<()> {
+    match ids.iter().find(|&&id| id as usize >= known) {
+        None => Ok(()),
+        Some(id) => Err(Error::invalid(
+            what,
+            format!("expected ids below {known}, got {id}"),
+        )),
+    }
+}
+
+fn ids(flat: &[u32], shape: [usize; 2], device: &Device) -> Tensor<2, Int> {
+    let flat: Vec<i32> = flat.iter().map(|&id| id as i32).collect();
+    Tensor::from_data(TensorData::new(flat, shape), device)
+}

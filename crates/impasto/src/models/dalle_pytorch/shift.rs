@@ -1,0 +1,68 @@
+//! Token shift: some channels of a token are those of tokens before it. Of words half of them come from the word
+//! before; of image tokens a quarter from the token above and a quarter from the one to the left, zeros beyond
+//! the picture's border.
+
+use burn::tensor::{Int, Tensor, TensorData};
+
+/// The first channels of the image tokens of one row back, oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct Shift {
+    /// `[batch, grid, 2 · quarter]`; none before the first token.
+    past: Option<Tensor<3>>,
+}
+
+/// Quarters are rounded up, as PyTorch's `chunk` does; the last one has what is left.
+fn quarter(width: usize) -> usize {
+    width.div_ceil(4)
+}
+
+/// Of the start and the caption, whole.
+pub fn of_text(x: Tensor<3>) -> Tensor<3> {
+    let [batch, n, width] = x.dims();
+    let half = width.div_ceil(2);
+    let zeros = Tensor::zeros([batch, 1, half], &x.device());
+    let before = match n {
+        1 => zeros,
+        _ => Tensor::cat(
+            vec![zeros, x.clone().narrow(1, 0, n - 1).narrow(2, 0, half)],
+            1,
+        ),
+    };
+    Tensor::cat(vec![before, x.narrow(2, half, width - half)], 2)
+}
+
+impl Shift {
+    /// Of image tokens behind `told` others.
+    pub fn of_image(&mut self, x: Tensor<3>, told: usize, grid: usize) -> Tensor<3> {
+        let [batch, n, width] = x.dims();
+        let device = x.device();
+        let quarter = quarter(width);
+        let past = self
+            .past
+            .take()
+            .unwrap_or_else(|| Tensor::zeros([batch, grid, 2 * quarter], &device));
+        let all = Tensor::cat(vec![past, x.clone().narrow(2, 0, 2 * quarter)], 1);
+        let above = all.clone().narrow(1, 0, n).narrow(2, 0, quarter);
+        let left = all
+            .clone()
+            .narrow(1, grid - 1, n)
+            .narrow(2, quarter, quarter);
+        let inside: Vec<f32> = (told..told + n)
+            .map(|at| f32::from(u8::from(at % grid != 0)))
+            .collect();
+        let inside = Tensor::<3>::from_data(TensorData::new(inside, [1, n, 1]), &device);
+        self.past = Some(all.narrow(1, n, grid));
+        let rest = x.narrow(2, 2 * quarter, width - 2 * quarter);
+        Tensor::cat(vec![above, left * inside, rest], 2)
+    }
+
+    /// The rows of the batch at `rows`.
+    pub fn select_rows(&mut self, rows: &[usize]) {
+        let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+        self.past = self.past.take().map(|past| {
+            let indices = TensorData::new(rows.clone(), [rows.len()]);
+            let indices = Tensor::<1, Int>::from_data(indices, &past.device());
+            past.select(0, indices)
+        });
+    }
+}

@@ -1,0 +1,173 @@
+//! The tokenizers of DALLE-pytorch (`tokenizer.py`): CLIP's byte pairs, any `tokenizers` file, and the Chinese
+//! BERT's word pieces. Its checkpoints do not say which one they were trained with: the files beside them do.
+//!
+//! Not read: YouTokenToMe's models.
+
+use std::path::{Path, PathBuf};
+
+use tokenizers::models::bpe::Vocab;
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::normalizers::bert::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::processors::byte_level::ByteLevel;
+use tokenizers::{AddedToken, Tokenizer};
+
+use super::clip::{Cleaning, ClipTokenizer};
+use crate::{Error, Result};
+
+/// Files that are looked for, the first one that is there.
+const JSON: [&str; 2] = ["tokenizer.json", "bpe.json"];
+const WORDS: &str = "vocab.txt";
+const MERGES: [&str; 2] = ["bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt"];
+
+/// The longest file that is read.
+const LONGEST: u64 = 64 << 20;
+
+/// Caption → ids.
+#[derive(Clone, Debug)]
+pub struct DallePytorchTokenizer {
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Clip(Box<ClipTokenizer>),
+    Whole(Box<Tokenizer>),
+}
+
+impl DallePytorchTokenizer {
+    /// The file that [`DallePytorchTokenizer::load`] takes of a folder.
+    pub fn file_in(folder: &Path) -> Option<PathBuf> {
+        let names = JSON.iter().chain([&WORDS]).chain(&MERGES);
+        let mut paths = names.map(|name| folder.join(name));
+        paths.find(|path| path.is_file())
+    }
+
+    /// The one in a folder, for a model that knows `text_vocab_size` ids.
+    pub fn load(folder: &Path, text_vocab_size: usize) -> Result<Self> {
+        let Some(path) = Self::file_in(folder) else {
+            return Err(Error::Missing {
+                what: "the text tokenizer (tokenizer.json, vocab.txt or bpe_simple_vocab_16e6.txt.gz)",
+                path: folder.to_owned(),
+                hint: "put the one that the model was trained with beside it; CLIP's bpe_simple_vocab_16e6.txt.gz is the usual one".into(),
+            });
+        };
+        let bytes = read(&path)?;
+        let name = path.file_name().and_then(|name| name.to_str());
+        let tokenizer = match name.unwrap_or_default() {
+            WORDS => Self::from_words(&bytes),
+            name if JSON.contains(&name) => Self::from_json(&bytes),
+            _ => Self::from_merges(&bytes, text_vocab_size),
+        };
+        let tokenizer = tokenizer.map_err(|e| Error::bad_file(&path, e.to_string()))?;
+        if tokenizer.vocab_size() > text_vocab_size {
+            return Err(Error::bad_file(
+                folder,
+                format!(
+                    "the text tokenizer has {} ids, the model {text_vocab_size}",
+                    tokenizer.vocab_size()
+                ),
+            ));
+        }
+        Ok(tokenizer)
+    }
+
+    /// CLIP's, from its list of merges.
+    pub fn from_merges(list: &[u8], text_vocab_size: usize) -> Result<Self> {
+        let clip = ClipTokenizer::from_merges(list, text_vocab_size, Cleaning::OpenAi)?;
+        Ok(DallePytorchTokenizer {
+            kind: Kind::Clip(Box::new(clip)),
+        })
+    }
+
+    /// A `tokenizers` file; what it puts around a text is left out, as by the original.
+    pub fn from_json(bytes: &[u8]) -> Result<Self> {
+        let bad = |reason: String| Error::invalid("text tokenizer", reason);
+        let mut tokenizer =
+            Tokenizer::from_bytes(bytes).map_err(|e| bad(format!("not a tokenizer: {e}")))?;
+        tokenizer.with_post_processor(Some(ByteLevel::default().trim_offsets(true)));
+        tokenizer
+            .with_truncation(None)
+            .map_err(|e| bad(e.to_string()))?
+            .with_padding(None);
+        Ok(DallePytorchTokenizer {
+            kind: Kind::Whole(Box::new(tokenizer)),
+        })
+    }
+
+    /// BERT's, from its words and pieces, one a line; the case of letters counts.
+    pub fn from_words(list: &[u8]) -> Result<Self> {
+        let bad = |reason: String| Error::invalid("text tokenizer", reason);
+        let list = std::str::from_utf8(list).map_err(|_| bad("is not UTF-8".into()))?;
+        let words = list.lines().map(|line| line.trim_end().to_owned());
+        let vocabulary: std::collections::HashMap<String, u32> = words.zip(0..).collect();
+        if !vocabulary.contains_key("[UNK]") {
+            return Err(bad("has no line [UNK], expected BERT's vocabulary".into()));
+        }
+        let marks = ["[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"];
+        let marks = marks.map(|mark| (mark, vocabulary.contains_key(mark)));
+        let vocabulary: Vocab = vocabulary.into_iter().collect();
+        let model = WordPiece::builder()
+            .vocab(vocabulary)
+            .unk_token("[UNK]".to_owned())
+            .continuing_subword_prefix("##".to_owned())
+            .max_input_chars_per_word(100)
+            .build()
+            .map_err(|e| bad(e.to_string()))?;
+        let mut tokenizer = Tokenizer::new(model);
+        tokenizer.with_normalizer(Some(BertNormalizer::new(true, true, None, false)));
+        tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+        let marks = marks.into_iter().filter(|&(_, known)| known);
+        let marks: Vec<AddedToken> = marks
+            .map(|(mark, _)| AddedToken::from(mark, true))
+            .collect();
+        tokenizer.add_special_tokens(&marks);
+        Ok(DallePytorchTokenizer {
+            kind: Kind::Whole(Box::new(tokenizer)),
+        })
+    }
+
+    /// How many ids there are.
+    pub fn vocab_size(&self) -> usize {
+        match &self.kind {
+            Kind::Clip(clip) => clip.vocab_size(),
+            Kind::Whole(tokenizer) => tokenizer.get_vocab_size(true),
+        }
+    }
+
+    /// The ids of a caption, `limit` at most; a longer one is refused, or cut.
+    pub fn encode_caption(&self, caption: &str, limit: usize, truncate: bool) -> Result<Vec<u32>> {
+        let mut ids = match &self.kind {
+            Kind::Clip(clip) => clip.encode(caption)?,
+            Kind::Whole(tokenizer) => tokenizer
+                .encode(caption, true)
+                .map_err(|e| Error::invalid("caption", e.to_string()))?
+                .get_ids()
+                .to_vec(),
+        };
+        if ids.len() > limit {
+            if !truncate {
+                return Err(Error::CaptionTooLong {
+                    tokens: ids.len(),
+                    limit,
+                    caption: super::shortened(caption.trim()),
+                });
+            }
+            ids.truncate(limit);
+        }
+        Ok(ids)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let length = std::fs::metadata(path)
+        .map_err(Error::io("read", path))?
+        .len();
+    if length > LONGEST {
+        return Err(Error::bad_file(
+            path,
+            format!("has {length} bytes, expected a text tokenizer"),
+        ));
+    }
+    std::fs::read(path).map_err(Error::io("read", path))
+}
