@@ -77,13 +77,28 @@ impl Screen {
         Ok(stderr.flush()?)
     }
 
+    /// Takes the picture away, for lines that stay.
+    pub fn clear(&mut self) -> Result<()> {
+        let mut out = Vec::new();
+        self.erase(&mut out)?;
+        let mut stderr = io::stderr().lock();
+        stderr.write_all(&out)?;
+        Ok(stderr.flush()?)
+    }
+
+    fn erase(&mut self, out: &mut Vec<u8>) -> Result<()> {
+        if self.lines > 0 {
+            write!(out, "\x1b[{}A\r\x1b[J", self.lines)?;
+        }
+        self.lines = 0;
+        Ok(())
+    }
+
     /// The picture, in front of it what takes the last one away: up to its first line, all below cleared. How
     /// many lines the graphics protocols take, only the terminal knows: there pictures follow each other.
     fn frame(&mut self, picture: &Picture, columns: usize) -> Result<Vec<u8>> {
         let mut out = Vec::new();
-        if self.lines > 0 {
-            write!(out, "\x1b[{}A\r\x1b[J", self.lines)?;
-        }
+        self.erase(&mut out)?;
         let rendered = render(picture, self.protocol, columns)?;
         if self.protocol == Protocol::Characters {
             self.lines = rendered.iter().filter(|&&byte| byte == b'\n').count();
@@ -182,6 +197,10 @@ mod tests {
         assert!(first.starts_with(b"\x1b[38;2;9;9;9"));
         let second = screen.frame(&Picture::filled(2, 6, [7; 3]), 80).unwrap();
         assert!(second.starts_with(b"\x1b[3A\r\x1b[J\x1b[38;2;7;7;7"));
+        // What was taken away is not taken away again.
+        screen.erase(&mut Vec::new()).unwrap();
+        let third = screen.frame(&Picture::filled(2, 6, [5; 3]), 80).unwrap();
+        assert!(third.starts_with(b"\x1b[38;2;5;5;5"));
     }
 
     #[test]

@@ -271,6 +271,10 @@ impl Work<'_> {
                 }
             });
             shown?;
+            // In its place stand the paths, and the whole pictures below them.
+            if let Some(screen) = &mut screen {
+                bar.suspend(|| screen.clear())?;
+            }
             let (pictures, took) = drawn?;
             // Loading counts once, the rest for each prompt.
             timings.load = took.load;

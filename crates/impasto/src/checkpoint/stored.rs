@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors};
 
 use crate::{Error, Result};
@@ -186,9 +188,7 @@ impl<'a> StoredTensor<'a> {
         let (words, halves) = (bytes.as_chunks().0.iter(), bytes.as_chunks().0.iter());
         match self.element {
             Element::F32 => words.map(|&word| f32::from_le_bytes(word)).collect(),
-            Element::F16 => halves
-                .map(|&half| f16::from_le_bytes(half).to_f32())
-                .collect(),
+            Element::F16 => widened(bytes.as_chunks().0),
             Element::Bf16 => halves
                 .map(|&half| bf16::from_le_bytes(half).to_f32())
                 .collect(),
@@ -217,6 +217,24 @@ impl<'a> StoredTensor<'a> {
             Element::Bool => f32::from(u8::from(a != 0)),
         }
     }
+}
+
+/// 16-bit floats as 32-bit ones, on all threads and with the processor's own instructions.
+fn widened(halves: &[[u8; 2]]) -> Vec<f32> {
+    const AT_ONCE: usize = 4096;
+    let mut values = vec![0.0; halves.len()];
+    values
+        .par_chunks_mut(AT_ONCE)
+        .zip(halves.par_chunks(AT_ONCE))
+        .for_each(|(values, halves)| {
+            // A file's bytes may lie anywhere.
+            let mut aligned = [f16::ZERO; AT_ONCE];
+            for (to, &from) in aligned.iter_mut().zip(halves) {
+                *to = f16::from_le_bytes(from);
+            }
+            aligned[..values.len()].convert_to_f32_slice(values);
+        });
+    values
 }
 
 /// The tensors of a safetensors file by name; `name` is used in errors.

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::weights::Tensors;
 use crate::checkpoint::stored::StoredTensor;
+use crate::hub::edit_distance;
 use crate::models::parameters::{self, Parameters};
 use crate::{Error, Result};
 
@@ -65,13 +66,33 @@ impl ImportReport {
                 parts.push(format!("{what}: {first}{}", more(names.len(), "more")));
             }
         }
+        if let Some(missing) = self.missing.first()
+            && let Some(meant) = nearest(missing, &self.unused)
+        {
+            parts.push(format!("perhaps {meant} is {missing}"));
+        }
         parts.join("; ")
     }
 }
 
+/// The name that may be another spelling of `name`.
+fn nearest<'a>(name: &str, among: &'a [String]) -> Option<&'a str> {
+    // Names are long: a file with tens of thousands of strange ones is strange enough without it.
+    let among = among.iter().take(2048);
+    let near = among.map(|other| (edit_distance(other, name), other.as_str()));
+    let (distance, other) = near.min()?;
+    (distance <= name.len() / 4).then_some(other)
+}
+
 /// Writes rows as columns of a matrix with `width` columns, from column `start` on; square by square, as one
 /// of the two is always walked across memory.
-fn transpose(rows: &[f32], length: usize, matrix: &mut [f32], width: usize, start: usize) {
+pub(super) fn transpose(
+    rows: &[f32],
+    length: usize,
+    matrix: &mut [f32],
+    width: usize,
+    start: usize,
+) {
     const SIDE: usize = 32;
     let count = rows.len() / length.max(1);
     for first in (0..count).step_by(SIDE) {

@@ -85,8 +85,8 @@ impl KvCache {
         seen
     }
 
-    /// Appends `[batch, heads, n, head_width]` and returns all keys and values so far, for attention that is not
-    /// [`Self::extend`]'s.
+    /// Appends `[batch, heads, n, head_width]` and returns all keys and values so far, for attention of
+    /// another kind than [`KvCache::extend`]'s.
     pub(crate) fn append(&mut self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let [batch, heads, n, head_width] = keys.dims();
         let end = self.length + n;

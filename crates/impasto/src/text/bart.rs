@@ -64,7 +64,7 @@ impl BartTokenizer {
 
     /// From a `tokenizer.json`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let tokenizer = Tokenizer::from_bytes(bytes)
+        let tokenizer = super::parse_tokenizer(bytes)
             .map_err(|e| Error::invalid("tokenizer.json", format!("not a tokenizer: {e}")))?;
         BartTokenizer::new(tokenizer)
     }

@@ -84,7 +84,7 @@ impl DallePytorchTokenizer {
     pub fn from_json(bytes: &[u8]) -> Result<Self> {
         let bad = |reason: String| Error::invalid("text tokenizer", reason);
         let mut tokenizer =
-            Tokenizer::from_bytes(bytes).map_err(|e| bad(format!("not a tokenizer: {e}")))?;
+            super::parse_tokenizer(bytes).map_err(|e| bad(format!("not a tokenizer: {e}")))?;
         tokenizer.with_post_processor(Some(ByteLevel::default().trim_offsets(true)));
         tokenizer
             .with_truncation(None)

@@ -80,8 +80,7 @@ impl TextTokenizer {
     /// Reads a `tokenizer.json`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let bad = |reason: String| Error::invalid("tokenizer.json", reason);
-        let tokenizer =
-            Tokenizer::from_bytes(bytes).map_err(|e| bad(format!("not a tokenizer: {e}")))?;
+        let tokenizer = parse_tokenizer(bytes).map_err(|e| bad(format!("not a tokenizer: {e}")))?;
         for (id, token) in SPECIAL.iter().enumerate() {
             let found = tokenizer.token_to_id(token);
             if found != Some(id as u32) {
@@ -210,6 +209,25 @@ fn shortened(caption: &str) -> String {
         return caption.to_owned();
     }
     caption.chars().take(57).chain("...".chars()).collect()
+}
+
+/// Parses a `tokenizers` file. That library panics at some that are damaged, which are refused before it sees them.
+fn parse_tokenizer(bytes: &[u8]) -> std::result::Result<Tokenizer, String> {
+    fn is_precompiled(value: &serde_json::Value) -> bool {
+        match value {
+            serde_json::Value::Object(fields) => {
+                fields.get("type").is_some_and(|kind| kind == "Precompiled")
+                    || fields.values().any(is_precompiled)
+            }
+            serde_json::Value::Array(items) => items.iter().any(is_precompiled),
+            _ => false,
+        }
+    }
+    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    if value.get("normalizer").is_some_and(is_precompiled) {
+        return Err("has a precompiled normaliser, which is not read".to_owned());
+    }
+    Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

@@ -16,17 +16,19 @@ use serde::{Deserialize, Serialize};
 
 use super::config::RunConfig;
 use super::engine::{self, Evaluation, Observer, Pass, Task};
-use super::image_tokenizer::training_device;
+use super::image_tokenizer::{self, training_device};
 use super::source::{PictureSource, SourceConfig, open};
 use crate::checkpoint::weights::Precision;
-use crate::checkpoint::{CaptionTokenizer, ClipModel, ClipModelConfig, TextTokenizerKind};
+use crate::checkpoint::{
+    CaptionTokenizer, ClipModel, ClipModelConfig, ModelSource, TextTokenizerKind,
+};
 use crate::data::Sample;
 use crate::eval::retrieval::{Direction, RANKS, Recall};
 use crate::image::Picture;
 use crate::models::clip::{
     Activation, ContrastiveLoss, EndOfText, Normalisation, TowerConfig, unit,
 };
-use crate::models::{Clip, ClipConfig};
+use crate::models::{Clip, ClipConfig, ImageTokenizer};
 use crate::nn::Init;
 use crate::rank::numbers;
 use crate::text::TextTokenizer;
@@ -41,10 +43,16 @@ pub struct Config {
     pub name: String,
     /// SPDX expression of the finished weights' licence.
     pub licence: String,
+    /// A CLIP, by its name or folder, that is trained on: its text tokenizer and weights are what the training
+    /// begins with. The next two are then left out.
+    #[serde(default)]
+    pub from: Option<String>,
     /// Output directory of `train text-tokenizer`.
-    pub text_tokenizer: PathBuf,
+    #[serde(default)]
+    pub text_tokenizer: Option<PathBuf>,
     /// Sizes of the model.
-    pub model: Sizes,
+    #[serde(default)]
+    pub model: Option<Sizes>,
     /// The pairs.
     pub data: SourceConfig,
     /// The run. The passes of a step share one loss: a batch has `batch_size · gradient_accumulation` pairs.
@@ -53,9 +61,22 @@ pub struct Config {
     /// The loss.
     #[serde(default)]
     pub loss: ContrastiveLoss,
+    /// Pictures shown as an image tokenizer gives them back, for a CLIP that ranks what comes out of one.
+    #[serde(default)]
+    pub reconstructed: Option<Reconstructed>,
     /// Held-out pairs among which each is looked for at each checkpoint.
     #[serde(default = "default_validation")]
     pub validation: usize,
+}
+
+/// Some of the pictures, encoded and decoded.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reconstructed {
+    /// Output directory of `train image-tokenizer`.
+    pub by: PathBuf,
+    /// Which share of the training pictures.
+    pub share: f64,
 }
 
 /// Sizes that don't follow from the tokenizer and the loss.
@@ -101,30 +122,34 @@ pub fn run(
             "batch_size times gradient_accumulation is 1, expected 2 or more: a pair is told from others",
         ));
     }
-    let text = TextTokenizer::load(&config.text_tokenizer)?;
-    let sizes = &config.model;
-    let clip_config = ClipConfig {
-        image_size: sizes.image_size,
-        patch_size: sizes.patch_size,
-        image: sizes.image,
-        text_vocab_size: text.vocab_size(),
-        text_length: sizes.text_length,
-        text: sizes.text,
-        projection_width: sizes.projection_width,
-        activation: sizes.activation,
-        end_of_text: EndOfText::FirstOf(END),
-        logit_bias: config.loss == ContrastiveLoss::Sigmoid,
-        normalisation: Normalisation::default(),
+    let train_device = training_device(device, &config.run);
+    let (text, clip) = beginning(config, &train_device)?;
+    let clip_config = clip.config().clone();
+    let reconstructed = match &config.reconstructed {
+        Some(Reconstructed { share, .. }) if !(0.0..=1.0).contains(share) => {
+            let reason = format!("reconstructed.share is {share}, expected 0 to 1");
+            return Err(Error::invalid("training config", reason));
+        }
+        Some(Reconstructed { by, share }) => {
+            let image = image_tokenizer::load(by, device)?;
+            let (made, read) = (image.config().picture_size(), clip_config.image_size);
+            if made != read {
+                let reason = format!(
+                    "{} makes pictures of {made} px, the CLIP reads {read} px",
+                    by.display()
+                );
+                return Err(Error::invalid("reconstructed", reason));
+            }
+            Some((image, *share))
+        }
+        None => None,
     };
-    clip_config.validate()?;
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-    let source = open(&config.data, Some(sizes.image_size), dir, observer)?;
+    let source = open(&config.data, Some(clip_config.image_size), dir, observer)?;
     let resolved =
         serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
     files::write_atomic(dir.join("config.json"), &resolved)?;
     let validation = source.validation(config.validation)?;
-    let train_device = training_device(device, &config.run);
-    let clip = clip_config.init(&mut Init::new(config.run.seed, &train_device));
     let mut task = ClipTask {
         run: config.run.clone(),
         loss: config.loss,
@@ -136,11 +161,54 @@ pub fn run(
         },
         text,
         source,
+        reconstructed,
+        device: device.clone(),
         validation,
         shared: None,
     };
     let trained = engine::train(&mut task, clip, &config.run, dir, resume, observer)?.valid();
     task.save(trained, dir)
+}
+
+/// The text tokenizer and the weights: new ones, or those of the CLIP that is trained on.
+fn beginning(config: &Config, device: &Device) -> Result<(TextTokenizer, Clip)> {
+    let bad = |reason: &str| Error::invalid("training config", reason);
+    match (&config.from, &config.text_tokenizer, &config.model) {
+        (Some(from), None, None) => {
+            let model = ClipModel::load(&ModelSource::parse(from)?, device)?;
+            match model.text {
+                CaptionTokenizer::ByteLevel(text) => Ok((text, model.clip)),
+                CaptionTokenizer::Clip(_) => Err(bad(&format!(
+                    "{from} is a published CLIP; only those that this program trained are trained on"
+                ))),
+            }
+        }
+        (Some(from), _, _) => Err(bad(&format!(
+            "text_tokenizer and model follow from the CLIP {from} that is trained on; leave them out"
+        ))),
+        (None, Some(text), Some(sizes)) => {
+            let text = TextTokenizer::load(text)?;
+            let clip_config = ClipConfig {
+                image_size: sizes.image_size,
+                patch_size: sizes.patch_size,
+                image: sizes.image,
+                text_vocab_size: text.vocab_size(),
+                text_length: sizes.text_length,
+                text: sizes.text,
+                projection_width: sizes.projection_width,
+                activation: sizes.activation,
+                end_of_text: EndOfText::FirstOf(END),
+                logit_bias: config.loss == ContrastiveLoss::Sigmoid,
+                normalisation: Normalisation::default(),
+            };
+            clip_config.validate()?;
+            let clip = clip_config.init(&mut Init::new(config.run.seed, device));
+            Ok((text, clip))
+        }
+        (None, _, _) => Err(bad(
+            "expected text_tokenizer and model, or `from`, a CLIP to train on",
+        )),
+    }
 }
 
 /// Pairs of one pass.
@@ -169,6 +237,9 @@ struct ClipTask {
     model_config: ClipModelConfig,
     text: TextTokenizer,
     source: Box<dyn PictureSource>,
+    /// With the share of the pictures that go through it.
+    reconstructed: Option<(ImageTokenizer, f64)>,
+    device: Device,
     validation: Vec<Sample>,
     shared: Option<Shared>,
 }
@@ -198,13 +269,29 @@ impl ClipTask {
             pictures: Vec::with_capacity(size),
             text_ids: Vec::with_capacity(size),
         };
+        let mut through = Vec::new();
         for (number, sample) in (first + 1..).zip(samples) {
             rng.set_stream(number);
             rng.set_word_pos(0);
             let caption = &sample.captions[rng.random_range(0..sample.captions.len())];
             let ids = self.text.encode_caption(caption, length, true)?;
             batch.text_ids.push(ids);
+            if let Some((_, share)) = self.reconstructed
+                && rng.random_bool(share)
+            {
+                through.push(batch.pictures.len());
+            }
             batch.pictures.push(sample.picture);
+        }
+        if let Some((image, _)) = &self.reconstructed {
+            let pictures: Vec<Picture> = through
+                .iter()
+                .map(|&row| batch.pictures[row].clone())
+                .collect();
+            let decoded = image.decode(&image.encode(&pictures, &self.device)?)?;
+            for (row, picture) in through.into_iter().zip(decoded) {
+                batch.pictures[row] = picture;
+            }
         }
         Ok(batch)
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::engine::{Event, Observer};
 use crate::data::Sample;
 use crate::data::pairs::{PairSource, Pairs, ScanReport};
-use crate::data::scenes::{Glyphs, Sources, Split, World, render};
+use crate::data::scenes::{Glyphs, Scene, Sources, Split, World, render};
 use crate::{Error, Result, files};
 
 /// The `data` part of a training config.
@@ -30,6 +30,10 @@ pub enum SourceConfig {
         /// The CLDR folder, where it is not at Debian's place.
         #[serde(default)]
         cldr: Option<PathBuf>,
+        /// So many scenes in a row have much in common; 1: none have. Who is trained to tell captions apart then
+        /// learns to look at counts, colours and places.
+        #[serde(default = "default_family", skip_serializing_if = "is_default_family")]
+        family: u64,
     },
     /// A user's pictures with captions.
     Pairs {
@@ -42,6 +46,15 @@ pub enum SourceConfig {
         #[serde(default)]
         seed: u64,
     },
+}
+
+fn default_family() -> u64 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde asks for it
+fn is_default_family(family: &u64) -> bool {
+    *family == default_family()
 }
 
 fn default_validation_share() -> f64 {
@@ -77,7 +90,11 @@ impl SourceConfig {
                 seed,
                 font,
                 cldr,
+                family,
             } => {
+                if *family == 0 {
+                    return Err(Error::invalid("family", "expected 1 or more, got 0"));
+                }
                 let mut sources = Sources::default();
                 if let Some(font) = font {
                     sources.font = font.clone();
@@ -103,6 +120,7 @@ impl SourceConfig {
                         world,
                         glyphs,
                         seed: *seed,
+                        family: *family,
                     }),
                     ScanReport::default(),
                 ))
@@ -167,11 +185,21 @@ struct Scenes {
     world: World,
     glyphs: Glyphs,
     seed: u64,
+    family: u64,
 }
 
 impl Scenes {
+    fn scene(&self, index: u64, split: Split) -> Scene {
+        // Validation stays the same, so that runs can be compared.
+        if self.family == 1 || split == Split::HeldOut {
+            return self.world.scene(self.seed, index, split);
+        }
+        let (family, member) = (index / self.family, index % self.family);
+        self.world.kin_scene(self.seed, family, member, split)
+    }
+
     fn sample(&self, index: u64, split: Split) -> Sample {
-        let scene = self.world.scene(self.seed, index, split);
+        let scene = self.scene(index, split);
         Sample {
             key: format!("{index:08}"),
             picture: render(&scene, &self.glyphs),
@@ -198,7 +226,7 @@ impl PictureSource for Scenes {
 
     fn train_captions(&self, start: u64, count: usize) -> Result<Vec<Vec<String>>> {
         let captions = (start..start + count as u64).into_par_iter().map(|index| {
-            let scene = self.world.scene(self.seed, index, Split::Train);
+            let scene = self.scene(index, Split::Train);
             self.world.all_captions(&scene)
         });
         Ok(captions.collect())

@@ -144,6 +144,63 @@ impl World {
         }
     }
 
+    /// Member `member` of a family of scenes that have much in common: one of them is told from the others by a
+    /// count, a colour, a place or a background. Always the same one, and never one of the other split.
+    pub fn kin_scene(&self, seed: u64, family: u64, member: u64, split: Split) -> Scene {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(family);
+        let common = self.draw(&mut rng);
+        // The members' streams lie far behind any family's.
+        rng.set_stream((1 << 63) + family.wrapping_mul(1 << 20) + member);
+        loop {
+            let scene = self.vary(&common, &mut rng);
+            if self.split_of(&scene) == split {
+                return scene;
+            }
+        }
+    }
+
+    /// A scene of which most is `common`'s and the rest drawn anew.
+    fn vary(&self, common: &Scene, rng: &mut ChaCha8Rng) -> Scene {
+        /// How often each of a scene's four parts stays.
+        const KEPT: f64 = 0.7;
+        let mut scene = self.draw(rng);
+        if rng.random_bool(KEPT) {
+            scene.background = common.background;
+        }
+        if rng.random_bool(KEPT) {
+            // As many things in the same places, still the other scene's things.
+            let others = std::mem::replace(&mut scene.kinds, common.kinds.clone());
+            scene.arrangement = common.arrangement;
+            for (kind, other) in scene.kinds.iter_mut().zip(others) {
+                kind.thing = other.thing;
+                kind.colour = other.colour;
+            }
+        }
+        let keeps_things = rng.random_bool(KEPT);
+        let keeps_colours = rng.random_bool(KEPT);
+        for index in 0..scene.kinds.len() {
+            let (mut thing, mut colour) = (scene.kinds[index].thing, scene.kinds[index].colour);
+            if let Some(of_common) = common.kinds.get(index) {
+                if keeps_things {
+                    thing = of_common.thing;
+                }
+                if keeps_colours {
+                    colour = of_common.colour;
+                }
+            }
+            if scene.kinds[..index].iter().any(|kind| kind.thing == thing) {
+                thing = (thing + 1) % self.things.len();
+            }
+            if !self.can_show(thing, colour, scene.background, scene.style) {
+                colour = self.draw_colour(thing, scene.background, scene.style, rng);
+            }
+            scene.kinds[index].thing = thing;
+            scene.kinds[index].colour = colour;
+        }
+        scene
+    }
+
     fn draw(&self, rng: &mut ChaCha8Rng) -> Scene {
         // Each kind as often as any other, however many colours it has.
         let mut kinds: Vec<BackgroundKind> = self.backgrounds.iter().map(|b| b.kind).collect();
@@ -208,23 +265,32 @@ impl World {
         style: Style,
         rng: &mut ChaCha8Rng,
     ) -> Option<Colour> {
+        let free: Vec<Colour> = self
+            .looks(thing)
+            .flatten()
+            .filter(|&colour| self.can_show(thing, Some(colour), background, style))
+            .collect();
+        if free.is_empty() || rng.random_bool(self.natural_share) {
+            return None;
+        }
+        Some(*pick(&free, rng))
+    }
+
+    /// Whether a thing has a look in that colour, and is seen in it on that background.
+    fn can_show(
+        &self,
+        thing: usize,
+        colour: Option<Colour>,
+        background: Background,
+        style: Style,
+    ) -> bool {
         let taken = match background.kind {
             BackgroundKind::Sea => Some(Colour::Blue),
             _ => background.colour,
         };
-        let free: Vec<Colour> = self
-            .looks(thing)
-            .flatten()
-            .filter(|&colour| Some(colour) != taken)
-            .collect();
         // Things in grey or in lines show no colour.
-        if matches!(style, Style::Grey | Style::Outline)
-            || free.is_empty()
-            || rng.random_bool(self.natural_share)
-        {
-            return None;
-        }
-        Some(*pick(&free, rng))
+        let is_shown = colour != taken && !matches!(style, Style::Grey | Style::Outline);
+        colour.is_none() || (is_shown && self.looks(thing).any(|look| look == colour))
     }
 
     fn boxes_of_one_kind(

@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rayon::prelude::*;
+
 use super::flax::FlaxArray;
 use crate::checkpoint::stored::{Element, StoredTensor};
 use crate::checkpoint::weights::{LazyTensor, Precision};
+use crate::import::mapping::transpose;
 use crate::import::{ImportReport, Misshapen};
 
 /// The tensors of one of the two forms.
@@ -179,15 +182,13 @@ fn side_by_side(parts: &[StoredTensor<'_>], inputs: usize, outputs: usize, flax:
     let part = outputs / parts.len().max(1);
     for (i, tensor) in parts.iter().enumerate() {
         let values = tensor.floats();
-        for input in 0..inputs {
-            let row = &mut whole[input * outputs + i * part..][..part];
-            if flax {
-                row.copy_from_slice(&values[input * part..][..part]);
-            } else {
-                for (output, value) in row.iter_mut().enumerate() {
-                    *value = values[output * inputs + input];
-                }
-            }
+        if !flax {
+            transpose(&values, inputs, &mut whole, outputs, i * part);
+            continue;
+        }
+        let rows = whole.chunks_exact_mut(outputs.max(1));
+        for (row, values) in rows.zip(values.chunks_exact(part.max(1))) {
+            row[i * part..][..part].copy_from_slice(values);
         }
     }
     whole
@@ -195,14 +196,21 @@ fn side_by_side(parts: &[StoredTensor<'_>], inputs: usize, outputs: usize, flax:
 
 /// `[place, in, out]` → `[out, in, place]`.
 fn kernel(values: &[f32], [outputs, inputs, places]: [usize; 3]) -> Vec<f32> {
+    // Some outputs at a time: one of the two is always walked across memory.
+    const AT_ONCE: usize = 16;
     let mut turned = vec![0.0; values.len()];
-    for place in 0..places {
-        for input in 0..inputs {
-            for output in 0..outputs {
-                turned[(output * inputs + input) * places + place] =
-                    values[(place * inputs + input) * outputs + output];
+    let length = inputs * places;
+    let blocks = turned.par_chunks_mut((AT_ONCE * length).max(1));
+    blocks.enumerate().for_each(|(block, turned)| {
+        let first = block * AT_ONCE;
+        for place in 0..places {
+            for input in 0..inputs {
+                let row = &values[(place * inputs + input) * outputs + first..];
+                for (to, &value) in turned.chunks_exact_mut(length).zip(row) {
+                    to[input * places + place] = value;
+                }
             }
         }
-    }
+    });
     turned
 }

@@ -335,7 +335,7 @@ fn read_json(path: &Path) -> Result<Option<FlaxConfig>> {
         .map_err(|e| Error::bad_file(path, format!("not a DALL·E mini config: {e}")))
 }
 
-/// The weight files of a model, in memory, each with what is put in front of its tensors' names: min-dalle's
+/// The weight files of a model, mapped, each with what is put in front of its tensors' names: min-dalle's
 /// encoder and decoder have the same names.
 struct Files {
     files: Vec<(&'static str, PathBuf, Cow<'static, [u8]>)>,

@@ -23,7 +23,7 @@ use crate::models::{ImageTokenizer, ImageTokenizerConfig};
 use crate::nn::Init;
 use crate::sampling::SamplingOptions;
 use crate::text::dalle_pytorch::DallePytorchTokenizer;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// What it was called by the program that wrote it.
 const FILE: &str = "dalle.pt";
@@ -68,7 +68,7 @@ pub fn is_published(path: &Path) -> bool {
 /// Loads a folder or a file onto `device`.
 pub fn load(path: &Path, device: &Device) -> Result<PublishedDallePytorch> {
     let file = file_of(path);
-    let bytes = std::fs::read(&file).map_err(Error::io("read", &file))?;
+    let bytes = files::map(&file)?;
     let archive = Archive::parse(&file, &bytes, &CLASSES)?;
     let bad = |reason: String| Error::bad_file(&file, reason);
     let root = archive.root();

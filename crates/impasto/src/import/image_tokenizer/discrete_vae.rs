@@ -14,7 +14,7 @@ use crate::models::ImageTokenizer;
 use crate::models::discrete_vae::{DiscreteVaeConfig, Normalization};
 use crate::models::parameters::shapes;
 use crate::nn::Init;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Sets are no part of weights, but of what DeepSpeed keeps beside them.
 const CLASSES: [&str; 2] = ["__builtin__.set", "builtins.set"];
@@ -82,7 +82,7 @@ impl Hyperparameters<'_> {
 }
 
 pub fn load(path: &Path, device: &Device) -> Result<(ImageTokenizer, ImportReport)> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = files::map(path)?;
     let archive = archive(path, &bytes)?;
     let root = archive.root();
     let (Some(hyperparameters), Some(weights)) = (root.get("hparams"), root.get("weights")) else {

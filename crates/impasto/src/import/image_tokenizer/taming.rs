@@ -16,7 +16,7 @@ use crate::models::ImageTokenizer;
 use crate::models::parameters::shapes;
 use crate::models::taming_vqgan::{PixelRange, TamingVqganConfig};
 use crate::nn::Init;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// What Lightning puts beside the weights; read as plain data and not used.
 const CLASSES: [&str; 6] = [
@@ -134,7 +134,7 @@ pub fn load(
     device: &Device,
 ) -> Result<(ImageTokenizer, ImportReport)> {
     let config = read_config(config)?;
-    let bytes = std::fs::read(weights).map_err(Error::io("read", weights))?;
+    let bytes = files::map(weights)?;
     let archive = Archive::parse(weights, &bytes, &CLASSES)?;
     let root = archive.root();
     let tensors = root.get("state_dict").unwrap_or(root).tensors()?;

@@ -156,6 +156,20 @@ fn what_does_not_fit_is_told_in_one_line() {
         let error = refused(folder.path());
         assert!(error.contains(told), "{from} → {to}: {error}");
     }
+    // A name that is spelt otherwise is guessed. (PyTorch's older files have no checksums.)
+    let folder = copied("openai_legacy");
+    let path = folder.path().join("encoder.pkl");
+    let mut bytes = std::fs::read(&path).unwrap();
+    for at in 0..bytes.len() - 6 {
+        if bytes[at..].starts_with(b"conv_4") {
+            bytes[at + 5] = b'9';
+        }
+    }
+    std::fs::write(&path, bytes).unwrap();
+    let error = refused(folder.path());
+    let block = "enc.blocks.group_1.block_1.res_path";
+    let guess = format!("perhaps {block}.conv_9.b is {block}.conv_4.b");
+    assert!(error.contains(&guess), "{error}");
     // Code is not run and not even known.
     let folder = copied("openai");
     let path = folder.path().join("encoder.pkl");
