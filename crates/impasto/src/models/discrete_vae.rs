@@ -1,7 +1,7 @@
 //! The `DiscreteVAE` of DALLE-pytorch (github.com/lucidrains/DALLE-pytorch, `dalle_pytorch.py`): strided
 //! convolutions down to logits of the codes, transposed ones up from them.
 //!
-//! Layers are numbered as in its checkpoints, activations counted; see [`Stage`]. The id of a position is its best
+//! Layers are numbered as in its checkpoints, activations counted; see `Stage`. The id of a position is its best
 //! score, without the noise of the training. Deviations: none; like the reference the decoder's output is in the
 //! normalised space that the encoder reads, which is undone here.
 

@@ -376,8 +376,11 @@ fn round(weights: &[f32; GROUP], scale: f32, low: i32, high: i32) -> [i32; GROUP
     if scale == 0.0 {
         return [0; GROUP];
     }
-    // What overflows, or is NaN from a scale that did, stays within bounds.
-    weights.map(|w| (((w / scale).round_ties_even()) as i32).clamp(low, high))
+    // Adding 1.5·2²³ rounds to the nearest integer, ties to even, without a call into the C library. What overflows,
+    // or is NaN from a scale that did, stays within bounds.
+    const ROUND: f32 = 12_582_912.0;
+    let (low, high) = (low as f32, high as f32);
+    weights.map(|w| ((w / scale).clamp(low, high) + ROUND - ROUND) as i32)
 }
 
 /// The float of a bfloat16's bits.

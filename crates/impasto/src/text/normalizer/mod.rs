@@ -3,7 +3,7 @@
 //! Source: dalle-mini `model/text.py` (`TextNormalizer`), step by step in its order.
 //! Deviations, where the original leans on large tables or on chance:
 //! - `unidecode` is followed for Latin, Greek and Cyrillic letters and for punctuation; signs of other scripts
-//!   are left out ([`transliteration`]);
+//!   are left out (`transliteration`);
 //! - `<person>`, a mark of one training set, becomes "a person", the likeliest of its three replacements;
 //! - hashtags are split where the model comes with the list of words (`enwiki-words-frequency.txt`), else they
 //!   only lose their mark;
