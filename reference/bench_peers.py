@@ -6,7 +6,9 @@
   `generate_images` with its cache;
 - pixels: taming-transformers' decoder, in the better of PyTorch's two memory formats;
 - clip: `CLIPVisionModelWithProjection` of transformers;
-- training: a plain transformer with fused attention and a fused AdamW.
+- training: a plain transformer with fused attention and a fused AdamW;
+- cold: `impasto generate` with the embedded model, from the start of the process to the picture's file, against
+  the import, loading and drawing of DALLE-pytorch at the same sizes.
 
 A ratio above 1 says that impasto is quicker. Needs what requirements.txt has, and min-dalle, dalle-pytorch and
 taming-transformers-rom1504.
@@ -16,7 +18,10 @@ import argparse
 import json
 import statistics
 import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -189,6 +194,8 @@ class Block(nn.Module):
 
 class Training:
     def __init__(self):
+        # min-dalle turns gradients off for the whole process.
+        torch.set_grad_enabled(True)
         self.text, self.image = nn.Embedding(4096, 384), nn.Embedding(1025, 384)
         self.blocks = nn.Sequential(*[Block(384, 6, 1024) for _ in range(6)])
         self.text_head = nn.Linear(384, 4096, bias=False)
@@ -213,6 +220,50 @@ class Training:
 
     def seconds(self, runs):
         return timed(self.step, runs)
+
+
+# cold
+
+COLD = """
+import sys, torch
+torch.set_num_threads(int(sys.argv[2]))
+from dalle_pytorch import DALLE, DiscreteVAE
+saved = torch.load(sys.argv[1])
+dalle = DALLE(vae=DiscreteVAE(**saved["vae"]), **saved["dalle"])
+dalle.load_state_dict(saved["weights"])
+text = torch.randint(1, 100, (1, dalle.text_seq_len))
+images = dalle.generate_images(text, cond_scale=1.5, use_cache=True)
+from PIL import Image
+picture = (images[0].clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
+Image.fromarray(picture).save(sys.argv[3])
+"""
+
+
+def cold(options):
+    """From the start of the process to the picture's file, both with the embedded model's sizes."""
+    from dalle_pytorch import DALLE, DiscreteVAE
+
+    sizes = {"num_text_tokens": 1024, "text_seq_len": 32, "dim": 192, "depth": 6, "heads": 3, "dim_head": 64}
+    vae = {"image_size": 64, "num_layers": 3, "num_tokens": 1024, "codebook_dim": 8, "hidden_dim": 64}
+    weights = DALLE(vae=DiscreteVAE(**vae), **sizes).state_dict()
+    threads = str(options.threads)
+    pairs = []
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        torch.save({"dalle": sizes, "vae": vae, "weights": weights}, folder / "dalle.pt")
+        for number in range(options.rounds + 1):
+            drawing = [options.impasto, "generate", "a turtle on a yellow background", "--seed", "1"]
+            drawing += ["--threads", threads, "--device", "cpu", "-o", folder / f"{number}.png"]
+            peer = [sys.executable, "-c", COLD, folder / "dalle.pt", threads, folder / "peer.png"]
+            times = []
+            for command in (drawing, peer):
+                begin = time.perf_counter()
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                times.append(time.perf_counter() - begin)
+            pairs.append(tuple(times))
+    # The first pair fills the system's caches.
+    key = ("impasto-mini, cold", "f32", 1, "picture")
+    return {(key, "DALLE-pytorch: import, load, draw"): pairs[1:]}
 
 
 def ours(program, part, options, precisions=None):
@@ -275,7 +326,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--impasto", required=True, help="the program")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--what", default=",".join(PARTS), help="parts, by comma")
+    parser.add_argument("--what", default=",".join([*PARTS, "cold"]), help="parts, by comma")
     parser.add_argument("--rounds", type=int, default=3, help="times that both are run in turn")
     parser.add_argument("--tokens", type=int, default=17)
     parser.add_argument("--runs", type=int, default=3)
@@ -285,9 +336,9 @@ def main():
     torch.manual_seed(0)
     results = []
     for part in options.what.split(","):
-        rows = PARTS[part](options)
-        measured = {}
-        for _ in range(options.rounds):
+        rows = PARTS[part](options) if part != "cold" else []
+        measured = {} if part != "cold" else cold(options)
+        for _ in range(options.rounds if rows else 0):
             figures, report = ours(options.impasto, part, options, ["f32", "int8"] if part == "decode" else None)
             peers = {}
             for key, name, work in rows:

@@ -24,6 +24,11 @@ pub fn map(path: &Path) -> Result<Cow<'static, [u8]>> {
     impasto_kernels::memory::map(path).map_err(Error::io("read", path))
 }
 
+/// Gives the memory that [`map`]ped files take back to the system; what is read again comes again.
+pub fn release_mapped() {
+    impasto_kernels::memory::release_mapped();
+}
+
 /// Like [`write_atomic`], with a file that `write` makes at the path it is given.
 pub fn write_atomic_with(
     path: impl AsRef<Path>,

@@ -51,10 +51,39 @@ fn map_file(file: &File, _: &Path, length: usize) -> io::Result<Cow<'static, [u8
     if address as isize == -1 {
         return Err(io::Error::last_os_error());
     }
+    mapped().push((address as usize, length));
     // SAFETY: that many bytes are mapped for reading, and never unmapped.
     Ok(Cow::Borrowed(unsafe {
         std::slice::from_raw_parts(address.cast::<u8>(), length)
     }))
+}
+
+/// Where files are mapped, and how many bytes of each.
+#[cfg(all(unix, target_pointer_width = "64"))]
+fn mapped() -> std::sync::MutexGuard<'static, Vec<(usize, usize)>> {
+    use std::sync::{Mutex, PoisonError};
+    static MAPPED: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+    MAPPED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives the memory that mapped files take back to the system, which keeps what is read again in its own cache. For
+/// after a large file has been gone through once.
+pub fn release_mapped() {
+    #[cfg(all(unix, target_pointer_width = "64"))]
+    {
+        use std::ffi::{c_int, c_void};
+        // The same number on Linux, macOS and the BSDs.
+        const DONT_NEED: c_int = 4;
+        unsafe extern "C" {
+            fn madvise(address: *mut c_void, length: usize, advice: c_int) -> c_int;
+        }
+        for &(address, length) in mapped().iter() {
+            // SAFETY: mapped by us, read-only, from a file: its pages come again when they are read.
+            unsafe {
+                madvise(address as *mut c_void, length, DONT_NEED);
+            }
+        }
+    }
 }
 
 #[cfg(not(all(unix, target_pointer_width = "64")))]
@@ -95,6 +124,7 @@ mod tests {
             assert!(*mapped == bytes[..]);
             // The name may go, the bytes stay.
             std::fs::remove_file(&path).expect("removed");
+            release_mapped();
             assert!(*mapped == bytes[..]);
         }
         let missing = map(&path).expect_err("missing");

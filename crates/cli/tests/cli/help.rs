@@ -5,7 +5,7 @@ use crate::program::Program;
 #[test]
 fn every_command_explains_itself() {
     let program = Program::new();
-    let commands: [&[&str]; 21] = [
+    let commands: [&[&str]; 24] = [
         &[],
         &["generate"],
         &["edit"],
@@ -23,6 +23,9 @@ fn every_command_explains_itself() {
         &["tokens", "decode"],
         &["eval", "scenes"],
         &["eval", "edits"],
+        &["eval", "likelihood"],
+        &["quantize"],
+        &["bench"],
         &["data", "scenes"],
         &["data", "check"],
         &["train", "image-tokenizer"],
@@ -54,6 +57,7 @@ fn help_names_what_generate_takes() {
         "--truncate",
         "--threads",
         "--device",
+        "--precision",
     ] {
         assert!(help.contains(flag), "no {flag} in {help}");
     }

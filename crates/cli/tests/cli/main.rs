@@ -16,6 +16,7 @@ mod model;
 mod program;
 mod published;
 mod pull;
+mod quantize;
 mod tokens;
 mod train;
 mod training;

@@ -12,10 +12,10 @@ use burn::module::Module;
 use burn::tensor::{AllocationProperty, Bytes, DType, TensorData};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::weights::{floats, not_finite};
+use super::weights::{LARGE, floats, not_finite};
 use crate::models::parameters::{self, Place, Value};
 use crate::nn::ops::packed::{self, Memory, WeightFormat};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// In what a file has the weights of linear layers, and in what they are wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,7 +155,13 @@ fn value<'a>(
         )
     })?;
     match not_finite(name, &values) {
-        None => Ok(held(values, shape, place, formats.held)),
+        None => {
+            let value = held(values, shape, place, formats.held);
+            if bytes.len() > LARGE {
+                files::release_mapped();
+            }
+            Ok(value)
+        }
         Some(reason) => Err(reason),
     }
 }

@@ -121,6 +121,9 @@ impl<'a> LazyTensor<'a> {
     }
 }
 
+/// Numbers of a tensor from which the memory of its file is given back at once.
+pub(super) const LARGE: usize = 1 << 20;
+
 /// Sets all of `module`'s parameters from `tensors`, with the numbers of one at a time beside the module's;
 /// weights of linear layers are held in `format`. `source` is the file that they come from, for errors.
 pub fn load_lazily<M: Module>(
@@ -150,7 +153,12 @@ pub fn load_lazily<M: Module>(
             failure.get_or_insert(reason);
             return None;
         }
-        Some(held(values, tensor.shape, place, format))
+        let value = held(values, tensor.shape, place, format);
+        // What was read of a mapped file is not read again.
+        if expected > LARGE {
+            files::release_mapped();
+        }
+        Some(value)
     });
     if let Some(reason) = failure {
         return Err(Error::bad_file(source, reason));

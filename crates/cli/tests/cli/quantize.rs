@@ -1,0 +1,127 @@
+//! `quantize`, `--precision`, and `eval likelihood` and `bench` as far as a test has time.
+
+use std::fs;
+
+use crate::program::{Program, model};
+
+#[test]
+fn a_quantised_checkpoint_draws_what_precision_draws() {
+    let program = Program::new();
+    for format in ["bf16", "int8", "int4"] {
+        let told = program.expect(&["quantize", model(), "--to", format, "-o", format]);
+        assert_eq!(told, format!("{format}\n"));
+        let text = program.expect(&["model", "info", format]);
+        assert!(text.contains(&format!("MiB in {format}")), "{text}");
+        let draw = |model: &str, precision: &[&str], file: &str| {
+            let arguments = [
+                "generate", "a cat", "--seed", "3", "--model", model, "-o", file,
+            ];
+            program.expect(&[&arguments[..], precision].concat());
+            fs::read(program.path(file)).unwrap()
+        };
+        let at_load = draw(
+            model(),
+            &["--precision", format],
+            &format!("{format}-a.png"),
+        );
+        let stored = draw(format, &[], &format!("{format}-b.png"));
+        // The same weights widened: other roundings, so the same picture is not promised, a picture is.
+        draw(format, &["--precision", "f32"], &format!("{format}-c.png"));
+        assert!(at_load == stored, "{format}");
+    }
+}
+
+#[test]
+fn damaged_quantised_files_are_refused() {
+    let program = Program::new();
+    program.expect(&["quantize", model(), "--to", "int8", "-o", "small"]);
+    let arguments = ["generate", "a cat", "--model", "small"];
+    let weights = program.path("small/dalle.safetensors");
+    let whole = fs::read(&weights).unwrap();
+
+    fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
+    let parts = ["small/dalle.safetensors", "not a whole safetensors file"];
+    program.refuses(1, &arguments, &parts);
+    // All scales infinite.
+    let mut damaged = whole.clone();
+    let from = damaged.len() - 1088;
+    damaged[from..].fill(0x7F);
+    damaged[from..from + 64].copy_from_slice(&[0x80, 0x7F].repeat(32));
+    fs::write(&weights, &damaged).unwrap();
+    program.refuses(1, &arguments, &["has a scale that is not finite"]);
+    fs::write(&weights, &whole).unwrap();
+
+    let config = program.path("small/config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("int8", "int4")).unwrap();
+    program.refuses(1, &arguments, &["bytes, expected", "weights in int4"]);
+    fs::write(&config, text.replace("int8", "bf16")).unwrap();
+    program.refuses(1, &arguments, &["small/dalle.safetensors"]);
+}
+
+#[test]
+fn what_can_not_be_quantised_says_so() {
+    let program = Program::new();
+    program.expect(&["quantize", model(), "--to", "int8", "-o", "small"]);
+    program.refuses(
+        1,
+        &["quantize", "small", "--to", "int4", "-o", "smaller"],
+        &["weights are in int8, expected int8 or f32, got int4"],
+    );
+    program.refuses(
+        1,
+        &["quantize", model(), "--to", "int8", "-o", "small"],
+        &["small is there already, expected a new or an empty folder"],
+    );
+    program.refuses(
+        2,
+        &["quantize", model(), "--to", "int3", "-o", "other"],
+        &["expected f32, bf16, int8 or int4, got \"int3\""],
+    );
+    program.refuses(
+        2,
+        &[
+            "generate",
+            "a cat",
+            "--model",
+            model(),
+            "--precision",
+            "half",
+        ],
+        &["got \"half\""],
+    );
+}
+
+#[test]
+fn scenes_are_measured_in_every_format() {
+    let program = Program::new();
+    let nats = |precision: &str| {
+        let report = program.json(&[
+            "eval",
+            "likelihood",
+            "--world",
+            "tiny",
+            "--scenes",
+            "2",
+            "--model",
+            model(),
+            "--precision",
+            precision,
+            "--json",
+        ]);
+        assert_eq!(report["image_tokens"], 2 * 16);
+        report["image_nats_per_token"].as_f64().unwrap()
+    };
+    // An untrained model finds all 32 codes about as likely, in any format.
+    for precision in ["f32", "int8"] {
+        let found = nats(precision);
+        assert!((found - 32f64.ln()).abs() < 0.1, "{precision}: {found}");
+    }
+}
+
+#[test]
+fn bench_tells_what_it_measures_in() {
+    let program = Program::new();
+    program.refuses(2, &["bench", "--what", "sleep"], &["sleep"]);
+    program.refuses(2, &["bench", "--tokens", "3"], &["3 is not in 4..=256"]);
+}
