@@ -1,7 +1,7 @@
 //! The smallest program with a CLIP: how far a picture is from a caption.
 //!
 //! ```sh
-//! cargo run --release --example clip_similarity -- "a turtle on a yellow background" picture.png
+//! cargo run --release -p impasto --example clip_similarity -- "a turtle on a yellow background" picture.png
 //! ```
 //! Prints 1 − cos(f(x), g(y)), between 0 (the same direction) and 2: what contrastive training makes small for a pair
 //! and large for strangers (Radford et al. 2021, arXiv:2103.00020, section 2.3). A published CLIP does as well: name
