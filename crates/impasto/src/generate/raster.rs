@@ -71,7 +71,7 @@ pub(super) fn fill<T: Teller>(
         let mut batch = Batch::new(&group, options, codes);
         if known < positions {
             let mut teller = begin(rows.len())?;
-            batch.go_on(&mut teller, known..positions, &mut |done, ids| {
+            batch.go_on(&mut teller, known..positions, &mut |done, _, ids| {
                 let share = finished * positions + done * rows.len();
                 progress(share / fillings.len(), positions, ids)
             })?;
@@ -120,9 +120,9 @@ impl<'a> Batch<'a> {
         &mut self,
         teller: &mut impl Teller,
         asked: std::ops::Range<usize>,
-        progress: &mut dyn FnMut(usize, &[Vec<u32>]) -> ControlFlow<()>,
+        progress: &mut Progress<'_>,
     ) -> Result<()> {
-        let mut told = 0;
+        let (mut told, end) = (0, asked.end);
         for position in asked {
             let newest = self.image_ids.iter().map(|ids| ids[told..].to_vec());
             let mut newest: Vec<Vec<u32>> = newest.collect();
@@ -131,7 +131,7 @@ impl<'a> Batch<'a> {
             }
             told = position;
             self.sample(position, teller.tell(newest)?)?;
-            if progress(position + 1, &self.image_ids).is_break() {
+            if progress(position + 1, end, &self.image_ids).is_break() {
                 return Err(Error::Stopped);
             }
         }
