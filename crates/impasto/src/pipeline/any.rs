@@ -148,8 +148,8 @@ pub fn open(
         return Ok(Box::new(ImageTokenizerPipeline::load(source, device)?));
     }
     if is_dalle_pytorch(source) {
-        refuse_other_weights(wanted, "models of DALLE-pytorch")?;
-        return Ok(Box::new(DallePytorchPipeline::load(source, device)?));
+        let pipeline = DallePytorchPipeline::load_in(source, device, wanted)?;
+        return Ok(Box::new(pipeline));
     }
     check(source)?;
     Ok(Box::new(Pipeline::load_in(source, device, wanted)?))
@@ -184,7 +184,8 @@ pub fn quantise(source: &ModelSource, format: WeightFormat, dir: &Path) -> Resul
         refuse_other_weights(Some(format), "image tokenizers")?;
     }
     if is_dalle_pytorch(source) {
-        refuse_other_weights(Some(format), "models of DALLE-pytorch")?;
+        let pipeline = DallePytorchPipeline::load_in(source, &device, Some(format))?;
+        return pipeline.save_as_held(source, dir);
     }
     if is_dalle_mini(source) {
         let pipeline = DalleMiniPipeline::load_in(source, &device, Some(format))?;

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use super::batches::Batches;
 use super::{AnyPipeline, Drawn, GenerateRequest, Likelihood, Progress, Timings};
 use crate::Result;
-use crate::checkpoint::ModelSource;
 use crate::checkpoint::dalle_pytorch::{
     self as checkpoint, DallePytorchModel, DallePytorchModelConfig,
 };
+use crate::checkpoint::{ModelSource, WeightFormat};
 use crate::generate::dalle_pytorch::draw;
 use crate::image::Picture;
 use crate::import::dalle_pytorch as published;
@@ -53,18 +53,29 @@ pub fn describe(source: &ModelSource) -> Result<(DallePytorchModelConfig, u64)> 
 }
 
 impl DallePytorchPipeline {
-    /// Loads a model onto `device`.
-    pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
+    /// Loads a model onto `device`, the transformer's weights held as `wanted`; without, as they are stored.
+    pub fn load_in(
+        source: &ModelSource,
+        device: &Device,
+        wanted: Option<WeightFormat>,
+    ) -> Result<Self> {
         let started = Instant::now();
         let model = match published_path(source) {
-            Some(path) => published::load(path, device)?.model,
-            None => DallePytorchModel::load(source, device)?,
+            Some(path) => published::load_in(path, device, wanted.unwrap_or_default())?.model,
+            None => DallePytorchModel::load_in(source, device, wanted)?,
         };
         Ok(DallePytorchPipeline {
             model,
             device: device.clone(),
             load_time: started.elapsed(),
         })
+    }
+
+    /// Writes a checkpoint of ours of the model from `source`, the weights as they are held.
+    pub fn save_as_held(&self, source: &ModelSource, dir: &Path) -> Result<()> {
+        let path = source.folder().unwrap_or(Path::new(""));
+        let tokenizer = published::tokenizer_folder(path);
+        self.model.save_as_held(dir, &tokenizer)
     }
 
     fn encode_caption(&self, caption: &str, truncate: bool) -> Result<Vec<u32>> {
