@@ -5,6 +5,7 @@
 //! be finite, and none may be left over.
 
 mod clip;
+mod config_file;
 pub mod dalle_mini;
 pub mod dalle_pytorch;
 mod embedded;
