@@ -19,3 +19,4 @@ pub mod score;
 pub mod tokens;
 pub mod train;
 pub mod vary;
+mod words;

@@ -141,3 +141,46 @@ fn a_picture_goes_on_from_the_upper_part_of_another() {
     let drawn = ["generate", "a cat", "--model", &sparse];
     program.refuses(1, &drawn, &["sparse attention"]);
 }
+
+#[test]
+fn a_prompt_is_finished_in_the_models_own_words() {
+    let program = Program::new();
+    let model = published("dalle_pytorch/goldens/learned");
+    let tell = |rest: &[&str]| {
+        let common = ["generate", "--text-only", "--model", &model];
+        program.expect(&[&common[..], rest].concat())
+    };
+    // The likeliest words of the reference for "a red" are none, and without a prompt these.
+    assert_eq!(tell(&["a red", "--temperature", "0"]), "a red\n");
+    let whole = tell(&["--temperature", "0", "-n", "2"]);
+    assert_eq!(whole, "cats t cats it it ' it '\n".repeat(2));
+
+    let report: serde_json::Value =
+        serde_json::from_str(&tell(&["a red", "-n", "3", "--seed", "5", "--json"])).unwrap();
+    let texts = report["texts"].as_array().unwrap();
+    assert_eq!((texts.len(), texts[1]["seed"].as_u64()), (3, Some(6)));
+    for told in texts {
+        assert!(told["text"].as_str().unwrap().starts_with("a red"));
+        assert!(told["log_likelihood"].as_f64().unwrap() < 0.0);
+    }
+    // What is drawn from is what would be told.
+    let finished = texts[0]["text"].as_str().unwrap();
+    let draw = ["a red", "--finish", "--seed", "5", "-o", "a.png"];
+    let ran = program.run(&[&["generate", "--model", &model], &draw[..]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let line = format!("prompt: {finished}\n");
+    assert!(ran.stderr.contains(&line), "{} {finished}", ran.stderr);
+    assert!(program.path("a.png").is_file());
+
+    let mini = published("dalle_mini/goldens/flax_stacked");
+    let refused = ["generate", "a cat", "--text-only", "--model", &mini];
+    program.refuses(1, &refused, &["reads captions and tells none"]);
+    program.refuses(
+        2,
+        &["generate", "a", "--text-only", "-o", "a.png"],
+        &["--text-only"],
+    );
+    let own = ["generate", "a red", "--text-only", "-n", "2", "--seed", "1"];
+    let told = program.expect(&[&own[..], &["--model", crate::program::model()]].concat());
+    assert!(told.lines().all(|line| line.starts_with("a red")), "{told}");
+}

@@ -10,6 +10,7 @@ use super::dalle_mini::{DalleMiniPipeline, is_dalle_mini};
 use super::dalle_pytorch::{DallePytorchPipeline, is_dalle_pytorch};
 use super::image_tokenizer::{ImageTokenizerPipeline, is_image_tokenizer};
 use super::{Drawn, GenerateRequest, Likelihood, Pipeline, Progress, Timings};
+use crate::caption::{ContinueRequest, ToldCaption, continuations};
 use crate::checkpoint::{Model, ModelSource, WeightFormat};
 use crate::image::Picture;
 use crate::models::ImageTokenizer;
@@ -39,6 +40,27 @@ pub trait AnyPipeline: Debug {
         request: &GenerateRequest,
         progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<(Vec<Drawn>, Timings)>;
+
+    /// What the model tells words with where nothing else is asked for.
+    fn text_sampling(&self) -> SamplingOptions {
+        SamplingOptions {
+            guidance_scale: 1.0,
+            temperature: 1.0,
+            top_k: None,
+            top_p: None,
+        }
+    }
+
+    /// Captions with one beginning, in the model's own words.
+    fn continue_text(&self, _request: &ContinueRequest) -> Result<Vec<ToldCaption>> {
+        Err(Error::invalid(
+            "model",
+            format!(
+                "{} reads captions and tells none; impasto's own models and DALLE-pytorch's do",
+                self.name()
+            ),
+        ))
+    }
 
     /// ln p of a caption, where the model tells any, and of a picture given it.
     fn likelihood(&self, caption: &str, picture: &Picture, truncate: bool) -> Result<Likelihood>;
@@ -225,6 +247,10 @@ impl AnyPipeline for Pipeline {
         progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<(Vec<Drawn>, Timings)> {
         Pipeline::generate(self, request, progress)
+    }
+
+    fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<ToldCaption>> {
+        continuations(&self.model, request)
     }
 
     fn likelihood(&self, caption: &str, picture: &Picture, truncate: bool) -> Result<Likelihood> {

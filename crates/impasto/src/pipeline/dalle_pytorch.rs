@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use super::batches::Batches;
 use super::{AnyPipeline, Drawn, GenerateRequest, Likelihood, Progress, Timings};
 use crate::Result;
+use crate::caption::{ContinueRequest, ToldCaption};
 use crate::checkpoint::dalle_pytorch::{
     self as checkpoint, DallePytorchModel, DallePytorchModelConfig,
 };
 use crate::checkpoint::{ModelSource, WeightFormat};
-use crate::generate::dalle_pytorch::draw;
+use crate::generate::dalle_pytorch::{draw, tell};
 use crate::image::Picture;
 use crate::import::dalle_pytorch as published;
 use crate::models::ImageTokenizer;
@@ -127,6 +128,37 @@ impl AnyPipeline for DallePytorchPipeline {
             },
             progress,
         )
+    }
+
+    /// The original's: `filter_thres` 0.5 keeps half of the joint vocabulary.
+    fn text_sampling(&self) -> SamplingOptions {
+        let config = self.model.dalle.config();
+        let kept = (config.text_rows() + config.codebook_size) / 2;
+        SamplingOptions {
+            guidance_scale: 1.0,
+            temperature: 1.0,
+            top_k: (kept < config.text_rows()).then_some(kept.max(1)),
+            top_p: None,
+        }
+    }
+
+    fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<ToldCaption>> {
+        let seeds = request.seeds()?;
+        let beginning = match request.beginning.trim() {
+            "" => Vec::new(),
+            beginning => self.encode_caption(beginning, false)?,
+        };
+        let told = tell(&self.model.dalle, &beginning, &seeds, &request.sampling)?;
+        told.into_iter()
+            .map(|told| {
+                Ok(ToldCaption {
+                    text: self.model.text.decode(&told.text_ids)?,
+                    log_likelihood: told.log_likelihood,
+                    tokens: told.tokens,
+                    seed: Some(told.seed),
+                })
+            })
+            .collect()
     }
 
     /// The caption's likelihood counts what fills it up, as the training did.

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use tokenizers::decoders::wordpiece::WordPiece as Pieces;
 use tokenizers::models::bpe::Vocab;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::bert::BertNormalizer;
@@ -117,6 +118,7 @@ impl DallePytorchTokenizer {
         let mut tokenizer = Tokenizer::new(model);
         tokenizer.with_normalizer(Some(BertNormalizer::new(true, true, None, false)));
         tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+        tokenizer.with_decoder(Some(Pieces::default()));
         let marks = marks.into_iter().filter(|&(_, known)| known);
         let marks: Vec<AddedToken> = marks
             .map(|(mark, _)| AddedToken::from(mark, true))
@@ -132,6 +134,18 @@ impl DallePytorchTokenizer {
         match &self.kind {
             Kind::Clip(clip) => clip.vocab_size(),
             Kind::Whole(tokenizer) => tokenizer.get_vocab_size(true),
+        }
+    }
+
+    /// The text of ids; what fills captions up and marks their ends is left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        let known = |&&id: &&u32| id != 0 && (id as usize) < self.vocab_size();
+        let ids: Vec<u32> = ids.iter().filter(known).copied().collect();
+        match &self.kind {
+            Kind::Clip(clip) => Ok(clip.decode(&ids)),
+            Kind::Whole(tokenizer) => tokenizer
+                .decode(&ids, true)
+                .map_err(|e| Error::invalid("text ids", e.to_string())),
         }
     }
 

@@ -204,7 +204,7 @@ fn pieces(text: &str) -> Vec<&str> {
     pieces
 }
 
-fn shortened(caption: &str) -> String {
+pub(crate) fn shortened(caption: &str) -> String {
     if caption.chars().count() <= 60 {
         return caption.to_owned();
     }

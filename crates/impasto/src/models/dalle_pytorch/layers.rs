@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use super::DallePytorchConfig;
 use super::attention::{AttentionKind, Turn};
-use super::shift::{self, Shift};
+use super::shift::Shift;
 use crate::nn::{Init, KvCache, LayerNorm, Linear, ops};
 
 /// How many times wider the feed-forward part is inside.
@@ -13,7 +13,7 @@ const WIDER: usize = 4;
 
 /// Where the tokens of a pass stand.
 pub(super) struct Place<'a> {
-    /// The start and the whole caption; else image tokens.
+    /// The start and words; else image tokens.
     pub is_text: bool,
     /// Image tokens before them.
     pub told: usize,
@@ -73,7 +73,7 @@ impl Around {
         let x = self.norm.forward(x);
         match (self.shifts, place.is_text) {
             (false, _) => x,
-            (true, true) => shift::of_text(x),
+            (true, true) => shift.of_text(x),
             (true, false) => shift.of_image(x, place.told, place.grid),
         }
     }
