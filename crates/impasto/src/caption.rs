@@ -40,7 +40,8 @@ pub enum Search {
 pub struct ToldCaption {
     /// The words.
     pub text: String,
-    /// ln p(caption | picture), its end included, in nats.
+    /// ln p(caption | picture), its end included, in nats; where captions are drawn without the picture and ranked by
+    /// it, among those that were drawn.
     pub log_likelihood: f64,
     /// Tokens counted, the end among them.
     pub tokens: usize,

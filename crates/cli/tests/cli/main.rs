@@ -17,6 +17,7 @@ mod program;
 mod published;
 mod pull;
 mod quantize;
+mod raster_models;
 mod references;
 mod tokens;
 mod train;

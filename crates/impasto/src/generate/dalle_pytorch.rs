@@ -8,7 +8,7 @@
 
 use burn::tensor::Tensor;
 
-use super::raster::{self, Progress, Teller};
+use super::raster::{self, Progress, Sizes, Teller};
 use super::{DrawnIds, Filling};
 use crate::models::dalle_pytorch::{DallePytorch, Known};
 use crate::sampling::{Sampler, SamplingOptions, log_prob};
@@ -24,19 +24,25 @@ pub fn draw(
     progress: &mut Progress<'_>,
 ) -> Result<Vec<DrawnIds>> {
     let fillings = raster::begun(beginning, model.config().image_length(), seeds)?;
-    fill(model, caption, &fillings, options, progress)
+    fill(model, caption, &fillings, 1, options, progress)
 }
 
-/// Draws what canvases of one caption ask for; the captions that they tell are not looked at.
+/// Draws what canvases of one caption ask for; the captions that they tell are not looked at. Each `tries` of them one
+/// behind the other are the same and look ahead together.
 pub fn fill(
     model: &DallePytorch,
     caption: &[u32],
     fillings: &[Filling],
+    tries: usize,
     options: &SamplingOptions,
     progress: &mut Progress<'_>,
 ) -> Result<Vec<DrawnIds>> {
     let config = model.config();
-    let sizes = [config.image_length(), config.codebook_size];
+    let sizes = Sizes {
+        positions: config.image_length(),
+        codes: config.codebook_size,
+        tries,
+    };
     let mut captions = vec![caption.to_vec()];
     if options.needs_unconditional() {
         captions.push(Vec::new());
@@ -56,7 +62,7 @@ pub fn fill(
         Ok(Pictures {
             model,
             known,
-            states: Tensor::cat(parts, 0),
+            captions: Tensor::cat(parts, 0),
         })
     };
     raster::fill(sizes, fillings, options, begin, progress)
@@ -66,18 +72,23 @@ pub fn fill(
 struct Pictures<'a> {
     model: &'a DallePytorch,
     known: Known,
-    /// The last ones told.
-    states: Tensor<3>,
+    /// The captions' last states, which ask for the first ids.
+    captions: Tensor<3>,
 }
 
 impl Teller for Pictures<'_> {
-    fn tell(&mut self, newest: Vec<Vec<u32>>) -> Result<Tensor<3>> {
-        let n = newest.first().map_or(0, Vec::len);
-        if n > 0 {
-            let states = self.model.go_on(&newest, &mut self.known)?;
-            self.states = states.narrow(1, n - 1, 1);
-        }
-        Ok(self.model.image_logits(self.states.clone()))
+    fn tell(&mut self, newest: Vec<Vec<u32>>, asked: usize) -> Result<Tensor<3>> {
+        let states = match newest.first().map_or(0, Vec::len) {
+            0 => self.captions.clone(),
+            _ => self.model.go_on(&newest, &mut self.known)?,
+        };
+        let [_, told, _] = states.dims();
+        let asking = states.narrow(1, told - asked, asked);
+        Ok(self.model.image_logits(asking))
+    }
+
+    fn select_rows(&mut self, rows: &[usize]) {
+        self.known.select_rows(rows);
     }
 }
 

@@ -10,8 +10,10 @@ use super::dalle_mini::{DalleMiniPipeline, is_dalle_mini};
 use super::dalle_pytorch::{DallePytorchPipeline, is_dalle_pytorch};
 use super::image_tokenizer::{ImageTokenizerPipeline, is_image_tokenizer};
 use super::{Drawn, GenerateRequest, Likelihood, Pipeline, Progress, Timings};
-use crate::caption::{ContinueRequest, ToldCaption, continuations};
+use crate::canvas::{Canvas, Caption};
+use crate::caption::{ContinueRequest, Search, ToldCaption, captions, continuations};
 use crate::checkpoint::{Model, ModelSource, WeightFormat};
+use crate::generate::CanvasModel;
 use crate::image::Picture;
 use crate::models::ImageTokenizer;
 use crate::sampling::SamplingOptions;
@@ -53,6 +55,11 @@ pub trait AnyPipeline: Debug {
 
     /// Captions with one beginning, in the model's own words.
     fn continue_text(&self, _request: &ContinueRequest) -> Result<Vec<ToldCaption>> {
+        self.tells_none()
+    }
+
+    /// What a model says that can only read captions.
+    fn tells_none(&self) -> Result<Vec<ToldCaption>> {
         Err(Error::invalid(
             "model",
             format!(
@@ -60,6 +67,24 @@ pub trait AnyPipeline: Debug {
                 self.name()
             ),
         ))
+    }
+
+    /// The model as one that fills canvases.
+    fn canvas_model(&self) -> Result<&dyn CanvasModel>;
+
+    /// Whether captions of a picture are drawn without it and ranked by it: the model tells captions first.
+    fn ranks_captions(&self) -> bool {
+        false
+    }
+
+    /// `n` captions of a picture, the likeliest first; there may be fewer.
+    fn captions(
+        &self,
+        _picture: &Picture,
+        _n: usize,
+        _search: &Search,
+    ) -> Result<Vec<ToldCaption>> {
+        self.tells_none()
     }
 
     /// ln p of a caption, where the model tells any, and of a picture given it.
@@ -251,6 +276,15 @@ impl AnyPipeline for Pipeline {
 
     fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<ToldCaption>> {
         continuations(&self.model, request)
+    }
+
+    fn canvas_model(&self) -> Result<&dyn CanvasModel> {
+        Ok(&self.model)
+    }
+
+    fn captions(&self, picture: &Picture, n: usize, search: &Search) -> Result<Vec<ToldCaption>> {
+        let canvas = Canvas::of(&self.encode(picture)?, Caption::Asked);
+        captions(&self.model, &canvas, n, search)
     }
 
     fn likelihood(&self, caption: &str, picture: &Picture, truncate: bool) -> Result<Likelihood> {

@@ -1,22 +1,24 @@
 //! The whole way with a model of DALLE-pytorch: prompt → ids → picture, and picture → ids → likelihood.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::batches::Batches;
 use super::{AnyPipeline, Drawn, GenerateRequest, Likelihood, Progress, Timings};
-use crate::Result;
-use crate::caption::{ContinueRequest, ToldCaption};
+use crate::caption::{ContinueRequest, Search, ToldCaption};
 use crate::checkpoint::dalle_pytorch::{
     self as checkpoint, DallePytorchModel, DallePytorchModelConfig,
 };
 use crate::checkpoint::{ModelSource, WeightFormat};
+use crate::generate::CanvasModel;
 use crate::generate::dalle_pytorch::{draw, tell};
 use crate::image::Picture;
 use crate::import::dalle_pytorch as published;
 use crate::models::ImageTokenizer;
 use crate::sampling::SamplingOptions;
+use crate::{Error, Result};
 use burn::tensor::Device;
 
 /// Such a model, ready to run.
@@ -159,6 +161,59 @@ impl AnyPipeline for DallePytorchPipeline {
                 })
             })
             .collect()
+    }
+
+    fn canvas_model(&self) -> Result<&dyn CanvasModel> {
+        Ok(&self.model)
+    }
+
+    fn ranks_captions(&self) -> bool {
+        true
+    }
+
+    /// Captions are told before pictures here: they are drawn without the picture, and then it decides, by Bayes' rule,
+    /// how likely each is of those that were drawn.
+    fn captions(&self, picture: &Picture, n: usize, search: &Search) -> Result<Vec<ToldCaption>> {
+        let Search::Sampling { options, seed } = search else {
+            let reason = format!(
+                "{} tells captions before pictures: they can be drawn and ranked (sampling), not searched",
+                self.name()
+            );
+            return Err(Error::invalid("search", reason));
+        };
+        let request = ContinueRequest {
+            beginning: String::new(),
+            n,
+            seed: *seed,
+            sampling: options.clone(),
+        };
+        let image_ids = self.encode(picture)?;
+        let dalle = &self.model.dalle;
+        let mut seen = BTreeSet::new();
+        let mut ranked = Vec::new();
+        for told in tell(dalle, &[], &request.seeds()?, options)? {
+            if !seen.insert(told.text_ids.clone()) {
+                continue;
+            }
+            let (text, image) = dalle.nats(&told.text_ids, &image_ids)?;
+            let joint = super::negative_sum(text)? + super::negative_sum(image)?;
+            ranked.push(ToldCaption {
+                text: self.model.text.decode(&told.text_ids)?,
+                log_likelihood: joint,
+                tokens: told.tokens,
+                seed: Some(told.seed),
+            });
+        }
+        ranked.sort_by(|a, b| b.log_likelihood.total_cmp(&a.log_likelihood));
+        let highest = ranked.first().map_or(0.0, |told| told.log_likelihood);
+        let sum = ranked
+            .iter()
+            .map(|told| (told.log_likelihood - highest).exp())
+            .sum::<f64>();
+        for told in &mut ranked {
+            told.log_likelihood -= highest + sum.ln();
+        }
+        Ok(ranked)
     }
 
     /// The caption's likelihood counts what fills it up, as the training did.

@@ -401,9 +401,9 @@ impl DallePytorch {
         self.text_head.forward(self.finished(states))
     }
 
-    /// −log p of each word of a caption, of what fills it up, and of each id of a picture that follows, as the
-    /// model was trained: `[text_length]` and `[grid²]`.
-    pub fn nats(&self, caption: &[u32], image_ids: &[u32]) -> Result<(Tensor<1>, Tensor<1>)> {
+    /// Logits of each word of a caption and of what fills it up, and of each id of a picture that follows:
+    /// `[text_length, text_vocab_size + text_length]` and `[grid², codebook_size]`.
+    pub fn logits(&self, caption: &[u32], image_ids: &[u32]) -> Result<(Tensor<2>, Tensor<2>)> {
         let config = &self.config;
         let (text, image) = (config.text_length, config.image_length());
         if image_ids.len() != image {
@@ -419,14 +419,22 @@ impl DallePytorch {
             let told = vec![image_ids[..image - 1].to_vec()];
             states.push(self.go_on(&told, &mut known)?);
         }
+        let rows = |states: Tensor<3>, count: usize| states.reshape([count, config.width]);
+        Ok((
+            self.text_logits(rows(prefix.narrow(1, 0, text), text)),
+            self.image_logits(rows(Tensor::cat(states, 1), image)),
+        ))
+    }
+
+    /// −log p of each word of a caption, of what fills it up, and of each id of a picture that follows, as the
+    /// model was trained: `[text_length]` and `[grid²]`.
+    pub fn nats(&self, caption: &[u32], image_ids: &[u32]) -> Result<(Tensor<1>, Tensor<1>)> {
+        let (text_logits, image_logits) = self.logits(caption, image_ids)?;
         let device = self.device();
         let targets = |all: &[u32]| -> Tensor<1, Int> {
             ids(all, [1, all.len()], &device).reshape([all.len()])
         };
         let words = self.filled_up(caption)?;
-        let rows = |states: Tensor<3>, count: usize| states.reshape([count, config.width]);
-        let text_logits = self.text_logits(rows(prefix.narrow(1, 0, text), text));
-        let image_logits = self.image_logits(rows(Tensor::cat(states, 1), image));
         Ok((
             ops::cross_entropy(text_logits, targets(&words[1..])),
             ops::cross_entropy(image_logits, targets(image_ids)),
