@@ -113,10 +113,8 @@ pub fn run(
         model: model.config.name.clone(),
         world: world.name.clone(),
         options: options.clone(),
-        chosen_by: clips.chooser.map(|clip| clip.model.config.name.clone()),
-        judged_by: clips
-            .judge
-            .map(|clip| (clip.model.config.name.clone(), 0.0)),
+        chosen_by: clips.chooser.map(|clip| clip.model.name().to_owned()),
+        judged_by: clips.judge.map(|clip| (clip.model.name().to_owned(), 0.0)),
         drawn: Tally::default(),
         reconstructed: Tally::default(),
         rendered: Tally::default(),

@@ -55,18 +55,7 @@ pub trait AnyPipeline: Debug {
 
     /// Captions with one beginning, in the model's own words.
     fn continue_text(&self, _request: &ContinueRequest) -> Result<Vec<ToldCaption>> {
-        self.tells_none()
-    }
-
-    /// What a model says that can only read captions.
-    fn tells_none(&self) -> Result<Vec<ToldCaption>> {
-        Err(Error::invalid(
-            "model",
-            format!(
-                "{} reads captions and tells none; impasto's own models and DALLE-pytorch's do",
-                self.name()
-            ),
-        ))
+        tells_none(self.name())
     }
 
     /// The model as one that fills canvases.
@@ -84,7 +73,7 @@ pub trait AnyPipeline: Debug {
         _n: usize,
         _search: &Search,
     ) -> Result<Vec<ToldCaption>> {
-        self.tells_none()
+        tells_none(self.name())
     }
 
     /// ln p of a caption, where the model tells any, and of a picture given it.
@@ -160,6 +149,16 @@ pub trait AnyPipeline: Debug {
         self.image_tokenizer()
             .decode_grid(&all, [rows, columns * grid])
     }
+}
+
+/// What a model says that only reads captions.
+fn tells_none<T>(name: &str) -> Result<T> {
+    Err(Error::invalid(
+        "model",
+        format!(
+            "{name} reads captions and tells none; impasto's own models and DALLE-pytorch's do"
+        ),
+    ))
 }
 
 /// Whether a model is of another family than our own, in our format or as it was published.

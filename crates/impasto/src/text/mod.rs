@@ -5,6 +5,7 @@ pub mod bart;
 pub mod clip;
 pub mod dalle_pytorch;
 pub mod normalizer;
+pub mod youtokentome;
 
 use std::path::Path;
 

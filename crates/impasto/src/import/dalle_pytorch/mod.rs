@@ -4,6 +4,8 @@
 //! What shapes and names tell is taken from there: versions differ in what they write down. A part is wrapped into
 //! more or fewer others from version to version, each of which puts an `fn` into the names; they are left out here.
 
+pub mod clip;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -224,6 +224,23 @@ fn a_folder_of_ours_says_the_same_as_the_published_file() {
     }
 }
 
+/// Of two models of YouTokenToMe none is taken.
+#[test]
+fn words_of_youtokentome_are_those_of_the_model_beside_it() {
+    let folder = copied(&golden("axial"));
+    let path = |name: &str| folder.path().join(name);
+    std::fs::remove_file(path("tokenizer.json")).unwrap();
+    let words = golden("../../../text/youtokentome_goldens/bpe.model");
+    std::fs::copy(words, path("captions.model")).unwrap();
+    let text = load(folder.path(), &Device::flex()).unwrap().model.text;
+    let ids = text.encode_caption("a red turtle", 20, false).unwrap();
+    assert!(ids.len() < 6, "{ids:?}");
+    assert_eq!(text.decode(&ids).unwrap(), "a red turtle");
+    std::fs::copy(path("captions.model"), path("other.model")).unwrap();
+    let error = load(folder.path(), &Device::flex()).unwrap_err();
+    assert!(error.to_string().contains("one .model of YouTokenToMe"));
+}
+
 #[test]
 fn what_is_not_read_is_refused_by_name() {
     let refused = |folder: &Path| {
@@ -269,5 +286,22 @@ proptest! {
             prop_assert!(!error.to_string().contains('\n'), "{}", error);
         }
         let _ = is_published(&path);
+    }
+
+    #[test]
+    fn damaged_folders_of_ours_are_errors_and_nothing_else(
+        name in prop::sample::select(&["config.json", "dalle_pytorch.safetensors", "tokenizer.json"][..]),
+        damage in damage(),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let saved = loaded("axial").save(folder.path(), &golden("axial"), Precision::F32);
+        saved.unwrap();
+        let path = folder.path().join(name);
+        let bytes = damage.of(std::fs::read(&path).unwrap());
+        std::fs::write(&path, bytes).unwrap();
+        let source = ModelSource::Dir(folder.path().to_owned());
+        if let Err(error) = DallePytorchModel::load(&source, &Device::flex()) {
+            prop_assert!(!error.to_string().contains('\n'), "{}", error);
+        }
     }
 }

@@ -11,6 +11,7 @@
 //!   original's `generate_texts` leaves both out.
 
 mod attention;
+mod clip;
 mod layers;
 mod shift;
 
@@ -23,6 +24,7 @@ use crate::nn::{Embedding, Init, LayerNorm, Linear, ops};
 use crate::{Error, Result};
 
 pub use attention::AttentionKind;
+pub use clip::{DallePytorchClip, DallePytorchClipConfig, DallePytorchTower};
 
 /// The sizes and options of a [`DallePytorch`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,7 +140,7 @@ impl DallePytorchConfig {
             rotary: (!learned).then(|| init.normal([positions, self.rotary_width], 1.0)),
             layers: kinds
                 .take(self.n_layers)
-                .map(|&kind| Layer::new(init, self, kind))
+                .map(|&kind| Layer::new(init, &self.into(), kind))
                 .collect(),
             norm: LayerNorm::new(init, width),
             text_head: Linear::with_bias(init, width, self.text_rows(), 0.02),
