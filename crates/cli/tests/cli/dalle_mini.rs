@@ -33,7 +33,8 @@ fn published_folders_draw_what_the_reference_draws() {
         let model = model_of(&program, set);
         let ids = serde_json::to_vec(&first_row(set, "guided_ids")).unwrap();
         std::fs::write(program.path("ids.json"), ids).unwrap();
-        let greedy = ["--temperature", "0", "--guidance", "3"];
+        // The second one reads nine ids.
+        let greedy = ["--temperature", "0", "--guidance", "3", "--truncate"];
         let drawn = ["generate", "a red turtle", "-o", "a.png", "--model", &model];
         assert_eq!(program.expect(&[&drawn[..], &greedy].concat()), "a.png\n");
         program.expect(&[
@@ -70,6 +71,7 @@ fn ids_pictures_and_likelihoods_are_those_of_the_reference() {
             "in.png",
             "--caption",
             "a red turtle",
+            "--truncate",
             "--json",
             "--model",
             &model,
@@ -220,11 +222,10 @@ fn what_it_can_not_do_is_refused() {
         &own,
     ];
     program.refuses(1, &drawn, &["raster order"]);
-    program.refuses(
-        2,
-        &["caption", "in.png", "--model", &own],
-        &["published model"],
-    );
+    let caption = ["caption", "in.png", "--model", &own];
+    program.refuses(1, &caption, &["reads captions and tells none"]);
+    let eval = ["eval", "edits", "--model", &own];
+    program.refuses(2, &eval, &["published model"]);
     let decoder = published(MIN_DALLE);
     let back = ["reconstruct", "in.png", "-o", "b.png", "--model", &decoder];
     program.refuses(1, &back, &["came without an encoder"]);

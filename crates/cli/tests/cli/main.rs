@@ -11,6 +11,7 @@ mod data;
 mod edit;
 mod generate;
 mod help;
+mod hostile;
 mod import;
 mod model;
 mod program;
