@@ -18,6 +18,7 @@ mod published;
 mod pull;
 mod quantize;
 mod references;
+mod search;
 mod tokens;
 mod train;
 mod training;
