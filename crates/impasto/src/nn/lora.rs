@@ -69,6 +69,12 @@ impl LoraConfig {
     }
 }
 
+/// A model whose linear layers can be adapted.
+pub trait Adapt: Module {
+    /// All of them, and what their columns make.
+    fn linears(&mut self) -> Vec<Adaptable<'_>>;
+}
+
 /// A linear layer and the names of what its columns make, in equal parts.
 #[derive(Debug)]
 pub struct Adaptable<'a> {

@@ -16,5 +16,5 @@ pub use conv::{Conv2d, ConvTranspose2d, GroupNormSilu, ResBlock};
 pub use init::Init;
 pub use layer_norm::LayerNorm;
 pub use linear::{Embedding, Linear};
-pub use lora::{Adaptable, Adapter, Lora, LoraConfig};
+pub use lora::{Adapt, Adaptable, Adapter, Lora, LoraConfig};
 pub use norm::RmsNorm;

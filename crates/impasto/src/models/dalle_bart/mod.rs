@@ -17,7 +17,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use self::layers::{DecoderLayer, EncoderLayer};
-use crate::nn::{Adaptable, Embedding, Init, KvCache, LayerNorm, Linear, ops};
+use crate::nn::{Adapt, Adaptable, Embedding, Init, KvCache, LayerNorm, Linear, ops};
 use crate::{Error, Result};
 
 /// The sizes of the encoder or of the decoder.
@@ -348,19 +348,6 @@ impl DalleBart {
         Ok(decoder.final_norm.forward(x))
     }
 
-    /// All linear layers and what their columns make, by which they are adapted.
-    pub fn linears(&mut self) -> Vec<Adaptable<'_>> {
-        let mut all = Vec::new();
-        for layer in &mut self.encoder.layers {
-            all.extend(layer.linears());
-        }
-        for layer in &mut self.decoder.layers {
-            all.extend(layer.linears());
-        }
-        all.push(Adaptable::whole("head", &mut self.head));
-        all
-    }
-
     /// Logits of what follows each state, over the codebook, the rest of the image vocabulary and the start.
     ///
     /// # Shapes
@@ -406,6 +393,20 @@ impl DalleBart {
         let targets =
             Tensor::<1, Int>::from_data(TensorData::new(targets, [count]), &self.device());
         Ok(ops::cross_entropy(logits, targets))
+    }
+}
+
+impl Adapt for DalleBart {
+    fn linears(&mut self) -> Vec<Adaptable<'_>> {
+        let mut all = Vec::new();
+        for layer in &mut self.encoder.layers {
+            all.extend(layer.linears());
+        }
+        for layer in &mut self.decoder.layers {
+            all.extend(layer.linears());
+        }
+        all.push(Adaptable::whole("head", &mut self.head));
+        all
     }
 }
 

@@ -18,7 +18,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use self::layers::{Layer, LayerState};
-use crate::nn::{Adaptable, Embedding, Init, LayerNorm, Linear, ops};
+use crate::nn::{Adapt, Adaptable, Embedding, Init, LayerNorm, Linear, ops};
 use crate::{Error, Result};
 
 pub use attention::AttentionKind;
@@ -432,17 +432,6 @@ impl DallePytorch {
         self.rotary = self.rotary.map(|angles| angles.set_require_grad(false));
         self
     }
-
-    /// All linear layers and what their columns make, by which they are adapted.
-    pub fn linears(&mut self) -> Vec<Adaptable<'_>> {
-        let mut all = Vec::new();
-        for layer in &mut self.layers {
-            all.extend(layer.linears());
-        }
-        all.push(Adaptable::whole("text_head", &mut self.text_head));
-        all.push(Adaptable::whole("image_head", &mut self.image_head));
-        all
-    }
 }
 
 /// As it is, with a tenth of its gradient (the reference's `stable`).
@@ -452,6 +441,18 @@ fn damped(x: Tensor<3>) -> Tensor<3> {
     }
     let still = x.clone().detach();
     still.clone() + (x - still).mul_scalar(0.1)
+}
+
+impl Adapt for DallePytorch {
+    fn linears(&mut self) -> Vec<Adaptable<'_>> {
+        let mut all = Vec::new();
+        for layer in &mut self.layers {
+            all.extend(layer.linears());
+        }
+        all.push(Adaptable::whole("text_head", &mut self.text_head));
+        all.push(Adaptable::whole("image_head", &mut self.image_head));
+        all
+    }
 }
 
 fn check_ids(what: &'static str, ids: &[u32], known: usize) -> Result<()> {

@@ -187,7 +187,8 @@ fn linear_backward(
 ) {
     let (saved_x, saved_w) = state;
     if let Some(id) = x {
-        let dx = kernels::linear::backward_input(rows(dy), matrix(saved_w));
+        let dx = packed::backward_input(rows(dy), saved_w)
+            .unwrap_or_else(|| kernels::linear::backward_input(rows(dy), matrix(saved_w)));
         grads.register::<Flex>(id, tensor(dx, saved_x.layout().shape().clone()));
     }
     if let Some(id) = w {
