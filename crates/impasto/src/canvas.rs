@@ -76,7 +76,24 @@ impl Canvas {
 
     /// Says what does not fit a model.
     pub fn check(&self, config: &DalleConfig) -> Result<()> {
-        let (positions, codes) = (config.image_length(), config.codebook_size);
+        self.check_picture(config.image_length(), config.codebook_size)?;
+        if let Caption::Known(text_ids) = &self.caption
+            && text_ids.len() != config.text_length
+        {
+            return Err(Error::invalid(
+                "text ids",
+                format!(
+                    "expected {} ids, got {}",
+                    config.text_length,
+                    text_ids.len()
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Says what of the picture does not fit a model of so many places and codes.
+    pub fn check_picture(&self, positions: usize, codes: usize) -> Result<()> {
         if self.image_ids.len() != positions {
             return Err(Error::invalid(
                 "image ids",
@@ -92,18 +109,6 @@ impl Canvas {
             return Err(Error::invalid(
                 "image ids",
                 format!("id {id} is not below the codebook's {codes}"),
-            ));
-        }
-        if let Caption::Known(text_ids) = &self.caption
-            && text_ids.len() != config.text_length
-        {
-            return Err(Error::invalid(
-                "text ids",
-                format!(
-                    "expected {} ids, got {}",
-                    config.text_length,
-                    text_ids.len()
-                ),
             ));
         }
         if let Some((position, leaning)) = self.leanings.iter().find(|(position, leaning)| {

@@ -5,6 +5,7 @@
 
 pub mod dalle_mini;
 pub mod dalle_pytorch;
+mod raster;
 
 use std::ops::ControlFlow;
 
@@ -17,6 +18,8 @@ use crate::nn::KvCache;
 use crate::nn::block::Sight;
 use crate::sampling::{Sampler, SamplingOptions};
 use crate::{Error, Result};
+
+pub use raster::Progress;
 
 /// One picture to draw from words alone.
 #[derive(Clone, Debug)]

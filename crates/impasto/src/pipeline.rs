@@ -1,6 +1,7 @@
 //! The whole way: prompt → ids → picture, and back: picture → ids → likelihood.
 
 mod any;
+mod batches;
 pub mod dalle_mini;
 pub mod dalle_pytorch;
 mod image_tokenizer;
@@ -19,6 +20,8 @@ use crate::models::dalle::{DalleBatch, Order, Part, image_part, raster};
 use crate::nn::block::Sight;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
+
+use self::batches::Batches;
 
 pub use any::{AnyPipeline, check, is_published, open, quantise};
 pub use info::{AnyConfig, ModelInfo, info};
@@ -102,9 +105,6 @@ pub struct Likelihood {
     pub image_tokens: usize,
 }
 
-/// Pictures drawn in one batch; more are drawn batch after batch.
-const BATCH: usize = 16;
-
 impl Pipeline {
     /// Loads a model onto `device`.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
@@ -136,68 +136,38 @@ impl Pipeline {
         request: &GenerateRequest,
         progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<(Vec<Drawn>, Timings)> {
-        if request.n == 0 {
-            return Err(Error::invalid("n", "expected 1 or more pictures, got 0"));
-        }
+        let batches = Batches::begin(request, self.load_time)?;
         if !request.beginning.is_empty() {
             return Err(Error::invalid(
                 "beginning",
                 "a model of impasto's own completes pictures (`complete`), in any order",
             ));
         }
-        let mut timings = Timings {
-            load: self.load_time.as_secs_f64(),
-            ..Timings::default()
-        };
-        let clock = Instant::now();
         let length = self.model.config.dalle.text_length;
         let text_ids = self
             .model
             .text
             .encode_caption(&request.prompt, length, request.truncate)?;
         let null_caption = self.model.text.null_caption(length);
-        timings.text = clock.elapsed().as_secs_f64();
-        let positions = self.model.config.dalle.image_length();
-        let total = positions * request.n;
-        let mut drawn = Vec::with_capacity(request.n);
-        for first in (0..request.n).step_by(BATCH) {
-            let rows = BATCH.min(request.n - first);
-            let drawings: Vec<Drawing> = (first..first + rows)
-                .map(|i| Drawing {
-                    text_ids: text_ids.clone(),
-                    seed: request.seed.wrapping_add(i as u64),
-                })
-                .collect();
-            let clock = Instant::now();
-            let ids = draw(
-                &self.model.dalle,
-                &drawings,
-                &null_caption,
-                &request.sampling,
-                request.order,
-                &mut |done, _| {
-                    progress(Progress {
-                        done: first * positions + done * rows,
-                        total,
-                        image_ids: &[],
-                    })
-                },
-            )?;
-            timings.decode += clock.elapsed().as_secs_f64();
-            let clock = Instant::now();
-            let image_ids: Vec<Vec<u32>> = ids.iter().map(|ids| ids.image_ids.clone()).collect();
-            let pictures = self.model.image.decode(&image_ids)?;
-            timings.pixels += clock.elapsed().as_secs_f64();
-            for ((picture, ids), drawing) in pictures.into_iter().zip(ids).zip(drawings) {
-                drawn.push(Drawn {
-                    picture,
-                    seed: drawing.seed,
-                    image_ids: ids.image_ids,
-                    log_likelihood: ids.log_likelihood,
-                });
-            }
-        }
-        Ok((drawn, timings))
+        let drawing = |&seed: &u64| Drawing {
+            text_ids: text_ids.clone(),
+            seed,
+        };
+        batches.draw(
+            &self.model.image,
+            |seeds, progress| {
+                let drawings: Vec<Drawing> = seeds.iter().map(drawing).collect();
+                draw(
+                    &self.model.dalle,
+                    &drawings,
+                    &null_caption,
+                    &request.sampling,
+                    request.order,
+                    &mut |done, total| progress(done, total, &[]),
+                )
+            },
+            progress,
+        )
     }
 
     /// ln p of a caption and of a picture given it.

@@ -144,6 +144,7 @@ fn main() {
             batch_stride: length * heads * dim,
             head_stride: dim,
             row_stride: heads * dim,
+            dim_stride: 1,
         };
         let (x, k) = (
             numbers(batch * queries * heads * dim),

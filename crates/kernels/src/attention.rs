@@ -2,14 +2,14 @@
 //! some queries at a time stay in the cache and are recomputed going backward (Dao et al. 2022;
 //! deviation: whole rows of keys instead of online softmax, as sequences here are some hundred long).
 
-use rayon::prelude::*;
-
 use crate::gemm::{Into, Matrix, MatrixMut, gemm_serial};
 use crate::shared::{SharedPtr, fresh, with_scratch};
+use crate::team;
 use crate::vector::{dot, exp, maximum, sum_by, vectorised};
 
-/// `[batch, heads, length, dim]` within a slice, with any strides but that of `dim`, which is one. So
-/// `[batch, length, heads, dim]` in memory needs no copy.
+/// `[batch, heads, length, dim]` within a slice, with any strides; only keys and values may have one of `dim`
+/// that is not one. So `[batch, length, heads, dim]` in memory needs no copy. The scores of a single query are
+/// computed where the keys are if those lie `[batch, heads, dim, length]` in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads<'a> {
     /// The elements; the first one of the view is the first one of the slice.
@@ -20,12 +20,20 @@ pub struct Heads<'a> {
     pub head_stride: usize,
     /// Elements from a position to the next one.
     pub row_stride: usize,
+    /// Elements from a component of a position to the next one.
+    pub dim_stride: usize,
 }
 
 impl<'a> Heads<'a> {
     fn matrix(&self, batch: usize, head: usize, rows: usize, dim: usize) -> Matrix<'a> {
         let start = batch * self.batch_stride + head * self.head_stride;
-        Matrix::with_strides(&self.data[start..], rows, dim, self.row_stride, 1)
+        Matrix::with_strides(
+            &self.data[start..],
+            rows,
+            dim,
+            self.row_stride,
+            self.dim_stride,
+        )
     }
 
     fn row_block(&self, batch: usize, head: usize, first: usize) -> &'a [f32] {
@@ -125,6 +133,10 @@ impl Target {
 /// exponentials, `[batch, heads, queries]`, which [`backward`] wants.
 pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32>) {
     shape.check();
+    assert_eq!(
+        q.dim_stride, 1,
+        "components of the queries beside each other"
+    );
     let Shape {
         batch,
         heads,
@@ -175,7 +187,7 @@ pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32
     if tasks * queries.min(QUERIES) * shape.keys * dim < 1 << 17 {
         (0..tasks).for_each(task);
     } else {
-        (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+        team::for_each(tasks, task);
     }
     (out, normalisers)
 }
@@ -255,11 +267,17 @@ pub(crate) fn backward_into(
         "normalisers of the forward pass"
     );
     assert!(queries > 0, "the gradient of no query");
+    assert_eq!(
+        (q.dim_stride, dout.dim_stride),
+        (1, 1),
+        "components beside each other"
+    );
     let out = Heads {
         data: out,
         batch_stride: queries * heads * dim,
         head_stride: dim,
         row_stride: heads * dim,
+        dim_stride: 1,
     };
     let task = |unit: usize| {
         let (b, h) = (unit / heads, unit % heads);
@@ -323,10 +341,7 @@ pub(crate) fn backward_into(
             });
         }
     };
-    (0..batch * heads)
-        .into_par_iter()
-        .with_max_len(1)
-        .for_each(task);
+    team::for_each(batch * heads, task);
 }
 
 vectorised! {
@@ -364,6 +379,7 @@ mod tests {
             batch_stride: length * heads * dim,
             head_stride: dim,
             row_stride: heads * dim,
+            dim_stride: 1,
         }
     }
 

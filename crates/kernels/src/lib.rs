@@ -29,6 +29,7 @@ pub mod self_attention;
 mod shared;
 mod simd;
 pub mod swiglu;
+mod team;
 mod vector;
 
 pub use isa::{Isa, isa};

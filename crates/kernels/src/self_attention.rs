@@ -75,6 +75,7 @@ impl Sizes {
             batch_stride,
             head_stride: self.dim,
             row_stride,
+            dim_stride: 1,
         }
     }
 }
@@ -113,12 +114,12 @@ pub fn forward(qkv: &[f32], query: &Turn, key: &Turn, sizes: &Sizes) -> (Vec<f32
     )
 }
 
-/// Keys and values of positions told before, `[batch, heads, capacity, dim]` each.
+/// Keys and values of positions told before.
 #[derive(Debug)]
 pub struct Cache<'a> {
-    /// Keys.
+    /// Keys, `[batch, heads, dim, capacity]`: as the scores of one more query read them.
     pub keys: &'a mut [f32],
-    /// Values.
+    /// Values, `[batch, heads, capacity, dim]`.
     pub values: &'a mut [f32],
     /// Positions that there is room for.
     pub capacity: usize,
@@ -165,18 +166,21 @@ pub fn extend(
     };
     cache.append(keys, key_stride, &qkv[2 * width..], 3 * width, sizes);
     let capacity = cache.capacity;
-    let view = |data| Heads {
+    let view = |data, row_stride, dim_stride| Heads {
         data,
         batch_stride: sizes.heads * capacity * sizes.dim,
         head_stride: capacity * sizes.dim,
-        row_stride: sizes.dim,
+        row_stride,
+        dim_stride,
     };
     let shape = Shape {
         keys: known,
         ..sizes.shape()
     };
     cache.known = known;
-    attention::forward(queries, view(&*cache.keys), view(&*cache.values), shape).0
+    let keys = view(&*cache.keys, 1, capacity);
+    let values = view(&*cache.values, sizes.dim, 1);
+    attention::forward(queries, keys, values, shape).0
 }
 
 impl Cache<'_> {
@@ -199,13 +203,14 @@ impl Cache<'_> {
         for entry in 0..batch {
             for position in 0..length {
                 let from = entry * length + position;
+                let place = self.known + position;
                 for head in 0..heads {
-                    let place = (entry * heads + head) * self.capacity + self.known + position;
-                    let copy = |to: &mut [f32], from: &[f32]| {
-                        to[place * dim..][..dim].copy_from_slice(&from[head * dim..][..dim]);
-                    };
-                    copy(self.keys, &keys[from * key_stride..]);
-                    copy(self.values, &values[from * value_stride..]);
+                    let room = (entry * heads + head) * dim * self.capacity;
+                    let key = &keys[from * key_stride + head * dim..][..dim];
+                    let column = self.keys[room + place..].iter_mut().step_by(self.capacity);
+                    column.zip(key).for_each(|(to, from)| *to = *from);
+                    let value = &values[from * value_stride + head * dim..][..dim];
+                    self.values[room + place * dim..][..dim].copy_from_slice(value);
                 }
             }
         }

@@ -3,6 +3,8 @@
 
 use std::cell::RefCell;
 
+use crate::team;
+
 /// A pointer that tasks may hold; whoever dereferences it proves that the tasks' parts are disjoint.
 #[derive(Clone, Copy)]
 pub(crate) struct SharedPtr<T>(*mut T);
@@ -75,7 +77,6 @@ const PARALLEL_FROM: usize = 1 << 15;
 
 /// Runs `work(first_row, rows)` over all rows of `width` elements, in tasks of a fixed size.
 pub(crate) fn for_rows(rows: usize, width: usize, work: impl Fn(usize, usize) + Sync) {
-    use rayon::prelude::*;
     if rows * width < PARALLEL_FROM || rayon::current_num_threads() == 1 {
         if rows > 0 {
             work(0, rows);
@@ -83,9 +84,9 @@ pub(crate) fn for_rows(rows: usize, width: usize, work: impl Fn(usize, usize) + 
         return;
     }
     let each = (PARALLEL_FROM / 2 / width.max(1)).clamp(1, rows);
-    (0..rows.div_ceil(each))
-        .into_par_iter()
-        .for_each(|task| work(task * each, each.min(rows - task * each)));
+    team::for_each(rows.div_ceil(each), |task| {
+        work(task * each, each.min(rows - task * each));
+    });
 }
 
 /// Rows `first..first + rows` of a row-major matrix that tasks share.

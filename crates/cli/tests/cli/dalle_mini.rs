@@ -1,50 +1,16 @@
 //! DALL·E mini from the command line, as it is published: the library's goldens through the executable.
 
-use std::path::{Path, PathBuf};
-
-use impasto::checkpoint::stored::safetensors;
-use impasto::image::{Format, Picture};
+use impasto::image::Picture;
 
 use crate::program::Program;
+use crate::references::{expected, first_row, published, write_picture};
 
-fn published(name: &str) -> String {
-    let folder =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../impasto/src/import/dalle_mini/goldens");
-    folder.join(name).to_str().unwrap().to_owned()
-}
-
-/// A tensor that the references made of a set, and its shape.
-fn expected(set: &str, name: &str) -> (Vec<f32>, Vec<usize>) {
-    let path = PathBuf::from(published(set)).join("expected.safetensors");
-    let bytes = std::fs::read(&path).unwrap();
-    let tensors = safetensors(&path, &bytes).unwrap();
-    let (_, tensor) = tensors
-        .into_iter()
-        .find(|(found, _)| found == name)
-        .unwrap();
-    (tensor.floats(), tensor.shape().to_vec())
-}
-
-fn first_row(set: &str, name: &str) -> Vec<u32> {
-    let (values, shape) = expected(set, name);
-    values[..shape[1]].iter().map(|&id| id as u32).collect()
-}
-
-/// The picture that the references encoded, as `in.png`.
-fn write_picture(program: &Program) {
-    let (values, shape) = expected("flax_stacked", "picture");
-    let chw: Vec<f32> = values.iter().map(|value| value / 127.5 - 1.0).collect();
-    let picture = Picture::from_chw(&chw, shape[3], shape[2]).unwrap();
-    std::fs::write(
-        program.path("in.png"),
-        picture.encode(Format::Png, 100).unwrap(),
-    )
-    .unwrap();
-}
+const STACKED: &str = "dalle_mini/goldens/flax_stacked";
+const MIN_DALLE: &str = "dalle_mini/goldens/min_dalle";
 
 #[test]
 fn published_folders_draw_what_the_reference_draws() {
-    for set in ["flax_stacked", "min_dalle"] {
+    for set in [STACKED, MIN_DALLE] {
         let program = Program::new();
         let model = published(set);
         let ids = serde_json::to_vec(&first_row(set, "guided_ids")).unwrap();
@@ -63,13 +29,13 @@ fn published_folders_draw_what_the_reference_draws() {
 #[test]
 fn ids_pictures_and_likelihoods_are_those_of_the_reference() {
     let program = Program::new();
-    write_picture(&program);
-    let set = "flax_stacked";
+    write_picture(&program, STACKED);
+    let set = STACKED;
     let model = published(set);
     let encoded = program.json(&["tokens", "encode", "in.png", "--json", "--model", &model]);
     let ids: Vec<u32> = serde_json::from_value(encoded["image_ids"].clone()).unwrap();
     assert_eq!(ids, first_row(set, "picture_ids"));
-    assert_eq!(encoded["model"], set);
+    assert_eq!(encoded["model"], "flax_stacked");
 
     program.expect(&["reconstruct", "in.png", "-o", "back.png", "--model", &model]);
     let back = Picture::open(program.path("back.png")).unwrap();
@@ -103,7 +69,7 @@ fn ids_pictures_and_likelihoods_are_those_of_the_reference() {
 #[test]
 fn several_pictures_go_into_files_grids_and_seamless_grids() {
     let program = Program::new();
-    let model = published("flax_stacked");
+    let model = published(STACKED);
     let common = ["--seed", "5", "--top-k", "12", "--model", &model];
     let run = |arguments: &[&str]| program.expect(&[arguments, &common].concat());
     let printed = run(&["generate", "a cat", "-n", "4", "-o", "each/"]);
@@ -132,7 +98,7 @@ fn several_pictures_go_into_files_grids_and_seamless_grids() {
 #[test]
 fn info_tells_both_stacks_and_list_names_published_folders() {
     let program = Program::new();
-    let model = published("min_dalle");
+    let model = published(MIN_DALLE);
     let text = program.expect(&["model", "info", &model]);
     for part in [
         "min_dalle",
@@ -144,7 +110,7 @@ fn info_tells_both_stacks_and_list_names_published_folders() {
     ] {
         assert!(text.contains(part), "no {part:?} in {text}");
     }
-    let info = program.json(&["model", "info", &published("flax_stacked"), "--json"]);
+    let info = program.json(&["model", "info", &published(STACKED), "--json"]);
     // In 16 bits, with the names around them.
     let parameters = info["dalle_parameters"].as_u64().unwrap()
         + info["image_tokenizer_parameters"].as_u64().unwrap();
@@ -153,7 +119,7 @@ fn info_tells_both_stacks_and_list_names_published_folders() {
         (2 * parameters..2 * parameters + 40_000).contains(&bytes),
         "{parameters} {bytes}"
     );
-    let list = program.expect(&["model", "list", &published("")]);
+    let list = program.expect(&["model", "list", &published("dalle_mini/goldens")]);
     assert!(list.contains("flax_stacked, Apache-2.0, "), "{list}");
 }
 
@@ -199,14 +165,17 @@ fn a_pulled_model_is_found_by_its_name_with_what_it_needs() {
         "{}",
         missing.stderr
     );
-    place("dalle-mini/dalle-mini", "flax_stacked");
+    place("dalle-mini/dalle-mini", STACKED);
     let missing = run(&generate);
     assert!(
         missing.stderr.contains("vqgan_imagenet_f16_16384"),
         "{}",
         missing.stderr
     );
-    place("dalle-mini/vqgan_imagenet_f16_16384", "flax_stacked/vqgan");
+    place(
+        "dalle-mini/vqgan_imagenet_f16_16384",
+        "dalle_mini/goldens/flax_stacked/vqgan",
+    );
     let drawn = run(&generate);
     assert_eq!(drawn.code, 0, "{}", drawn.stderr);
     let info = run(&["model", "info", "dalle-mini"]);
@@ -220,8 +189,8 @@ fn a_pulled_model_is_found_by_its_name_with_what_it_needs() {
 #[test]
 fn what_it_can_not_do_is_refused() {
     let program = Program::new();
-    write_picture(&program);
-    let own = published("flax_stacked");
+    write_picture(&program, STACKED);
+    let own = published(STACKED);
     let drawn = [
         "generate",
         "a cat",
@@ -236,7 +205,7 @@ fn what_it_can_not_do_is_refused() {
         &["caption", "in.png", "--model", &own],
         &["published model"],
     );
-    let decoder = published("min_dalle");
+    let decoder = published(MIN_DALLE);
     let back = ["reconstruct", "in.png", "-o", "b.png", "--model", &decoder];
     program.refuses(1, &back, &["came without an encoder"]);
 }

@@ -17,6 +17,7 @@ mod program;
 mod published;
 mod pull;
 mod quantize;
+mod references;
 mod tokens;
 mod train;
 mod training;

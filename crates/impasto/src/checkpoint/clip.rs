@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{ModelSource, weights};
+use super::{ModelSource, config_file, weights};
 use crate::image::Picture;
 use crate::import::clip::{self as import, PublishedClip};
 use crate::models::clip::unit;
@@ -15,7 +15,7 @@ use crate::models::{Clip, ClipConfig};
 use crate::nn::Init;
 use crate::text::clip::{Cleaning, ClipTokenizer, LongCaption};
 use crate::text::{self, TextTokenizer};
-use crate::{Error, Result, files};
+use crate::{Error, Result};
 
 /// `config.json` of a CLIP.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -115,7 +115,6 @@ impl CaptionTokenizer {
     }
 }
 
-const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const CLIP: &str = "clip.safetensors";
 
@@ -159,12 +158,9 @@ impl ClipModel {
         {
             return Ok(import::load(path, &import::Options::default(), device)?.into());
         }
-        let config: ClipModelConfig = serde_json::from_slice(&source.read(CONFIG)?)
-            .map_err(|e| Error::bad_file(source.path(CONFIG), format!("not a CLIP config: {e}")))?;
-        config
-            .clip
-            .validate()
-            .map_err(|e| Error::bad_file(source.path(CONFIG), e.to_string()))?;
+        let config = source.parsed_config("a CLIP config", |config: &ClipModelConfig| {
+            config.clip.validate()
+        })?;
         let text = CaptionTokenizer::from_json(&source.read(TOKENIZER)?, config.text_tokenizer)
             .map_err(|e| Error::bad_file(source.path(TOKENIZER), e.to_string()))?;
         // Published embeddings may have rows behind the last id that no text becomes.
@@ -178,12 +174,8 @@ impl ClipModel {
                 ),
             ));
         }
-        let clip = weights::load(
-            config.clip.init(&mut Init::empty(device)),
-            &source.path(CLIP),
-            source.map(CLIP)?,
-            weights::Formats::default(),
-        )?;
+        let clip = config.clip.init(&mut Init::empty(device));
+        let clip = source.load(clip, CLIP, weights::Formats::default())?;
         Ok(ClipModel { config, text, clip })
     }
 
@@ -192,9 +184,7 @@ impl ClipModel {
         std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         weights::write(&dir.join(CLIP), &export(&self.clip), precision)?;
         self.text.save(dir)?;
-        let config = serde_json::to_vec_pretty(&self.config)
-            .map_err(|e| Error::invalid("config", e.to_string()))?;
-        files::write_atomic(dir.join(CONFIG), &config)
+        config_file::save(dir, &self.config)
     }
 
     /// Embeddings of captions, of length one. Where a long caption is taken in pieces, it is the direction of

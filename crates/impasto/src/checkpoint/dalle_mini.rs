@@ -9,8 +9,9 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
+use super::config_file::CONFIG;
 use super::weights::Formats;
-use super::{ModelSource, saving, weights};
+use super::{ModelSource, config_file, saving};
 use crate::models::{DalleBart, DalleBartConfig, ImageTokenizer, ImageTokenizerConfig};
 use crate::nn::Init;
 use crate::nn::ops::packed::WeightFormat;
@@ -26,7 +27,6 @@ pub const IMAGE_TOKENIZER: &str = "image_tokenizer.safetensors";
 /// The words that hashtags are split into, the most frequent first.
 pub const WORD_FREQUENCIES: &str = "enwiki-words-frequency.txt";
 
-const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
 
 /// What tells `config.json` from that of other families.
@@ -67,64 +67,29 @@ impl DalleMiniConfig {
         self.image_tokenizer.validate()?;
         self.dalle_bart.validate()?;
         self.sampling.validate()?;
-        let (grid, codes) = (
-            self.image_tokenizer.grid(),
-            self.image_tokenizer.codebook_size(),
-        );
         let dalle = &self.dalle_bart;
-        if grid != dalle.grid || codes != dalle.codebook_size {
-            return Err(Error::invalid(
-                "model config",
-                format!(
-                    "the image tokenizer has {codes} codes on a {grid}x{grid} grid, the transformer expects {} on {}x{}",
-                    dalle.codebook_size, dalle.grid, dalle.grid
-                ),
-            ));
-        }
-        Ok(())
+        config_file::check_codes(&self.image_tokenizer, dalle.grid, dalle.codebook_size)
     }
 
     /// Writes `config.json` into `dir`.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        let json =
-            serde_json::to_vec_pretty(self).map_err(|e| Error::invalid("config", e.to_string()))?;
-        files::write_atomic(dir.join(CONFIG), &json)
+        config_file::save(dir, self)
     }
 }
 
 /// Whether `source` is of this family.
 pub fn is_dalle_mini(source: &ModelSource) -> bool {
-    #[derive(Deserialize)]
-    struct Beginning {
-        #[serde(rename = "architecture")]
-        _architecture: Architecture,
-    }
-    source.folder().is_some()
-        && source
-            .read(CONFIG)
-            .is_ok_and(|bytes| serde_json::from_slice::<Beginning>(&bytes).is_ok())
+    source.has_architecture::<Architecture>()
 }
 
 /// The config of a model of this family, without its weights.
 pub fn config(source: &ModelSource) -> Result<DalleMiniConfig> {
-    let path = source.path(CONFIG);
-    let config: DalleMiniConfig = serde_json::from_slice(&source.read(CONFIG)?)
-        .map_err(|e| Error::bad_file(&path, format!("not a DALL·E mini config: {e}")))?;
-    config
-        .validate()
-        .map_err(|e| Error::bad_file(&path, e.to_string()))?;
-    Ok(config)
+    source.parsed_config("a DALL·E mini config", DalleMiniConfig::validate)
 }
 
 /// Bytes of the weight files.
 pub fn weight_bytes(source: &ModelSource) -> Result<u64> {
-    let mut total = 0;
-    for name in [TRANSFORMER, IMAGE_TOKENIZER] {
-        let path = source.path(name);
-        let file = std::fs::metadata(&path).map_err(Error::io("read", &path))?;
-        total += file.len();
-    }
-    Ok(total)
+    source.file_bytes(&[TRANSFORMER, IMAGE_TOKENIZER])
 }
 
 /// A model of this family, ready to run.
@@ -181,18 +146,9 @@ impl DalleMini {
         }
         // The fresh weights are all replaced; the seed is of no consequence.
         let mut init = Init::empty(device);
-        let dalle = weights::load(
-            config.dalle_bart.init(&mut init),
-            &source.path(TRANSFORMER),
-            source.map(TRANSFORMER)?,
-            formats,
-        )?;
-        let image = weights::load(
-            config.image_tokenizer.init(&mut init),
-            &source.path(IMAGE_TOKENIZER),
-            source.map(IMAGE_TOKENIZER)?,
-            Formats::default(),
-        )?;
+        let dalle = source.load(config.dalle_bart.init(&mut init), TRANSFORMER, formats)?;
+        let image = config.image_tokenizer.init(&mut init);
+        let image = source.load(image, IMAGE_TOKENIZER, Formats::default())?;
         Ok(DalleMini {
             config,
             text,

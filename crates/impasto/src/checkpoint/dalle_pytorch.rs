@@ -8,7 +8,8 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::{ModelSource, weights};
+use super::config_file::CONFIG;
+use super::{ModelSource, config_file, weights};
 use crate::models::parameters::export;
 use crate::models::{DallePytorch, DallePytorchConfig, ImageTokenizer, ImageTokenizerConfig};
 use crate::nn::Init;
@@ -16,7 +17,6 @@ use crate::sampling::SamplingOptions;
 use crate::text::dalle_pytorch::DallePytorchTokenizer;
 use crate::{Error, Result, files};
 
-const CONFIG: &str = "config.json";
 const TRANSFORMER: &str = "dalle_pytorch.safetensors";
 const IMAGE_TOKENIZER: &str = "image_tokenizer.safetensors";
 
@@ -53,21 +53,8 @@ impl DallePytorchModelConfig {
         self.image_tokenizer.validate()?;
         self.dalle_pytorch.validate()?;
         self.sampling.validate()?;
-        let (grid, codes) = (
-            self.image_tokenizer.grid(),
-            self.image_tokenizer.codebook_size(),
-        );
         let dalle = &self.dalle_pytorch;
-        if grid != dalle.grid || codes != dalle.codebook_size {
-            return Err(Error::invalid(
-                "model config",
-                format!(
-                    "the image tokenizer has {codes} codes on a {grid}x{grid} grid, the transformer expects {} on {}x{}",
-                    dalle.codebook_size, dalle.grid, dalle.grid
-                ),
-            ));
-        }
-        Ok(())
+        config_file::check_codes(&self.image_tokenizer, dalle.grid, dalle.codebook_size)
     }
 }
 
@@ -86,37 +73,17 @@ pub struct DallePytorchModel {
 
 /// Whether `source` is of this family.
 pub fn is_dalle_pytorch(source: &ModelSource) -> bool {
-    #[derive(Deserialize)]
-    struct Beginning {
-        #[serde(rename = "architecture")]
-        _architecture: Architecture,
-    }
-    source.folder().is_some()
-        && source
-            .read(CONFIG)
-            .is_ok_and(|bytes| serde_json::from_slice::<Beginning>(&bytes).is_ok())
+    source.has_architecture::<Architecture>()
 }
 
 /// The config, without the weights.
 pub fn config(source: &ModelSource) -> Result<DallePytorchModelConfig> {
-    let path = source.path(CONFIG);
-    let config: DallePytorchModelConfig = serde_json::from_slice(&source.read(CONFIG)?)
-        .map_err(|e| Error::bad_file(&path, format!("not a DALLE-pytorch config: {e}")))?;
-    config
-        .validate()
-        .map_err(|e| Error::bad_file(&path, e.to_string()))?;
-    Ok(config)
+    source.parsed_config("a DALLE-pytorch config", DallePytorchModelConfig::validate)
 }
 
 /// Bytes of the weight files.
 pub fn weight_bytes(source: &ModelSource) -> Result<u64> {
-    let mut total = 0;
-    for name in [TRANSFORMER, IMAGE_TOKENIZER] {
-        let path = source.path(name);
-        let file = std::fs::metadata(&path).map_err(Error::io("read", &path))?;
-        total += file.len();
-    }
-    Ok(total)
+    source.file_bytes(&[TRANSFORMER, IMAGE_TOKENIZER])
 }
 
 impl DallePytorchModel {
@@ -160,8 +127,6 @@ impl DallePytorchModel {
             let bytes = std::fs::read(&file).map_err(Error::io("read", &file))?;
             files::write_atomic(dir.join(file.file_name().unwrap_or_default()), &bytes)?;
         }
-        let json = serde_json::to_vec_pretty(&self.config)
-            .map_err(|e| Error::invalid("config", e.to_string()))?;
-        files::write_atomic(dir.join(CONFIG), &json)
+        config_file::save(dir, &self.config)
     }
 }

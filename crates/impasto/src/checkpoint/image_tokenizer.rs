@@ -7,13 +7,12 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::{ModelSource, weights};
+use super::{ModelSource, config_file, weights};
 use crate::models::parameters::export;
 use crate::models::{ImageTokenizer, ImageTokenizerConfig};
 use crate::nn::Init;
-use crate::{Error, Result, files};
+use crate::{Error, Result};
 
-const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "image_tokenizer.safetensors";
 
 /// What tells `config.json` from that of other families.
@@ -41,34 +40,20 @@ pub struct ImageTokenizerModelConfig {
 
 /// Whether `source` is one.
 pub fn is_image_tokenizer(source: &ModelSource) -> bool {
-    #[derive(Deserialize)]
-    struct Beginning {
-        #[serde(rename = "architecture")]
-        _architecture: Architecture,
-    }
-    source.folder().is_some()
-        && source
-            .read(CONFIG)
-            .is_ok_and(|bytes| serde_json::from_slice::<Beginning>(&bytes).is_ok())
+    source.has_architecture::<Architecture>()
 }
 
 /// The config, without the weights.
 pub fn config(source: &ModelSource) -> Result<ImageTokenizerModelConfig> {
-    let path = source.path(CONFIG);
-    let config: ImageTokenizerModelConfig = serde_json::from_slice(&source.read(CONFIG)?)
-        .map_err(|e| Error::bad_file(&path, format!("not an image tokenizer's config: {e}")))?;
-    config
-        .image_tokenizer
-        .validate()
-        .map_err(|e| Error::bad_file(&path, e.to_string()))?;
-    Ok(config)
+    source.parsed_config(
+        "an image tokenizer's config",
+        |config: &ImageTokenizerModelConfig| config.image_tokenizer.validate(),
+    )
 }
 
 /// Bytes of the weight file.
 pub fn weight_bytes(source: &ModelSource) -> Result<u64> {
-    let path = source.path(WEIGHTS);
-    let file = std::fs::metadata(&path).map_err(Error::io("read", &path))?;
-    Ok(file.len())
+    source.file_bytes(&[WEIGHTS])
 }
 
 /// Loads one onto `device`.
@@ -94,7 +79,5 @@ pub fn save(
 ) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     weights::write(&dir.join(WEIGHTS), &export(model), precision)?;
-    let json =
-        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
-    files::write_atomic(dir.join(CONFIG), &json)
+    config_file::save(dir, config)
 }

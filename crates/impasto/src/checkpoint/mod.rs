@@ -6,6 +6,7 @@
 
 pub mod adapter;
 mod clip;
+mod config_file;
 pub mod dalle_mini;
 pub mod dalle_pytorch;
 mod embedded;

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use super::weights::Formats;
-use super::{embedded, saving, weights};
+use super::{config_file, embedded, saving, weights};
 use crate::models::{Dalle, DalleConfig, ImageTokenizer, ImageTokenizerConfig};
 use crate::nn::Init;
 use crate::nn::ops::packed::WeightFormat;
@@ -49,20 +50,11 @@ impl ModelConfig {
         self.image_tokenizer.validate()?;
         self.dalle.validate()?;
         self.sampling.validate()?;
-        let (grid, codes) = (
-            self.image_tokenizer.grid(),
-            self.image_tokenizer.codebook_size(),
-        );
-        if grid != self.dalle.grid || codes != self.dalle.codebook_size {
-            return Err(Error::invalid(
-                "model config",
-                format!(
-                    "the image tokenizer has {codes} codes on a {grid}x{grid} grid, the transformer expects {} on {}x{}",
-                    self.dalle.codebook_size, self.dalle.grid, self.dalle.grid
-                ),
-            ));
-        }
-        Ok(())
+        config_file::check_codes(
+            &self.image_tokenizer,
+            self.dalle.grid,
+            self.dalle.codebook_size,
+        )
     }
 }
 
@@ -87,7 +79,6 @@ pub const EMBEDDED_NAME: &str = "impasto-mini";
 /// The embedded CLIP.
 pub const EMBEDDED_CLIP: &str = "impasto-clip";
 
-const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
 pub(crate) const DALLE: &str = "dalle.safetensors";
 pub(crate) const IMAGE_TOKENIZER: &str = "image_tokenizer.safetensors";
@@ -172,13 +163,7 @@ impl ModelSource {
 
     /// The model's config, without its weights.
     pub fn config(&self) -> Result<ModelConfig> {
-        let bytes = self.read(CONFIG)?;
-        let config: ModelConfig = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::bad_file(self.path(CONFIG), format!("not a model config: {e}")))?;
-        config
-            .validate()
-            .map_err(|e| Error::bad_file(self.path(CONFIG), e.to_string()))?;
-        Ok(config)
+        self.parsed_config("a model config", ModelConfig::validate)
     }
 
     /// The model's text tokenizer.
@@ -197,19 +182,30 @@ impl ModelSource {
 
     /// Bytes of the weight files.
     pub fn weight_bytes(&self) -> Result<u64> {
-        let mut total = 0;
-        for name in [DALLE, IMAGE_TOKENIZER] {
-            total += match self {
-                ModelSource::Embedded(_) => self.read(name)?.len() as u64,
-                ModelSource::Dir(dir) | ModelSource::Published { path: dir, .. } => {
-                    let path = dir.join(name);
-                    std::fs::metadata(&path)
-                        .map_err(Error::io("read", &path))?
-                        .len()
-                }
-            };
-        }
-        Ok(total)
+        self.file_bytes(&[DALLE, IMAGE_TOKENIZER])
+    }
+
+    /// Bytes of some of the model's files.
+    pub(super) fn file_bytes(&self, names: &[&'static str]) -> Result<u64> {
+        let bytes = names.iter().map(|&name| match self {
+            ModelSource::Embedded(_) => Ok(self.read(name)?.len() as u64),
+            ModelSource::Dir(_) | ModelSource::Published { .. } => {
+                let path = self.path(name);
+                let file = std::fs::metadata(&path).map_err(Error::io("read", &path))?;
+                Ok(file.len())
+            }
+        });
+        bytes.sum()
+    }
+
+    /// Sets all parameters of `module` from one of the model's files.
+    pub(super) fn load<M: Module>(
+        &self,
+        module: M,
+        name: &'static str,
+        formats: Formats,
+    ) -> Result<M> {
+        weights::load(module, &self.path(name), self.map(name)?, formats)
     }
 }
 
@@ -246,18 +242,9 @@ impl Model {
         let text = source.text_tokenizer()?;
         // The fresh weights are all replaced; the seed is of no consequence.
         let mut init = Init::empty(device);
-        let dalle = weights::load(
-            config.dalle.init(&mut init),
-            &source.path(DALLE),
-            source.map(DALLE)?,
-            formats,
-        )?;
-        let image = weights::load(
-            config.image_tokenizer.init(&mut init),
-            &source.path(IMAGE_TOKENIZER),
-            source.map(IMAGE_TOKENIZER)?,
-            Formats::default(),
-        )?;
+        let dalle = source.load(config.dalle.init(&mut init), DALLE, formats)?;
+        let image = config.image_tokenizer.init(&mut init);
+        let image = source.load(image, IMAGE_TOKENIZER, Formats::default())?;
         Ok(Model {
             config,
             text,
@@ -292,8 +279,6 @@ impl Model {
             precision,
             ..self.config.clone()
         };
-        let config = serde_json::to_vec_pretty(&config)
-            .map_err(|e| Error::invalid("config", e.to_string()))?;
-        files::write_atomic(dir.join(CONFIG), &config)
+        config_file::save(dir, &config)
     }
 }

@@ -4,16 +4,15 @@
 //! of nothing (`<s></s>`), and the mix of logits that [`Sampler`] makes. Only ids of the image tokenizer are
 //! drawn; the log-likelihood is that of the whole vocabulary, as in training.
 
-use std::ops::ControlFlow;
+use burn::tensor::Tensor;
 
-use super::DrawnIds;
+use super::raster::{self, Progress, Teller};
+use super::{DrawnIds, Filling};
+use crate::Result;
 use crate::models::DalleBart;
 use crate::models::dalle_bart::{Followers, ReadCaption};
-use crate::sampling::{Sampler, SamplingOptions, log_prob};
-use crate::{Error, Result};
-
-/// Gets the ids of a picture known and to know, with all pictures' ids so far; may stop the work.
-pub type Progress<'a> = dyn FnMut(usize, usize, &[Vec<u32>]) -> ControlFlow<()> + 'a;
+use crate::nn::KvCache;
+use crate::sampling::SamplingOptions;
 
 /// Draws a picture of one caption for each seed, all in one batch, each going on from `beginning`.
 pub fn draw(
@@ -25,82 +24,69 @@ pub fn draw(
     options: &SamplingOptions,
     progress: &mut Progress<'_>,
 ) -> Result<Vec<DrawnIds>> {
-    options.validate()?;
+    let fillings = raster::begun(beginning, model.config().image_length(), seeds)?;
+    fill(model, caption, null_caption, &fillings, options, progress)
+}
+
+/// Draws what canvases of one caption ask for; the captions that they tell are not looked at.
+pub fn fill(
+    model: &DalleBart,
+    caption: &ReadCaption,
+    null_caption: &ReadCaption,
+    fillings: &[Filling],
+    options: &SamplingOptions,
+    progress: &mut Progress<'_>,
+) -> Result<Vec<DrawnIds>> {
     let config = model.config();
-    let (positions, codes) = (config.image_length(), config.codebook_size);
-    let rows = seeds.len();
-    if rows == 0 {
-        return Ok(Vec::new());
-    }
-    if beginning.len() >= positions {
-        return Err(Error::invalid(
-            "beginning",
-            format!(
-                "expected fewer than {positions} ids, got {}",
-                beginning.len()
-            ),
-        ));
-    }
-    let mut followers = vec![Followers { caption, rows }];
-    if options.needs_unconditional() {
-        followers.push(Followers {
-            caption: null_caption,
-            rows,
-        });
-    }
-    let samplers: Vec<Sampler> = seeds
-        .iter()
-        .map(|&seed| Sampler::new(options, seed))
-        .collect();
-    let mut caches = model.caches();
-    let mut image_ids: Vec<Vec<u32>> = vec![beginning.to_vec(); rows];
-    let mut log_likelihoods = vec![0.0; rows];
-    // What the first pass reads: the start and the beginning; each later one an id.
-    let mut told = 0;
-    for position in beginning.len()..positions {
-        let inputs = |row: &Vec<u32>| -> Vec<u32> {
-            let start = std::iter::once(&config.start_id);
-            start.chain(row).copied().skip(told).collect()
-        };
-        // The pictures once for each caption that they follow.
-        let inputs: Vec<Vec<u32>> = followers
-            .iter()
-            .flat_map(|_| image_ids.iter().map(inputs))
-            .collect();
-        let states = model.decode(&inputs, told, &followers, Some(&mut caches))?;
-        let states = states.narrow(1, position - told, 1);
-        told = position + 1;
-        let logits: Vec<f32> = model
-            .image_logits(states)
-            .into_data()
-            .convert::<f32>()
-            .try_into_vec()
-            .map_err(|e| Error::invalid("logits", format!("{e:?}")))?;
-        let vocabulary = config.image_vocab_size + 1;
-        for (row, sampler) in samplers.iter().enumerate() {
-            let of = |row: usize| &logits[row * vocabulary..][..vocabulary];
-            let unconditional = (followers.len() == 2).then(|| &of(rows + row)[..codes]);
-            let drawn = sampler.sample(&of(row)[..codes], unconditional, position as u64)?;
-            image_ids[row].push(drawn.id);
-            log_likelihoods[row] += log_prob(of(row), drawn.id as usize);
-        }
-        if progress(position + 1, positions, &image_ids).is_break() {
-            return Err(Error::Stopped);
-        }
-    }
-    let drawn = image_ids.into_iter().zip(log_likelihoods);
-    Ok(drawn
-        .map(|(image_ids, log_likelihood)| DrawnIds {
-            image_ids,
-            log_likelihood,
+    let sizes = [config.image_length(), config.codebook_size];
+    let begin = |rows| {
+        let captions = [caption, null_caption];
+        let read = 1 + usize::from(options.needs_unconditional());
+        let followers = captions[..read].iter();
+        Ok(Pictures {
+            model,
+            followers: followers
+                .map(|caption| Followers { caption, rows })
+                .collect(),
+            caches: model.caches(),
+            told: 0,
         })
-        .collect())
+    };
+    raster::fill(sizes, fillings, options, begin, progress)
+}
+
+/// Pictures that follow their captions.
+struct Pictures<'a> {
+    model: &'a DalleBart,
+    followers: Vec<Followers<'a>>,
+    caches: Vec<KvCache>,
+    /// The start and ids.
+    told: usize,
+}
+
+impl Teller for Pictures<'_> {
+    fn tell(&mut self, newest: Vec<Vec<u32>>) -> Result<Tensor<3>> {
+        let start = (self.told == 0).then_some(self.model.config().start_id);
+        let inputs: Vec<Vec<u32>> = newest
+            .into_iter()
+            .map(|ids| start.into_iter().chain(ids).collect())
+            .collect();
+        let caches = Some(&mut self.caches[..]);
+        let states = self
+            .model
+            .decode(&inputs, self.told, &self.followers, caches)?;
+        let [_, told, _] = states.dims();
+        self.told += told;
+        Ok(self.model.image_logits(states.narrow(1, told - 1, 1)))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    use std::ops::ControlFlow;
 
     use burn::tensor::Device;
 

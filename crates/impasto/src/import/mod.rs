@@ -8,6 +8,8 @@ pub mod dalle_mini;
 pub mod dalle_pytorch;
 #[cfg(test)]
 mod damage;
+#[cfg(test)]
+mod goldens;
 pub mod image_tokenizer;
 mod mapping;
 mod taming;

@@ -4,7 +4,7 @@
 //! (arXiv:2302.05442), SwiGLU (arXiv:2002.05202).
 
 use burn::module::Module;
-use burn::tensor::{Bool, Int, Tensor, TensorData, activation};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 
 use super::norm::EPSILON;
 use super::rope::Rotation;
@@ -13,8 +13,9 @@ use super::{Init, Linear, RmsNorm, ops};
 /// Keys and values of one layer, allocated once for the longest sequence.
 #[derive(Clone, Debug)]
 pub struct KvCache {
-    /// `[batch, heads, capacity, head_width]`; taken out while it is written, so that it is never copied.
+    /// `[batch, heads, head_width, capacity]`; taken out while it is written, so that it is never copied.
     keys: Option<Tensor<4>>,
+    /// `[batch, heads, capacity, head_width]`.
     values: Option<Tensor<4>>,
     length: usize,
     capacity: usize,
@@ -73,12 +74,7 @@ impl KvCache {
             "cache of {} tokens asked to hold {end}",
             self.capacity
         );
-        let shape = [batch, n_heads, self.capacity, joint / 3 / n_heads];
-        let room = |slot: &mut Option<Tensor<4>>| {
-            slot.take()
-                .unwrap_or_else(|| Tensor::zeros(shape, &qkv.device()))
-        };
-        let held = (room(&mut self.keys), room(&mut self.values));
+        let held = self.take(batch, n_heads, joint / 3 / n_heads, &qkv.device());
         let (seen, keys, values) = ops::extend(qkv, turns, held, self.length, EPSILON);
         (self.keys, self.values) = (Some(keys), Some(values));
         self.length = end;
@@ -95,28 +91,48 @@ impl KvCache {
             "cache of {} tokens asked to hold {end}",
             self.capacity
         );
-        let write = |slot: &mut Option<Tensor<4>>, new: Tensor<4>| {
-            let all = slot.take().unwrap_or_else(|| {
-                Tensor::zeros([batch, heads, self.capacity, head_width], &new.device())
-            });
-            let all = all.slice_assign([0..batch, 0..heads, self.length..end, 0..head_width], new);
-            let known = all.clone().narrow(2, 0, end);
-            *slot = Some(all);
-            known
-        };
-        let known_keys = write(&mut self.keys, keys);
-        let known_values = write(&mut self.values, values);
+        let places = self.length..end;
+        let (all_keys, all_values) = self.take(batch, heads, head_width, &keys.device());
+        let area = [0..batch, 0..heads, 0..head_width, places.clone()];
+        let all_keys = all_keys.slice_assign(area, keys.swap_dims(2, 3));
+        let area = [0..batch, 0..heads, places, 0..head_width];
+        let all_values = all_values.slice_assign(area, values);
+        let known = (
+            all_keys.clone().narrow(3, 0, end).swap_dims(2, 3),
+            all_values.clone().narrow(2, 0, end),
+        );
+        (self.keys, self.values) = (Some(all_keys), Some(all_values));
         self.length = end;
-        (known_keys, known_values)
+        known
+    }
+
+    /// Keys and values to be written to, room for which is made the first time.
+    fn take(
+        &mut self,
+        batch: usize,
+        heads: usize,
+        head_width: usize,
+        device: &Device,
+    ) -> (Tensor<4>, Tensor<4>) {
+        let room = |slot: &mut Option<Tensor<4>>, shape: [usize; 4]| {
+            slot.take().unwrap_or_else(|| Tensor::zeros(shape, device))
+        };
+        let keys = room(&mut self.keys, [batch, heads, head_width, self.capacity]);
+        let values = room(&mut self.values, [batch, heads, self.capacity, head_width]);
+        (keys, values)
     }
 
     /// What it holds, with `keys` and `values` behind, leaving the cache as it is.
     fn peek(&self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        let join = |slot: &Option<Tensor<4>>, new: Tensor<4>| match slot {
-            Some(all) => Tensor::cat(vec![all.clone().narrow(2, 0, self.length), new], 2),
-            None => new,
+        let (Some(known_keys), Some(known_values)) = (&self.keys, &self.values) else {
+            return (keys, values);
         };
-        (join(&self.keys, keys), join(&self.values, values))
+        let known_keys = known_keys.clone().narrow(3, 0, self.length).swap_dims(2, 3);
+        let known_values = known_values.clone().narrow(2, 0, self.length);
+        (
+            Tensor::cat(vec![known_keys, keys], 2),
+            Tensor::cat(vec![known_values, values], 2),
+        )
     }
 }
 

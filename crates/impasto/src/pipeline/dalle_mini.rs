@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 
-use super::{AnyPipeline, BATCH, Drawn, GenerateRequest, Likelihood, Progress, Timings};
+use super::batches::Batches;
+use super::{AnyPipeline, Drawn, GenerateRequest, Likelihood, Progress, Timings};
+use crate::Result;
 use crate::checkpoint::dalle_mini::{self as checkpoint, DalleMini, DalleMiniConfig};
 use crate::checkpoint::{ModelSource, WeightFormat};
 use crate::generate::dalle_mini::draw;
 use crate::image::Picture;
 use crate::import::{dalle_mini as published, name_of};
 use crate::models::ImageTokenizer;
-use crate::models::dalle::Order;
 use crate::models::dalle_bart::Followers;
 use crate::sampling::SamplingOptions;
-use crate::{Error, Result};
 
 /// A DALL·E mini that draws.
 #[derive(Debug)]
@@ -106,65 +106,20 @@ impl AnyPipeline for DalleMiniPipeline {
         request: &GenerateRequest,
         progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<(Vec<Drawn>, Timings)> {
-        if request.n == 0 {
-            return Err(Error::invalid("n", "expected 1 or more pictures, got 0"));
-        }
-        if request.order != Order::Raster {
-            return Err(Error::invalid(
-                "order",
-                format!("DALL·E mini draws in raster order, got {}", request.order),
-            ));
-        }
+        let batches = Batches::begin(request, self.load_time)?.in_raster_order("DALL·E mini")?;
         let model = &self.model;
-        let mut timings = Timings {
-            load: self.load_time.as_secs_f64(),
-            ..Timings::default()
-        };
-        let clock = Instant::now();
         let text_ids = model.encode_caption(&request.prompt, request.truncate)?;
         let caption = model.dalle.read(&text_ids)?;
         let null_caption = model.dalle.read(&model.text.null_caption())?;
-        timings.text = clock.elapsed().as_secs_f64();
-        let total = model.config.dalle_bart.image_length() * request.n;
-        let mut drawn = Vec::with_capacity(request.n);
-        let mut finished = 0;
-        for first in (0..request.n).step_by(BATCH) {
-            let rows = BATCH.min(request.n - first);
-            let seeds: Vec<u64> = (first..first + rows)
-                .map(|i| request.seed.wrapping_add(i as u64))
-                .collect();
-            let clock = Instant::now();
-            let ids = draw(
-                &model.dalle,
-                &caption,
-                &null_caption,
-                &request.beginning,
-                &seeds,
-                &request.sampling,
-                &mut |done, _, image_ids| {
-                    progress(Progress {
-                        done: finished + done * rows,
-                        total,
-                        image_ids,
-                    })
-                },
-            )?;
-            finished += model.config.dalle_bart.image_length() * rows;
-            timings.decode += clock.elapsed().as_secs_f64();
-            let clock = Instant::now();
-            let image_ids: Vec<Vec<u32>> = ids.iter().map(|ids| ids.image_ids.clone()).collect();
-            let pictures = model.image.decode(&image_ids)?;
-            timings.pixels += clock.elapsed().as_secs_f64();
-            for ((picture, ids), seed) in pictures.into_iter().zip(ids).zip(seeds) {
-                drawn.push(Drawn {
-                    picture,
-                    seed,
-                    image_ids: ids.image_ids,
-                    log_likelihood: ids.log_likelihood,
-                });
-            }
-        }
-        Ok((drawn, timings))
+        batches.draw(
+            &model.image,
+            |seeds, progress| {
+                let (beginning, sampling) = (&request.beginning, &request.sampling);
+                let (dalle, null) = (&model.dalle, &null_caption);
+                draw(dalle, &caption, null, beginning, seeds, sampling, progress)
+            },
+            progress,
+        )
     }
 
     /// Captions themselves have no likelihood: the model reads them only.

@@ -4,7 +4,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{AnyPipeline, BATCH, Drawn, GenerateRequest, Likelihood, Progress, Timings};
+use super::batches::Batches;
+use super::{AnyPipeline, Drawn, GenerateRequest, Likelihood, Progress, Timings};
+use crate::Result;
 use crate::checkpoint::ModelSource;
 use crate::checkpoint::dalle_pytorch::{
     self as checkpoint, DallePytorchModel, DallePytorchModelConfig,
@@ -13,9 +15,7 @@ use crate::generate::dalle_pytorch::draw;
 use crate::image::Picture;
 use crate::import::dalle_pytorch as published;
 use crate::models::ImageTokenizer;
-use crate::models::dalle::Order;
 use crate::sampling::SamplingOptions;
-use crate::{Error, Result};
 use burn::tensor::Device;
 
 /// Such a model, ready to run.
@@ -99,59 +99,23 @@ impl AnyPipeline for DallePytorchPipeline {
         request: &GenerateRequest,
         progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<(Vec<Drawn>, Timings)> {
-        if request.n == 0 {
-            return Err(Error::invalid("n", "expected 1 or more pictures, got 0"));
-        }
-        if request.order != Order::Raster {
-            return Err(Error::invalid(
-                "order",
-                format!("DALLE-pytorch draws in raster order, got {}", request.order),
-            ));
-        }
-        let mut timings = Timings {
-            load: self.load_time.as_secs_f64(),
-            ..Timings::default()
-        };
-        let clock = Instant::now();
+        let batches = Batches::begin(request, self.load_time)?.in_raster_order("DALLE-pytorch")?;
         let caption = self.encode_caption(&request.prompt, request.truncate)?;
-        timings.text = clock.elapsed().as_secs_f64();
-        let positions = self.model.dalle.config().image_length();
-        let mut drawn = Vec::with_capacity(request.n);
-        for first in (0..request.n).step_by(BATCH) {
-            let rows = BATCH.min(request.n - first);
-            let seeds: Vec<u64> = (first..first + rows)
-                .map(|i| request.seed.wrapping_add(i as u64))
-                .collect();
-            let clock = Instant::now();
-            let ids = draw(
-                &self.model.dalle,
-                &caption,
-                &request.beginning,
-                &seeds,
-                &request.sampling,
-                &mut |done, _, image_ids| {
-                    progress(Progress {
-                        done: first * positions + done * rows,
-                        total: positions * request.n,
-                        image_ids,
-                    })
-                },
-            )?;
-            timings.decode += clock.elapsed().as_secs_f64();
-            let clock = Instant::now();
-            let image_ids: Vec<Vec<u32>> = ids.iter().map(|ids| ids.image_ids.clone()).collect();
-            let pictures = self.model.image.decode(&image_ids)?;
-            timings.pixels += clock.elapsed().as_secs_f64();
-            for ((picture, ids), seed) in pictures.into_iter().zip(ids).zip(seeds) {
-                drawn.push(Drawn {
-                    picture,
-                    seed,
-                    image_ids: ids.image_ids,
-                    log_likelihood: ids.log_likelihood,
-                });
-            }
-        }
-        Ok((drawn, timings))
+        batches.draw(
+            &self.model.image,
+            |seeds, progress| {
+                let (beginning, sampling) = (&request.beginning, &request.sampling);
+                draw(
+                    &self.model.dalle,
+                    &caption,
+                    beginning,
+                    seeds,
+                    sampling,
+                    progress,
+                )
+            },
+            progress,
+        )
     }
 
     /// The caption's likelihood counts what fills it up, as the training did.

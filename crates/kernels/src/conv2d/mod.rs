@@ -12,10 +12,9 @@ mod patches;
 mod tests;
 mod winograd;
 
-use rayon::prelude::*;
-
 use crate::gemm::{Into, Matrix, MatrixMut, gemm_packing};
 use crate::shared::{SharedPtr, for_rows, fresh, rows_mut};
+use crate::team;
 use crate::vector::{sum_by, vectorised};
 use frame::Framed;
 use patches::{Patches, Taps};
@@ -165,10 +164,7 @@ fn convolve_patches(x: &Framed, w: &[f32], bias: Option<&[f32]>, conv: &Conv2d) 
         };
         gemm_packing(weights, &patches, part, into);
     };
-    (0..conv.batch * parts)
-        .into_par_iter()
-        .with_max_len(1)
-        .for_each(task);
+    team::for_each(conv.batch * parts, task);
     y
 }
 
@@ -253,10 +249,7 @@ pub fn backward_weight(x: &[f32], dy: &[f32], conv: &Conv2d) -> Vec<f32> {
             gemm_packing(dy, &columns, part, Into::Add);
         }
     };
-    (0..taps.div_ceil(TAPS))
-        .into_par_iter()
-        .with_max_len(1)
-        .for_each(task);
+    team::for_each(taps.div_ceil(TAPS), task);
     dw
 }
 

@@ -11,13 +11,12 @@
 //! Pictures are worked through in strips of tiles whose transforms stay in the last cache; the threads
 //! share each strip's three steps.
 
-use rayon::prelude::*;
-
 use super::Conv2d;
 use super::frame::Framed;
 use crate::gemm::pack::transpose;
 use crate::gemm::{Into, Matrix, MatrixMut, gemm_serial};
 use crate::shared::{SharedPtr, fresh, with_scratch};
+use crate::team;
 use crate::vector::{multiply_add, vectorised};
 
 /// Outputs of a tile, in each direction.
@@ -81,7 +80,7 @@ pub(super) fn convolve(x: &Framed, w: &[f32], bias: Option<&[f32]>, conv: &Conv2
         with_scratch(POSITIONS * (inputs + outputs) * padded, |memory| {
             let (transformed, products) = memory.split_at_mut(POSITIONS * inputs * padded);
             let to = SharedPtr::new(transformed.as_mut_ptr());
-            (0..inputs).into_par_iter().for_each(|channel| {
+            team::for_each(inputs, |channel| {
                 let mut lanes = [[0.0; LANES]; POSITIONS];
                 for (group, places) in places.chunks(LANES).enumerate() {
                     all.for_runs(places, |lane, place, run| {
@@ -103,26 +102,23 @@ pub(super) fn convolve(x: &Framed, w: &[f32], bias: Option<&[f32]>, conv: &Conv2
             });
             let transformed = &*transformed;
             let to = SharedPtr::new(products.as_mut_ptr());
-            (0..POSITIONS)
-                .into_par_iter()
-                .with_max_len(1)
-                .for_each(|position| {
-                    let kernels = &kernels[position * outputs * inputs..];
-                    let inner = &transformed[position * inputs * padded..];
-                    // SAFETY: each task has a position of its own.
-                    let product = unsafe {
-                        let at = to.get().add(position * outputs * padded);
-                        MatrixMut::from_raw(at, outputs, padded, padded)
-                    };
-                    gemm_serial(
-                        Matrix::new(kernels, outputs, inputs),
-                        Matrix::new(inner, inputs, padded),
-                        product,
-                        Into::Overwrite,
-                    );
-                });
+            team::for_each(POSITIONS, |position| {
+                let kernels = &kernels[position * outputs * inputs..];
+                let inner = &transformed[position * inputs * padded..];
+                // SAFETY: each task has a position of its own.
+                let product = unsafe {
+                    let at = to.get().add(position * outputs * padded);
+                    MatrixMut::from_raw(at, outputs, padded, padded)
+                };
+                gemm_serial(
+                    Matrix::new(kernels, outputs, inputs),
+                    Matrix::new(inner, inputs, padded),
+                    product,
+                    Into::Overwrite,
+                );
+            });
             let products = &*products;
-            (0..outputs).into_par_iter().for_each(|channel| {
+            team::for_each(outputs, |channel| {
                 let bias = bias.map_or(0.0, |bias| bias[channel]);
                 let mut lanes = [[0.0; LANES]; POSITIONS];
                 for (group, places) in places.chunks(LANES).enumerate() {
@@ -194,7 +190,7 @@ impl Tiles {
 fn kernels(w: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     let mut out = fresh(POSITIONS * outputs * inputs);
     let to = SharedPtr::new(out.as_mut_ptr());
-    (0..outputs).into_par_iter().for_each(|output| {
+    team::for_each(outputs, |output| {
         let mut lanes = [[0.0; LANES]; POSITIONS];
         for first in (0..inputs).step_by(LANES) {
             let count = LANES.min(inputs - first);

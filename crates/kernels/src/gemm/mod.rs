@@ -13,8 +13,6 @@ mod tile;
 
 use std::marker::PhantomData;
 
-use rayon::prelude::*;
-
 use crate::isa::{Isa, isa};
 use crate::shared::{SharedPtr, with_scratch};
 #[cfg(target_arch = "aarch64")]
@@ -22,6 +20,7 @@ use crate::simd::Neon;
 use crate::simd::Portable;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
+use crate::team;
 use pack::Columns;
 use tile::Tile;
 
@@ -319,7 +318,8 @@ fn blocked<T: Tile>(parallel: bool, a: Matrix, b: &impl Columns, c: MatrixMut, i
                 };
                 if parallel && blocks.len() > 1 {
                     let target = SharedPtr::new(packed_b.as_mut_ptr());
-                    blocks.par_iter().for_each(|block| {
+                    team::for_each(blocks.len(), |index| {
+                        let block = &blocks[index];
                         let len = block.1 * panels * T::NR;
                         // SAFETY: blocks follow each other, so their parts are disjoint.
                         let part = unsafe {
@@ -392,10 +392,7 @@ fn blocked<T: Tile>(parallel: bool, a: Matrix, b: &impl Columns, c: MatrixMut, i
                     });
                 };
                 if parallel {
-                    (0..row_tasks * col_tasks)
-                        .into_par_iter()
-                        .with_max_len(1)
-                        .for_each(task);
+                    team::for_each(row_tasks * col_tasks, task);
                 } else {
                     (0..row_tasks * col_tasks).for_each(task);
                 }

@@ -3,8 +3,6 @@
 
 use std::marker::PhantomData;
 
-use rayon::prelude::*;
-
 use super::{Into, Matrix, MatrixMut};
 use crate::isa::Isa;
 use crate::shared::{SharedPtr, with_scratch};
@@ -13,6 +11,7 @@ use crate::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{Kernel, Portable, Vector};
+use crate::team;
 
 /// Rows of `A` up to which sweeping beats packing `B`.
 pub(crate) const MAX_ROWS: usize = 16;
@@ -145,10 +144,7 @@ pub(crate) fn run<E: Element>(
             }
         };
         if parallel {
-            (0..n.div_ceil(columns))
-                .into_par_iter()
-                .with_max_len(1)
-                .for_each(task);
+            team::for_each(n.div_ceil(columns), task);
         } else {
             (0..n.div_ceil(columns)).for_each(task);
         }

@@ -1,8 +1,6 @@
 //! The products: a task takes some panels of weights, and for each of them all rows, so that memory is
 //! read once and in order.
 
-use rayon::prelude::*;
-
 use super::integers::Integers;
 use super::layout::{BLOCK, Format, LINE, PANEL, Weights};
 use crate::gemm::Matrix;
@@ -13,6 +11,7 @@ use crate::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512, has_byte_products};
 use crate::simd::{Kernel, Portable, Vector};
+use crate::team;
 
 /// Panels that are taken together, so that short chains of multiply-adds wait for each other less.
 const TOGETHER: usize = 4;
@@ -78,7 +77,7 @@ fn for_panels(
         }
     };
     if tasks > 1 {
-        (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+        team::for_each(tasks, task);
     } else {
         task(0);
     }

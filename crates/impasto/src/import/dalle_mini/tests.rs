@@ -3,7 +3,7 @@ use super::*;
 
 use std::ops::ControlFlow;
 
-use burn::tensor::TensorData;
+use burn::tensor::Tensor;
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 
@@ -12,58 +12,27 @@ use crate::checkpoint::dalle_mini::DalleMini;
 use crate::generate::dalle_mini::draw;
 use crate::image::Picture;
 use crate::import::damage::damage;
+use crate::import::goldens::{self, Expected, assert_close, copied, numbers};
 use crate::models::dalle_bart::Followers;
 use crate::pipeline::open;
 
-fn goldens() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/import/dalle_mini/goldens")
+fn golden(set: &str) -> PathBuf {
+    goldens::golden("dalle_mini", set)
+}
+
+fn expected(set: &str) -> Expected {
+    Expected::of(&golden(set))
 }
 
 const SETS: [&str; 3] = ["flax_stacked", "flax_unrolled", "min_dalle"];
 
-/// What the references make of a set (`reference/write_dalle_mini_goldens.py`).
-struct Expected {
-    bytes: Vec<u8>,
-}
-
-impl Expected {
-    fn new(set: &str) -> Self {
-        let path = goldens().join(set).join("expected.safetensors");
-        Expected {
-            bytes: std::fs::read(path).unwrap(),
-        }
-    }
-
-    fn metadata<T: serde::de::DeserializeOwned>(&self, name: &str) -> T {
-        let (_, metadata) = SafeTensors::read_metadata(&self.bytes).unwrap();
-        serde_json::from_str(&metadata.metadata().as_ref().unwrap()[name]).unwrap()
-    }
-
-    fn words(&self, name: &str) -> Option<Vec<[u8; 4]>> {
-        let file = SafeTensors::deserialize(&self.bytes).unwrap();
-        let view = file.tensor(name).ok()?;
-        Some(view.data().as_chunks::<4>().0.to_vec())
-    }
-
-    fn floats(&self, name: &str) -> Vec<f32> {
-        let words = self.words(name).unwrap();
-        words.into_iter().map(f32::from_le_bytes).collect()
-    }
-
-    fn rows(&self, name: &str, length: usize) -> Vec<Vec<u32>> {
-        let words = self.words(name).unwrap();
-        let ids: Vec<u32> = words.into_iter().map(u32::from_le_bytes).collect();
-        ids.chunks(length).map(<[u32]>::to_vec).collect()
-    }
-}
-
 /// The VQGAN of the second set is the first one's.
 fn image_tokenizer(set: &str) -> Option<PathBuf> {
-    (set == "flax_unrolled").then(|| goldens().join("flax_stacked/vqgan"))
+    (set == "flax_unrolled").then(|| golden("flax_stacked/vqgan"))
 }
 
 fn imported(set: &str, output: &Path) -> Imported {
-    let folder = goldens().join(set);
+    let folder = golden(set);
     assert!(is_dalle_mini(&folder));
     import(&folder, image_tokenizer(set).as_deref(), set, output).unwrap()
 }
@@ -75,31 +44,11 @@ fn loaded(set: &str) -> DalleMini {
     DalleMini::load(&source, &Device::flex()).unwrap()
 }
 
-fn floats(data: TensorData) -> Vec<f32> {
-    data.convert::<f32>().try_into_vec().unwrap()
-}
-
-/// Within `relative` of the expected values' spread.
-fn assert_close(found: &[f32], expected: &[f32], relative: f32, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let mean = expected.iter().sum::<f32>() / expected.len() as f32;
-    let squares = expected.iter().map(|x| (x - mean).powi(2)).sum::<f32>();
-    let spread = (squares / expected.len() as f32).sqrt();
-    let furthest = found
-        .iter()
-        .zip(expected)
-        .fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
-    assert!(
-        furthest <= relative * spread,
-        "{what}: {furthest} apart, spread {spread}"
-    );
-}
-
 #[test]
 fn captions_become_the_reference_ids() {
     for set in SETS {
         let model = loaded(set);
-        let expected = Expected::new(set);
+        let expected = expected(set);
         let captions: Vec<String> = expected.metadata("captions");
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
         for (caption, ids) in captions.iter().zip(text_ids) {
@@ -119,11 +68,11 @@ fn captions_become_the_reference_ids() {
 fn logits_and_likelihoods_are_those_of_the_reference() {
     for set in SETS {
         let model = loaded(set);
-        let expected = Expected::new(set);
+        let expected = expected(set);
         let config = model.dalle.config().clone();
         let positions = config.image_length();
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
-        let image_ids = expected.rows("image_ids", positions);
+        let image_ids = expected.ids("image_ids");
         let captions: Vec<_> = text_ids
             .iter()
             .map(|ids| model.dalle.read(ids).unwrap())
@@ -137,10 +86,10 @@ fn logits_and_likelihoods_are_those_of_the_reference() {
             .map(|ids| [&[config.start_id][..], &ids[..positions - 1]].concat())
             .collect();
         let states = model.dalle.decode(&inputs, 0, &followers, None).unwrap();
-        let logits = floats(model.dalle.image_logits(states).into_data());
-        assert_close(&logits, &expected.floats("logits"), 1e-3, set);
+        let logits = numbers(model.dalle.image_logits(states));
+        assert_close(&logits, &expected.floats("logits"), set);
         let nats = model.dalle.image_nats(&image_ids, &followers).unwrap();
-        let nats = floats(nats.into_data());
+        let nats = numbers(nats);
         for (row, reference) in nats
             .chunks(positions)
             .zip(expected.floats("nats").chunks(positions))
@@ -158,7 +107,7 @@ fn logits_and_likelihoods_are_those_of_the_reference() {
 fn greedy_pictures_are_those_of_the_reference_id_by_id() {
     for set in SETS {
         let model = loaded(set);
-        let expected = Expected::new(set);
+        let expected = expected(set);
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
         let null = model.dalle.read(&model.text.null_caption()).unwrap();
         for (name, guidance_scale) in [("greedy_ids", 1.0), ("guided_ids", 3.0)] {
@@ -166,7 +115,7 @@ fn greedy_pictures_are_those_of_the_reference_id_by_id() {
                 guidance_scale,
                 ..SamplingOptions::greedy()
             };
-            let rows = expected.rows(name, model.dalle.config().image_length());
+            let rows = expected.ids(name);
             for (ids, reference) in text_ids.iter().zip(rows) {
                 let caption = model.dalle.read(ids).unwrap();
                 let go = &mut |_, _, _: &[Vec<u32>]| ControlFlow::Continue(());
@@ -181,18 +130,17 @@ fn greedy_pictures_are_those_of_the_reference_id_by_id() {
 fn ids_and_pixels_of_the_vqgan_are_those_of_the_reference() {
     for set in SETS {
         let model = loaded(set);
-        let expected = Expected::new(set);
-        let config = model.dalle.config().clone();
-        let positions = config.image_length();
-        let ids = expected.rows("image_ids", positions);
+        let expected = expected(set);
+        let ids = expected.ids("image_ids");
         // The reference's pixels are in 0..1.
-        let unit = |data: TensorData| -> Vec<f32> {
-            floats(data).into_iter().map(|x| (x + 1.0) / 2.0).collect()
+        let unit = |pixels: Tensor<4>| -> Vec<f32> {
+            let signed = numbers(pixels).into_iter();
+            signed.map(|x| (x + 1.0) / 2.0).collect()
         };
-        let decoded = unit(model.image.decode_pixels(&ids).into_data());
-        assert_close(&decoded, &expected.floats("decoded"), 1e-3, set);
+        let decoded = unit(model.image.decode_pixels(&ids));
+        assert_close(&decoded, &expected.floats("decoded"), set);
         let size = model.image.config().picture_size();
-        if expected.words("picture").is_none() {
+        if !expected.has("picture") {
             let picture = Picture::from_chw(&vec![0.0; 3 * size * size], size, size).unwrap();
             let error = model.image.encode(&[picture], &model.device).unwrap_err();
             assert!(
@@ -201,16 +149,16 @@ fn ids_and_pixels_of_the_vqgan_are_those_of_the_reference() {
             );
             continue;
         }
-        let values = expected.rows("picture", 3 * size * size).remove(0);
-        let chw: Vec<f32> = values.iter().map(|&x| x as f32 / 127.5 - 1.0).collect();
+        let values = expected.floats("picture");
+        let chw: Vec<f32> = values.iter().map(|x| x / 127.5 - 1.0).collect();
         let picture = Picture::from_chw(&chw, size, size).unwrap();
         let found = model
             .image
             .encode(std::slice::from_ref(&picture), &model.device)
             .unwrap();
-        assert_eq!(found, expected.rows("picture_ids", positions), "{set}");
-        let decoded = unit(model.image.decode_pixels(&found).into_data());
-        assert_close(&decoded, &expected.floats("picture_decoded"), 1e-3, set);
+        assert_eq!(found, expected.ids("picture_ids"), "{set}");
+        let decoded = unit(model.image.decode_pixels(&found));
+        assert_close(&decoded, &expected.floats("picture_decoded"), set);
     }
 }
 
@@ -219,12 +167,12 @@ fn ids_and_pixels_of_the_vqgan_are_those_of_the_reference() {
 fn the_pipeline_tells_the_reference_likelihood() {
     let output = tempfile::tempdir().unwrap();
     imported("flax_stacked", output.path());
-    let expected = Expected::new("flax_stacked");
+    let expected = expected("flax_stacked");
     let source = ModelSource::Dir(output.path().to_owned());
     let pipeline = open(&source, &Device::flex(), None).unwrap();
     let size = pipeline.picture_size();
-    let values = expected.rows("picture", 3 * size * size).remove(0);
-    let chw: Vec<f32> = values.iter().map(|&x| x as f32 / 127.5 - 1.0).collect();
+    let values = expected.floats("picture");
+    let chw: Vec<f32> = values.iter().map(|x| x / 127.5 - 1.0).collect();
     let picture = Picture::from_chw(&chw, size, size).unwrap();
     let captions: Vec<String> = expected.metadata("captions");
     let found = pipeline.likelihood(&captions[0], &picture, true).unwrap();
@@ -250,25 +198,6 @@ fn what_the_file_has_in_sixteen_bits_is_written_in_sixteen_bits() {
             assert_eq!(view.dtype().bitsize(), bits, "{set} {name}");
         }
     }
-}
-
-/// A copy of a set, to be damaged.
-fn copied(set: &str) -> tempfile::TempDir {
-    fn copy(from: &Path, to: &Path) {
-        std::fs::create_dir_all(to).unwrap();
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            let target = to.join(entry.file_name());
-            if entry.path().is_dir() {
-                copy(&entry.path(), &target);
-            } else {
-                std::fs::copy(entry.path(), target).unwrap();
-            }
-        }
-    }
-    let folder = tempfile::tempdir().unwrap();
-    copy(&goldens().join(set), folder.path());
-    folder
 }
 
 fn refused(folder: &Path) -> String {
@@ -314,13 +243,13 @@ fn what_does_not_fit_is_told_by_the_names_of_the_file() {
             "knows ids below 3",
         ),
     ] {
-        let folder = copied("flax_stacked");
+        let folder = copied(&golden("flax_stacked"));
         change(folder.path(), from, to);
         let error = refused(folder.path());
         assert!(error.contains(told), "{from} → {to}: {error}");
     }
     for missing in ["vocab.json", "vqgan", "flax_model.msgpack", "config.json"] {
-        let folder = copied("flax_stacked");
+        let folder = copied(&golden("flax_stacked"));
         let path = folder.path().join(missing);
         if path.is_dir() {
             std::fs::remove_dir_all(path).unwrap();
@@ -354,7 +283,7 @@ proptest! {
         (set, name) in prop::sample::select(&DAMAGED[..]),
         damage in damage(),
     ) {
-        let folder = copied(set);
+        let folder = copied(&golden(set));
         let path = folder.path().join(name);
         let bytes = damage.of(std::fs::read(&path).unwrap());
         std::fs::write(&path, bytes).unwrap();

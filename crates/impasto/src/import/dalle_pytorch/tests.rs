@@ -5,18 +5,19 @@ use std::ops::ControlFlow;
 
 use burn::tensor::{Tensor, TensorData};
 use proptest::prelude::*;
-use safetensors::SafeTensors;
 
 use crate::checkpoint::ModelSource;
-use crate::checkpoint::stored::safetensors;
 use crate::checkpoint::weights::Precision;
 use crate::generate::dalle_pytorch::draw;
 use crate::import::damage::damage;
+use crate::import::goldens::{self, Expected, assert_close, copied, numbers};
 
-/// `reference/write_dalle_pytorch_goldens.py` made these folders.
-fn golden(name: &str) -> PathBuf {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    sources.join("import/dalle_pytorch/goldens").join(name)
+fn golden(set: &str) -> PathBuf {
+    goldens::golden("dalle_pytorch", set)
+}
+
+fn expected(set: &str) -> Expected {
+    Expected::of(&golden(set))
 }
 
 const SETS: [&str; 6] = [
@@ -37,64 +38,11 @@ fn loaded(set: &str) -> DallePytorchModel {
     published.model
 }
 
-/// What the reference makes of a set.
-struct Expected {
-    path: PathBuf,
-    bytes: Vec<u8>,
-}
-
-impl Expected {
-    fn of(set: &str) -> Self {
-        let path = golden(set).join("expected.safetensors");
-        let bytes = std::fs::read(&path).unwrap();
-        Expected { path, bytes }
-    }
-
-    fn floats(&self, name: &str) -> (Vec<f32>, Vec<usize>) {
-        let tensors = safetensors(&self.path, &self.bytes).unwrap();
-        let (_, tensor) = tensors.iter().find(|(found, _)| found == name).unwrap();
-        (tensor.floats(), tensor.shape().to_vec())
-    }
-
-    fn ids(&self, name: &str) -> Vec<Vec<u32>> {
-        let (values, shape) = self.floats(name);
-        values
-            .chunks(shape[1])
-            .map(|row| row.iter().map(|&id| id as u32).collect())
-            .collect()
-    }
-
-    fn metadata<T: serde::de::DeserializeOwned>(&self, name: &str) -> T {
-        let (_, metadata) = SafeTensors::read_metadata(&self.bytes).unwrap();
-        serde_json::from_str(&metadata.metadata().as_ref().unwrap()[name]).unwrap()
-    }
-}
-
-fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().try_into_vec().unwrap()
-}
-
-/// Within 1e-3 of the expected values' spread, as the family promises.
-fn assert_close(found: &[f32], expected: &[f32], what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let mean = expected.iter().sum::<f32>() / expected.len() as f32;
-    let squares = expected.iter().map(|x| (x - mean).powi(2)).sum::<f32>();
-    let spread = (squares / expected.len() as f32).sqrt();
-    let furthest = found
-        .iter()
-        .zip(expected)
-        .fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
-    assert!(
-        furthest <= 1e-3 * spread,
-        "{what}: {furthest} apart, spread {spread}"
-    );
-}
-
 #[test]
 fn captions_become_the_reference_ids() {
     for set in SETS {
         let model = loaded(set);
-        let expected = Expected::of(set);
+        let expected = expected(set);
         let captions: Vec<String> = expected.metadata("captions");
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
         let limit = model.dalle.config().text_length;
@@ -112,14 +60,14 @@ fn captions_become_the_reference_ids() {
 fn logits_and_likelihoods_are_those_of_the_reference() {
     for set in SETS {
         let model = loaded(set).dalle;
-        let expected = Expected::of(set);
+        let expected = expected(set);
         let config = model.config().clone();
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
         let image_ids = expected.ids("image_ids");
         let (text, image) = (config.text_length, config.image_length());
         let (prefix, mut known) = model.read(&text_ids).unwrap();
         let words = model.text_logits(prefix.clone().narrow(1, 0, text));
-        assert_close(&floats(words), &expected.floats("text_logits").0, set);
+        assert_close(&numbers(words), &expected.floats("text_logits"), set);
         let told: Vec<Vec<u32>> = image_ids
             .iter()
             .map(|ids| ids[..image - 1].to_vec())
@@ -127,15 +75,15 @@ fn logits_and_likelihoods_are_those_of_the_reference() {
         let behind = model.go_on(&told, &mut known).unwrap();
         let states = Tensor::cat(vec![prefix.narrow(1, text, 1), behind], 1);
         let codes = model.image_logits(states);
-        assert_close(&floats(codes), &expected.floats("logits").0, set);
+        assert_close(&numbers(codes), &expected.floats("logits"), set);
 
-        let (text_nats, image_nats) = (
-            expected.floats("text_nats").0,
-            expected.floats("image_nats").0,
-        );
+        let (text_nats, image_nats) = (expected.floats("text_nats"), expected.floats("image_nats"));
         for (row, ids) in image_ids.iter().enumerate() {
             let (text, image) = model.nats(&text_ids[row], ids).unwrap();
-            let sums = [floats(text).iter().sum::<f32>(), floats(image).iter().sum()];
+            let sums = [
+                numbers(text).iter().sum::<f32>(),
+                numbers(image).iter().sum(),
+            ];
             for (sum, reference) in sums.into_iter().zip([text_nats[row], image_nats[row]]) {
                 assert!(
                     (sum - reference).abs() <= 1e-4 * reference,
@@ -152,7 +100,7 @@ fn greedy_pictures_are_those_of_the_reference_id_by_id() {
     let go = &mut |_, _, _: &[Vec<u32>]| ControlFlow::Continue(());
     for set in DRAWN {
         let model = loaded(set).dalle;
-        let expected = Expected::of(set);
+        let expected = expected(set);
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
         for (name, guidance_scale) in [("greedy_ids", 1.0), ("guided_ids", 3.0)] {
             let options = SamplingOptions {
@@ -176,8 +124,8 @@ fn greedy_pictures_are_those_of_the_reference_id_by_id() {
 fn ids_of_pictures_are_those_of_the_reference() {
     for set in DRAWN {
         let model = loaded(set);
-        let expected = Expected::of(set);
-        let (values, shape) = expected.floats("picture");
+        let expected = expected(set);
+        let (values, shape) = expected.tensor("picture");
         let pixels: Vec<f32> = values.iter().map(|value| value / 127.5 - 1.0).collect();
         let pixels = Tensor::from_data(TensorData::new(pixels, shape), &Device::flex());
         let found = model.image.encode_pixels(pixels).unwrap();
@@ -196,25 +144,16 @@ fn a_folder_of_ours_says_the_same_as_the_published_file() {
             .unwrap();
         let source = ModelSource::Dir(output.path().to_owned());
         let ours = DallePytorchModel::load(&source, &device).unwrap();
-        let expected = Expected::of(set);
+        let expected = expected(set);
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
         let ids = &expected.ids("image_ids")[0];
         let nats = |model: &DallePytorchModel| {
             let (text, image) = model.dalle.nats(&text_ids[0], ids).unwrap();
-            (floats(text), floats(image))
+            (numbers(text), numbers(image))
         };
         assert_eq!(nats(&ours), nats(&published), "{set}");
         assert_eq!(ours.config.name, set);
     }
-}
-
-fn copied(set: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(golden(set)).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
-    }
-    folder
 }
 
 #[test]
@@ -225,7 +164,7 @@ fn what_is_not_read_is_refused_by_name() {
         error
     };
     assert!(refused(&golden("sparse")).contains("sparse attention"));
-    let folder = copied("rotary");
+    let folder = copied(&golden("rotary"));
     std::fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
     let error = refused(folder.path());
     assert!(error.contains("bpe_simple_vocab_16e6"), "{error}");
@@ -251,7 +190,7 @@ proptest! {
         weights in any::<bool>(),
         damage in damage(),
     ) {
-        let folder = copied(set);
+        let folder = copied(&golden(set));
         let path = match weights {
             true => folder.path().join("dalle.pt"),
             false => DallePytorchTokenizer::file_in(folder.path()).unwrap(),

@@ -4,13 +4,11 @@ use super::*;
 use burn::tensor::{Tensor, TensorData};
 use proptest::prelude::*;
 
-use crate::checkpoint::stored::safetensors;
 use crate::import::damage::damage;
+use crate::import::goldens::{self, Expected, assert_within, copied, numbers};
 
-/// `reference/write_image_tokenizer_goldens.py` made these folders.
-fn golden(name: &str) -> PathBuf {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    sources.join("import/image_tokenizer/goldens").join(name)
+fn golden(set: &str) -> PathBuf {
+    goldens::golden("image_tokenizer", set)
 }
 
 const SETS: [&str; 9] = [
@@ -25,34 +23,6 @@ const SETS: [&str; 9] = [
     "discrete_vae_normalised",
 ];
 
-/// What the references make of a set.
-struct Expected {
-    path: PathBuf,
-    bytes: Vec<u8>,
-}
-
-impl Expected {
-    fn of(set: &str) -> Self {
-        let path = golden(set).join("expected.safetensors");
-        let bytes = std::fs::read(&path).unwrap();
-        Expected { path, bytes }
-    }
-
-    fn floats(&self, name: &str) -> (Vec<f32>, Vec<usize>) {
-        let tensors = safetensors(&self.path, &self.bytes).unwrap();
-        let (_, tensor) = tensors.iter().find(|(found, _)| found == name).unwrap();
-        (tensor.floats(), tensor.shape().to_vec())
-    }
-
-    fn ids(&self, name: &str) -> Vec<Vec<u32>> {
-        let (values, shape) = self.floats(name);
-        values
-            .chunks(shape[1])
-            .map(|row| row.iter().map(|&id| id as u32).collect())
-            .collect()
-    }
-}
-
 /// Pictures on a square grid of any size.
 fn decoded(model: &ImageTokenizer, ids: &[Vec<u32>]) -> Vec<f32> {
     let grid = ids[0].len().isqrt();
@@ -60,18 +30,11 @@ fn decoded(model: &ImageTokenizer, ids: &[Vec<u32>]) -> Vec<f32> {
         ImageTokenizer::Dvae(model) => model.decode_grid(ids, [grid, grid]),
         model => model.decode_pixels(ids),
     };
-    pixels.into_data().convert::<f32>().try_into_vec().unwrap()
+    numbers(pixels)
 }
 
-/// Within 1e-3 of a range of 2, as the families promise.
-fn assert_close(found: &[f32], expected: &[f32], what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let furthest = found
-        .iter()
-        .zip(expected)
-        .fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
-    assert!(furthest <= 1e-3, "{what}: {furthest} apart");
-}
+/// As the families promise, of a range of 2.
+const FAR: f32 = 1e-3;
 
 #[test]
 fn ids_and_pictures_are_those_of_the_reference() {
@@ -80,28 +43,18 @@ fn ids_and_pictures_are_those_of_the_reference() {
         let published = load(&golden(set), &device).unwrap();
         assert_eq!(published.name, set);
         assert!(published.report.is_complete());
-        let expected = Expected::of(set);
-        let (values, shape) = expected.floats("picture");
+        let expected = Expected::of(&golden(set));
+        let (values, shape) = expected.tensor("picture");
         let pixels = values.iter().map(|value| value / 127.5 - 1.0).collect();
         let pixels = Tensor::from_data(TensorData::new::<f32, _>(pixels, shape), &device);
         let found = published.model.encode_pixels(pixels).unwrap();
         assert_eq!(found, expected.ids("picture_ids"), "{set}");
         let back = decoded(&published.model, &found);
-        assert_close(&back, &expected.floats("picture_decoded").0, set);
+        assert_within(&back, &expected.floats("picture_decoded"), FAR, set);
         let ids = expected.ids("ids");
         let pictures = decoded(&published.model, &ids);
-        assert_close(&pictures, &expected.floats("decoded").0, set);
+        assert_within(&pictures, &expected.floats("decoded"), FAR, set);
     }
-}
-
-/// A copy of a set, to be damaged.
-fn copied(set: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(golden(set)).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
-    }
-    folder
 }
 
 #[test]
@@ -148,7 +101,7 @@ fn what_does_not_fit_is_told_in_one_line() {
         ("n_embed: 50", "n_embed: many", "not a VQGAN config"),
         ("n_embed: 50", "n_embed: [", "not a VQGAN config"),
     ] {
-        let folder = copied("taming_plain");
+        let folder = copied(&golden("taming_plain"));
         let path = folder.path().join("model.yaml");
         let config = std::fs::read_to_string(&path).unwrap();
         assert!(config.contains(from), "{from}");
@@ -157,7 +110,7 @@ fn what_does_not_fit_is_told_in_one_line() {
         assert!(error.contains(told), "{from} → {to}: {error}");
     }
     // A name that is spelt otherwise is guessed. (PyTorch's older files have no checksums.)
-    let folder = copied("openai_legacy");
+    let folder = copied(&golden("openai_legacy"));
     let path = folder.path().join("encoder.pkl");
     let mut bytes = std::fs::read(&path).unwrap();
     for at in 0..bytes.len() - 6 {
@@ -171,7 +124,7 @@ fn what_does_not_fit_is_told_in_one_line() {
     let guess = format!("perhaps {block}.conv_9.b is {block}.conv_4.b");
     assert!(error.contains(&guess), "{error}");
     // Code is not run and not even known.
-    let folder = copied("openai");
+    let folder = copied(&golden("openai"));
     let path = folder.path().join("encoder.pkl");
     let whole = std::fs::read(&path).unwrap();
     std::fs::copy(golden("taming_plain").join("last.ckpt"), &path).unwrap();
@@ -190,7 +143,7 @@ proptest! {
         which in 0usize..2,
         damage in damage(),
     ) {
-        let folder = copied(set);
+        let folder = copied(&golden(set));
         let names = ["model.yaml", "last.ckpt", "encoder.pkl", "decoder.pkl", "vae.pt"];
         let paths = names.iter().map(|name| folder.path().join(name));
         let paths: Vec<PathBuf> = paths.filter(|path| path.is_file()).collect();

@@ -126,7 +126,7 @@ pub(super) fn floats(x: &FlexTensor) -> &[f32] {
     &x.storage::<f32>()[start..start + x.layout().num_elements()]
 }
 
-/// A matrix in place, whatever its strides, unless they are negative.
+/// A tensor in place, whatever its strides, unless they are negative.
 fn in_place(x: &FlexTensor) -> FlexTensor {
     if x.layout().strides().iter().all(|&stride| stride >= 0) {
         x.clone()
@@ -214,6 +214,7 @@ fn heads(x: &FlexTensor) -> Heads<'_> {
         batch_stride: strides[0] as usize,
         head_stride: strides[1] as usize,
         row_stride: strides[2] as usize,
+        dim_stride: strides[3] as usize,
     }
 }
 
@@ -389,7 +390,7 @@ impl KernelOps for Flex {
     }
 
     fn kernel_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, causal: bool) -> FlexTensor {
-        let [q, k, v] = [&q, &k, &v].map(heads_in_place);
+        let (q, k, v) = (heads_in_place(&q), in_place(&k), in_place(&v));
         attention(&q, &k, &v, causal).0
     }
 

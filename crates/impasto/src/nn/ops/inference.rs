@@ -55,7 +55,7 @@ fn extend(
     known: usize,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
     let [batch, length, joint] = qkv.layout().shape().dims();
-    let [_, heads, capacity, dim] = keys.layout().shape().dims();
+    let [_, heads, dim, capacity] = keys.layout().shape().dims();
     let sizes = Sizes {
         batch,
         length,

@@ -137,7 +137,8 @@ pub fn self_attention(qkv: Tensor<3>, query: Turn, key: Turn, heads: usize, eps:
 ///
 /// # Shapes
 /// - `qkv`: `[batch, length, 3 · width]`, `width` = `heads · dim`
-/// - `keys`, `values`: `[batch, heads, capacity, dim]`, changed in place where nothing else holds them
+/// - `keys`: `[batch, heads, dim, capacity]`, `values`: `[batch, heads, capacity, dim]`, changed in place where
+///   nothing else holds them
 /// - returns: `[batch, length, width]`, and the keys and values
 pub fn extend(
     qkv: Tensor<3>,
@@ -147,8 +148,9 @@ pub fn extend(
     eps: f64,
 ) -> (Tensor<3>, Tensor<4>, Tensor<4>) {
     let [batch, length, joint] = qkv.dims();
-    let [rows, heads, capacity, dim] = keys.dims();
-    assert_eq!(values.dims(), keys.dims(), "shape of the values");
+    let [rows, heads, dim, capacity] = keys.dims();
+    let of_values = [rows, heads, capacity, dim];
+    assert_eq!(values.dims(), of_values, "shape of the values");
     assert_eq!((rows, 3 * heads * dim), (batch, joint), "cache against qkv");
     assert!(known + length <= capacity, "positions against the cache");
     let has = {

@@ -78,7 +78,7 @@ pub fn extend(
     eps: f64,
 ) -> (Tensor<3>, Tensor<4>, Tensor<4>) {
     let [batch, length, joint] = qkv.dims();
-    let [_, heads, _, dim] = keys.dims();
+    let [_, heads, dim, _] = keys.dims();
     let end = known + length;
     let part = |i: usize| {
         qkv.clone()
@@ -89,11 +89,13 @@ pub fn extend(
         Some((query, key)) => (turned(part(0), query, eps), turned(part(1), key, eps)),
         None => (part(0).swap_dims(1, 2), part(1).swap_dims(1, 2)),
     };
+    let place = [0..batch, 0..heads, 0..dim, known..end];
+    let keys = keys.slice_assign(place, key.swap_dims(2, 3));
     let place = [0..batch, 0..heads, known..end, 0..dim];
-    let keys = keys.slice_assign(place.clone(), key);
     let values = values.slice_assign(place, part(2).swap_dims(1, 2));
-    let all = |x: &Tensor<4>| x.clone().narrow(2, 0, end);
-    let seen = attention(query, all(&keys), all(&values), true)
+    let all_keys = keys.clone().narrow(3, 0, end).swap_dims(2, 3);
+    let all_values = values.clone().narrow(2, 0, end);
+    let seen = attention(query, all_keys, all_values, true)
         .swap_dims(1, 2)
         .reshape([batch, length, joint / 3]);
     (seen, keys, values)

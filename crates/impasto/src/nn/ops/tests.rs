@@ -368,8 +368,14 @@ fn a_cache_that_is_extended_equals_burns() {
     device.seed(3);
     let (batch, heads, dim, capacity) = (2, 3, 8, 12);
     for turned in [true, false] {
-        let room = || Tensor::<4>::zeros([batch, heads, capacity, dim], &device);
-        let (mut ours, mut theirs) = ((room(), room()), (room(), room()));
+        let room = |shape: [usize; 4]| Tensor::<4>::zeros(shape, &device);
+        let rooms = || {
+            (
+                room([batch, heads, dim, capacity]),
+                room([batch, heads, capacity, dim]),
+            )
+        };
+        let (mut ours, mut theirs) = (rooms(), rooms());
         let mut known = 0;
         for length in [5, 1, 6] {
             let qkv: Tensor<3> = random([batch, length, 3 * heads * dim], &device);

@@ -1,0 +1,41 @@
+//! What the references made of the published models that the library's tests hold, for tests through the executable.
+
+use std::path::{Path, PathBuf};
+
+use impasto::checkpoint::stored::safetensors;
+use impasto::image::{Format, Picture};
+
+use crate::program::Program;
+
+/// A folder or file of the library's goldens: `family/goldens/set`.
+pub fn published(path: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../impasto/src/import");
+    folder.join(path).to_str().unwrap().to_owned()
+}
+
+/// A tensor that the references made of a set, and its shape.
+pub fn expected(set: &str, name: &str) -> (Vec<f32>, Vec<usize>) {
+    let path = PathBuf::from(published(set)).join("expected.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let tensors = safetensors(&path, &bytes).unwrap();
+    let (_, tensor) = tensors
+        .into_iter()
+        .find(|(found, _)| found == name)
+        .unwrap();
+    (tensor.floats(), tensor.shape().to_vec())
+}
+
+/// The first row of ids.
+pub fn first_row(set: &str, name: &str) -> Vec<u32> {
+    let (values, shape) = expected(set, name);
+    values[..shape[1]].iter().map(|&id| id as u32).collect()
+}
+
+/// The picture that the references encoded, as `in.png`.
+pub fn write_picture(program: &Program, set: &str) {
+    let (values, shape) = expected(set, "picture");
+    let chw: Vec<f32> = values.iter().map(|value| value / 127.5 - 1.0).collect();
+    let picture = Picture::from_chw(&chw, shape[3], shape[2]).unwrap();
+    let bytes = picture.encode(Format::Png, 100).unwrap();
+    std::fs::write(program.path("in.png"), bytes).unwrap();
+}

@@ -1,0 +1,66 @@
+//! `config.json` of a checkpoint of any family: found out, read, checked, written.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::ModelSource;
+use crate::models::ImageTokenizerConfig;
+use crate::{Error, Result, files};
+
+/// The file of every family.
+pub const CONFIG: &str = "config.json";
+
+impl ModelSource {
+    /// Whether it is a folder whose config names one of the architectures `A`.
+    pub(super) fn has_architecture<A: DeserializeOwned>(&self) -> bool {
+        #[derive(Deserialize)]
+        struct Beginning<A> {
+            #[serde(rename = "architecture")]
+            _architecture: A,
+        }
+        self.folder().is_some()
+            && self
+                .read(CONFIG)
+                .is_ok_and(|bytes| serde_json::from_slice::<Beginning<A>>(&bytes).is_ok())
+    }
+
+    /// The config, without the weights; `what` it is, for errors.
+    pub(super) fn parsed_config<C: DeserializeOwned>(
+        &self,
+        what: &str,
+        validate: impl FnOnce(&C) -> Result<()>,
+    ) -> Result<C> {
+        let bad = |reason: String| Error::bad_file(self.path(CONFIG), reason);
+        let config: C = serde_json::from_slice(&self.read(CONFIG)?)
+            .map_err(|e| bad(format!("not {what}: {e}")))?;
+        validate(&config).map_err(|e| bad(e.to_string()))?;
+        Ok(config)
+    }
+}
+
+/// Writes `config.json` into `dir`, whole or not at all.
+pub(super) fn save<C: Serialize>(dir: &Path, config: &C) -> Result<()> {
+    let json =
+        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
+    files::write_atomic(dir.join(CONFIG), &json)
+}
+
+/// Refuses a transformer that was made for another image tokenizer.
+pub(super) fn check_codes(
+    image: &ImageTokenizerConfig,
+    expected_grid: usize,
+    expected_codes: usize,
+) -> Result<()> {
+    let (grid, codes) = (image.grid(), image.codebook_size());
+    if grid == expected_grid && codes == expected_codes {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "model config",
+        format!(
+            "the image tokenizer has {codes} codes on a {grid}x{grid} grid, the transformer expects {expected_codes} on {expected_grid}x{expected_grid}"
+        ),
+    ))
+}
