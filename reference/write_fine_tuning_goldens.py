@@ -1,4 +1,5 @@
-"""Writes ten training steps of tiny published models, as the reference implementations train them.
+"""Writes ten training steps of tiny published models, whole and by additions of low rank, as the reference
+implementations train them.
 
     python reference/write_fine_tuning_goldens.py
 
@@ -6,15 +7,18 @@ Each model is saved as it is published; its first gradients are saved the same w
 that they go through the same importer. AdamW without decay, a constant learning rate, the same batch in all steps.
 The loss of DALLE-pytorch is its own `forward(return_loss=True)`; that of DALL·E mini is the cross-entropy that
 dalle-mini's `tools/train/train.py` trains by, of min-dalle's modules.
+
+Additions of low rank (arXiv:2106.09685) go beside `nn.Linear`s of the same models, with weight decay; `b` begins at
+random numbers, not at zero, so that the first gradients of `a` are none.
 """
 
 import json
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from dalle_pytorch import DALLE, DiscreteVAE
 from safetensors.torch import save_file
+from torch import nn
 
 import write_dalle_mini_goldens as mini
 import write_dalle_pytorch_goldens as pytorch
@@ -23,9 +27,9 @@ OUT = Path(__file__).parent.parent / "crates/impasto/src/train/fine_tune/goldens
 STEPS, LEARNING_RATE = 10, 3e-3
 
 
-def train(parameters, loss):
+def train(parameters, loss, weight_decay=0.0):
     """The losses before each step, and the gradients of the first."""
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.95), eps=1e-8, weight_decay=weight_decay)
     losses, first = [], None
     for _ in range(STEPS):
         optimizer.zero_grad()
@@ -37,7 +41,85 @@ def train(parameters, loss):
     return torch.tensor(losses), first
 
 
-def write_pytorch(name, seed, tokenizer, **options):
+# --- low rank -----------------------------------------------------------------------------------------------
+
+# The ends of the modules' names, and what the parts of their columns are called.
+PYTORCH_PARTS = {
+    "to_qkv": ("attention.q", "attention.k", "attention.v"),
+    "to_out.0": ("attention.out",),
+    "net.0": ("feed_forward.up", "feed_forward.gate"),
+    "net.3": ("feed_forward.down",),
+}
+MINI_PARTS = {
+    "encoder.self_attn": "encoder.attention",
+    "decoder.self_attn": "decoder.attention",
+    "decoder.encoder_attn": "decoder.caption_attention",
+    "encoder.glu": "encoder.glu",
+    "decoder.glu": "decoder.glu",
+}
+MINI_LEAVES = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "out_proj": "out", "fc0": "gate", "fc1": "up", "fc2": "down"}
+
+
+def pytorch_parts(name):
+    return next((parts for end, parts in PYTORCH_PARTS.items() if name.endswith("." + end)), ())
+
+
+def mini_parts(name):
+    *way, module, leaf = name.split(".")
+    stack = way[0] if way else ""
+    known = MINI_PARTS.get(f"{stack}.{module}")
+    return (f"{known}.{MINI_LEAVES[leaf]}",) if known else ()
+
+
+class Adapted(nn.Module):
+    """A layer and the additions to some of its parts."""
+
+    def __init__(self, layer, parts, additions, scale):
+        super().__init__()
+        self.layer, self.parts, self.additions, self.scale = layer, parts, additions, scale
+
+    def forward(self, x):
+        out = self.layer(x)
+        width = out.shape[-1] // len(self.parts)
+        zeros = torch.zeros(*out.shape[:-1], width)
+        added = [x @ pair[0] @ pair[1] * self.scale if pair else zeros for pair in self.additions]
+        return out + torch.cat(added, -1)
+
+
+def adapt(model, parts_of, rank, alpha, targets):
+    """Puts additions into all targets; returns them by the names that impasto's files have for them."""
+    seen, named = {}, {}
+    for name, layer in list(model.named_modules()):
+        parts = parts_of(name) if isinstance(layer, nn.Linear) else ()
+        additions = []
+        for part in parts:
+            place = f"{part}.{seen.setdefault(part, 0)}"
+            seen[part] += 1
+            pair = None
+            if part in targets:
+                columns = layer.out_features // len(parts)
+                a = torch.randn(layer.in_features, rank) / layer.in_features**0.5
+                pair = nn.Parameter(a), nn.Parameter(0.2 * torch.randn(rank, columns))
+                named[f"{place}.a"], named[f"{place}.b"] = pair
+            additions.append(pair)
+        if any(additions):
+            way, leaf = name.rsplit(".", 1)
+            setattr(model.get_submodule(way), leaf, Adapted(layer, parts, additions, alpha / rank))
+    return named
+
+
+def write_lora(folder, model, parts_of, loss, **lora):
+    named = adapt(model, parts_of, **lora)
+    before = {f"before.{name}": value.detach().clone() for name, value in named.items()}
+    losses, first = train(list(named.values()), loss, weight_decay=0.1)
+    gradients = {f"gradient.{name}": first[id(value)] for name, value in named.items()}
+    save_file({"losses": losses} | before | gradients, folder / "lora.safetensors", {"lora": json.dumps(lora)})
+
+
+# --- the models -----------------------------------------------------------------------------------------------
+
+
+def write_pytorch(name, seed, tokenizer, lora, **options):
     torch.manual_seed(seed)
     folder = OUT / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,14 +143,17 @@ def write_pytorch(name, seed, tokenizer, **options):
     text = torch.tensor([[*ids, *[0] * (length - len(ids))] for ids in text_ids])
     image = torch.randint(0, vae.num_tokens, (len(text_ids), dalle.image_seq_len))
     parameters = [p for p in dalle.parameters() if p.requires_grad]
-    losses, first = train(parameters, lambda: dalle(text.clone(), image, return_loss=True))
+    loss = lambda: dalle(text.clone(), image, return_loss=True)
+    losses, first = train(parameters, loss)
     gradients = {key: first[id(p)] for key, p in dalle.named_parameters() if id(p) in first}
     # What is no weight stays as it is.
     save(folder / "gradients.pt", before | gradients)
     save_file({"losses": losses, "image_ids": image.int()}, folder / "expected.safetensors", {"text_ids": json.dumps(text_ids)})
+    dalle.load_state_dict(before)
+    write_lora(folder, dalle, pytorch_parts, loss, **lora)
 
 
-def write_mini(name, seed):
+def write_mini(name, seed, lora):
     torch.manual_seed(seed)
     folder = OUT / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,6 +171,8 @@ def write_mini(name, seed):
     def save(path, values):
         torch.save(mini.without_unit_scales(values, False), path)
 
+    both = nn.ModuleDict(modules)
+    before = {key: value.detach().clone() for key, value in both.state_dict().items()}
     for key, module in modules.items():
         save(folder / f"{key}.pt", {k: v.detach().half() for k, v in module.state_dict().items()})
     text_ids = [[0, 7, 9, 30, 2], [0, 2], [0, 5, 6, 7, 8, 9, 10, 11, 2]]
@@ -101,13 +188,20 @@ def write_mini(name, seed):
         values = {k: first.get(id(p), p.detach()) for k, p in module.named_parameters()}
         save(folder / f"{key}_gradients.pt", values)
     save_file({"losses": losses, "image_ids": image.int()}, folder / "expected.safetensors", {"text_ids": json.dumps(text_ids)})
+    both.load_state_dict(before)
+    write_lora(folder, both, mini_parts, loss, **lora)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     # One of the imports switches it off.
     torch.set_grad_enabled(True)
-    write_pytorch("rotary", 1, pytorch.chinese_tokenizer, dim=20, depth=2, text_seq_len=12, heads=2, dim_head=12)
-    write_pytorch("kinds", 2, pytorch.chinese_tokenizer, dim=14, depth=4, text_seq_len=9, heads=2, dim_head=8, rotary_emb=False, sandwich_norm=True, stable=True, attn_types=("axial_row", "axial_col", "conv_like", "full"))
-    write_pytorch("reversible", 3, pytorch.chinese_tokenizer, dim=16, depth=2, text_seq_len=10, heads=1, dim_head=10, reversible=True, shift_tokens=False)
-    write_mini("mini", 4)
+    queries_values = dict(rank=2, alpha=3.0, targets=["attention.q", "attention.v"])
+    everything = dict(rank=3, alpha=1.5, targets=["attention.k", "attention.out", "feed_forward.up", "feed_forward.gate", "feed_forward.down"])
+    outer = dict(rank=1, alpha=2.0, targets=["attention.q", "attention.k", "attention.v", "feed_forward.gate"])
+    stacks = [f"{stack}.{part}" for stack in ("encoder.attention", "decoder.attention", "decoder.caption_attention") for part in ("q", "v", "out")]
+    mini_lora = dict(rank=2, alpha=4.0, targets=[*stacks, "encoder.glu.up", "decoder.glu.gate", "decoder.glu.down"])
+    write_pytorch("rotary", 1, pytorch.chinese_tokenizer, queries_values, dim=20, depth=2, text_seq_len=12, heads=2, dim_head=12)
+    write_pytorch("kinds", 2, pytorch.chinese_tokenizer, everything, dim=14, depth=4, text_seq_len=9, heads=2, dim_head=8, rotary_emb=False, sandwich_norm=True, stable=True, attn_types=("axial_row", "axial_col", "conv_like", "full"))
+    write_pytorch("reversible", 3, pytorch.chinese_tokenizer, outer, dim=16, depth=2, text_seq_len=10, heads=1, dim_head=10, reversible=True, shift_tokens=False)
+    write_mini("mini", 4, mini_lora)

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use super::weights::{self, Precision};
 use crate::models::parameters::{self, LINEAR, Parameters};
 use crate::nn::{Adapt, Adapter, Init, LoraConfig};
+use crate::sampling::SamplingOptions;
 use crate::{Error, Result, files};
 
 const CONFIG: &str = "config.json";
@@ -45,6 +46,9 @@ pub struct AdapterConfig {
     pub base_fingerprint: String,
     /// What is adapted.
     pub lora: LoraConfig,
+    /// What `generate` uses where nothing else is asked for; the model's own where nothing is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<SamplingOptions>,
 }
 
 /// Writes an adapter's folder, the config last.
@@ -73,10 +77,12 @@ pub fn config(dir: &Path) -> Result<AdapterConfig> {
     let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
     let config: AdapterConfig = serde_json::from_slice(&bytes)
         .map_err(|e| Error::bad_file(&path, format!("not an adapter's config: {e}")))?;
-    config
+    let sampling = config.sampling.as_ref();
+    let valid = config
         .lora
         .validate()
-        .map_err(|e| Error::bad_file(&path, e.to_string()))?;
+        .and_then(|()| sampling.map_or(Ok(()), SamplingOptions::validate));
+    valid.map_err(|e| Error::bad_file(&path, e.to_string()))?;
     Ok(config)
 }
 
@@ -98,30 +104,36 @@ pub fn attach<M: Adapt>(
         ));
     }
     let path = dir.join(WEIGHTS);
-    let bad = |reason: String| Error::bad_file(&path, reason);
     let bytes = files::map(&path)?;
-    let mut tensors = weights::parse(&path, &bytes)?;
+    let tensors = weights::parse(&path, &bytes)?;
     let adapter = Adapter::new(&config.lora, &model.linears(), &mut Init::empty(device))
-        .map_err(|e| bad(e.to_string()))?;
+        .and_then(|adapter| fill(adapter, tensors))
+        .map_err(|e| Error::bad_file(&path, e.to_string()))?;
+    adapter.attach(model.linears(), None);
+    Ok(config)
+}
+
+/// The additions by the names that files have for them, all of them and no others, in the place of those of `adapter`.
+pub(crate) fn fill(adapter: Adapter, mut tensors: Parameters) -> Result<Adapter> {
+    let bad = |reason: String| Err(Error::invalid("adapter", reason));
     let mut renamed = Parameters::new();
     for (stored, walked) in adapter.walked_names() {
-        let tensor = tensors
-            .remove(&stored)
-            .ok_or_else(|| bad(format!("tensor {stored} is missing")))?;
-        renamed.insert(walked, tensor);
+        match tensors.remove(&stored) {
+            Some(tensor) => renamed.insert(walked, tensor),
+            None => return bad(format!("tensor {stored} is missing")),
+        };
     }
     if let Some(name) = tensors.keys().next() {
-        return Err(bad(format!("unexpected tensor {name}")));
+        return bad(format!("unexpected tensor {name}"));
     }
     let (adapter, report) = parameters::load(adapter, renamed);
     if !report.is_complete() {
-        return Err(bad(format!(
+        return bad(format!(
             "does not fit its config.json: {}",
             report.summary()
-        )));
+        ));
     }
-    adapter.attach(model.linears(), None);
-    Ok(config)
+    Ok(adapter)
 }
 
 /// Numbers of each tensor that a fingerprint reads.

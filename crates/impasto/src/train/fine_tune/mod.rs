@@ -26,9 +26,9 @@ use super::encoded::{self, Encoding};
 use super::engine::{self, Observer};
 use super::image_tokenizer::training_device;
 use super::source::{SourceConfig, open_scaled};
-use crate::checkpoint::adapter::{AdapterConfig, Architecture, fingerprint};
+use crate::checkpoint::adapter::{self, AdapterConfig, Architecture, fingerprint};
 use crate::checkpoint::{ModelSource, WeightFormat};
-use crate::models::parameters;
+use crate::models::{ImageTokenizer, parameters};
 use crate::nn::{Adapt, Adapter, Init, LoraConfig};
 use crate::pipeline::dalle_mini::{DalleMiniPipeline, is_dalle_mini};
 use crate::pipeline::dalle_pytorch::{DallePytorchPipeline, is_dalle_pytorch};
@@ -176,6 +176,9 @@ pub fn run(
     ))
 }
 
+/// The folder in a run's own where the additions are written.
+const ADAPTER: &str = "adapter";
+
 /// Where a run takes place.
 struct Run<'a> {
     dir: &'a Path,
@@ -194,6 +197,14 @@ fn train<P: Published>(
         device,
         resume,
     } = run;
+    if let ImageTokenizer::TamingVqgan(vqgan) = published.image()
+        && !vqgan.reads_pictures()
+    {
+        return Err(Error::invalid(
+            "from",
+            "came without an encoder, so no picture can be read; import it with --image-tokenizer and the published VQGAN's folder, and train what that wrote",
+        ));
+    }
     let train_device = training_device(device, &config.run);
     // What can be refused is, before pictures are encoded.
     let adapter = match &config.lora {
@@ -209,7 +220,9 @@ fn train<P: Published>(
                 base: about.name,
                 base_fingerprint: fingerprint(&transformer),
                 lora: lora.clone(),
+                sampling: config.sampling.clone(),
             };
+            check_base(&dir.join(ADAPTER), resume, &about)?;
             Some((adapter, about))
         }
     };
@@ -258,6 +271,24 @@ fn train<P: Published>(
     };
     let trained = engine::train(&mut task, adapter, run, dir, resume, observer)?;
     task.save(&trained.valid(), dir)
+}
+
+/// Refuses to go on from an adapter of another model.
+fn check_base(dir: &Path, resume: bool, about: &AdapterConfig) -> Result<()> {
+    if !resume || !dir.join("config.json").is_file() {
+        return Ok(());
+    }
+    let begun = adapter::config(dir)?;
+    if begun.base_fingerprint == about.base_fingerprint {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "from",
+        format!(
+            "is not the model that the training in this folder began with, which was {}; give that one or another --out",
+            begun.base
+        ),
+    ))
 }
 
 /// Stands for an image tokenizer's weights.

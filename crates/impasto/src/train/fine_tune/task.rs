@@ -6,8 +6,8 @@ use burn::module::Module;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::Config;
 use super::published::{About, Published};
+use super::{ADAPTER, Config};
 use crate::checkpoint::adapter::{self, AdapterConfig};
 use crate::image::{Format, Picture};
 use crate::nn::{Adapt, Adapter};
@@ -174,7 +174,7 @@ impl<P: Published> Adapted<P> {
 
     /// Writes the additions into the run's directory.
     pub fn save(&self, adapter: &Adapter, dir: &Path) -> Result<PathBuf> {
-        let path = dir.join("adapter");
+        let path = dir.join(ADAPTER);
         adapter::save(&path, &self.about, adapter)?;
         Ok(path)
     }

@@ -1,19 +1,20 @@
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
-
 use burn::tensor::TensorData;
 use safetensors::SafeTensors;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::published::{mini_loss, pytorch_loss};
 use super::*;
-use crate::checkpoint::adapter;
 use crate::checkpoint::dalle_mini::DalleMini;
 use crate::checkpoint::stored::safetensors;
+use crate::image::Picture;
 use crate::import;
+use crate::models::parameters::Parameters;
 use crate::models::{DalleBart, DallePytorch};
+use crate::pipeline::{self, AnyPipeline};
 use crate::train::engine::Pass;
 use crate::train::optimizer::{NamedGradients, Optimizer};
 use crate::train::tests::{NEVER, StopAfter, assert_same_files};
@@ -31,6 +32,21 @@ fn published(path: &str) -> PathBuf {
         .join(path)
 }
 
+/// A file of a set: its tensors, and what JSON there is about them under `about`.
+fn read<T: DeserializeOwned>(set: &str, file: &str, about: &str) -> (Parameters, T) {
+    let path = golden(set).join(file);
+    let bytes = std::fs::read(&path).unwrap();
+    let tensors = safetensors(&path, &bytes).unwrap();
+    let tensors = tensors.into_iter().map(|(name, tensor)| {
+        let shape = tensor.shape().to_vec();
+        (name, TensorData::new(tensor.floats(), shape))
+    });
+    let tensors = tensors.collect();
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+    let about = &metadata.metadata().as_ref().unwrap()[about];
+    (tensors, serde_json::from_str(about).unwrap())
+}
+
 /// What PyTorch's training of a set was given and said.
 struct Expected {
     losses: Vec<f32>,
@@ -40,45 +56,66 @@ struct Expected {
 
 impl Expected {
     fn of(set: &str) -> Self {
-        let path = golden(set).join("expected.safetensors");
-        let bytes = std::fs::read(&path).unwrap();
-        let tensors = safetensors(&path, &bytes).unwrap();
-        let find = |name: &str| {
-            let (_, tensor) = tensors.iter().find(|(found, _)| found == name).unwrap();
-            (tensor.floats(), tensor.shape().to_vec())
-        };
-        let (ids, shape) = find("image_ids");
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
-        let text_ids = &metadata.metadata().as_ref().unwrap()["text_ids"];
+        let (tensors, captions) = read(set, "expected.safetensors", "text_ids");
+        let ids = &tensors["image_ids"];
         Expected {
-            losses: find("losses").0,
-            captions: serde_json::from_str(text_ids).unwrap(),
+            losses: tensors["losses"].try_to_vec().unwrap(),
+            captions,
             image_ids: ids
-                .chunks(shape[1])
+                .as_slice::<f32>()
+                .unwrap()
+                .chunks(ids.shape()[1])
                 .map(|row| row.iter().map(|&id| id as u32).collect())
                 .collect(),
         }
     }
 }
 
+/// The same of additions of low rank.
+struct ExpectedOfLora {
+    losses: Vec<f32>,
+    config: LoraConfig,
+    /// The additions before the first step, and their gradients in it.
+    before: Parameters,
+    gradients: Parameters,
+}
+
+impl ExpectedOfLora {
+    fn of(set: &str) -> Self {
+        let (tensors, config) = read(set, "lora.safetensors", "lora");
+        let under = |prefix: &str| -> Parameters {
+            let named = tensors.iter().filter_map(|(name, tensor)| {
+                Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()))
+            });
+            named.collect()
+        };
+        ExpectedOfLora {
+            losses: tensors["losses"].try_to_vec().unwrap(),
+            config,
+            before: under("before."),
+            gradients: under("gradient."),
+        }
+    }
+}
+
 /// Ten steps as PyTorch made them: the same losses, and the same gradients in the first.
-fn trains_like_pytorch<M: Adapt>(
+fn ten_steps<M: Module>(
     set: &str,
-    model: M,
-    gradients: &M,
-    loss: impl Fn(&M, &Expected) -> Pass,
+    mut model: M,
+    weight_decay: f64,
+    losses: &[f32],
+    gradients: &Parameters,
+    pass: impl Fn(&M) -> Pass,
 ) {
     let run = RunConfig {
-        weight_decay: 0.0,
+        weight_decay,
         ema_decay: 0.0,
         ..RunConfig::default()
     };
-    let expected = Expected::of(set);
-    assert_eq!(expected.losses.len(), 10);
-    let mut model = for_training(model, &run);
+    assert_eq!(losses.len(), 10);
     let mut optimizer = Optimizer::new(&run);
-    for (step, &reference) in expected.losses.iter().enumerate() {
-        let pass = loss(&model, &expected);
+    for (step, &reference) in losses.iter().enumerate() {
+        let pass = pass(&model);
         let found = pass.loss.clone().into_scalar::<f32>();
         assert!(
             (found - reference).abs() <= 1e-3 * reference,
@@ -86,14 +123,13 @@ fn trains_like_pytorch<M: Adapt>(
         );
         let found = NamedGradients::collect(&model, &pass.loss.backward());
         if step == 0 {
-            same_gradients(set, &found, &parameters::export(gradients));
+            same_gradients(set, &found, gradients);
         }
         model = optimizer.step(model, found, 3e-3, 1.0, step as u64);
     }
 }
 
-fn same_gradients(set: &str, found: &NamedGradients, expected: &BTreeMap<String, TensorData>) {
-    let mut compared = 0;
+fn same_gradients(set: &str, found: &NamedGradients, expected: &Parameters) {
     for (name, reference) in expected {
         // Angles of places are no weights, and have no gradient.
         if name == "rotary" {
@@ -103,6 +139,7 @@ fn same_gradients(set: &str, found: &NamedGradients, expected: &BTreeMap<String,
         let reference = reference.as_slice::<f32>().unwrap();
         let gradient = found.by_name[name].to_data();
         let gradient = gradient.as_slice::<f32>().unwrap();
+        assert_eq!(gradient.len(), reference.len(), "{set}: {name}");
         let largest = reference.iter().fold(0.0f32, |most, g| most.max(g.abs()));
         assert!(largest > 0.0, "{set}: {name}");
         for (a, b) in gradient.iter().zip(reference) {
@@ -111,9 +148,40 @@ fn same_gradients(set: &str, found: &NamedGradients, expected: &BTreeMap<String,
                 "{set}, {name}: {a} {b}, largest {largest}"
             );
         }
-        compared += gradient.len();
     }
-    assert!(compared > 3000, "{compared}");
+}
+
+type Loss<M> = fn(&M, &Expected) -> Pass;
+
+fn trains_like_pytorch<M: Adapt>(set: &str, model: M, gradients: &M, loss: Loss<M>) {
+    let expected = Expected::of(set);
+    let model = for_training(model, &RunConfig::default());
+    let gradients = parameters::export(gradients);
+    assert!(gradients.len() > 20, "{}", gradients.len());
+    let pass = |model: &M| loss(model, &expected);
+    ten_steps(set, model, 0.0, &expected.losses, &gradients, pass);
+}
+
+/// The same where `model` stays as it is.
+fn adapts_like_pytorch<M: Adapt>(set: &str, mut model: M, loss: Loss<M>) {
+    let expected = Expected::of(set);
+    let lora = ExpectedOfLora::of(set);
+    let mut empty = Init::empty(&Device::flex());
+    let adapter = Adapter::new(&lora.config, &model.linears(), &mut empty).unwrap();
+    let walked = adapter.walked_names();
+    assert_eq!(walked.len(), lora.gradients.len());
+    let gradients = lora.gradients.iter();
+    let gradients = gradients
+        .map(|(name, gradient)| (walked[name].clone(), gradient.clone()))
+        .collect();
+    let adapter = adapter::fill(adapter, lora.before).unwrap();
+    let adapter = for_training(adapter, &RunConfig::default());
+    let pass = |adapter: &Adapter| {
+        let mut adapted = model.clone();
+        adapter.attach(adapted.linears(), None);
+        loss(&adapted, &expected)
+    };
+    ten_steps(set, adapter, 0.1, &lora.losses, &gradients, pass);
 }
 
 #[test]
@@ -125,10 +193,12 @@ fn ten_steps_of_dalle_pytorch_are_those_of_pytorch() {
             assert!(published.report.is_complete());
             published.model.dalle
         };
-        let model = load("dalle.pt").for_training();
-        trains_like_pytorch(set, model, &load("gradients.pt"), |model, expected| {
+        let loss: Loss<DallePytorch> = |model, expected| {
             pytorch_loss(model, &expected.captions, &expected.image_ids, 7.0).unwrap()
-        });
+        };
+        let model = load("dalle.pt").for_training();
+        trains_like_pytorch(set, model, &load("gradients.pt"), loss);
+        adapts_like_pytorch(set, load("dalle.pt"), loss);
     }
 }
 
@@ -156,9 +226,10 @@ fn mini(folder: &Path) -> DalleMini {
 #[test]
 fn ten_steps_of_dalle_mini_are_those_of_pytorch() {
     let load = |suffix: &str| -> DalleBart { mini(mini_folder(suffix).path()).dalle };
-    trains_like_pytorch("mini", load(""), &load("_gradients"), |model, expected| {
-        mini_loss(model, &expected.captions, &expected.image_ids).unwrap()
-    });
+    let loss: Loss<DalleBart> =
+        |model, expected| mini_loss(model, &expected.captions, &expected.image_ids).unwrap();
+    trains_like_pytorch("mini", load(""), &load("_gradients"), loss);
+    adapts_like_pytorch("mini", load(""), loss);
 }
 
 const PYTORCH: &str = "dalle_pytorch/goldens/rotary/dalle.pt";
@@ -224,6 +295,12 @@ fn resumed_runs_equal_uninterrupted_ones() {
         assert!(matches!(stopped, Err(Error::Stopped)));
         tune(&config, model, &parts, true, NEVER).unwrap();
         assert_same_files(&whole, &parts);
+        if config.lora.is_some() && model == PYTORCH {
+            let other = "dalle_pytorch/goldens/reversible";
+            let error = tune(&config, other, &parts, true, NEVER).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("in this folder began with"), "{error}");
+        }
     }
 }
 
@@ -295,4 +372,126 @@ fn what_can_not_be_trained_is_refused() {
     assert!(error.contains("without an encoder"), "{error}");
     let (error, _) = refused(json!({"encoded_pictures": null}), PYTORCH);
     assert!(error.contains("encoded_pictures must be given"), "{error}");
+}
+
+fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().unwrap()
+}
+
+/// −log p of the ids of a picture after a caption.
+fn nats(pipeline: &dyn AnyPipeline) -> f64 {
+    let size = pipeline.picture_size();
+    let picture = Picture::filled(size, size, [200, 40, 90]);
+    let likelihood = pipeline.likelihood("a red turtle", &picture, false);
+    -likelihood.unwrap().image_log_likelihood
+}
+
+/// Additions that are zero so far, in every place of both families.
+#[test]
+fn a_new_adapter_changes_no_bit_of_a_model() {
+    let all = |rank: usize| -> LoraConfig {
+        let targets = ["q", "k", "v", "out", "up", "gate", "down"];
+        serde_json::from_value(json!({"rank": rank, "targets": targets})).unwrap()
+    };
+    let mut init = Init::new(1, &Device::flex());
+    let expected = Expected::of("mini");
+    let mut model = mini(mini_folder("").path()).dalle;
+    let nats = |model: &DalleBart| {
+        let pass = mini_loss(model, &expected.captions, &expected.image_ids).unwrap();
+        floats(pass.loss)
+    };
+    let before = nats(&model);
+    let adapter = Adapter::new(&all(3), &model.linears(), &mut init).unwrap();
+    adapter.attach(model.linears(), None);
+    assert_eq!(nats(&model), before);
+    let logits = |model: &DallePytorch, expected: &Expected| {
+        let (states, mut known) = model.read(&expected.captions).unwrap();
+        let behind = model.go_on(&expected.image_ids, &mut known).unwrap();
+        (
+            floats(model.text_logits(states)),
+            floats(model.image_logits(behind)),
+        )
+    };
+    for set in ["rotary", "kinds", "reversible"] {
+        let expected = Expected::of(set);
+        let path = golden(set).join("dalle.pt");
+        let published = import::dalle_pytorch::load(&path, &Device::flex()).unwrap();
+        let mut model = published.model.dalle;
+        let before = logits(&model, &expected);
+        let adapter = Adapter::new(&all(2), &model.linears(), &mut init).unwrap();
+        adapter.attach(model.linears(), None);
+        assert_eq!(logits(&model, &expected), before, "{set}");
+    }
+}
+
+#[test]
+fn merged_models_are_as_unmerged_ones() {
+    for model in [PYTORCH, MINI] {
+        let dir = tempfile::tempdir().unwrap();
+        let adapter = tune(&config(lora()), model, dir.path(), false, NEVER).unwrap();
+        let (source, device) = (source(model), Device::flex());
+        let merged = dir.path().join("merged");
+        pipeline::merge(&source, &adapter, &merged).unwrap();
+        let merged = ModelSource::Dir(merged);
+        let plain = pipeline::open(&source, &device, None).unwrap();
+        let adapted = pipeline::open_adapted(&source, &device, None, &adapter).unwrap();
+        let whole = pipeline::open(&merged, &device, None).unwrap();
+        assert_eq!((adapted.name(), whole.name()), ("tuned", "tuned"));
+        let (plain, adapted, whole) = (nats(&*plain), nats(&*adapted), nats(&*whole));
+        assert!((adapted / plain - 1.0).abs() > 1e-4, "{plain} {adapted}");
+        assert!((adapted / whole - 1.0).abs() < 1e-5, "{adapted} {whole}");
+        // Another model of the same sizes: the merged one once more, trained on as a whole.
+        let tuned = dir.path().join("tuned");
+        let mut more = config(json!({}));
+        more.run.steps = 1;
+        let mut observer = StopAfter::steps(NEVER);
+        let tuned = run(&more, &merged, &tuned, &device, false, &mut observer).unwrap();
+        let other = ModelSource::Dir(tuned);
+        let error = pipeline::open_adapted(&other, &device, None, &adapter).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("whose weights are not those of tuned"),
+            "{error}"
+        );
+        // A damaged adapter.
+        let file = adapter.join("adapter.safetensors");
+        let bytes = std::fs::read(&file).unwrap();
+        std::fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
+        let error = pipeline::open_adapted(&source, &device, None, &adapter).unwrap_err();
+        assert!(
+            error.to_string().contains("not a whole safetensors file"),
+            "{error}"
+        );
+    }
+}
+
+/// Weights that stay as they are may be held in fewer bits; what is learned beside them hardly differs.
+#[test]
+fn additions_to_packed_weights_learn_too() {
+    let losses = |precision: Option<&str>| -> Vec<f64> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut change = lora();
+        change["precision"] = json!(precision);
+        change["lora"]["dropout"] = json!(0.0);
+        tune(&config(change), MINI, dir.path(), false, NEVER).unwrap();
+        logged(dir.path(), "loss")
+    };
+    let plain = losses(None);
+    for (format, tolerance) in [("bf16", 0.01), ("int8", 0.03)] {
+        let packed = losses(Some(format));
+        assert_ne!(packed, plain, "{format}");
+        for (packed, plain) in packed.iter().zip(&plain) {
+            assert!(
+                (packed / plain - 1.0).abs() < tolerance,
+                "{format}: {packed} {plain}"
+            );
+        }
+    }
+}
+
+fn logged(dir: &Path, name: &str) -> Vec<f64> {
+    let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+    text.lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()[name].as_f64())
+        .collect()
 }
