@@ -16,14 +16,14 @@ use crate::simd::{Kernel, Portable, Vector};
 /// Bytes that are read: several last-level caches.
 const BUFFER: usize = 256 << 20;
 
-/// Reads of the whole buffer, of which the quickest counts.
-const RUNS: usize = 8;
+/// Runs of multiply-adds, of which the quickest counts.
+const RUNS: usize = 32;
 
-/// Bytes a second that memory is read with.
-pub fn bandwidth() -> f64 {
+/// Bytes a second that memory is read with, in each of `passes` passes after one that does not count.
+pub fn bandwidths(passes: usize) -> Vec<f64> {
     let buffer: Vec<u64> = (0..BUFFER as u64 / 8).collect();
     let each = buffer.len().div_ceil(4 * rayon::current_num_threads());
-    best(RUNS, || {
+    let mut rates = rates(passes + 1, || {
         buffer
             .par_chunks(each)
             .map(|chunk| {
@@ -37,7 +37,9 @@ pub fn bandwidth() -> f64 {
                 sums.iter().fold(0, |sum, x| sum ^ x)
             })
             .reduce(|| 0, |a, b| a ^ b)
-    }) * BUFFER as f64
+    });
+    rates.remove(0);
+    rates.iter().map(|rate| rate * BUFFER as f64).collect()
 }
 
 /// Multiply-adds of `f32` in registers, two operations each, a second.
@@ -49,26 +51,26 @@ pub fn operations() -> f64 {
         Isa::Avx2 | Isa::Portable => 8,
         Isa::Neon => 4,
     };
-    let rate = best(4 * RUNS, || {
+    let rates = rates(RUNS, || {
         (0..threads)
             .into_par_iter()
             .with_max_len(1)
             .map(|_| chains(black_box(STEPS)))
             .sum::<f32>()
     });
-    rate * (2 * threads * STEPS * CHAINS * lanes) as f64
+    let best = rates.into_iter().fold(0.0, f64::max);
+    best * (2 * threads * STEPS * CHAINS * lanes) as f64
 }
 
-/// Runs a second, the best of some.
-fn best<T>(runs: usize, mut work: impl FnMut() -> T) -> f64 {
-    let quickest = (0..runs)
+/// Runs a second, of each of some.
+fn rates<T>(runs: usize, mut work: impl FnMut() -> T) -> Vec<f64> {
+    (0..runs)
         .map(|_| {
             let begin = Instant::now();
             black_box(work());
-            begin.elapsed().as_secs_f64()
+            1.0 / begin.elapsed().as_secs_f64()
         })
-        .fold(f64::INFINITY, f64::min);
-    1.0 / quickest
+        .collect()
 }
 
 /// Chains of multiply-adds that don't wait for each other: more than any processor has under way.

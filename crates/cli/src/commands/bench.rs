@@ -9,16 +9,16 @@ use impasto::checkpoint::WeightFormat;
 
 use crate::terminal;
 
-/// Measure the speed of drawing, of pixels, of CLIP and of training on the CPU
+/// Measure the speed of loading, of drawing, of pixels, of CLIP and of training on the CPU
 ///
 /// Random weights in published sizes. The last column is the share of what the machine can do at most, measured in
-/// the same run: of its memory's bandwidth for tokens, of its multiply-adds in f32 for everything else.
+/// the same run: of its memory's bandwidth (the median) for tokens, of its multiply-adds in f32 for everything else.
 #[derive(Args)]
 pub struct Arguments {
     /// What to measure [default: everything]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PART")]
     what: Vec<Part>,
-    /// Decoding: in what weights are held
+    /// Loading and decoding: in what weights are held
     #[arg(long, value_delimiter = ',', value_name = "FORMAT", default_values = ["f32", "int8"])]
     precision: Vec<WeightFormat>,
     /// Decoding: tokens of each run
@@ -37,6 +37,7 @@ pub struct Arguments {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Part {
+    Load,
     Decode,
     Pixels,
     Clip,
@@ -46,6 +47,7 @@ enum Part {
 impl From<Part> for What {
     fn from(part: Part) -> Self {
         match part {
+            Part::Load => What::Load,
             Part::Decode => What::Decode,
             Part::Pixels => What::Pixels,
             Part::Clip => What::Clip,

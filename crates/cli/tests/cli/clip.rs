@@ -140,6 +140,51 @@ fn the_best_of_many_are_kept_and_say_their_score() {
 }
 
 #[test]
+fn a_clip_trains_on_what_a_model_draws() {
+    let program = Program::new();
+    let train = |pictures: u64, steps: u64, more: &[&'static str]| {
+        let config = serde_json::json!({
+            "name": "tiny-clip", "licence": "CC0-1.0", "from": "impasto-clip",
+            "data": {"scenes": {"world": "small", "seed": 5, "family": 4}},
+            "drawn": {"by": "impasto-mini", "pictures": pictures, "share": 0.5},
+            "run": {"steps": steps, "batch_size": 8, "checkpoint_every": 1},
+            "validation": 8,
+        });
+        std::fs::write(program.path("c.json"), config.to_string()).unwrap();
+        let mut arguments = vec!["train", "clip", "--config", "c.json", "--out", "out"];
+        arguments.extend(more);
+        arguments
+    };
+    program.refuses(1, &train(6, 1, &[]), &["drawn.pictures is 6", "multiple"]);
+    let ran = program.run(&train(8, 1, &[]));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("drew 8 of 8 pictures"),
+        "{}",
+        ran.stderr
+    );
+    let drawn = std::fs::read(program.path("out/drawn.tokens")).unwrap();
+    // Going on, the pictures are there; a longer list begins with them.
+    let ran = program.run(&train(8, 2, &["--resume"]));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(!ran.stderr.contains("drew"), "{}", ran.stderr);
+    assert_eq!(
+        std::fs::read(program.path("out/drawn.tokens")).unwrap(),
+        drawn
+    );
+    program.expect(&["generate", "a cat", "-o", "picture.png"]);
+    let score = program.json(&[
+        "score",
+        "a cat",
+        "picture.png",
+        "--clip",
+        "out/model",
+        "--json",
+    ]);
+    assert!(score["scores"][0]["cosine"].is_f64());
+}
+
+#[test]
 fn what_a_clip_can_not_be_asked() {
     let program = with_pictures();
     program.refuses(

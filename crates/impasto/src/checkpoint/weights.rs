@@ -11,6 +11,7 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 
 pub use super::loading::{Formats, held, load, load_into};
+pub use super::saving::write as write_held;
 use crate::models::parameters::{self, Parameters};
 use crate::nn::ops::packed::WeightFormat;
 use crate::{Error, Result, files};

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::detector::Detector;
-use super::scenes::{Prompt, Tally, held_out_prompts, score};
+use super::scenes::{Accuracy, Prompt, Scores, Tally, held_out_prompts, score};
 use crate::data::scenes::{Glyphs, Language, World, render};
 use crate::generate::{Drawing, draw};
 use crate::image::Picture;
@@ -44,8 +44,8 @@ pub struct Report {
     pub world: String,
     /// The settings.
     pub options: Options,
-    /// The CLIP that chose among `best_of` pictures.
-    pub chosen_by: Option<String>,
+    /// With a CLIP that chose among `best_of` pictures: what it chose from.
+    pub choice: Option<Choice>,
     /// Another CLIP that compared each picture with its prompt, and the mean cosine.
     pub judged_by: Option<(String, f64)>,
     /// Pictures that the model drew.
@@ -60,6 +60,21 @@ pub struct Report {
     pub reconstruction_ssim: f64,
     /// Share of the codebook that the rendered pictures use.
     pub code_usage: f64,
+}
+
+/// What a CLIP chose from, and whether its choice was worth the drawing.
+#[derive(Clone, Debug, Serialize)]
+pub struct Choice {
+    /// The CLIP's name.
+    pub by: String,
+    /// The first picture of each prompt: what would have been drawn without a choice.
+    pub first: Tally,
+    /// Prompts with a picture of which all is right.
+    pub any: Accuracy,
+    /// Prompts whose first picture is wrong somewhere, and the chosen one nowhere.
+    pub mended: u64,
+    /// Prompts whose first picture is right, and the chosen one wrong somewhere.
+    pub spoilt: u64,
 }
 
 /// Pictures drawn in one batch.
@@ -113,7 +128,13 @@ pub fn run(
         model: model.config.name.clone(),
         world: world.name.clone(),
         options: options.clone(),
-        chosen_by: clips.chooser.map(|clip| clip.model.config.name.clone()),
+        choice: clips.chooser.map(|clip| Choice {
+            by: clip.model.config.name.clone(),
+            first: Tally::default(),
+            any: Accuracy::default(),
+            mended: 0,
+            spoilt: 0,
+        }),
         judged_by: clips
             .judge
             .map(|clip| (clip.model.config.name.clone(), 0.0)),
@@ -126,7 +147,13 @@ pub fn run(
     };
     let mut all_ids = Vec::with_capacity(prompts.len());
     for (start, prompts) in (0..).step_by(BATCH).zip(prompts.chunks(BATCH)) {
-        let drawn = draw_best(pipeline, prompts, start, options, clips.chooser, progress)?;
+        let mut drawn = draw_each(pipeline, prompts, start, options, progress)?;
+        if let (Some(chooser), Some(choice)) = (clips.chooser, &mut report.choice) {
+            let of = |prompt: &Prompt, picture: &Picture| {
+                Ok(score(world, &prompt.scene, &detector.detect(picture)?))
+            };
+            drawn = choice.add(chooser, prompts, &drawn, &of)?;
+        }
         if let (Some(judge), Some((_, mean))) = (clips.judge, &mut report.judged_by) {
             for (prompt, picture) in prompts.iter().zip(&drawn) {
                 let caption = std::slice::from_ref(&prompt.caption);
@@ -171,13 +198,12 @@ pub fn run(
     Ok(report)
 }
 
-/// A picture of each prompt, the first of which is number `start`.
-fn draw_best(
+/// As many pictures of each prompt as are wanted, one prompt's after another's; the first prompt is number `start`.
+fn draw_each(
     pipeline: &Pipeline,
     prompts: &[Prompt],
     start: usize,
     options: &Options,
-    chooser: Option<&Ranker>,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Vec<Picture>> {
     let model = &pipeline.model;
@@ -208,18 +234,39 @@ fn draw_best(
         let ids: Vec<Vec<u32>> = drawn.into_iter().map(|drawn| drawn.image_ids).collect();
         pictures.extend(model.image.decode(&ids)?);
     }
-    let Some(chooser) = chooser else {
-        return Ok(pictures);
-    };
-    let mut best = Vec::with_capacity(prompts.len());
-    for (prompt, attempts) in prompts.iter().zip(pictures.chunks(tries)) {
-        let scores = chooser.score(
-            std::slice::from_ref(&prompt.caption),
-            attempts,
-            LongCaption::Refuse,
-        )?;
-        let order = scores.best_pictures(0);
-        best.extend(order.first().map(|&index| attempts[index].clone()));
+    Ok(pictures)
+}
+
+impl Choice {
+    /// Chooses among the same number of pictures of each prompt. `judge` is the detector's.
+    fn add(
+        &mut self,
+        chooser: &Ranker,
+        prompts: &[Prompt],
+        pictures: &[Picture],
+        judge: &(dyn Fn(&Prompt, &Picture) -> Result<Scores> + Sync),
+    ) -> Result<Vec<Picture>> {
+        let mut best = Vec::with_capacity(prompts.len());
+        let attempts = pictures.chunks(pictures.len() / prompts.len());
+        for (prompt, attempts) in prompts.iter().zip(attempts) {
+            let caption = std::slice::from_ref(&prompt.caption);
+            let scores = chooser.score(caption, attempts, LongCaption::Refuse)?;
+            let judged: Result<Vec<Scores>> = attempts
+                .par_iter()
+                .map(|picture| judge(prompt, picture))
+                .collect();
+            let judged = judged?;
+            let (Some(&chosen), Some(first)) = (scores.best_pictures(0).first(), judged.first())
+            else {
+                continue;
+            };
+            self.first.add(first);
+            self.any.count(Some(judged.iter().any(Scores::all)));
+            let (first, chosen_is) = (first.all(), judged[chosen].all());
+            self.mended += u64::from(!first && chosen_is);
+            self.spoilt += u64::from(first && !chosen_is);
+            best.push(attempts[chosen].clone());
+        }
+        Ok(best)
     }
-    Ok(best)
 }

@@ -1,7 +1,7 @@
 //! Drawing with DALL·E mini: row after row, each caption read once for all of its pictures.
 //!
 //! Guidance is the original's "super conditioning": a second decoder pass of each picture over the caption
-//! of nothing (`<s></s>`), and the mix of logits that [`Sampler`] makes. Only ids of the image tokenizer are
+//! of nothing (`<s></s>`), and the mix of logits that [`crate::sampling::Sampler`] makes. Only ids of the image tokenizer are
 //! drawn; the log-likelihood is that of the whole vocabulary, as in training.
 
 use burn::tensor::Tensor;

@@ -15,6 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::config::RunConfig;
+use super::drawn::{self, Drawn};
 use super::engine::{self, Evaluation, Observer, Pass, Task};
 use super::image_tokenizer::{self, training_device};
 use super::source::{PictureSource, SourceConfig, open};
@@ -64,6 +65,9 @@ pub struct Config {
     /// Pictures shown as an image tokenizer gives them back, for a CLIP that ranks what comes out of one.
     #[serde(default)]
     pub reconstructed: Option<Reconstructed>,
+    /// Pictures drawn by a model, for a CLIP that chooses among what it draws.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drawn: Option<drawn::Config>,
     /// Held-out pairs among which each is looked for at each checkpoint.
     #[serde(default = "default_validation")]
     pub validation: usize,
@@ -146,9 +150,17 @@ pub fn run(
     };
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     let source = open(&config.data, Some(clip_config.image_size), dir, observer)?;
+    let of = (clip_config.image_size, config.run.seed);
+    let drawn = config.drawn.as_ref();
+    let mut drawn = drawn
+        .map(|drawn| Drawn::new(drawn, source.as_ref(), of, device))
+        .transpose()?;
     let resolved =
         serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
     files::write_atomic(dir.join("config.json"), &resolved)?;
+    if let Some(drawn) = &mut drawn {
+        drawn.draw_all(source.as_ref(), &dir.join("drawn.tokens"), observer)?;
+    }
     let validation = source.validation(config.validation)?;
     let mut task = ClipTask {
         run: config.run.clone(),
@@ -162,6 +174,7 @@ pub fn run(
         text,
         source,
         reconstructed,
+        drawn,
         device: device.clone(),
         validation,
         shared: None,
@@ -239,6 +252,7 @@ struct ClipTask {
     source: Box<dyn PictureSource>,
     /// With the share of the pictures that go through it.
     reconstructed: Option<(ImageTokenizer, f64)>,
+    drawn: Option<Drawn>,
     device: Device,
     validation: Vec<Sample>,
     shared: Option<Shared>,
@@ -269,19 +283,36 @@ impl ClipTask {
             pictures: Vec::with_capacity(size),
             text_ids: Vec::with_capacity(size),
         };
-        let mut through = Vec::new();
-        for (number, sample) in (first + 1..).zip(samples) {
-            rng.set_stream(number);
+        // Rows of the batch, those of drawn pictures with the pictures' numbers.
+        let (mut through, mut drawn_rows, mut drawn) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, sample) in (first..).zip(samples) {
+            rng.set_stream(number + 1);
             rng.set_word_pos(0);
-            let caption = &sample.captions[rng.random_range(0..sample.captions.len())];
+            let instead = self
+                .drawn
+                .as_ref()
+                .and_then(|drawn| Some((drawn, drawn.instead_of(number)?)));
+            let captions = match instead {
+                Some((drawn, index)) => drawn.captions(index),
+                None => &sample.captions,
+            };
+            let caption = &captions[rng.random_range(0..captions.len())];
             let ids = self.text.encode_caption(caption, length, true)?;
             batch.text_ids.push(ids);
-            if let Some((_, share)) = self.reconstructed
+            if let Some((_, index)) = instead {
+                drawn_rows.push(batch.pictures.len());
+                drawn.push(index);
+            } else if let Some((_, share)) = self.reconstructed
                 && rng.random_bool(share)
             {
                 through.push(batch.pictures.len());
             }
             batch.pictures.push(sample.picture);
+        }
+        if let Some(all) = &self.drawn {
+            for (row, picture) in drawn_rows.into_iter().zip(all.pictures(&drawn)?) {
+                batch.pictures[row] = picture;
+            }
         }
         if let Some((image, _)) = &self.reconstructed {
             let pictures: Vec<Picture> = through

@@ -9,6 +9,7 @@ mod checkpoints;
 pub mod clip;
 pub mod config;
 pub mod dalle;
+pub mod drawn;
 mod encoded;
 mod engine;
 pub mod fine_tune;

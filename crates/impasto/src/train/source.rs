@@ -72,6 +72,10 @@ pub trait PictureSource: Send + Sync {
     fn train_batch(&self, start: u64, count: usize) -> Result<Vec<Sample>>;
     /// The captions of those samples; no picture is read or rendered.
     fn train_captions(&self, start: u64, count: usize) -> Result<Vec<Vec<String>>>;
+    /// So many samples in a row have much in common, from a multiple of this number on; 1: none have.
+    fn family(&self) -> u64 {
+        1
+    }
     /// Up to `count` held-out samples.
     fn validation(&self, count: usize) -> Result<Vec<Sample>>;
     /// Stands for the content where the config does not say all of it: a user's files may change.
@@ -284,6 +288,10 @@ impl PictureSource for Scenes {
             self.world.all_captions(&scene)
         });
         Ok(captions.collect())
+    }
+
+    fn family(&self) -> u64 {
+        self.family
     }
 
     fn validation(&self, count: usize) -> Result<Vec<Sample>> {

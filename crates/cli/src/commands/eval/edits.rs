@@ -1,0 +1,144 @@
+//! `impasto eval edits`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use impasto::eval::edits;
+use impasto::eval::scenes::Accuracy;
+use impasto::image::Picture;
+use impasto::models::dalle::Order;
+
+use super::{SceneFlags, cell, go_on, prepare, write};
+use crate::arguments::{ModelFlags, SamplingFlags};
+use crate::terminal;
+
+/// See [`super::What`].
+#[derive(Args)]
+pub(super) struct Flags {
+    #[command(flatten)]
+    scenes: SceneFlags,
+    #[command(flatten)]
+    model: ModelFlags,
+    /// Held-out scenes, one hole and one caption each
+    #[arg(long = "scenes", value_name = "N", default_value = "200", value_parser = clap::value_parser!(u32).range(1..))]
+    count: u32,
+    /// How many of them are varied
+    #[arg(long, value_name = "N", default_value = "25")]
+    varied: u32,
+    #[command(flatten)]
+    sampling: SamplingFlags,
+    /// raster, or parallel:STEPS
+    #[arg(long, default_value = "raster")]
+    order: Order,
+    /// Also write each scene, its hole, and it drawn both ways, as one picture into this folder
+    #[arg(long, value_name = "DIR")]
+    pictures: Option<PathBuf>,
+}
+
+/// Hides, draws, captions, varies, tells.
+pub(super) fn run(flags: &Flags) -> Result<()> {
+    prepare(flags.pictures.as_ref())?;
+    let (world, glyphs) = flags.scenes.open()?;
+    let pipeline = flags.model.load()?;
+    let options = edits::Options {
+        scenes: flags.count as usize,
+        varied: flags.varied as usize,
+        seed: flags.scenes.seed,
+        language: flags.scenes.language.into(),
+        sampling: flags.sampling.over(&pipeline.model.config.sampling),
+        order: flags.order,
+    };
+    terminal::catch_interrupts()?;
+    let bar = terminal::bar(1, "steps")?;
+    let mut shown = Vec::new();
+    let report = edits::run(
+        &pipeline,
+        &world,
+        &glyphs,
+        &options,
+        &mut |done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+            go_on()
+        },
+        &mut |caption, pictures| {
+            if flags.pictures.is_some() {
+                shown.push((
+                    caption.to_owned(),
+                    Picture::grid(pictures, pictures.len(), 2),
+                ));
+            }
+        },
+    );
+    bar.finish_and_clear();
+    let report = report?;
+    if let Some(folder) = &flags.pictures {
+        let shown: Vec<(String, Picture)> = shown
+            .into_iter()
+            .map(|(caption, picture)| Ok((caption, picture?)))
+            .collect::<Result<_>>()?;
+        write(folder, &shown)?;
+    }
+    if flags.scenes.json {
+        return terminal::json(&report);
+    }
+    terminal::result(table(&report))
+}
+
+/// Holes, captions and variations, one below the other.
+fn table(report: &edits::Report) -> String {
+    let options = &report.options;
+    let mut text = format!(
+        "{} on {} held-out scenes of world {}, seed {}, {}, guidance {}; holes take {:.0} % of the picture\n",
+        report.model,
+        options.scenes,
+        report.world,
+        options.seed,
+        options.order,
+        options.sampling.guidance_scale,
+        100.0 * report.hole_share,
+    );
+    let ways = [
+        ("known first", &report.known_first),
+        ("raster forced", &report.raster_forced),
+        ("known first, best", &report.known_first_best),
+        ("raster forced, best", &report.raster_forced_best),
+        ("reconstructed", &report.reconstructed),
+    ];
+    text += &format!("{:<24}", "");
+    for (name, _) in ways {
+        text += &format!("{name:>22}");
+    }
+    type Row = (&'static str, fn(&edits::Holes) -> Accuracy);
+    let rows: [Row; 4] = [
+        ("thing in the hole", |holes| holes.object),
+        ("in its colour", |holes| holes.colour),
+        ("count in the picture", |holes| holes.picture.count),
+        ("all of the caption", |holes| holes.picture.all),
+    ];
+    for (name, accuracy) in rows {
+        text += &format!("\n{name:<24}");
+        for (_, holes) in ways {
+            text += &format!("{:>22}", cell(accuracy(holes)));
+        }
+    }
+    text += &format!(
+        "\npixels outside unchanged: {} of {}\n",
+        report.outside_unchanged.right, report.outside_unchanged.asked
+    );
+    let captions = &report.captions;
+    text += &format!(
+        "captions: things {}, colours {}, word for word {}",
+        cell(captions.object),
+        cell(captions.colour),
+        cell(captions.exact)
+    );
+    for variety in &report.varieties {
+        text += &format!(
+            "\nvary --strength {:<4}: distance {:.1} [{:.1}, {:.1}]",
+            variety.strength, variety.distance, variety.low, variety.high
+        );
+    }
+    text
+}

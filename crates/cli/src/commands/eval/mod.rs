@@ -1,0 +1,129 @@
+//! `impasto eval`: how much of what was asked is in the pictures.
+
+mod edits;
+mod likelihood;
+mod retrieval;
+mod scenes;
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::{Args, Subcommand, ValueEnum};
+use impasto::Error;
+use impasto::data::scenes::{Glyphs, Language, World};
+use impasto::eval::scenes::Accuracy;
+use impasto::image::Picture;
+
+use crate::arguments::WorldFlags;
+use crate::terminal;
+
+/// Measure a model
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Draw held-out composed scenes; object, colour, count, place and background are judged by a detector
+    Scenes(scenes::Flags),
+    /// Hide things of held-out composed scenes and draw them again, caption the scenes, vary them
+    Edits(edits::Flags),
+    /// Let a CLIP find held-out composed scenes by their captions, and the captions by the scenes
+    Retrieval(retrieval::Flags),
+    /// How likely the model finds held-out composed scenes and their captions, in nats a token
+    Likelihood(likelihood::Flags),
+}
+
+/// Which held-out scenes, and how the answer is told.
+#[derive(Args)]
+struct SceneFlags {
+    #[command(flatten)]
+    world: WorldFlags,
+    /// Seed of the scenes, and of what is drawn of them
+    #[arg(long, default_value = "0")]
+    seed: u64,
+    /// Language of the captions
+    #[arg(long, value_enum, default_value = "english")]
+    language: LanguageName,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+impl SceneFlags {
+    fn open(&self) -> Result<(World, Glyphs)> {
+        let (world, sources) = self.world.open()?;
+        let glyphs = Glyphs::load(&world, &sources)?;
+        Ok((world, glyphs))
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LanguageName {
+    English,
+    Chinese,
+}
+
+impl From<LanguageName> for Language {
+    fn from(name: LanguageName) -> Self {
+        match name {
+            LanguageName::English => Language::English,
+            LanguageName::Chinese => Language::Chinese,
+        }
+    }
+}
+
+/// Measures and tells.
+pub fn run(arguments: Arguments) -> Result<()> {
+    match arguments.what {
+        What::Scenes(flags) => scenes::run(&flags),
+        What::Edits(flags) => edits::run(&flags),
+        What::Retrieval(flags) => retrieval::run(&flags),
+        What::Likelihood(flags) => likelihood::run(&flags),
+    }
+}
+
+/// Whether an evaluation goes on.
+fn go_on() -> ControlFlow<()> {
+    if terminal::stop_requested() {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
+    }
+}
+
+/// Makes the folder for pictures, before any work.
+fn prepare(folder: Option<&PathBuf>) -> Result<()> {
+    if let Some(folder) = folder {
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        impasto::files::check_writable(folder)?;
+    }
+    Ok(())
+}
+
+/// Writes the pictures with their captions beside them.
+fn write(folder: &Path, shown: &[(String, Picture)]) -> Result<()> {
+    for (number, (caption, picture)) in shown.iter().enumerate() {
+        let bytes = picture.encode(impasto::image::Format::Png, 100)?;
+        impasto::files::write_atomic(folder.join(format!("{number:05}.png")), &bytes)?;
+        let text = format!("{caption}\n");
+        impasto::files::write_atomic(folder.join(format!("{number:05}.txt")), text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// A share with its interval.
+fn cell(accuracy: Accuracy) -> String {
+    if accuracy.asked == 0 {
+        return "not asked".to_owned();
+    }
+    format!(
+        "{:.1} % [{:.1}, {:.1}]",
+        100.0 * accuracy.accuracy,
+        100.0 * accuracy.low,
+        100.0 * accuracy.high
+    )
+}

@@ -1,0 +1,160 @@
+//! `impasto eval scenes`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use impasto::checkpoint::EMBEDDED_CLIP;
+use impasto::eval::run::{Clips, Options, Report, run as evaluate};
+use impasto::models::dalle::Order;
+use impasto::rank::Ranker;
+
+use super::{SceneFlags, cell, go_on, prepare, write};
+use crate::arguments::{ModelFlags, SamplingFlags, find_model};
+use crate::terminal;
+
+/// See [`super::What`].
+#[derive(Args)]
+pub(super) struct Flags {
+    #[command(flatten)]
+    scenes: SceneFlags,
+    #[command(flatten)]
+    model: ModelFlags,
+    /// Held-out prompts, one picture each
+    #[arg(long, value_name = "N", default_value = "200",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    prompts: u32,
+    /// Draw so many pictures of each prompt, and judge the one that a CLIP finds nearest to it
+    #[arg(long, value_name = "K", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    best_of: u32,
+    /// The CLIP that chooses
+    #[arg(long, value_name = "NAME|DIR", default_value = EMBEDDED_CLIP)]
+    clip: String,
+    /// Another CLIP, that compares the pictures with their prompts: the mean cosine is told
+    #[arg(long, value_name = "NAME|DIR")]
+    judge: Option<String>,
+    #[command(flatten)]
+    sampling: SamplingFlags,
+    /// raster, or parallel:STEPS
+    #[arg(long, default_value = "raster")]
+    order: Order,
+    /// Also write the pictures, and their captions beside them, into this folder
+    #[arg(long, value_name = "DIR")]
+    pictures: Option<PathBuf>,
+}
+
+/// Draws, judges, tells.
+pub(super) fn run(flags: &Flags) -> Result<()> {
+    prepare(flags.pictures.as_ref())?;
+    let (world, glyphs) = flags.scenes.open()?;
+    let pipeline = flags.model.load()?;
+    let options = Options {
+        prompts: flags.prompts as usize,
+        best_of: flags.best_of as usize,
+        seed: flags.scenes.seed,
+        language: flags.scenes.language.into(),
+        sampling: flags.sampling.over(&pipeline.model.config.sampling),
+        order: flags.order,
+    };
+    let load = |clip: &str| -> Result<Ranker> {
+        Ok(Ranker::load(&find_model(clip)?, &pipeline.model.device)?)
+    };
+    let chooser = (flags.best_of > 1).then(|| load(&flags.clip)).transpose()?;
+    let judge = flags.judge.as_deref().map(load).transpose()?;
+    let clips = Clips {
+        chooser: chooser.as_ref(),
+        judge: judge.as_ref(),
+    };
+    terminal::catch_interrupts()?;
+    let bar = terminal::bar(u64::from(flags.prompts), "pictures")?;
+    let mut shown = Vec::new();
+    let report = evaluate(
+        &pipeline,
+        &world,
+        &glyphs,
+        &options,
+        clips,
+        &mut |done, _| {
+            bar.set_position(done as u64);
+            go_on()
+        },
+        &mut |caption, picture| {
+            if flags.pictures.is_some() {
+                shown.push((caption.to_owned(), picture.clone()));
+            }
+        },
+    );
+    bar.finish_and_clear();
+    let report = report?;
+    if let Some(folder) = &flags.pictures {
+        write(folder, &shown)?;
+    }
+    if flags.scenes.json {
+        return terminal::json(&report);
+    }
+    terminal::result(table(&report))
+}
+
+/// The report as a table; the settings stand above it.
+fn table(report: &Report) -> String {
+    let options = &report.options;
+    let sampling = &options.sampling;
+    let best = report.choice.as_ref().map_or_else(String::new, |choice| {
+        format!(", the best of {} by {}", options.best_of, choice.by)
+    });
+    let mut text = format!(
+        "{} on {} held-out prompts of world {}, seed {}, {}, guidance {}, temperature {}, top-k {}, top-p {}{best}\n",
+        report.model,
+        options.prompts,
+        report.world,
+        options.seed,
+        options.order,
+        sampling.guidance_scale,
+        sampling.temperature,
+        sampling
+            .top_k
+            .map_or_else(|| "off".to_owned(), |k| k.to_string()),
+        sampling
+            .top_p
+            .map_or_else(|| "off".to_owned(), |p| p.to_string()),
+    );
+    let mut columns = vec![
+        ("drawn", report.drawn.rows()),
+        ("reconstructed", report.reconstructed.rows()),
+        ("rendered", report.rendered.rows()),
+    ];
+    if let Some(choice) = &report.choice {
+        columns.insert(0, ("the first", choice.first.rows()));
+    }
+    text += &format!("{:<12}", "");
+    for (name, _) in &columns {
+        text += &format!("{name:>24}");
+    }
+    text.push('\n');
+    for row in 0..columns[0].1.len() {
+        text += &format!("{:<12}", columns[0].1[row].0);
+        for (_, column) in &columns {
+            let cell = cell(column[row].1);
+            text += &format!("{cell:>24}");
+        }
+        text.push('\n');
+    }
+    if let Some(choice) = &report.choice {
+        text += &format!(
+            "the choice mends {} pictures and spoils {}; all is right in one of {} at least: {}\n",
+            choice.mended,
+            choice.spoilt,
+            options.best_of,
+            cell(choice.any)
+        );
+    }
+    if let Some((judge, cosine)) = &report.judged_by {
+        text += &format!("{judge} finds picture and prompt at a mean cosine of {cosine:.4}\n");
+    }
+    text + &format!(
+        "reconstruction: PSNR {:.2} dB, SSIM {:.4}, codebook usage {:.1} %",
+        report.reconstruction_psnr,
+        report.reconstruction_ssim,
+        100.0 * report.code_usage
+    )
+}

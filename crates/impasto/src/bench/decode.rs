@@ -1,0 +1,151 @@
+//! Drawing, token by token.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use impasto_kernels::machine;
+
+use super::sizes::{bart_config, linear_sizes, own_config, random, streamed};
+use super::{Bench, Of, READINGS, What, median};
+use crate::checkpoint::WeightFormat;
+use crate::generate::{Drawing, dalle_mini, draw};
+use crate::models::dalle::Order;
+use crate::nn::Init;
+use crate::sampling::SamplingOptions;
+use crate::{Error, Result};
+
+/// What is drawn: the model's sizes in words, in what its weights are, how many pictures.
+type Subject<'a> = (&'a str, WeightFormat, usize);
+
+impl Bench<'_> {
+    /// The figures of a run of drawing that tells of each token and reads so many bytes for one.
+    fn drawn(
+        &mut self,
+        (model, precision, batch): Subject<'_>,
+        bytes: f64,
+        work: impl FnOnce(&mut dyn FnMut() -> ControlFlow<()>) -> Result<()>,
+    ) -> Result<()> {
+        let (before, tokens) = (self.readings.len() - READINGS, self.options.tokens);
+        let mut stamps = Vec::with_capacity(tokens);
+        let begin = Instant::now();
+        stopped(work(&mut || {
+            stamps.push(Instant::now());
+            if stamps.len() < tokens {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        }))?;
+        self.readings.extend(machine::bandwidths(READINGS));
+        let bandwidth = median(self.readings[before..].to_vec());
+        let of = |unit, bytes| Of {
+            what: What::Decode,
+            model,
+            precision,
+            batch,
+            unit,
+            count: batch as f64,
+            bytes,
+            operations: None,
+        };
+        if let [first, ..] = stamps[..] {
+            let seconds = first.duration_since(begin).as_secs_f64();
+            self.tell(of("first token", None), seconds)?;
+        }
+        let times = stamps
+            .windows(2)
+            .map(|pair| pair[1].duration_since(pair[0]).as_secs_f64());
+        let seconds = median(times.collect());
+        self.tell(of("token", Some((bytes, bandwidth))), seconds)
+    }
+
+    pub(super) fn own_decode(&mut self, format: WeightFormat) -> Result<()> {
+        let config = own_config();
+        let model = random(config.init(&mut Init::empty(&self.device)), format);
+        let weights = streamed(
+            &linear_sizes(&model, |name| name != "text_head.weight"),
+            format,
+        );
+        for (pictures, guidance) in [(1, 1.0), (1, 3.0), (8, 1.0), (8, 3.0)] {
+            let (rows, name) = if guidance == 1.0 {
+                (pictures, "Dalle 12 x 768")
+            } else {
+                (2 * pictures, "Dalle 12 x 768, guided")
+            };
+            let known = config.text_length + self.options.tokens / 2;
+            let bytes = weights + cached(rows, config.n_layers, known, config.width);
+            let drawings: Vec<Drawing> = (0..pictures)
+                .map(|seed| Drawing {
+                    text_ids: (3..3 + config.text_length as u32).collect(),
+                    seed: seed as u64,
+                })
+                .collect();
+            let null = vec![3; config.text_length];
+            self.drawn((name, format, pictures), bytes, |token| {
+                draw(
+                    &model,
+                    &drawings,
+                    &null,
+                    &sampling(guidance),
+                    Order::Raster,
+                    &mut |_, _| token(),
+                )
+                .map(drop)
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn bart_decode(&mut self, format: WeightFormat) -> Result<()> {
+        let config = bart_config();
+        let model = random(config.init(&mut Init::empty(&self.device)), format);
+        let sizes = linear_sizes(&model, |name| {
+            !name.starts_with("encoder") && !name.contains("key_value")
+        });
+        let weights = streamed(&sizes, format);
+        let text_ids: Vec<u32> = (3..20).collect();
+        for pictures in [1, 8] {
+            let known = text_ids.len() + self.options.tokens / 2;
+            let bytes =
+                weights + cached(2 * pictures, config.decoder.n_layers, known, config.width);
+            let seeds: Vec<u64> = (0..pictures as u64).collect();
+            self.drawn(("DALL·E mini, guided", format, pictures), bytes, |token| {
+                let caption = model.read(&text_ids)?;
+                let null = model.read(&[0, 2])?;
+                dalle_mini::draw(
+                    &model,
+                    &caption,
+                    &null,
+                    &[],
+                    &seeds,
+                    &sampling(3.0),
+                    &mut |_, _, _| token(),
+                )
+                .map(drop)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of keys and values of `known` tokens.
+fn cached(rows: usize, layers: usize, known: usize, width: usize) -> f64 {
+    (2 * rows * layers * known * width * size_of::<f32>()) as f64
+}
+
+fn sampling(guidance_scale: f32) -> SamplingOptions {
+    SamplingOptions {
+        guidance_scale,
+        temperature: 1.0,
+        top_k: None,
+        top_p: None,
+    }
+}
+
+/// Being stopped is how a run of some tokens ends.
+fn stopped<T>(drawn: Result<T>) -> Result<()> {
+    match drawn {
+        Ok(_) | Err(Error::Stopped) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

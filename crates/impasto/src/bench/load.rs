@@ -1,0 +1,48 @@
+//! From files to a model that can be run.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+
+use super::sizes::{own_config, random};
+use super::{Bench, Of, What};
+use crate::checkpoint::weights::{self, Formats};
+use crate::checkpoint::{EMBEDDED_NAME, Model, ModelSource, WeightFormat};
+use crate::nn::Init;
+use crate::{Error, Result, files};
+
+impl Bench<'_> {
+    /// The model in the program, and weights in a file of each format, which the system has in memory.
+    pub(super) fn loads(&mut self) -> Result<()> {
+        let device = Device::flex();
+        let embedded = ModelSource::parse(EMBEDDED_NAME)?;
+        let seconds = self.timed(|| Model::load(&embedded, &device).map(drop))?;
+        self.loaded(EMBEDDED_NAME, WeightFormat::F32, seconds)?;
+        let folder = tempfile::tempdir().map_err(Error::io("create", Path::new("a folder")))?;
+        for &format in &self.options.formats {
+            let path = folder.path().join(format!("{format}.safetensors"));
+            let init = || own_config().init(&mut Init::empty(&device));
+            weights::write_held(&path, &random(init(), format))?;
+            let seconds = self.timed(|| {
+                let bytes = files::map(&path)?;
+                weights::load(init(), &path, bytes, Formats::new(format, None)?).map(drop)
+            })?;
+            self.loaded("Dalle 12 x 768", format, seconds)?;
+        }
+        Ok(())
+    }
+
+    fn loaded(&mut self, model: &str, precision: WeightFormat, seconds: f64) -> Result<()> {
+        let of = Of {
+            what: What::Load,
+            model,
+            precision,
+            batch: 1,
+            unit: "model",
+            count: 1.0,
+            bytes: None,
+            operations: None,
+        };
+        self.tell(of, seconds)
+    }
+}

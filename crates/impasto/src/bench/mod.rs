@@ -1,0 +1,239 @@
+//! How fast this machine draws, decodes pixels, encodes pictures and trains, with random weights in published
+//! sizes, and which share of what the machine can do at most that is.
+//!
+//! Decoding is bound by how fast memory is read, so its share is of the measured bandwidth: all weights once a token,
+//! and the keys and values of what was drawn. Everything else is bound by multiply-adds, so its share is of the
+//! measured peak of `f32`; operations are counted as the plain algorithm has them: convolutions by Winograd's way do
+//! with fewer, and may seem to exceed the peak.
+//!
+//! What else runs on the machine slows both a token and the reading of memory, so that the bandwidth is measured
+//! before and after each run of tokens and both are medians.
+
+mod decode;
+mod load;
+mod passes;
+mod sizes;
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::WeightFormat;
+use crate::{Error, Result};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    /// From files to a model that can be run.
+    Load,
+    /// Drawing ids, token by token.
+    Decode,
+    /// Ids to pixels.
+    Pixels,
+    /// Pictures to CLIP's space.
+    Clip,
+    /// A step of training.
+    Training,
+}
+
+impl What {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Load,
+        Self::Decode,
+        Self::Pixels,
+        Self::Clip,
+        Self::Training,
+    ];
+}
+
+/// How it is measured.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What.
+    pub what: Vec<What>,
+    /// Loading and decoding: in what weights are held.
+    pub formats: Vec<WeightFormat>,
+    /// Decoding: tokens of each run, the first of which is the prefill's.
+    pub tokens: usize,
+    /// Everything else: runs, after one that does not count.
+    pub runs: usize,
+}
+
+/// One measured speed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figure {
+    /// Of which part.
+    pub what: What,
+    /// The model's sizes in words.
+    pub model: String,
+    /// In what its weights are.
+    pub precision: WeightFormat,
+    /// Pictures at a time.
+    pub batch: usize,
+    /// What the time is of.
+    pub unit: &'static str,
+    /// Its median, in seconds.
+    pub seconds: f64,
+    /// Tokens, pictures or steps a second, of all pictures together.
+    pub per_second: f64,
+    /// What the machine could do at most: "bandwidth" or "operations".
+    pub bound: Option<&'static str>,
+    /// The share of that.
+    pub fraction: Option<f64>,
+}
+
+/// Everything that was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Of the library.
+    pub version: &'static str,
+    /// Threads of the pool.
+    pub threads: usize,
+    /// What the kernels run on.
+    pub instructions: String,
+    /// Bytes a second.
+    pub bandwidth: f64,
+    /// `f32` operations a second.
+    pub operations: f64,
+    /// The figures.
+    pub figures: Vec<Figure>,
+    /// Peak memory of the process, where the system tells it.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// Measures on the CPU. `progress` gets each figure when it is known.
+pub fn run(
+    options: &Options,
+    progress: &mut dyn FnMut(&Figure) -> ControlFlow<()>,
+) -> Result<Report> {
+    if options.tokens < 4 || options.runs == 0 {
+        return Err(Error::invalid(
+            "bench",
+            "expected 4 tokens or more and 1 run or more",
+        ));
+    }
+    let mut bench = Bench {
+        device: Device::flex(),
+        options,
+        readings: impasto_kernels::machine::bandwidths(READINGS),
+        operations: impasto_kernels::machine::operations(),
+        figures: Vec::new(),
+        progress,
+    };
+    for what in &options.what {
+        match what {
+            What::Load => bench.loads()?,
+            What::Decode => {
+                for &format in &options.formats {
+                    bench.own_decode(format)?;
+                    bench.bart_decode(format)?;
+                }
+            }
+            What::Pixels => bench.pixels()?,
+            What::Clip => bench.clip()?,
+            What::Training => bench.training()?,
+        }
+    }
+    Ok(Report {
+        version: env!("CARGO_PKG_VERSION"),
+        threads: rayon::current_num_threads(),
+        instructions: format!("{:?}", impasto_kernels::isa()),
+        bandwidth: median(bench.readings),
+        operations: bench.operations,
+        figures: bench.figures,
+        peak_memory_bytes: peak_memory(),
+    })
+}
+
+/// Passes of reading between two measurements.
+const READINGS: usize = 5;
+
+/// `VmHWM` of Linux.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+struct Bench<'a> {
+    device: Device,
+    options: &'a Options,
+    /// Bandwidths, as they were measured before and after the runs of tokens.
+    readings: Vec<f64>,
+    operations: f64,
+    figures: Vec<Figure>,
+    progress: &'a mut dyn FnMut(&Figure) -> ControlFlow<()>,
+}
+
+/// What a figure is of.
+struct Of<'a> {
+    what: What,
+    model: &'a str,
+    precision: WeightFormat,
+    batch: usize,
+    unit: &'static str,
+    /// How many units the time is of.
+    count: f64,
+    /// Bytes that are read at least, and the bandwidth meanwhile.
+    bytes: Option<(f64, f64)>,
+    /// Operations.
+    operations: Option<f64>,
+}
+
+impl Bench<'_> {
+    fn tell(&mut self, of: Of<'_>, seconds: f64) -> Result<()> {
+        let (bound, fraction) = match (of.bytes, of.operations) {
+            (Some((bytes, bandwidth)), _) => (Some("bandwidth"), Some(bytes / seconds / bandwidth)),
+            (None, Some(count)) => (Some("operations"), Some(count / seconds / self.operations)),
+            (None, None) => (None, None),
+        };
+        let figure = Figure {
+            what: of.what,
+            model: of.model.to_owned(),
+            precision: of.precision,
+            batch: of.batch,
+            unit: of.unit,
+            seconds,
+            per_second: of.count / seconds,
+            bound,
+            fraction,
+        };
+        let flow = (self.progress)(&figure);
+        self.figures.push(figure);
+        match flow {
+            ControlFlow::Break(()) => Err(Error::Stopped),
+            ControlFlow::Continue(()) => Ok(()),
+        }
+    }
+
+    /// The median time of some runs, after one that does not count.
+    fn timed(&self, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+        work()?;
+        let mut times = Vec::with_capacity(self.options.runs);
+        for _ in 0..self.options.runs {
+            let begin = Instant::now();
+            work()?;
+            times.push(begin.elapsed().as_secs_f64());
+        }
+        Ok(median(times))
+    }
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+}
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_middle_time_counts() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+    }
+}

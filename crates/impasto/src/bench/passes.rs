@@ -1,0 +1,144 @@
+//! What is computed in one pass: pixels, CLIP's pictures, a training step.
+
+use burn::tensor::{Tensor, TensorData};
+
+use super::sizes::{
+    TRAINING_ROWS, clip_config, linear_sizes, pixels_config, random, training_config,
+};
+use super::{Bench, Of, What};
+use crate::Result;
+use crate::checkpoint::WeightFormat;
+use crate::models::dalle::{DalleBatch, LossWeights, raster};
+use crate::models::parameters::shapes;
+use crate::models::{ImageTokenizer, ImageTokenizerConfig};
+use crate::nn::Init;
+use crate::train::config::RunConfig;
+use crate::train::optimizer::{NamedGradients, Optimizer};
+
+impl Bench<'_> {
+    pub(super) fn pixels(&mut self) -> Result<()> {
+        let config = pixels_config();
+        let (size, grid) = (config.picture_size, config.grid());
+        let tokenizer = ImageTokenizerConfig::TamingVqgan(config);
+        let empty = tokenizer.init(&mut Init::empty(&self.device));
+        let model: ImageTokenizer = random(empty, WeightFormat::F32);
+        // Each convolution at the size of its level; attention, which is little, is left out.
+        let operations: f64 = shapes(&model)
+            .iter()
+            .filter(|(name, shape)| name.contains("decoder.") && shape.len() == 4)
+            .map(|(name, shape)| {
+                let level = name.split("up.").nth(1).and_then(|rest| {
+                    let level: usize = rest.split('.').next()?.parse().ok()?;
+                    let finer = usize::from(rest.contains("upsample"));
+                    Some(level - finer)
+                });
+                let side = match level {
+                    Some(level) => size >> level,
+                    None if name.contains("conv_out") => size,
+                    None => grid,
+                };
+                (2 * shape.iter().product::<usize>() * side * side) as f64
+            })
+            .sum();
+        let ids: Vec<Vec<u32>> = vec![(0..(grid * grid) as u32).collect()];
+        let seconds = self.timed(|| model.decode(&ids).map(drop))?;
+        let of = Of {
+            what: What::Pixels,
+            model: "VQGAN f16 to 256 px",
+            precision: WeightFormat::F32,
+            batch: 1,
+            unit: "picture",
+            count: 1.0,
+            bytes: None,
+            operations: Some(operations),
+        };
+        self.tell(of, seconds)
+    }
+
+    pub(super) fn clip(&mut self) -> Result<()> {
+        let config = clip_config();
+        let model = random(
+            config.init(&mut Init::empty(&self.device)),
+            WeightFormat::F32,
+        );
+        let places = config.patches() + 1;
+        let weights: usize = linear_sizes(&model, |name| name.starts_with("image."))
+            .iter()
+            .map(|[inputs, outputs]| inputs * outputs)
+            .sum();
+        let attention = 4 * places * places * config.image.width * config.image.n_layers;
+        for batch in [1, 8] {
+            let size = config.image_size;
+            let pixels = vec![0.5f32; batch * 3 * size * size];
+            let data = TensorData::new(pixels, [batch, 3, size, size]);
+            let pixels: Tensor<4> = Tensor::from_data(data, &self.device);
+            let seconds = self.timed(|| {
+                // Read out, as lazy devices compute no earlier.
+                let _ = model.encode_image(pixels.clone()).into_data();
+                Ok(())
+            })?;
+            let of = Of {
+                what: What::Clip,
+                model: "CLIP ViT-B/32",
+                precision: WeightFormat::F32,
+                batch,
+                unit: "picture",
+                count: batch as f64,
+                bytes: None,
+                operations: Some((batch * (2 * weights * places + attention)) as f64),
+            };
+            self.tell(of, seconds)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn training(&mut self) -> Result<()> {
+        let config = training_config();
+        let device = self.device.clone().autodiff();
+        let mut model = Some(config.init(&mut Init::new(1, &device)));
+        let weights: usize = model
+            .iter()
+            .flat_map(|model| linear_sizes(model, |name| !name.contains("head")))
+            .map(|[inputs, outputs]| inputs * outputs)
+            .sum();
+        let (length, positions) = (config.sequence_length(), config.image_length());
+        let heads = config.text_vocab_size * config.text_length + config.codebook_size * positions;
+        let attention = 2 * length * length * config.width * config.n_layers;
+        let batch = DalleBatch {
+            text_ids: vec![(3..3 + config.text_length as u32).collect(); TRAINING_ROWS],
+            image_ids: vec![(0..positions as u32).collect(); TRAINING_ROWS],
+            orders: vec![raster(positions); TRAINING_ROWS],
+            captioned: 0,
+        };
+        let run = RunConfig {
+            ema_decay: 0.0,
+            ..RunConfig::default()
+        };
+        let mut optimizer = Optimizer::new(&run);
+        let mut step = 0;
+        let seconds = self.timed(|| {
+            let Some(known) = model.take() else {
+                return Ok(());
+            };
+            let losses = known.losses(&batch, &LossWeights::default());
+            let gradients = NamedGradients::collect(&known, &losses.total.backward());
+            let moved = optimizer.step(known, gradients, 1e-4, 1.0, step);
+            model = Some(moved);
+            step += 1;
+            Ok(())
+        })?;
+        // Forward once, backward twice.
+        let forward = 2 * (weights * length + config.width * heads) + attention;
+        let of = Of {
+            what: What::Training,
+            model: "Dalle 6 x 384, 320 tokens",
+            precision: WeightFormat::F32,
+            batch: TRAINING_ROWS,
+            unit: "step",
+            count: 1.0,
+            bytes: None,
+            operations: Some((3 * TRAINING_ROWS * forward) as f64),
+        };
+        self.tell(of, seconds)
+    }
+}
