@@ -9,6 +9,7 @@ mod clip;
 mod dalle_mini;
 mod data;
 mod edit;
+mod fine_tune;
 mod generate;
 mod help;
 mod import;
