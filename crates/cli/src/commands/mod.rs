@@ -21,3 +21,4 @@ pub mod search;
 pub mod tokens;
 pub mod train;
 pub mod vary;
+mod words;

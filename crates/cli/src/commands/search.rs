@@ -71,7 +71,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         return terminal::json(&Report {
             query,
             by: if is_picture { "picture" } else { "words" },
-            clip: &ranker.model.config.name,
+            clip: ranker.model.name(),
             pictures: index.len(),
             hits,
         });

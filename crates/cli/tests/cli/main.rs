@@ -18,6 +18,7 @@ mod program;
 mod published;
 mod pull;
 mod quantize;
+mod raster_models;
 mod references;
 mod search;
 mod tokens;

@@ -87,10 +87,11 @@ const SAME: f32 = 0.999;
 impl Clip {
     /// Asks the model.
     pub(super) fn of(ranker: &Ranker) -> Result<Self> {
+        let words = Self::words(ranker)?;
         Ok(Clip {
-            name: ranker.model.config.name.clone(),
-            width: ranker.model.config.clip.projection_width,
-            words: Self::words(ranker)?,
+            name: ranker.model.name().to_owned(),
+            width: words.len(),
+            words,
             picture: numbers(ranker.model.embed_pictures(&[gradient()?])?)?,
         })
     }
@@ -100,15 +101,15 @@ impl Clip {
         numbers(ranker.model.embed_texts(&words, LongCaption::Truncate)?)
     }
 
-    fn refuse(&self, ranker: &Ranker, folder: &Path) -> Error {
+    fn refuse(&self, ranker: &Ranker, width: usize, folder: &Path) -> Error {
         Error::bad_file(
             folder,
             format!(
                 "the pictures were embedded by the CLIP {} ({} numbers), not by {} ({}); search with that one, or build the index again in another place",
                 self.name,
                 self.width,
-                ranker.model.config.name,
-                ranker.model.config.clip.projection_width
+                ranker.model.name(),
+                width
             ),
         )
     }
@@ -117,7 +118,7 @@ impl Clip {
     pub(super) fn check(&self, ranker: &Ranker, folder: &Path) -> Result<()> {
         let words = Self::words(ranker)?;
         if words.len() != self.width || super::vectors::dot(&words, &self.words) < SAME {
-            return Err(self.refuse(ranker, folder));
+            return Err(self.refuse(ranker, words.len(), folder));
         }
         Ok(())
     }
@@ -127,7 +128,7 @@ impl Clip {
         self.check(ranker, folder)?;
         let picture = numbers(ranker.model.embed_pictures(&[gradient()?])?)?;
         if super::vectors::dot(&picture, &self.picture) < SAME {
-            return Err(self.refuse(ranker, folder));
+            return Err(self.refuse(ranker, picture.len(), folder));
         }
         Ok(())
     }

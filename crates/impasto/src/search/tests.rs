@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use super::graph::Graph;
 use super::vectors::Vectors;
 use super::*;
-use crate::checkpoint::{EMBEDDED_CLIP, ModelSource};
+use crate::checkpoint::{ClipModel, EMBEDDED_CLIP, ModelSource};
 use crate::image::{Format, Picture};
 
 fn ranker() -> Ranker {
@@ -251,10 +251,15 @@ fn another_clip_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     colours(folder.path(), 0..3);
     update(folder.path(), &ranker, EXACT);
-    let mut other = ranker;
-    let config = other.model.config.clip.clone();
-    other.model.clip = config.init(&mut crate::nn::Init::new(5, &Device::flex()));
-    other.model.config.name = "another".into();
+    let device = Device::flex();
+    let source = ModelSource::parse(EMBEDDED_CLIP).unwrap();
+    let mut other = ClipModel::load(&source, &device).unwrap();
+    let config = other.config.clip.clone();
+    other.clip = config.init(&mut crate::nn::Init::new(5, &device));
+    other.config.name = "another".into();
+    let other = Ranker {
+        model: Box::new(other),
+    };
     let index = folder.path().join(FOLDER);
     for refused in [
         Index::open(&index).unwrap().check(&other).unwrap_err(),
@@ -281,7 +286,8 @@ proptest! {
             let folder = tempfile::tempdir().unwrap();
             colours(folder.path(), 0..20);
             update(folder.path(), &ranker, 3);
-            (folder, ranker.model.config.clip.projection_width)
+            let index = Index::open(&folder.path().join(FOLDER)).unwrap();
+            (folder, index.clip().width)
         });
         let copy = tempfile::tempdir().unwrap();
         let names = [manifest::NAME, "rows-0.f32", "graph-0.u32"];
