@@ -26,6 +26,9 @@ pub struct ModelFlags {
     /// CPU, and a little less exact [default: as they are stored]
     #[arg(long, value_name = "FORMAT")]
     pub precision: Option<WeightFormat>,
+    /// Use this adapter beside the weights of the published model that it was trained on
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     #[command(flatten)]
     pub device: DeviceFlags,
 }
@@ -81,6 +84,13 @@ impl ModelFlags {
     /// Loads a model of our own.
     pub fn load(&self) -> Result<Pipeline> {
         let source = self.source()?;
+        if self.adapter.is_some() {
+            return Err(Usage::new(
+                format!("--adapter is for published models, {} is none", self.model),
+                "give the model that the adapter was trained on with --model",
+            )
+            .into());
+        }
         // Before the device: a wrong path should not wait for a GPU.
         source.config()?;
         let device = self.device.select()?;
@@ -92,7 +102,10 @@ impl ModelFlags {
         let source = find_model(&self.model)?;
         pipeline::check(&source)?;
         let device = self.device.select()?;
-        Ok(pipeline::open(&source, &device, self.precision)?)
+        Ok(match &self.adapter {
+            None => pipeline::open(&source, &device, self.precision)?,
+            Some(adapter) => pipeline::open_adapted(&source, &device, self.precision, adapter)?,
+        })
     }
 }
 

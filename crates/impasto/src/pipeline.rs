@@ -1,5 +1,6 @@
 //! The whole way: prompt → ids → picture, and back: picture → ids → likelihood.
 
+mod adapted;
 mod any;
 mod batches;
 pub mod dalle_mini;
@@ -23,6 +24,7 @@ use crate::{Error, Result};
 
 use self::batches::Batches;
 
+pub use adapted::{merge, open_adapted};
 pub use any::{AnyPipeline, check, is_published, open, quantise};
 pub use info::{AnyConfig, ModelInfo, info};
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::arguments::find_model;
 use crate::terminal;
 
-/// Show models: architecture, parameters, licence, memory
+/// Show models: architecture, parameters, licence, memory; merge adapters into them
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -28,6 +28,18 @@ enum Command {
         /// Print one JSON document
         #[arg(long)]
         json: bool,
+    },
+    /// Write a model with an adapter as part of its weights
+    Merge {
+        /// The published model that the adapter was trained on, by its name or folder
+        #[arg(value_name = "NAME|DIR")]
+        model: String,
+        /// The folder that `train dalle` wrote with "lora" in its config
+        #[arg(value_name = "ADAPTER")]
+        adapter: PathBuf,
+        /// The new checkpoint's folder
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
     },
     /// The embedded model and the checkpoint folders in a folder
     List {
@@ -49,6 +61,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
                 return terminal::json(&info);
             }
             terminal::result(describe(&info))
+        }
+        Command::Merge {
+            model,
+            adapter,
+            output,
+        } => {
+            pipeline::merge(&find_model(&model)?, &adapter, &output)?;
+            terminal::result(output.display())
         }
         Command::List { folder, json } => list(&folder, json),
     }

@@ -6,11 +6,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use impasto::train::{Event, Observer, clip, config, dalle, image_tokenizer, text_tokenizer};
+use impasto::checkpoint::ModelSource;
+use impasto::pipeline::is_published;
+use impasto::train::{
+    Event, Observer, clip, config, dalle, fine_tune, image_tokenizer, text_tokenizer,
+};
 use impasto::{Error, files};
 use indicatif::ProgressBar;
+use serde::Deserialize;
 
-use crate::arguments::DeviceFlags;
+use crate::arguments::{DeviceFlags, find_model};
 use crate::terminal::{self, note};
 
 /// Train a text tokenizer, then an image tokenizer, then the transformer; and a CLIP beside them
@@ -38,9 +43,30 @@ enum What {
 struct DalleFlags {
     #[command(flatten)]
     run: RunFlags,
-    /// Train this model on, whose tokenizers are kept
+    /// Train this model on, whose tokenizers are kept: one of impasto's, DALL·E mini or DALLE-pytorch, whole or, with
+    /// "lora" in the config, by an adapter
     #[arg(long, value_name = "NAME|DIR")]
     from: Option<String>,
+}
+
+impl DalleFlags {
+    /// The published model that is trained on, if it is one, and its name.
+    fn published(&self) -> Result<Option<(ModelSource, String)>> {
+        /// What the configs of both kinds have.
+        #[derive(Deserialize)]
+        struct Beginning {
+            from: Option<String>,
+        }
+        let named = match &self.from {
+            Some(from) => Some(from.clone()),
+            None => config::read::<Beginning>(&self.run.config)?.from,
+        };
+        let Some(from) = named else {
+            return Ok(None);
+        };
+        let source = find_model(&from)?;
+        Ok(is_published(&source).then_some((source, from)))
+    }
 }
 
 #[derive(Args)]
@@ -79,14 +105,22 @@ pub fn run(arguments: Arguments) -> Result<()> {
             let device = start(flags)?;
             image_tokenizer::run(&config, out, &device, resume, &mut report)
         }
-        What::Dalle(DalleFlags { from, .. }) => {
-            let mut config: dalle::Config = config::read(file)?;
-            if from.is_some() {
-                config.from.clone_from(from);
+        What::Dalle(dalle) => match dalle.published()? {
+            Some((source, from)) => {
+                let mut config: fine_tune::Config = config::read(file)?;
+                config.from = Some(from);
+                let device = start(flags)?;
+                fine_tune::run(&config, &source, out, &device, resume, &mut report)
             }
-            let device = start(flags)?;
-            dalle::run(&config, out, &device, resume, &mut report)
-        }
+            None => {
+                let mut config: dalle::Config = config::read(file)?;
+                if dalle.from.is_some() {
+                    config.from.clone_from(&dalle.from);
+                }
+                let device = start(flags)?;
+                dalle::run(&config, out, &device, resume, &mut report)
+            }
+        },
         What::Clip(_) => {
             let config = config::read(file)?;
             let device = start(flags)?;

@@ -158,6 +158,17 @@ impl DalleMini {
     pub fn save_as_held(&self, source: &ModelSource, dir: &Path) -> Result<()> {
         std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         saving::write(&dir.join(TRANSFORMER), &self.dalle)?;
+        self.save_rest(source, dir)
+    }
+
+    /// [`Self::save_as_held`] with the transformer's weights in 16 bits.
+    pub fn save_rounded(&self, source: &ModelSource, dir: &Path) -> Result<()> {
+        std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        saving::write_rounded(&dir.join(TRANSFORMER), &self.dalle)?;
+        self.save_rest(source, dir)
+    }
+
+    fn save_rest(&self, source: &ModelSource, dir: &Path) -> Result<()> {
         saving::write(&dir.join(IMAGE_TOKENIZER), &self.image)?;
         self.text.save(dir)?;
         if let Ok(words) = source.read(WORD_FREQUENCIES) {

@@ -4,6 +4,7 @@
 //! Nothing in a file is ever executed. Loading is strict: every tensor must be there, have its shape and
 //! be finite, and none may be left over.
 
+pub mod adapter;
 mod clip;
 mod config_file;
 pub mod dalle_mini;

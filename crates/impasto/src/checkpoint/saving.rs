@@ -17,9 +17,19 @@ use crate::{Error, Result, files};
 
 /// Writes all parameters of `module` to `path`, whole or not at all.
 pub fn write<M: Module>(path: &Path, module: &M) -> Result<()> {
+    write_with(path, module, false)
+}
+
+/// [`write`] with all plain numbers in 16 bits.
+pub fn write_rounded<M: Module>(path: &Path, module: &M) -> Result<()> {
+    write_with(path, module, true)
+}
+
+fn write_with<M: Module>(path: &Path, module: &M, rounded: bool) -> Result<()> {
     let mut visitor = Collect {
         path: Vec::new(),
         tensors: Vec::new(),
+        rounded,
     };
     module.visit(&mut visitor);
     let tensors = visitor.tensors;
@@ -58,6 +68,7 @@ impl View for Stored {
 struct Collect {
     path: Vec<String>,
     tensors: Vec<(String, Stored)>,
+    rounded: bool,
 }
 
 impl ModuleVisitor for Collect {
@@ -72,7 +83,7 @@ impl ModuleVisitor for Collect {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let tensor = param.val();
         let packed = matrix(&tensor).filter(is_packed);
-        let stored = packed.map_or_else(|| plain(tensor), stored);
+        let stored = packed.map_or_else(|| plain(tensor, self.rounded), stored);
         self.tensors.push((self.path.join("."), stored));
     }
 }
@@ -91,14 +102,15 @@ fn stored(weight: Tensor<2>) -> Stored {
     }
 }
 
-fn plain<const D: usize>(tensor: Tensor<D>) -> Stored {
+fn plain<const D: usize>(tensor: Tensor<D>, rounded: bool) -> Stored {
     let shape = tensor.dims().to_vec();
     let count: usize = shape.iter().product();
     let in_half = |value: f32| f16::from_f32(value);
-    let exact = floats(numbers(tensor.clone()))
-        .iter()
-        .all(|&value| in_half(value).to_f32().to_bits() == value.to_bits());
-    let (dtype, width) = if exact {
+    let in_16_bits = rounded
+        || floats(numbers(tensor.clone()))
+            .iter()
+            .all(|&value| in_half(value).to_f32().to_bits() == value.to_bits());
+    let (dtype, width) = if in_16_bits {
         (Dtype::F16, 2)
     } else {
         (Dtype::F32, 4)
@@ -112,7 +124,7 @@ fn plain<const D: usize>(tensor: Tensor<D>) -> Stored {
             let halves = values
                 .iter()
                 .flat_map(|&value| in_half(value).to_le_bytes());
-            if exact {
+            if in_16_bits {
                 halves.collect()
             } else {
                 values

@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use burn::module::Module;
-use burn::tensor::TensorData;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Tensor, TensorData};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 
@@ -119,6 +119,46 @@ impl<'a> LazyTensor<'a> {
             shape,
             values: Box::new(values),
         }
+    }
+
+    /// A tensor as it is, in 32 bits.
+    pub fn of<const D: usize>(name: String, tensor: Tensor<D>) -> LazyTensor<'static> {
+        let shape = tensor.dims().to_vec();
+        LazyTensor::new(name, Precision::F32, shape, move || {
+            let numbers = parameters::numbers(tensor.clone());
+            // Nothing where it is not of numbers, which the writer finds out by its length.
+            numbers.try_into_vec().unwrap_or_default()
+        })
+    }
+}
+
+/// All parameters of a module, under their names, in 32 bits.
+pub fn lazily<M: Module>(module: &M) -> Vec<LazyTensor<'static>> {
+    let mut visitor = Lazily {
+        path: Vec::new(),
+        tensors: Vec::new(),
+    };
+    module.visit(&mut visitor);
+    visitor.tensors
+}
+
+struct Lazily {
+    path: Vec<String>,
+    tensors: Vec<LazyTensor<'static>>,
+}
+
+impl ModuleVisitor for Lazily {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let tensor = LazyTensor::of(self.path.join("."), param.val());
+        self.tensors.push(tensor);
     }
 }
 

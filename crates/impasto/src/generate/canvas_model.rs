@@ -281,7 +281,8 @@ impl ReadPrompt for ReadByPytorch<'_> {
 
     fn entropies(&self, image_ids: &[u32], _seed: u64) -> Result<Vec<f64>> {
         let dalle = &self.model.dalle;
-        let (_, logits) = dalle.logits(&self.text_ids, image_ids)?;
+        let (_, logits) =
+            dalle.logits(std::slice::from_ref(&self.text_ids), &[image_ids.to_vec()])?;
         entropies(logits, dalle.config().codebook_size)
     }
 }

@@ -451,6 +451,11 @@ impl TamingVqgan {
         &self.config
     }
 
+    /// Whether it has its encoder, without which pictures can't be read.
+    pub fn reads_pictures(&self) -> bool {
+        self.encoder.is_some()
+    }
+
     /// Ids of pictures.
     ///
     /// # Shapes

@@ -3,15 +3,17 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 
-use super::{Init, ops};
+use super::{Init, Lora, lora, ops};
 
-/// `y = x · weight + bias`.
+/// `y = x · weight + bias`, and what adapters add.
 #[derive(Module, Debug)]
 pub struct Linear {
     /// `[width_in, width_out]`.
     pub weight: Param<Tensor<2>>,
     /// `[width_out]`.
     pub bias: Option<Param<Tensor<1>>>,
+    /// In the order of their columns; see [`super::Adapter::attach`].
+    pub(super) adapters: Vec<Lora>,
 }
 
 impl Linear {
@@ -20,6 +22,7 @@ impl Linear {
         Linear {
             weight: init.normal([width_in, width_out], std),
             bias: None,
+            adapters: Vec::new(),
         }
     }
 
@@ -28,6 +31,7 @@ impl Linear {
         Linear {
             weight: init.normal([width_in, width_out], std),
             bias: Some(init.constant([width_out], 0.0)),
+            adapters: Vec::new(),
         }
     }
 
@@ -35,11 +39,13 @@ impl Linear {
     /// - `x`: `[.., width_in]`
     /// - returns: `[.., width_out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        ops::linear(
-            x,
-            self.weight.val(),
-            self.bias.as_ref().map(|bias| bias.val()),
-        )
+        let bias = self.bias.as_ref().map(|bias| bias.val());
+        if self.adapters.is_empty() {
+            return ops::linear(x, self.weight.val(), bias);
+        }
+        let y = ops::linear(x.clone(), self.weight.val(), bias);
+        let [_, outputs] = self.weight.dims();
+        y + lora::additions(&self.adapters, &x, outputs)
     }
 }
 

@@ -202,7 +202,7 @@ pub fn open(
 }
 
 /// Says which models have their weights in f32 alone.
-fn refuse_other_weights(wanted: Option<WeightFormat>, what: &str) -> Result<()> {
+pub(super) fn refuse_other_weights(wanted: Option<WeightFormat>, what: &str) -> Result<()> {
     match wanted {
         None | Some(WeightFormat::F32) => Ok(()),
         Some(format) => Err(Error::invalid(
@@ -212,9 +212,8 @@ fn refuse_other_weights(wanted: Option<WeightFormat>, what: &str) -> Result<()> 
     }
 }
 
-/// Writes a model of whichever family as a checkpoint whose weights are in `format`. Beside the packed model one
-/// tensor at a time is in memory.
-pub fn quantise(source: &ModelSource, format: WeightFormat, dir: &Path) -> Result<()> {
+/// Refuses a folder that has something in it.
+pub(super) fn check_new(dir: &Path) -> Result<()> {
     if dir.exists() && !files::is_empty(dir)? {
         return Err(Error::invalid(
             "output",
@@ -224,6 +223,13 @@ pub fn quantise(source: &ModelSource, format: WeightFormat, dir: &Path) -> Resul
             ),
         ));
     }
+    Ok(())
+}
+
+/// Writes a model of whichever family as a checkpoint whose weights are in `format`. Beside the packed model one
+/// tensor at a time is in memory.
+pub fn quantise(source: &ModelSource, format: WeightFormat, dir: &Path) -> Result<()> {
+    check_new(dir)?;
     // Packed weights are held on the CPU only.
     let device = Device::flex();
     if is_image_tokenizer(source) {

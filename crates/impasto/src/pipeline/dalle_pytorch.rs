@@ -24,7 +24,7 @@ use burn::tensor::Device;
 /// Such a model, ready to run.
 #[derive(Debug)]
 pub struct DallePytorchPipeline {
-    model: DallePytorchModel,
+    pub(crate) model: DallePytorchModel,
     device: Device,
     load_time: Duration,
 }

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::weights::{self, Precision};
+use crate::checkpoint::weights::{self, LazyTensor};
 use crate::models::parameters::Parameters;
 use crate::{Error, Result, files};
 
-/// Everything of a run at one step.
+/// Everything of a run at one step, as it was read.
 pub struct Snapshot {
     /// Steps done.
     pub step: u64,
@@ -95,29 +95,26 @@ impl Checkpoints {
         }))
     }
 
-    /// Writes a checkpoint and removes the oldest ones.
-    pub fn save(&self, snapshot: &Snapshot) -> Result<PathBuf> {
-        let temporary = self.dir.join(format!(
-            "{TEMPORARY}{}-{}",
-            snapshot.step,
-            std::process::id()
-        ));
+    /// Writes a checkpoint, one tensor after the other, and removes the oldest ones.
+    pub fn save(
+        &self,
+        step: u64,
+        tensors: BTreeMap<String, Vec<LazyTensor<'_>>>,
+    ) -> Result<PathBuf> {
+        let temporary = self
+            .dir
+            .join(format!("{TEMPORARY}{step}-{}", std::process::id()));
         fs::create_dir_all(&temporary).map_err(Error::io("create", &temporary))?;
-        for (name, parameters) in &snapshot.tensors {
-            weights::write(
-                &temporary.join(format!("{name}.safetensors")),
-                parameters,
-                Precision::F32,
-            )?;
+        let files = tensors.keys().cloned().collect();
+        for (name, tensors) in tensors {
+            let path = temporary.join(format!("{name}.safetensors"));
+            weights::write_lazily(&path, &path, tensors)?;
         }
-        let state = State {
-            step: snapshot.step,
-            files: snapshot.tensors.keys().cloned().collect(),
-        };
+        let state = State { step, files };
         let state = serde_json::to_vec_pretty(&state)
             .map_err(|e| Error::invalid("state", e.to_string()))?;
         files::write_atomic(temporary.join("state.json"), &state)?;
-        let path = self.dir.join(format!("{PREFIX}{:08}", snapshot.step));
+        let path = self.dir.join(format!("{PREFIX}{step:08}"));
         if path.exists() {
             // The same step again after a resume: the same bits.
             fs::remove_dir_all(&path).map_err(Error::io("replace", &path))?;

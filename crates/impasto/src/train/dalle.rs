@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::beginning::Beginning;
 use super::config::RunConfig;
-use super::encoded::{self, Encoded, Encoding};
+use super::encoded::{self, Encoded, Encoding, FilledUp};
 use super::engine::{self, Evaluation, Observer, Pass, Task};
 use super::image_tokenizer::training_device;
 use super::source::{SourceConfig, epoch_index, open};
@@ -153,21 +153,13 @@ pub fn run(
     let resolved =
         serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
     files::write_atomic(dir.join("config.json"), &resolved)?;
-    let count = match (config.encoded_pictures, source.count()) {
-        (Some(count), Some(len)) => count.min(len),
-        (Some(count), None) => count,
-        (None, Some(len)) => len,
-        (None, None) => {
-            return Err(Error::invalid(
-                "training config",
-                "encoded_pictures must be given: the data has no end",
-            ));
-        }
-    };
-    let fingerprint = encoded::fingerprint(config, &image_weights, source.as_ref(), count)?;
+    let count = encoded::count(config.encoded_pictures, source.as_ref())?;
+    let fingerprint = encoded::fingerprint(&config.data, &image_weights, source.as_ref(), count)?;
     let encoding = Encoding {
-        text: &text,
-        length: dalle_config.text_length,
+        text: &FilledUp {
+            text: &text,
+            length: dalle_config.text_length,
+        },
         image: &image,
         device,
     };

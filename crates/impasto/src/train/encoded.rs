@@ -5,9 +5,8 @@ use std::path::Path;
 use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 
-use super::dalle::Config;
 use super::engine::{Event, Observer};
-use super::source::PictureSource;
+use super::source::{PictureSource, SourceConfig};
 use crate::data::Sample;
 use crate::data::tokens::TokenCache;
 use crate::image::Picture;
@@ -30,11 +29,40 @@ const CHUNK: u64 = 512;
 /// Start and end of a caption.
 const FRAME: usize = 2;
 
-/// How pairs become ids.
-pub(super) struct Encoding<'a> {
+/// How captions become ids.
+pub(super) trait Captions {
+    /// A caption's ids, cut where it is too long.
+    fn ids(&self, caption: &str) -> Result<Vec<u32>>;
+    /// Whether it is too long.
+    fn is_cut(&self, caption: &str) -> Result<bool>;
+    /// The most ids.
+    fn limit(&self) -> usize;
+}
+
+/// Our own: filled up to a length.
+pub(super) struct FilledUp<'a> {
     pub text: &'a TextTokenizer,
     /// Text tokens, padding included.
     pub length: usize,
+}
+
+impl Captions for FilledUp<'_> {
+    fn ids(&self, caption: &str) -> Result<Vec<u32>> {
+        self.text.encode_caption(caption, self.length, true)
+    }
+
+    fn is_cut(&self, caption: &str) -> Result<bool> {
+        Ok(self.text.encode(caption)?.len() + FRAME > self.length)
+    }
+
+    fn limit(&self) -> usize {
+        self.length
+    }
+}
+
+/// How pairs become ids.
+pub(super) struct Encoding<'a> {
+    pub text: &'a dyn Captions,
     pub image: &'a ImageTokenizer,
     pub device: &'a Device,
 }
@@ -65,7 +93,7 @@ impl Encoding<'_> {
     fn captions(&self, captions: &[String]) -> Result<Vec<Vec<u32>>> {
         captions
             .iter()
-            .map(|caption| self.text.encode_caption(caption, self.length, true))
+            .map(|caption| self.text.ids(caption))
             .collect()
     }
 
@@ -101,7 +129,7 @@ impl Encoding<'_> {
             let texts = tokens.captions(index);
             for caption in texts {
                 captions += 1;
-                cut += u64::from(self.text.encode(caption)?.len() + FRAME > self.length);
+                cut += u64::from(self.text.is_cut(caption)?);
             }
             encoded.text_ids.push(self.captions(texts)?);
             let ids = tokens.image_ids(index).iter().map(|&id| u32::from(id));
@@ -109,7 +137,7 @@ impl Encoding<'_> {
             encoded.captions.push(texts[0].clone());
         }
         if cut > 0 {
-            let length = self.length;
+            let length = self.text.limit();
             observer.event(Event::Warning(format!(
                 "{cut} of {captions} captions are longer than text_length = {length} and are cut"
             )));
@@ -150,13 +178,12 @@ impl Encoding<'_> {
 
 /// What the ids depend on: the image tokenizer's weights, the data, their number.
 pub(super) fn fingerprint(
-    config: &Config,
+    data: &SourceConfig,
     image_weights: &[u8],
     source: &dyn PictureSource,
     count: u64,
 ) -> Result<String> {
-    let data =
-        serde_json::to_vec(&config.data).map_err(|e| Error::invalid("data", e.to_string()))?;
+    let data = serde_json::to_vec(data).map_err(|e| Error::invalid("data", e.to_string()))?;
     let digest = Sha256::new()
         .chain_update(image_weights)
         .chain_update(data)
@@ -164,4 +191,16 @@ pub(super) fn fingerprint(
         .chain_update(count.to_le_bytes())
         .finalize();
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// How many pictures are encoded: as many as are `wanted` and there.
+pub(super) fn count(wanted: Option<u64>, source: &dyn PictureSource) -> Result<u64> {
+    let bad = |reason: &str| Err(Error::invalid("training config", reason));
+    match (wanted, source.count()) {
+        (Some(0), _) => bad("encoded_pictures is 0, expected 1 or more"),
+        (Some(count), Some(len)) => Ok(count.min(len)),
+        (Some(count), None) => Ok(count),
+        (None, Some(len)) => Ok(len),
+        (None, None) => bad("encoded_pictures must be given: the data has no end"),
+    }
 }

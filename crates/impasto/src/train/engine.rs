@@ -11,6 +11,7 @@ use super::checkpoints::{Checkpoints, Snapshot};
 use super::config::RunConfig;
 use super::metrics::MetricsFile;
 use super::optimizer::{Moments, NamedGradients, Optimizer};
+use crate::checkpoint::weights::{self, LazyTensor, Precision};
 use crate::models::parameters::{self, Parameters};
 use crate::{Error, Result};
 
@@ -252,7 +253,7 @@ pub fn train<T: Task>(
             });
         }
         if (due || stopped) && step > saved_at {
-            let path = checkpoints.save(&snapshot(&model, &optimizer, task, step)?)?;
+            let path = checkpoints.save(step, snapshot(&model, &optimizer, task))?;
             saved_at = step;
             observer.event(Event::Checkpoint {
                 step,
@@ -299,33 +300,37 @@ fn missed_expectation(config: &RunConfig, values: &[(String, f64)]) -> Option<St
     })
 }
 
+/// What a checkpoint holds, by file. Nothing is copied before it is written.
 fn snapshot<T: Task>(
     model: &T::Model,
     optimizer: &Optimizer,
     task: &T,
-    step: u64,
-) -> Result<Snapshot> {
-    let flat = |tensor: &Tensor<1>| tensor.to_data();
-    let mut tensors = task.state();
-    tensors.insert(MODEL.into(), parameters::export(model));
-    let moments = |pick: fn(&Moments) -> Option<&Tensor<1>>| -> Parameters {
-        optimizer
-            .moments
-            .iter()
-            .filter_map(|(name, moments)| Some((name.clone(), flat(pick(moments)?))))
-            .collect()
+) -> BTreeMap<String, Vec<LazyTensor<'static>>> {
+    let lazy = |(name, tensor): (&String, &Tensor<1>)| LazyTensor::of(name.clone(), tensor.clone());
+    let moments = |pick: fn(&Moments) -> Option<&Tensor<1>>| {
+        let picked = optimizer.moments.iter();
+        let picked = picked.filter_map(|(name, moments)| Some((name, pick(moments)?)));
+        picked.map(lazy).collect()
     };
-    tensors.insert(FIRST.into(), moments(|moments| Some(&moments.first)));
-    tensors.insert(SECOND.into(), moments(|moments| moments.second.as_ref()));
-    tensors.insert(
-        EMA.into(),
-        optimizer
-            .ema
-            .iter()
-            .map(|(name, average)| (name.clone(), flat(average)))
-            .collect(),
-    );
-    Ok(Snapshot { step, tensors })
+    let mut files = BTreeMap::from([
+        (MODEL.to_owned(), weights::lazily(model)),
+        (FIRST.to_owned(), moments(|moments| Some(&moments.first))),
+        (
+            SECOND.to_owned(),
+            moments(|moments| moments.second.as_ref()),
+        ),
+        (EMA.to_owned(), optimizer.ema.iter().map(lazy).collect()),
+    ]);
+    for (file, parameters) in task.state() {
+        let tensors = parameters.into_iter().map(|(name, data)| {
+            let shape = data.shape().to_vec();
+            LazyTensor::new(name, Precision::F32, shape, move || {
+                data.try_to_vec().unwrap_or_default()
+            })
+        });
+        files.insert(file, tensors.collect());
+    }
+    files
 }
 
 fn restore<T: Task>(

@@ -1,5 +1,5 @@
 //! Training: `text_tokenizer`, then `image_tokenizer`, then `dalle`; `clip` beside them. Each from one
-//! config file.
+//! config file. `fine_tune` trains published models on.
 //!
 //! Everything random in a step is drawn from (seed, step), and everything that a step changes is in the
 //! checkpoint, so that a run that was stopped goes on bit for bit.
@@ -12,6 +12,7 @@ pub mod dalle;
 pub mod drawn;
 mod encoded;
 mod engine;
+pub mod fine_tune;
 pub mod image_tokenizer;
 mod metrics;
 mod muon;

@@ -16,7 +16,7 @@ const EPSILON: f32 = 1e-8;
 /// Gradients by parameter name, flattened.
 #[derive(Default)]
 pub struct NamedGradients {
-    by_name: BTreeMap<String, Tensor<1>>,
+    pub(super) by_name: BTreeMap<String, Tensor<1>>,
 }
 
 impl NamedGradients {
@@ -192,7 +192,7 @@ impl ModuleMapper for Apply<'_> {
         let param = match self.gradients.remove(&name) {
             None => param,
             Some(gradient) => {
-                let decay = if D >= 2 && !name.contains("embedding") && !name.contains("position") {
+                let decay = if D >= 2 && !name.contains("embed") && !name.contains("position") {
                     1.0 - self.learning_rate * optimizer.weight_decay
                 } else {
                     1.0
@@ -219,7 +219,8 @@ impl ModuleMapper for Apply<'_> {
                 })
             }
         };
-        if optimizer.ema_decay > 0.0 {
+        // What is not trained stays as it is, to the last bit.
+        if optimizer.ema_decay > 0.0 && param.val().is_require_grad() {
             let current = param.val().inner().reshape([count]);
             let average = match optimizer.ema.remove(&name) {
                 Some(known) => {

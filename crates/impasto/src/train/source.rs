@@ -185,6 +185,60 @@ pub(super) fn open(
     Ok(source)
 }
 
+/// [`open`] for a model that reads pictures of `size` pixels, whatever size scenes are drawn at.
+pub(super) fn open_scaled(
+    config: &SourceConfig,
+    size: usize,
+    dir: &Path,
+    observer: &mut dyn Observer,
+) -> Result<Box<dyn PictureSource>> {
+    match config {
+        SourceConfig::Pairs { .. } => open(config, Some(size), dir, observer),
+        SourceConfig::Scenes { .. } => {
+            let drawn = open(config, None, dir, observer)?;
+            Ok(Box::new(Scaled { drawn, size }))
+        }
+    }
+}
+
+/// Pictures of another size than they are drawn at.
+struct Scaled {
+    drawn: Box<dyn PictureSource>,
+    size: usize,
+}
+
+impl Scaled {
+    fn all(&self, samples: Vec<Sample>) -> Result<Vec<Sample>> {
+        let scaled = samples.into_par_iter().map(|sample| {
+            let picture = sample.picture.fit_square(self.size)?;
+            Ok(Sample { picture, ..sample })
+        });
+        scaled.collect()
+    }
+}
+
+impl PictureSource for Scaled {
+    fn count(&self) -> Option<u64> {
+        self.drawn.count()
+    }
+
+    fn train_batch(&self, start: u64, count: usize) -> Result<Vec<Sample>> {
+        self.all(self.drawn.train_batch(start, count)?)
+    }
+
+    fn train_captions(&self, start: u64, count: usize) -> Result<Vec<Vec<String>>> {
+        self.drawn.train_captions(start, count)
+    }
+
+    fn validation(&self, count: usize) -> Result<Vec<Sample>> {
+        self.all(self.drawn.validation(count)?)
+    }
+
+    fn fingerprint(&self) -> String {
+        format!("{} {}", self.drawn.fingerprint(), self.size)
+    }
+}
+
 struct Scenes {
     world: World,
     glyphs: Glyphs,

@@ -13,10 +13,10 @@ use crate::Error;
 use crate::checkpoint::{Model, ModelSource};
 
 /// Stops after so many steps.
-struct StopAfter(Cell<u64>);
+pub(super) struct StopAfter(Cell<u64>);
 
 impl StopAfter {
-    fn steps(n: u64) -> Self {
+    pub(super) fn steps(n: u64) -> Self {
         StopAfter(Cell::new(n))
     }
 }
@@ -33,7 +33,7 @@ impl Observer for StopAfter {
     }
 }
 
-const NEVER: u64 = u64::MAX;
+pub(super) const NEVER: u64 = u64::MAX;
 
 fn run_config() -> serde_json::Value {
     json!({
@@ -89,7 +89,7 @@ fn files_of(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-fn assert_same_files(a: &Path, b: &Path) {
+pub(super) fn assert_same_files(a: &Path, b: &Path) {
     let (a, b) = (files_of(a), files_of(b));
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
     for (path, bytes) in &a {

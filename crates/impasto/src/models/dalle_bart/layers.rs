@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use super::StackConfig;
 use crate::nn::layer_norm::EPSILON;
-use crate::nn::{Init, KvCache, LayerNorm, Linear, ops};
+use crate::nn::{Adaptable, Init, KvCache, LayerNorm, Linear, ops};
 
 /// A layer norm in front of a product, which makes its scale superfluous: the published models leave it out.
 #[derive(Module, Debug)]
@@ -54,17 +54,42 @@ impl SelfAttention {
         }
     }
 
-    fn forward(&self, x: Tensor<3>, causal: bool, cache: Option<&mut KvCache>) -> Tensor<3> {
-        let [_, _, width] = x.dims();
+    /// Of captions side by side in one row, each of so many tokens, which see their own caption.
+    fn forward(&self, x: Tensor<3>, lengths: &[usize]) -> Tensor<3> {
         let qkv = self.qkv.forward(self.pre_norm.forward(x));
-        let seen = match cache {
+        let mut first = 0;
+        let seen = lengths.iter().map(|&length| {
+            let own = qkv.clone().narrow(1, first, length);
+            first += length;
+            self.attend(own, false)
+        });
+        self.finish(one(seen.collect(), 1))
+    }
+
+    /// Of picture tokens, which see those before them.
+    fn forward_causal(&self, x: Tensor<3>, cache: Option<&mut KvCache>) -> Tensor<3> {
+        let qkv = self.qkv.forward(self.pre_norm.forward(x));
+        self.finish(match cache {
             Some(cache) => cache.extend(qkv, None, self.n_heads),
-            None => {
-                let part = |i: usize| heads(qkv.clone().narrow(2, i * width, width), self.n_heads);
-                joined(ops::attention(part(0), part(1), part(2), causal))
-            }
-        };
+            None => self.attend(qkv, true),
+        })
+    }
+
+    fn attend(&self, qkv: Tensor<3>, causal: bool) -> Tensor<3> {
+        let width = qkv.dims()[2] / 3;
+        let part = |i: usize| heads(qkv.clone().narrow(2, i * width, width), self.n_heads);
+        joined(ops::attention(part(0), part(1), part(2), causal))
+    }
+
+    fn finish(&self, seen: Tensor<3>) -> Tensor<3> {
         self.norm.forward(self.out.forward(seen))
+    }
+
+    fn linears(&mut self, [q, k, v, out]: [&'static str; 4]) -> [Adaptable<'_>; 2] {
+        [
+            Adaptable::new(&[q, k, v], &mut self.qkv),
+            Adaptable::whole(out, &mut self.out),
+        ]
     }
 }
 
@@ -113,11 +138,7 @@ impl CaptionAttention {
             seen.push(joined(answer).reshape([rows, n, width]));
             first += rows;
         }
-        let seen = match seen.len() {
-            1 => seen.remove(0),
-            _ => Tensor::cat(seen, 0),
-        };
-        self.norm.forward(self.out.forward(seen))
+        self.norm.forward(self.out.forward(one(seen, 0)))
     }
 }
 
@@ -144,6 +165,13 @@ impl Glu {
         let inner = ops::gelu_gate(self.gate_up.forward(self.pre_norm.forward(x)));
         self.down.forward(self.inner_norm.forward(inner))
     }
+
+    fn linears(&mut self, [gate, up, down]: [&'static str; 3]) -> [Adaptable<'_>; 2] {
+        [
+            Adaptable::new(&[gate, up], &mut self.gate_up),
+            Adaptable::whole(down, &mut self.down),
+        ]
+    }
 }
 
 /// A layer of the encoder.
@@ -161,9 +189,23 @@ impl EncoderLayer {
         }
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = x.clone() + self.attention.forward(x, false, None);
+    /// Of captions side by side in one row, each of so many tokens.
+    pub(super) fn forward(&self, x: Tensor<3>, lengths: &[usize]) -> Tensor<3> {
+        let x = x.clone() + self.attention.forward(x, lengths);
         x.clone() + self.glu.forward(x)
+    }
+
+    /// The linear layers and what their columns make.
+    pub(super) fn linears(&mut self) -> Vec<Adaptable<'_>> {
+        let attention = [
+            "encoder.attention.q",
+            "encoder.attention.k",
+            "encoder.attention.v",
+            "encoder.attention.out",
+        ];
+        let glu = ["encoder.glu.gate", "encoder.glu.up", "encoder.glu.down"];
+        let attention = self.attention.linears(attention);
+        attention.into_iter().chain(self.glu.linears(glu)).collect()
     }
 }
 
@@ -184,6 +226,29 @@ impl DecoderLayer {
         }
     }
 
+    /// The linear layers and what their columns make.
+    pub(super) fn linears(&mut self) -> Vec<Adaptable<'_>> {
+        let attention = [
+            "decoder.attention.q",
+            "decoder.attention.k",
+            "decoder.attention.v",
+            "decoder.attention.out",
+        ];
+        let caption = &mut self.caption_attention;
+        let caption = [
+            Adaptable::whole("decoder.caption_attention.q", &mut caption.query),
+            Adaptable::new(
+                &["decoder.caption_attention.k", "decoder.caption_attention.v"],
+                &mut caption.key_value,
+            ),
+            Adaptable::whole("decoder.caption_attention.out", &mut caption.out),
+        ];
+        let glu = ["decoder.glu.gate", "decoder.glu.up", "decoder.glu.down"];
+        let attention = self.attention.linears(attention);
+        let all = attention.into_iter().chain(caption);
+        all.chain(self.glu.linears(glu)).collect()
+    }
+
     /// Keys and values of the encoder's states.
     pub(super) fn read(&self, states: Tensor<3>) -> (Tensor<4>, Tensor<4>) {
         let attention = &self.caption_attention;
@@ -199,7 +264,7 @@ impl DecoderLayer {
         captions: &[(&(Tensor<4>, Tensor<4>), usize)],
         cache: Option<&mut KvCache>,
     ) -> Tensor<3> {
-        let x = x.clone() + self.attention.forward(x, true, cache);
+        let x = x.clone() + self.attention.forward_causal(x, cache);
         let x = x.clone() + self.caption_attention.forward(x, captions);
         x.clone() + self.glu.forward(x)
     }
@@ -216,4 +281,12 @@ fn heads(x: Tensor<3>, n_heads: usize) -> Tensor<4> {
 fn joined(x: Tensor<4>) -> Tensor<3> {
     let [batch, n_heads, n, head_width] = x.dims();
     x.swap_dims(1, 2).reshape([batch, n, n_heads * head_width])
+}
+
+/// The parts as one tensor.
+fn one(mut parts: Vec<Tensor<3>>, dim: usize) -> Tensor<3> {
+    match parts.len() {
+        1 => parts.remove(0),
+        _ => Tensor::cat(parts, dim),
+    }
 }

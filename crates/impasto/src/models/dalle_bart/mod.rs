@@ -7,7 +7,7 @@
 //! layer norms in front of products without a scale, an untied head over the image vocabulary and its start.
 //!
 //! Deviations, none of which changes a number beyond rounding:
-//! - a caption is read without its padding (the reference masks it), and the captions of a batch one by one;
+//! - a caption is read without its padding (the reference masks it), and those of a batch side by side;
 //! - queries, keys and values are one product, so are both halves of the GLU.
 
 mod layers;
@@ -17,7 +17,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use self::layers::{DecoderLayer, EncoderLayer};
-use crate::nn::{Embedding, Init, KvCache, LayerNorm, Linear, ops};
+use crate::nn::{Adapt, Adaptable, Embedding, Init, KvCache, LayerNorm, Linear, ops};
 use crate::{Error, Result};
 
 /// The sizes of the encoder or of the decoder.
@@ -231,36 +231,61 @@ impl DalleBart {
 
     /// Reads a caption: ids without padding, its start and end included.
     pub fn read(&self, text_ids: &[u32]) -> Result<ReadCaption> {
+        Ok(self.read_all(&[text_ids])?.swap_remove(0))
+    }
+
+    /// Reads captions, each as [`Self::read`] does, all at once.
+    pub fn read_all(&self, captions: &[&[u32]]) -> Result<Vec<ReadCaption>> {
         let config = &self.config;
-        if text_ids.is_empty() || text_ids.len() > config.text_length {
-            return Err(Error::invalid(
-                "text ids",
-                format!(
-                    "expected 1 to {} ids, got {}",
-                    config.text_length,
-                    text_ids.len()
-                ),
-            ));
+        if captions.is_empty() {
+            return Err(Error::invalid("text ids", "expected one caption or more"));
         }
-        check_ids("text ids", text_ids, config.text_vocab_size)?;
+        for text_ids in captions {
+            if text_ids.is_empty() || text_ids.len() > config.text_length {
+                return Err(Error::invalid(
+                    "text ids",
+                    format!(
+                        "expected 1 to {} ids, got {}",
+                        config.text_length,
+                        text_ids.len()
+                    ),
+                ));
+            }
+            check_ids("text ids", text_ids, config.text_vocab_size)?;
+        }
         let device = self.device();
         let encoder = &self.encoder;
-        let places: Vec<u32> = (0..text_ids.len() as u32).collect();
-        let embedded = encoder.embed_tokens.forward(ids(&[text_ids], &device))
+        // Side by side in one row, so that nothing has to be filled up.
+        let flat: Vec<u32> = captions.concat();
+        let lengths: Vec<usize> = captions.iter().map(|ids| ids.len()).collect();
+        let places: Vec<u32> = lengths
+            .iter()
+            .flat_map(|&length| 0..length as u32)
+            .collect();
+        let embedded = encoder.embed_tokens.forward(ids(&[&flat], &device))
             + encoder.embed_positions.forward(ids(&[&places], &device));
         let mut x = encoder.embedding_norm.forward(embedded);
         for layer in &encoder.layers {
-            x = layer.forward(x);
+            x = layer.forward(x, &lengths);
         }
         let states = encoder.final_norm.forward(x);
-        Ok(ReadCaption {
-            layers: self
-                .decoder
-                .layers
+        let layers: Vec<(Tensor<4>, Tensor<4>)> = self
+            .decoder
+            .layers
+            .iter()
+            .map(|layer| layer.read(states.clone()))
+            .collect();
+        let mut first = 0;
+        let read = lengths.into_iter().map(|length| {
+            let own = |all: &Tensor<4>| all.clone().narrow(2, first, length);
+            let layers = layers
                 .iter()
-                .map(|layer| layer.read(states.clone()))
-                .collect(),
-        })
+                .map(|(keys, values)| (own(keys), own(values)))
+                .collect();
+            first += length;
+            ReadCaption { layers }
+        });
+        Ok(read.collect())
     }
 
     /// The final states of the decoder for `inputs`, rows of equal length of which the first ids stand at
@@ -378,6 +403,20 @@ impl DalleBart {
         let targets =
             Tensor::<1, Int>::from_data(TensorData::new(targets, [count]), &self.device());
         Ok(ops::cross_entropy(logits, targets))
+    }
+}
+
+impl Adapt for DalleBart {
+    fn linears(&mut self) -> Vec<Adaptable<'_>> {
+        let mut all = Vec::new();
+        for layer in &mut self.encoder.layers {
+            all.extend(layer.linears());
+        }
+        for layer in &mut self.decoder.layers {
+            all.extend(layer.linears());
+        }
+        all.push(Adaptable::whole("head", &mut self.head));
+        all
     }
 }
 

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use super::DallePytorchConfig;
 use super::attention::{AttentionKind, Turn};
 use super::shift::Shift;
-use crate::nn::{Init, KvCache, LayerNorm, Linear, ops};
+use crate::nn::{Adaptable, Init, KvCache, LayerNorm, Linear, ops};
 
 /// How many times wider the feed-forward part is inside.
 const WIDER: usize = 4;
@@ -161,6 +161,23 @@ impl Layer {
             kind,
             n_heads: config.n_heads,
         }
+    }
+
+    /// The linear layers and what their columns make.
+    pub fn linears(&mut self) -> [Adaptable<'_>; 4] {
+        let (attention, feed_forward) = (&mut self.attention, &mut self.feed_forward);
+        [
+            Adaptable::new(
+                &["attention.q", "attention.k", "attention.v"],
+                &mut attention.qkv,
+            ),
+            Adaptable::whole("attention.out", &mut attention.out),
+            Adaptable::new(
+                &["feed_forward.up", "feed_forward.gate"],
+                &mut feed_forward.up_gate,
+            ),
+            Adaptable::whole("feed_forward.down", &mut feed_forward.down),
+        ]
     }
 
     /// `x` behind the layer where all tokens see all, and there is no order among them.

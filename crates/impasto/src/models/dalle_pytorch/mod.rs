@@ -20,7 +20,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use self::layers::{Layer, LayerState};
-use crate::nn::{Embedding, Init, LayerNorm, Linear, ops};
+use crate::nn::{Adapt, Adaptable, Embedding, Init, LayerNorm, Linear, ops};
 use crate::{Error, Result};
 
 pub use attention::AttentionKind;
@@ -346,6 +346,10 @@ impl DallePytorch {
 
     fn forward(&self, x: Tensor<3>, known: &mut Known, is_text: bool) -> Tensor<3> {
         let [_, n, _] = x.dims();
+        let x = match self.config.stable {
+            true => damped(x),
+            false => x,
+        };
         let start = match is_text {
             true => known.words,
             false => known.words + known.told,
@@ -379,7 +383,7 @@ impl DallePytorch {
 
     fn finished<const D: usize>(&self, states: Tensor<D>) -> Tensor<D> {
         let states = match self.config.stable {
-            true => states.clone() / states.max_dim(D - 1),
+            true => states.clone() / states.max_dim(D - 1).detach(),
             false => states,
         };
         self.norm.forward(states)
@@ -403,44 +407,104 @@ impl DallePytorch {
         self.text_head.forward(self.finished(states))
     }
 
-    /// Logits of each word of a caption and of what fills it up, and of each id of a picture that follows:
-    /// `[text_length, text_vocab_size + text_length]` and `[grid², codebook_size]`.
-    pub fn logits(&self, caption: &[u32], image_ids: &[u32]) -> Result<(Tensor<2>, Tensor<2>)> {
+    /// Logits of each word of the captions and of what fills them up, and of each id of the pictures that follow, one
+    /// pair after the other: `[batch · text_length, text_vocab_size + text_length]` and `[batch · grid², codebook_size]`.
+    pub fn logits(
+        &self,
+        captions: &[Vec<u32>],
+        image_ids: &[Vec<u32>],
+    ) -> Result<(Tensor<2>, Tensor<2>)> {
         let config = &self.config;
         let (text, image) = (config.text_length, config.image_length());
-        if image_ids.len() != image {
+        if captions.len() != image_ids.len() {
             return Err(Error::invalid(
                 "image ids",
-                format!("expected {image} ids, got {}", image_ids.len()),
+                format!(
+                    "expected those of {} pictures, got {}",
+                    captions.len(),
+                    image_ids.len()
+                ),
             ));
         }
-        check_ids("image ids", image_ids, config.codebook_size)?;
-        let (prefix, mut known) = self.read(&[caption.to_vec()])?;
+        for row in image_ids {
+            if row.len() != image {
+                return Err(Error::invalid(
+                    "image ids",
+                    format!("expected {image} ids, got {}", row.len()),
+                ));
+            }
+            check_ids("image ids", row, config.codebook_size)?;
+        }
+        let (prefix, mut known) = self.read(captions)?;
         let mut states = vec![prefix.clone().narrow(1, text, 1)];
         if image > 1 {
-            let told = vec![image_ids[..image - 1].to_vec()];
+            let told: Vec<Vec<u32>> = image_ids
+                .iter()
+                .map(|row| row[..image - 1].to_vec())
+                .collect();
             states.push(self.go_on(&told, &mut known)?);
         }
+        let batch = captions.len();
         let rows = |states: Tensor<3>, count: usize| states.reshape([count, config.width]);
         Ok((
-            self.text_logits(rows(prefix.narrow(1, 0, text), text)),
-            self.image_logits(rows(Tensor::cat(states, 1), image)),
+            self.text_logits(rows(prefix.narrow(1, 0, text), batch * text)),
+            self.image_logits(rows(Tensor::cat(states, 1), batch * image)),
         ))
     }
 
     /// −log p of each word of a caption, of what fills it up, and of each id of a picture that follows, as the
     /// model was trained: `[text_length]` and `[grid²]`.
     pub fn nats(&self, caption: &[u32], image_ids: &[u32]) -> Result<(Tensor<1>, Tensor<1>)> {
-        let (text_logits, image_logits) = self.logits(caption, image_ids)?;
+        self.all_nats(&[caption.to_vec()], &[image_ids.to_vec()])
+    }
+
+    /// [`Self::nats`] of many pairs, one after the other: `[batch · text_length]` and `[batch · grid²]`.
+    pub fn all_nats(
+        &self,
+        captions: &[Vec<u32>],
+        image_ids: &[Vec<u32>],
+    ) -> Result<(Tensor<1>, Tensor<1>)> {
+        let (text_logits, image_logits) = self.logits(captions, image_ids)?;
         let device = self.device();
         let targets = |all: &[u32]| -> Tensor<1, Int> {
             ids(all, [1, all.len()], &device).reshape([all.len()])
         };
-        let words = self.filled_up(caption)?;
+        let mut words = Vec::with_capacity(captions.len() * self.config.text_length);
+        for caption in captions {
+            words.extend(&self.filled_up(caption)?[1..]);
+        }
+        let codes: Vec<u32> = image_ids.iter().flatten().copied().collect();
         Ok((
-            ops::cross_entropy(text_logits, targets(&words[1..])),
-            ops::cross_entropy(image_logits, targets(image_ids)),
+            ops::cross_entropy(text_logits, targets(&words)),
+            ops::cross_entropy(image_logits, targets(&codes)),
         ))
+    }
+
+    /// The model for training: the angles of places are no weights.
+    pub fn for_training(mut self) -> Self {
+        self.rotary = self.rotary.map(|angles| angles.set_require_grad(false));
+        self
+    }
+}
+
+/// As it is, with a tenth of its gradient (the reference's `stable`).
+fn damped(x: Tensor<3>) -> Tensor<3> {
+    if !x.is_autodiff() {
+        return x;
+    }
+    let still = x.clone().detach();
+    still.clone() + (x - still).mul_scalar(0.1)
+}
+
+impl Adapt for DallePytorch {
+    fn linears(&mut self) -> Vec<Adaptable<'_>> {
+        let mut all = Vec::new();
+        for layer in &mut self.layers {
+            all.extend(layer.linears());
+        }
+        all.push(Adaptable::whole("text_head", &mut self.text_head));
+        all.push(Adaptable::whole("image_head", &mut self.image_head));
+        all
     }
 }
 

@@ -46,6 +46,10 @@ pub trait KernelOps: Backend {
     ) -> FloatTensor<Self>;
     /// The SwiGLU gate.
     fn kernel_swiglu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// `x · Φ(x)`.
+    fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// `a · Φ(a) · b`.
+    fn kernel_gelu_gate(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// Cross-entropy per row.
     fn kernel_cross_entropy(
         logits: FloatTensor<Self>,
@@ -183,7 +187,8 @@ fn linear_backward(
 ) {
     let (saved_x, saved_w) = state;
     if let Some(id) = x {
-        let dx = kernels::linear::backward_input(rows(dy), matrix(saved_w));
+        let dx = packed::backward_input(rows(dy), saved_w)
+            .unwrap_or_else(|| kernels::linear::backward_input(rows(dy), matrix(saved_w)));
         grads.register::<Flex>(id, tensor(dx, saved_x.layout().shape().clone()));
     }
     if let Some(id) = w {
@@ -404,6 +409,21 @@ impl KernelOps for Flex {
         )
     }
 
+    fn kernel_gelu(x: FlexTensor) -> FlexTensor {
+        let x = contiguous(&x);
+        let y = kernels::gelu::forward(floats(&x));
+        tensor(y, x.layout().shape().clone())
+    }
+
+    fn kernel_gelu_gate(x: FlexTensor) -> FlexTensor {
+        let x = contiguous(&x);
+        let hidden = last(&x) / 2;
+        tensor(
+            kernels::gelu::gate(floats(&x), hidden),
+            with_last(&x, hidden),
+        )
+    }
+
     fn kernel_cross_entropy(logits: FlexTensor, targets: FlexTensor) -> FlexTensor {
         cross_entropy(&contiguous(&logits), &ids(&targets)).0
     }
@@ -575,6 +595,27 @@ impl Backward<Flex, 1> for SwigluBackward {
         let [node] = ops.parents;
         if let Some(node) = node {
             let dx = kernels::swiglu::backward(floats(&dy), floats(&x), last(&x) / 2);
+            grads.register::<Flex>(node.id, tensor(dx, x.layout().shape().clone()));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct GeluBackward;
+
+impl Backward<Flex, 1> for GeluBackward {
+    /// The input, and whether its second half is the gated one.
+    type State = (FlexTensor, bool);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(&grads.consume::<Flex>(&ops.node));
+        let (x, gated) = ops.state;
+        let [node] = ops.parents;
+        if let Some(node) = node {
+            let dx = match gated {
+                true => kernels::gelu::gate_backward(floats(&dy), floats(&x), last(&x) / 2),
+                false => kernels::gelu::backward(floats(&dy), floats(&x)),
+            };
             grads.register::<Flex>(node.id, tensor(dx, x.layout().shape().clone()));
         }
     }
@@ -781,6 +822,32 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         let y = Flex::kernel_swiglu(x.clone());
         match prepared {
             OpsKind::Tracked(prepared) => prepared.finish(x, y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        }
+    }
+
+    fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let prepared = GeluBackward
+            .prepare::<C>([x.node()])
+            .compute_bound()
+            .stateful();
+        let x = contiguous(x.primitive());
+        let y = Flex::kernel_gelu(x.clone());
+        match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish((x, false), y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        }
+    }
+
+    fn kernel_gelu_gate(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let prepared = GeluBackward
+            .prepare::<C>([x.node()])
+            .compute_bound()
+            .stateful();
+        let x = contiguous(x.primitive());
+        let y = Flex::kernel_gelu_gate(x.clone());
+        match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish((x, true), y),
             OpsKind::UnTracked(prepared) => prepared.finish(y),
         }
     }

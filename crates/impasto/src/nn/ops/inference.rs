@@ -7,7 +7,7 @@ use burn::backend::{Backend, Flex, backend_extension};
 use impasto_kernels as kernels;
 use impasto_kernels::self_attention::{Cache, Sizes, Turn};
 
-use super::flex::{contiguous, floats, last, own, tensor, turn, with_last};
+use super::flex::{contiguous, floats, own, tensor, turn, with_last};
 
 /// The operations; meaning and shapes: see [`super`].
 #[backend_extension(Flex)]
@@ -41,12 +41,8 @@ pub trait InferenceOps: Backend {
         bias: FloatTensor<Self>,
         eps: f64,
     ) -> FloatTensor<Self>;
-    /// `x · Φ(x)`.
-    fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// `x · σ(1.702 x)`.
     fn kernel_quick_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// `a · Φ(a) · b`.
-    fn kernel_gelu_gate(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 /// `keys` and `values` are changed in place where nothing else holds them.
@@ -126,25 +122,8 @@ impl InferenceOps for Flex {
         tensor(y, x.layout().shape().clone())
     }
 
-    fn kernel_gelu(x: FlexTensor) -> FlexTensor {
-        let x = contiguous(&x);
-        tensor(
-            kernels::gelu::forward(floats(&x)),
-            x.layout().shape().clone(),
-        )
-    }
-
     fn kernel_quick_gelu(x: FlexTensor) -> FlexTensor {
         let x = contiguous(&x);
         tensor(kernels::gelu::quick(floats(&x)), x.layout().shape().clone())
-    }
-
-    fn kernel_gelu_gate(x: FlexTensor) -> FlexTensor {
-        let x = contiguous(&x);
-        let hidden = last(&x) / 2;
-        tensor(
-            kernels::gelu::gate(floats(&x), hidden),
-            with_last(&x, hidden),
-        )
     }
 }

@@ -242,7 +242,7 @@ pub fn layer_norm<const D: usize>(
 
 /// `x · Φ(x)` with the exact normal distribution function (Hendrycks and Gimpel 2016, arXiv:1606.08415).
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if !has_inference(&x) {
+    if !has_kernels(&x) {
         return plain::gelu(x);
     }
     Tensor::from_dispatch(Dispatch::kernel_gelu(x.into_dispatch()))
@@ -266,7 +266,7 @@ pub fn gelu_gate<const D: usize>(x: Tensor<D>) -> Tensor<D> {
         x.dims()[D - 1].is_multiple_of(2),
         "last dimension has two halves"
     );
-    if !has_inference(&x) {
+    if !has_kernels(&x) {
         return plain::gelu_gate(x);
     }
     Tensor::from_dispatch(Dispatch::kernel_gelu_gate(x.into_dispatch()))

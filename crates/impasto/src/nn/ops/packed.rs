@@ -13,7 +13,7 @@ use burn::backend::{DispatchDevice, Flex};
 use burn::tensor::quantization::{QuantScheme, QuantValue};
 use burn::tensor::{AllocationProperty, Bytes, DType, Device, Shape, Tensor, TensorData};
 use impasto_kernels::gemm::Matrix;
-use impasto_kernels::{bf16, quantised};
+use impasto_kernels::{self as kernels, bf16, quantised};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -237,9 +237,7 @@ fn memory(tensor: &FlexTensor, format: WeightFormat) -> &[u8] {
 /// four bits as eight bits themselves, each row for itself: half of the processor's work, and what is lost is
 /// less than by the weights' four bits (figures: docs/quantisation.md).
 pub(super) fn forward(x: Matrix, w: &FlexTensor, bias: Option<&[f32]>) -> Option<Vec<f32>> {
-    let format = WeightFormat::ALL
-        .into_iter()
-        .find(|format| format.dtype() == w.dtype() && !format.is_f32())?;
+    let format = format_of(w)?;
     let [inputs, outputs] = w.layout().shape().dims();
     let bytes = memory(w, format);
     Some(match format.quantised() {
@@ -249,6 +247,23 @@ pub(super) fn forward(x: Matrix, w: &FlexTensor, bias: Option<&[f32]>) -> Option
             quantised::forward(x, &w, bias, quantised::Activations::Int8)
         }
     })
+}
+
+/// The gradient of a product's input with a packed weight, `None` where it is none. The weight's numbers are
+/// unpacked for it, one weight at a time.
+pub(super) fn backward_input(dy: Matrix, w: &FlexTensor) -> Option<Vec<f32>> {
+    let format = format_of(w)?;
+    let [inputs, outputs] = w.layout().shape().dims();
+    let values = unpack(memory(w, format), [inputs, outputs], format);
+    let w = Matrix::new(&values, inputs, outputs);
+    Some(kernels::linear::backward_input(dy, w))
+}
+
+/// The format of a packed weight.
+fn format_of(w: &FlexTensor) -> Option<WeightFormat> {
+    WeightFormat::ALL
+        .into_iter()
+        .find(|format| format.dtype() == w.dtype() && !format.is_f32())
 }
 
 #[cfg(test)]

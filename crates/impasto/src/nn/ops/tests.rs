@@ -216,6 +216,14 @@ fn norm_gate_and_loss_equal_burns() {
             |l| swiglu(l.get([rows, 2, width]) * 5.0),
             |l| plain::swiglu(l.get([rows, 2, width]) * 5.0),
         );
+        same(
+            |l| gelu(l.get([rows, 2, width]) * 5.0),
+            |l| plain::gelu(l.get([rows, 2, width]) * 5.0),
+        );
+        same(
+            |l| gelu_gate(l.get([rows, 2, width]) * 5.0),
+            |l| plain::gelu_gate(l.get([rows, 2, width]) * 5.0),
+        );
         let targets = |device: &Device| {
             let ids: Vec<i64> = (0..rows as i64).map(|i| i * 5 % width as i64).collect();
             Tensor::<1, Int>::from_data(&ids[..], device)

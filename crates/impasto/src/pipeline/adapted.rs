@@ -1,0 +1,89 @@
+//! Published models with an adapter: beside their weights, or merged into them.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+
+use super::AnyPipeline;
+use super::any::check_new;
+use super::dalle_mini::{DalleMiniPipeline, is_dalle_mini};
+use super::dalle_pytorch::{DallePytorchPipeline, is_dalle_pytorch};
+use crate::checkpoint::weights::Precision;
+use crate::checkpoint::{ModelSource, WeightFormat, adapter};
+use crate::import::dalle_pytorch::tokenizer_folder;
+use crate::nn::{Adapt, lora};
+use crate::{Error, Result};
+
+/// [`super::open`] with the adapter in a folder beside the model's weights, which stay as they are held.
+pub fn open_adapted(
+    source: &ModelSource,
+    device: &Device,
+    wanted: Option<WeightFormat>,
+    adapter: &Path,
+) -> Result<Box<dyn AnyPipeline>> {
+    // Before the time that loading a model takes.
+    adapter::config(adapter)?;
+    if is_dalle_mini(source) {
+        return Ok(Box::new(mini(source, device, wanted, adapter)?));
+    }
+    if is_dalle_pytorch(source) {
+        return Ok(Box::new(pytorch(source, device, wanted, adapter)?));
+    }
+    Err(not_adapted())
+}
+
+/// Writes a model of ours in which the adapter is part of the weights. What it changes is stored in 32 bits.
+pub fn merge(source: &ModelSource, adapter: &Path, dir: &Path) -> Result<()> {
+    check_new(dir)?;
+    adapter::config(adapter)?;
+    let device = Device::flex();
+    if is_dalle_mini(source) {
+        let mut model = mini(source, &device, Some(WeightFormat::F32), adapter)?.model;
+        lora::merge(model.dalle.linears())?;
+        return model.save_as_held(source, dir);
+    }
+    if is_dalle_pytorch(source) {
+        let mut model = pytorch(source, &device, Some(WeightFormat::F32), adapter)?.model;
+        lora::merge(model.dalle.linears())?;
+        let folder = source.folder().map(tokenizer_folder).unwrap_or_default();
+        return model.save(dir, &folder, Precision::F32);
+    }
+    Err(not_adapted())
+}
+
+fn not_adapted() -> Error {
+    Error::invalid(
+        "adapter",
+        "is for DALL·E mini or a model of DALLE-pytorch; expected the one that it was trained on as the model",
+    )
+}
+
+fn mini(
+    source: &ModelSource,
+    device: &Device,
+    wanted: Option<WeightFormat>,
+    adapter: &Path,
+) -> Result<DalleMiniPipeline> {
+    let mut pipeline = DalleMiniPipeline::load_in(source, device, wanted)?;
+    let model = &mut pipeline.model;
+    let (dalle, config) = (&mut model.dalle, &mut model.config);
+    let adapted = adapter::attach(adapter, dalle, &config.name, device)?;
+    (config.name, config.licence) = (adapted.name, adapted.licence);
+    config.sampling = adapted.sampling.unwrap_or_else(|| config.sampling.clone());
+    Ok(pipeline)
+}
+
+fn pytorch(
+    source: &ModelSource,
+    device: &Device,
+    wanted: Option<WeightFormat>,
+    adapter: &Path,
+) -> Result<DallePytorchPipeline> {
+    let mut pipeline = DallePytorchPipeline::load_in(source, device, wanted)?;
+    let model = &mut pipeline.model;
+    let (dalle, config) = (&mut model.dalle, &mut model.config);
+    let adapted = adapter::attach(adapter, dalle, &config.name, device)?;
+    (config.name, config.licence) = (adapted.name, adapted.licence);
+    config.sampling = adapted.sampling.unwrap_or_else(|| config.sampling.clone());
+    Ok(pipeline)
+}

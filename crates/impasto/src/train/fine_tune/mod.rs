@@ -1,0 +1,319 @@
+//! Training published models on: all weights of DALL·E mini or of a model of DALLE-pytorch, or additions of low rank
+//! to some of them ([`crate::nn::lora`]) while the rest stays as it is, in the precision that it is held in.
+//!
+//! Each family is trained by its own loss: DALL·E mini by the cross-entropy of the picture's ids after their caption
+//! (dalle-mini, `tools/train/train.py`), DALLE-pytorch by (text + 7 · image) / 8 (`dalle_pytorch.py`, `DALLE.forward`).
+//! Captions are dropped for guidance as each family draws without them.
+//!
+//! Deviations: layers and embeddings that DALLE-pytorch shares are weights of their own here, as everywhere in this
+//! program, so each of them learns for itself; its dropout within layers is left out.
+
+mod published;
+mod task;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, GradientCheckpointingStrategy, Tensor};
+use serde::{Deserialize, Serialize};
+
+use self::published::Published;
+use self::task::{Adapted, Session, Whole};
+use super::config::{OptimizerKind, RunConfig};
+use super::encoded::{self, Encoding};
+use super::engine::{self, Observer};
+use super::image_tokenizer::training_device;
+use super::source::{SourceConfig, open_scaled};
+use crate::checkpoint::adapter::{self, AdapterConfig, Architecture, fingerprint};
+use crate::checkpoint::{ModelSource, WeightFormat};
+use crate::models::{ImageTokenizer, parameters};
+use crate::nn::{Adapt, Adapter, Init, LoraConfig};
+use crate::pipeline::dalle_mini::{DalleMiniPipeline, is_dalle_mini};
+use crate::pipeline::dalle_pytorch::{DallePytorchPipeline, is_dalle_pytorch};
+use crate::sampling::SamplingOptions;
+use crate::{Error, Result, files};
+
+/// The config file of `impasto train dalle` where the model that is trained on is a published one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The finished model's name.
+    pub name: String,
+    /// SPDX expression of the finished weights' licence; that of the model where none is given.
+    #[serde(default)]
+    pub licence: Option<String>,
+    /// The model, by its name or folder.
+    #[serde(default)]
+    pub from: Option<String>,
+    /// The pairs.
+    pub data: SourceConfig,
+    /// Pictures encoded ahead of the training; each step draws from these. None: all of a finite data
+    /// set, required for an endless one.
+    #[serde(default)]
+    pub encoded_pictures: Option<u64>,
+    /// The run.
+    #[serde(default)]
+    pub run: RunConfig,
+    /// Train additions of low rank; else all weights.
+    #[serde(default)]
+    pub lora: Option<LoraConfig>,
+    /// In what the weights that stay as they are are held, with `lora`; as they are stored where nothing is given.
+    #[serde(default)]
+    pub precision: Option<WeightFormat>,
+    /// Share of the captions dropped, for guidance.
+    #[serde(default = "default_caption_dropout")]
+    pub caption_dropout: f64,
+    /// How many times more the picture's loss counts than the caption's; for DALLE-pytorch alone, whose own 7 is the
+    /// default.
+    #[serde(default)]
+    pub image_loss_weight: Option<f64>,
+    /// What the finished model's `generate` uses by default, and the samples drawn on the way; the model's own where
+    /// nothing is given.
+    #[serde(default)]
+    pub sampling: Option<SamplingOptions>,
+    /// Held-out pairs measured at each checkpoint.
+    #[serde(default = "default_validation")]
+    pub validation: usize,
+    /// Of these, pictures drawn at each checkpoint.
+    #[serde(default = "default_samples")]
+    pub samples: usize,
+}
+
+fn default_caption_dropout() -> f64 {
+    0.1
+}
+
+fn default_validation() -> usize {
+    32
+}
+
+fn default_samples() -> usize {
+    4
+}
+
+impl Config {
+    fn validate(&self) -> Result<()> {
+        let bad = |reason: String| Err(Error::invalid("training config", reason));
+        self.run.validate()?;
+        if self.run.optimizer == OptimizerKind::Muon {
+            return bad("optimizer is muon, which knows our own blocks; expected adamw".into());
+        }
+        if let Some(sampling) = &self.sampling {
+            sampling.validate()?;
+        }
+        if let Some(lora) = &self.lora {
+            lora.validate()?;
+        }
+        if !(0.0..=1.0).contains(&self.caption_dropout) {
+            return bad(format!(
+                "caption_dropout is {}, expected 0 to 1",
+                self.caption_dropout
+            ));
+        }
+        if let Some(weight) = self.image_loss_weight
+            && !(weight > 0.0 && weight.is_finite())
+        {
+            return bad(format!(
+                "image_loss_weight is {weight}, expected a positive number"
+            ));
+        }
+        match (self.precision, &self.lora) {
+            (Some(format), None) if !format.is_f32() => bad(format!(
+                "precision is {format}, which weights can't be trained in: expected f32, or \"lora\", whose weights stay as they are"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Trains `source` on (or goes on with that) and writes the whole model into `dir/model`, or with `lora` the
+/// additions into `dir/adapter`.
+pub fn run(
+    config: &Config,
+    source: &ModelSource,
+    dir: &Path,
+    device: &Device,
+    resume: bool,
+    observer: &mut dyn Observer,
+) -> Result<PathBuf> {
+    config.validate()?;
+    let wanted = match config.lora {
+        Some(_) => config.precision,
+        None => Some(WeightFormat::F32),
+    };
+    let place = Run {
+        dir,
+        device,
+        resume,
+    };
+    if is_dalle_mini(source) {
+        if config.image_loss_weight.is_some() {
+            return Err(Error::invalid(
+                "training config",
+                "image_loss_weight is for DALLE-pytorch; DALL·E mini has a loss of pictures alone",
+            ));
+        }
+        let model = DalleMiniPipeline::load_in(source, device, wanted)?.model;
+        return train(config, published::Mini::new(model, source), place, observer);
+    }
+    if is_dalle_pytorch(source) {
+        let model = DallePytorchPipeline::load_in(source, device, wanted)?.model;
+        let weight = config.image_loss_weight.unwrap_or(7.0);
+        let model = published::Pytorch::new(model, source, weight);
+        return train(config, model, place, observer);
+    }
+    Err(Error::invalid(
+        "from",
+        "is a model without a transformer, which can't be trained on; expected DALL·E mini, DALLE-pytorch, or a model that impasto trained",
+    ))
+}
+
+/// The folder in a run's own where the additions are written.
+const ADAPTER: &str = "adapter";
+
+/// Where a run takes place.
+struct Run<'a> {
+    dir: &'a Path,
+    device: &'a Device,
+    resume: bool,
+}
+
+fn train<P: Published>(
+    config: &Config,
+    (published, mut transformer): (P, P::Transformer),
+    run: Run<'_>,
+    observer: &mut dyn Observer,
+) -> Result<PathBuf> {
+    let Run {
+        dir,
+        device,
+        resume,
+    } = run;
+    if let ImageTokenizer::TamingVqgan(vqgan) = published.image()
+        && !vqgan.reads_pictures()
+    {
+        return Err(Error::invalid(
+            "from",
+            "came without an encoder, so no picture can be read; import it with --image-tokenizer and the published VQGAN's folder, and train what that wrote",
+        ));
+    }
+    let train_device = training_device(device, &config.run);
+    // What can be refused is, before pictures are encoded.
+    let adapter = match &config.lora {
+        None => None,
+        Some(lora) => {
+            let mut init = Init::new(config.run.seed, &train_device);
+            let adapter = Adapter::new(lora, &transformer.linears(), &mut init)?;
+            let about = published.about();
+            let about = AdapterConfig {
+                architecture: Architecture::Lora,
+                name: config.name.clone(),
+                licence: config.licence.clone().unwrap_or(about.licence),
+                base: about.name,
+                base_fingerprint: fingerprint(&transformer),
+                lora: lora.clone(),
+                sampling: config.sampling.clone(),
+            };
+            check_base(&dir.join(ADAPTER), resume, &about)?;
+            Some((adapter, about))
+        }
+    };
+    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    let size = published.image().config().picture_size();
+    let source = open_scaled(&config.data, size, dir, observer)?;
+    let resolved =
+        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
+    files::write_atomic(dir.join("config.json"), &resolved)?;
+    let count = encoded::count(config.encoded_pictures, source.as_ref())?;
+    let image_weights = digest(published.image());
+    let fingerprint_of_data =
+        encoded::fingerprint(&config.data, &image_weights, source.as_ref(), count)?;
+    let encoding = Encoding {
+        text: &published,
+        image: published.image(),
+        device,
+    };
+    let tokens = dir.join("tokens.bin");
+    let fingerprint_of_data = fingerprint_of_data.as_str();
+    let training = encoding.training(
+        source.as_ref(),
+        count,
+        &tokens,
+        fingerprint_of_data,
+        observer,
+    )?;
+    let validation = encoding.samples(&source.validation(config.validation)?)?;
+    let session = Session {
+        config: config.clone(),
+        published,
+        training,
+        validation,
+    };
+    let run = &config.run;
+    let Some((adapter, about)) = adapter else {
+        let transformer = for_training(P::for_training(transformer), run);
+        let mut task = Whole(session);
+        let trained = engine::train(&mut task, transformer, run, dir, resume, observer)?;
+        return task.save(&trained.valid(), dir);
+    };
+    let mut task = Adapted {
+        session,
+        base: transformer,
+        about,
+    };
+    let trained = engine::train(&mut task, adapter, run, dir, resume, observer)?;
+    task.save(&trained.valid(), dir)
+}
+
+/// Refuses to go on from an adapter of another model.
+fn check_base(dir: &Path, resume: bool, about: &AdapterConfig) -> Result<()> {
+    if !resume || !dir.join("config.json").is_file() {
+        return Ok(());
+    }
+    let begun = adapter::config(dir)?;
+    if begun.base_fingerprint == about.base_fingerprint {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "from",
+        format!(
+            "is not the model that the training in this folder began with, which was {}; give that one or another --out",
+            begun.base
+        ),
+    ))
+}
+
+/// Stands for an image tokenizer's weights.
+fn digest<M: Module>(module: &M) -> Vec<u8> {
+    use sha2::{Digest, Sha256};
+    let mut digest = Sha256::new();
+    for (name, data) in parameters::export(module) {
+        digest.update(name);
+        digest.update(data.as_bytes());
+    }
+    digest.finalize().to_vec()
+}
+
+/// All weights on the device that keeps gradients.
+fn for_training<M: Module>(model: M, run: &RunConfig) -> M {
+    let model = model.train();
+    match run.gradient_checkpointing {
+        true => model.map(&mut Checkpointing),
+        false => model,
+    }
+}
+
+struct Checkpointing;
+
+impl ModuleMapper for Checkpointing {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|tensor| {
+            let requires = tensor.is_require_grad();
+            tensor
+                .with_gradient_checkpointing_strategy(GradientCheckpointingStrategy::Balanced)
+                .set_require_grad(requires)
+        })
+    }
+}

@@ -1,0 +1,497 @@
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::TensorData;
+use safetensors::SafeTensors;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::published::{mini_loss, pytorch_loss};
+use super::*;
+use crate::checkpoint::dalle_mini::DalleMini;
+use crate::checkpoint::stored::safetensors;
+use crate::image::Picture;
+use crate::import;
+use crate::models::parameters::Parameters;
+use crate::models::{DalleBart, DallePytorch};
+use crate::pipeline::{self, AnyPipeline};
+use crate::train::engine::Pass;
+use crate::train::optimizer::{NamedGradients, Optimizer};
+use crate::train::tests::{NEVER, StopAfter, assert_same_files};
+
+/// `reference/write_fine_tuning_goldens.py` made these folders.
+fn golden(name: &str) -> PathBuf {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    sources.join("train/fine_tune/goldens").join(name)
+}
+
+/// Those of the importers.
+fn published(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("src/import")
+        .join(path)
+}
+
+/// A file of a set: its tensors, and what JSON there is about them under `about`.
+fn read<T: DeserializeOwned>(set: &str, file: &str, about: &str) -> (Parameters, T) {
+    let path = golden(set).join(file);
+    let bytes = std::fs::read(&path).unwrap();
+    let tensors = safetensors(&path, &bytes).unwrap();
+    let tensors = tensors.into_iter().map(|(name, tensor)| {
+        let shape = tensor.shape().to_vec();
+        (name, TensorData::new(tensor.floats(), shape))
+    });
+    let tensors = tensors.collect();
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+    let about = &metadata.metadata().as_ref().unwrap()[about];
+    (tensors, serde_json::from_str(about).unwrap())
+}
+
+/// What PyTorch's training of a set was given and said.
+struct Expected {
+    losses: Vec<f32>,
+    captions: Vec<Vec<u32>>,
+    image_ids: Vec<Vec<u32>>,
+}
+
+impl Expected {
+    fn of(set: &str) -> Self {
+        let (tensors, captions) = read(set, "expected.safetensors", "text_ids");
+        let ids = &tensors["image_ids"];
+        Expected {
+            losses: tensors["losses"].try_to_vec().unwrap(),
+            captions,
+            image_ids: ids
+                .as_slice::<f32>()
+                .unwrap()
+                .chunks(ids.shape()[1])
+                .map(|row| row.iter().map(|&id| id as u32).collect())
+                .collect(),
+        }
+    }
+}
+
+/// The same of additions of low rank.
+struct ExpectedOfLora {
+    losses: Vec<f32>,
+    config: LoraConfig,
+    /// The additions before the first step, and their gradients in it.
+    before: Parameters,
+    gradients: Parameters,
+}
+
+impl ExpectedOfLora {
+    fn of(set: &str) -> Self {
+        let (tensors, config) = read(set, "lora.safetensors", "lora");
+        let under = |prefix: &str| -> Parameters {
+            let named = tensors.iter().filter_map(|(name, tensor)| {
+                Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()))
+            });
+            named.collect()
+        };
+        ExpectedOfLora {
+            losses: tensors["losses"].try_to_vec().unwrap(),
+            config,
+            before: under("before."),
+            gradients: under("gradient."),
+        }
+    }
+}
+
+/// Ten steps as PyTorch made them: the same losses, and the same gradients in the first.
+fn ten_steps<M: Module>(
+    set: &str,
+    mut model: M,
+    weight_decay: f64,
+    losses: &[f32],
+    gradients: &Parameters,
+    pass: impl Fn(&M) -> Pass,
+) {
+    let run = RunConfig {
+        weight_decay,
+        ema_decay: 0.0,
+        ..RunConfig::default()
+    };
+    assert_eq!(losses.len(), 10);
+    let mut optimizer = Optimizer::new(&run);
+    for (step, &reference) in losses.iter().enumerate() {
+        let pass = pass(&model);
+        let found = pass.loss.clone().into_scalar::<f32>();
+        assert!(
+            (found - reference).abs() <= 1e-3 * reference,
+            "{set}, step {step}: {found} {reference}"
+        );
+        let found = NamedGradients::collect(&model, &pass.loss.backward());
+        if step == 0 {
+            same_gradients(set, &found, gradients);
+        }
+        model = optimizer.step(model, found, 3e-3, 1.0, step as u64);
+    }
+}
+
+fn same_gradients(set: &str, found: &NamedGradients, expected: &Parameters) {
+    for (name, reference) in expected {
+        // Angles of places are no weights, and have no gradient.
+        if name == "rotary" {
+            assert!(!found.by_name.contains_key(name));
+            continue;
+        }
+        let reference = reference.as_slice::<f32>().unwrap();
+        let gradient = found.by_name[name].to_data();
+        let gradient = gradient.as_slice::<f32>().unwrap();
+        assert_eq!(gradient.len(), reference.len(), "{set}: {name}");
+        let largest = reference.iter().fold(0.0f32, |most, g| most.max(g.abs()));
+        assert!(largest > 0.0, "{set}: {name}");
+        for (a, b) in gradient.iter().zip(reference) {
+            assert!(
+                (a - b).abs() <= 1e-3 * largest + 1e-7,
+                "{set}, {name}: {a} {b}, largest {largest}"
+            );
+        }
+    }
+}
+
+type Loss<M> = fn(&M, &Expected) -> Pass;
+
+fn trains_like_pytorch<M: Adapt>(set: &str, model: M, gradients: &M, loss: Loss<M>) {
+    let expected = Expected::of(set);
+    let model = for_training(model, &RunConfig::default());
+    let gradients = parameters::export(gradients);
+    assert!(gradients.len() > 20, "{}", gradients.len());
+    let pass = |model: &M| loss(model, &expected);
+    ten_steps(set, model, 0.0, &expected.losses, &gradients, pass);
+}
+
+/// The same where `model` stays as it is.
+fn adapts_like_pytorch<M: Adapt>(set: &str, mut model: M, loss: Loss<M>) {
+    let expected = Expected::of(set);
+    let lora = ExpectedOfLora::of(set);
+    let mut empty = Init::empty(&Device::flex());
+    let adapter = Adapter::new(&lora.config, &model.linears(), &mut empty).unwrap();
+    let walked = adapter.walked_names();
+    assert_eq!(walked.len(), lora.gradients.len());
+    let gradients = lora.gradients.iter();
+    let gradients = gradients
+        .map(|(name, gradient)| (walked[name].clone(), gradient.clone()))
+        .collect();
+    let adapter = adapter::fill(adapter, lora.before).unwrap();
+    let adapter = for_training(adapter, &RunConfig::default());
+    let pass = |adapter: &Adapter| {
+        let mut adapted = model.clone();
+        adapter.attach(adapted.linears(), None);
+        loss(&adapted, &expected)
+    };
+    ten_steps(set, adapter, 0.1, &lora.losses, &gradients, pass);
+}
+
+#[test]
+fn ten_steps_of_dalle_pytorch_are_those_of_pytorch() {
+    for set in ["rotary", "kinds", "reversible"] {
+        let load = |file: &str| -> DallePytorch {
+            let path = golden(set).join(file);
+            let published = import::dalle_pytorch::load(&path, &Device::flex()).unwrap();
+            assert!(published.report.is_complete());
+            published.model.dalle
+        };
+        let loss: Loss<DallePytorch> = |model, expected| {
+            pytorch_loss(model, &expected.captions, &expected.image_ids, 7.0).unwrap()
+        };
+        let model = load("dalle.pt").for_training();
+        trains_like_pytorch(set, model, &load("gradients.pt"), loss);
+        adapts_like_pytorch(set, load("dalle.pt"), loss);
+    }
+}
+
+/// A folder like min-dalle's, with the image tokenizer and words of another golden.
+fn mini_folder(suffix: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["encoder", "decoder"] {
+        let from = golden("mini").join(format!("{file}{suffix}.pt"));
+        std::fs::copy(from, folder.path().join(format!("{file}.pt"))).unwrap();
+    }
+    for file in ["detoker.pt", "vocab.json", "merges.txt"] {
+        let from = published("dalle_mini/goldens/min_dalle").join(file);
+        std::fs::copy(from, folder.path().join(file)).unwrap();
+    }
+    folder
+}
+
+fn mini(folder: &Path) -> DalleMini {
+    let source = ModelSource::Dir(folder.to_owned());
+    let wanted = Some(WeightFormat::F32);
+    let pipeline = DalleMiniPipeline::load_in(&source, &Device::flex(), wanted);
+    pipeline.unwrap().model
+}
+
+#[test]
+fn ten_steps_of_dalle_mini_are_those_of_pytorch() {
+    let load = |suffix: &str| -> DalleBart { mini(mini_folder(suffix).path()).dalle };
+    let loss: Loss<DalleBart> =
+        |model, expected| mini_loss(model, &expected.captions, &expected.image_ids).unwrap();
+    trains_like_pytorch("mini", load(""), &load("_gradients"), loss);
+    adapts_like_pytorch("mini", load(""), loss);
+}
+
+const PYTORCH: &str = "dalle_pytorch/goldens/rotary/dalle.pt";
+const MINI: &str = "dalle_mini/goldens/flax_stacked";
+
+fn source(path: &str) -> ModelSource {
+    ModelSource::parse(published(path).to_str().unwrap()).unwrap()
+}
+
+fn config(change: serde_json::Value) -> Config {
+    let mut config = json!({
+        "name": "tuned",
+        "data": {"scenes": {"world": "tiny", "seed": 3}},
+        "encoded_pictures": 12,
+        "run": {
+            "seed": 5, "steps": 6, "batch_size": 3, "gradient_accumulation": 2, "learning_rate": 0.003,
+            "warmup_steps": 2, "log_every": 1, "checkpoint_every": 2, "weight_decay": 0.01
+        },
+        "caption_dropout": 0.3, "validation": 3, "samples": 1
+    });
+    for (name, value) in change.as_object().unwrap() {
+        config[name] = value.clone();
+    }
+    serde_json::from_value(config).unwrap()
+}
+
+fn lora() -> serde_json::Value {
+    json!({"lora": {"rank": 2, "alpha": 4, "targets": ["attention.q", "attention.v", "down"], "dropout": 0.2}})
+}
+
+fn tune(config: &Config, model: &str, dir: &Path, resume: bool, stop: u64) -> Result<PathBuf> {
+    let mut observer = StopAfter::steps(stop);
+    run(
+        config,
+        &source(model),
+        dir,
+        &Device::flex(),
+        resume,
+        &mut observer,
+    )
+}
+
+/// Weights and additions, moments, averages, metrics, pictures: all bits.
+#[test]
+fn resumed_runs_equal_uninterrupted_ones() {
+    for (model, change) in [
+        (PYTORCH, json!({})),
+        (PYTORCH, lora()),
+        (MINI, json!({})),
+        (MINI, lora()),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+        let config = config(change);
+        let written = tune(&config, model, &whole, false, NEVER).unwrap();
+        let name = if config.lora.is_some() {
+            "adapter"
+        } else {
+            "model"
+        };
+        assert_eq!(written, whole.join(name));
+        let stopped = tune(&config, model, &parts, false, 3);
+        assert!(matches!(stopped, Err(Error::Stopped)));
+        tune(&config, model, &parts, true, NEVER).unwrap();
+        assert_same_files(&whole, &parts);
+        if config.lora.is_some() && model == PYTORCH {
+            let other = "dalle_pytorch/goldens/reversible";
+            let error = tune(&config, other, &parts, true, NEVER).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("in this folder began with"), "{error}");
+        }
+    }
+}
+
+/// The weights that the additions are to are not trained, kept or written.
+#[test]
+fn an_adapted_run_stores_the_additions_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let written = tune(&config(lora()), MINI, dir.path(), false, NEVER).unwrap();
+    let bytes = |path: PathBuf| std::fs::metadata(path).unwrap().len();
+    let stored = bytes(written.join("adapter.safetensors"));
+    let checkpoint = bytes(
+        dir.path()
+            .join("checkpoints/step-00000006/model.safetensors"),
+    );
+    let whole = bytes(published(MINI).join("flax_model.msgpack"));
+    // In 32 bits, against 16.
+    assert!(
+        stored < whole / 3 && checkpoint < whole / 3,
+        "{stored} {checkpoint} {whole}"
+    );
+    assert!(!dir.path().join("model").exists());
+    let about = adapter::config(&written).unwrap();
+    assert_eq!(
+        (about.name.as_str(), about.base.as_str()),
+        ("tuned", "flax_stacked")
+    );
+}
+
+#[test]
+fn what_can_not_be_trained_is_refused() {
+    let refused = |change: serde_json::Value, model: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let error = tune(&config(change), model, dir.path(), false, NEVER);
+        let error = error.unwrap_err().to_string();
+        assert!(!error.contains('\n'), "{error}");
+        let left = std::fs::read_dir(dir.path()).unwrap().count();
+        (error, left)
+    };
+    let lora = |rank: usize, target: &str| json!({"lora": {"rank": rank, "targets": [target]}});
+    for (change, model, part) in [
+        (lora(2, "attention.z"), PYTORCH, "feed_forward.gate"),
+        (lora(2, "attention.z"), MINI, "decoder.caption_attention.k"),
+        (lora(0, "q"), MINI, "rank is 0"),
+        (lora(99, "attention.q"), MINI, "expected 1 to 36"),
+        (
+            json!({"run": {"optimizer": "muon"}}),
+            MINI,
+            "expected adamw",
+        ),
+        (json!({"precision": "int8"}), MINI, "can't be trained in"),
+        (json!({"image_loss_weight": 3.0}), MINI, "for DALLE-pytorch"),
+        (
+            json!({"image_loss_weight": 0.0}),
+            PYTORCH,
+            "image_loss_weight is 0",
+        ),
+        (json!({"caption_dropout": 1.5}), PYTORCH, "caption_dropout"),
+        (
+            json!({}),
+            "image_tokenizer/goldens/discrete_vae/vae.pt",
+            "can't be trained on",
+        ),
+    ] {
+        let (error, left) = refused(change, model);
+        assert!(error.contains(part), "{part}: {error}");
+        assert_eq!(left, 0, "{error}");
+    }
+    let (error, _) = refused(json!({}), "dalle_mini/goldens/min_dalle");
+    assert!(error.contains("without an encoder"), "{error}");
+    let (error, _) = refused(json!({"encoded_pictures": null}), PYTORCH);
+    assert!(error.contains("encoded_pictures must be given"), "{error}");
+}
+
+fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().unwrap()
+}
+
+/// −log p of the ids of a picture after a caption.
+fn nats(pipeline: &dyn AnyPipeline) -> f64 {
+    let size = pipeline.picture_size();
+    let picture = Picture::filled(size, size, [200, 40, 90]);
+    let likelihood = pipeline.likelihood("a red turtle", &picture, false);
+    -likelihood.unwrap().image_log_likelihood
+}
+
+/// Additions that are zero so far, in every place of both families.
+#[test]
+fn a_new_adapter_changes_no_bit_of_a_model() {
+    let all = |rank: usize| -> LoraConfig {
+        let targets = ["q", "k", "v", "out", "up", "gate", "down"];
+        serde_json::from_value(json!({"rank": rank, "targets": targets})).unwrap()
+    };
+    let mut init = Init::new(1, &Device::flex());
+    let expected = Expected::of("mini");
+    let mut model = mini(mini_folder("").path()).dalle;
+    let nats = |model: &DalleBart| {
+        let pass = mini_loss(model, &expected.captions, &expected.image_ids).unwrap();
+        floats(pass.loss)
+    };
+    let before = nats(&model);
+    let adapter = Adapter::new(&all(3), &model.linears(), &mut init).unwrap();
+    adapter.attach(model.linears(), None);
+    assert_eq!(nats(&model), before);
+    let logits = |model: &DallePytorch, expected: &Expected| {
+        let (states, mut known) = model.read(&expected.captions).unwrap();
+        let behind = model.go_on(&expected.image_ids, &mut known).unwrap();
+        (
+            floats(model.text_logits(states)),
+            floats(model.image_logits(behind)),
+        )
+    };
+    for set in ["rotary", "kinds", "reversible"] {
+        let expected = Expected::of(set);
+        let path = golden(set).join("dalle.pt");
+        let published = import::dalle_pytorch::load(&path, &Device::flex()).unwrap();
+        let mut model = published.model.dalle;
+        let before = logits(&model, &expected);
+        let adapter = Adapter::new(&all(2), &model.linears(), &mut init).unwrap();
+        adapter.attach(model.linears(), None);
+        assert_eq!(logits(&model, &expected), before, "{set}");
+    }
+}
+
+#[test]
+fn merged_models_are_as_unmerged_ones() {
+    for model in [PYTORCH, MINI] {
+        let dir = tempfile::tempdir().unwrap();
+        let adapter = tune(&config(lora()), model, dir.path(), false, NEVER).unwrap();
+        let (source, device) = (source(model), Device::flex());
+        let merged = dir.path().join("merged");
+        pipeline::merge(&source, &adapter, &merged).unwrap();
+        let merged = ModelSource::Dir(merged);
+        let plain = pipeline::open(&source, &device, None).unwrap();
+        let adapted = pipeline::open_adapted(&source, &device, None, &adapter).unwrap();
+        let whole = pipeline::open(&merged, &device, None).unwrap();
+        assert_eq!((adapted.name(), whole.name()), ("tuned", "tuned"));
+        let (plain, adapted, whole) = (nats(&*plain), nats(&*adapted), nats(&*whole));
+        assert!((adapted / plain - 1.0).abs() > 1e-4, "{plain} {adapted}");
+        assert!((adapted / whole - 1.0).abs() < 1e-5, "{adapted} {whole}");
+        // Another model of the same sizes: the merged one once more, trained on as a whole.
+        let tuned = dir.path().join("tuned");
+        let mut more = config(json!({}));
+        more.run.steps = 1;
+        let mut observer = StopAfter::steps(NEVER);
+        let tuned = run(&more, &merged, &tuned, &device, false, &mut observer).unwrap();
+        let other = ModelSource::Dir(tuned);
+        let error = pipeline::open_adapted(&other, &device, None, &adapter).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("whose weights are not those of tuned"),
+            "{error}"
+        );
+        // A damaged adapter.
+        let file = adapter.join("adapter.safetensors");
+        let bytes = std::fs::read(&file).unwrap();
+        std::fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
+        let error = pipeline::open_adapted(&source, &device, None, &adapter).unwrap_err();
+        assert!(
+            error.to_string().contains("not a whole safetensors file"),
+            "{error}"
+        );
+    }
+}
+
+/// Weights that stay as they are may be held in fewer bits; what is learned beside them hardly differs.
+#[test]
+fn additions_to_packed_weights_learn_too() {
+    let losses = |precision: Option<&str>| -> Vec<f64> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut change = lora();
+        change["precision"] = json!(precision);
+        change["lora"]["dropout"] = json!(0.0);
+        tune(&config(change), MINI, dir.path(), false, NEVER).unwrap();
+        logged(dir.path(), "loss")
+    };
+    let plain = losses(None);
+    for (format, tolerance) in [("bf16", 0.01), ("int8", 0.03)] {
+        let packed = losses(Some(format));
+        assert_ne!(packed, plain, "{format}");
+        for (packed, plain) in packed.iter().zip(&plain) {
+            assert!(
+                (packed / plain - 1.0).abs() < tolerance,
+                "{format}: {packed} {plain}"
+            );
+        }
+    }
+}
+
+fn logged(dir: &Path, name: &str) -> Vec<f64> {
+    let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+    text.lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()[name].as_f64())
+        .collect()
+}
