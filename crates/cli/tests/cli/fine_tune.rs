@@ -91,6 +91,8 @@ fn imported_models_are_adapted_merged_and_drawn_with() {
             let drawn = program.json(&[&draw[..], model].concat());
             assert_eq!(drawn["model"], "tuned", "{set}");
         }
+        let alone = ["generate", "a cat", "--model", "out/adapter"];
+        program.refuses(2, &alone, &["is an adapter, expected a model"]);
         let info = program.expect(&["model", "info", "merged"]);
         assert!(info.contains("tuned"), "{info}");
         program.refuses(1, &merge, &["merged"]);
