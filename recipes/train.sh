@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains the text tokenizer, the image tokenizer and the transformer of a recipe, one after the other, then what
-# else the recipe has: the transformer once more (refine.json), a CLIP (clip.json). Goes on where a run was
-# stopped: recipes/train.sh NAME [--device DEVICE]
+# else the recipe has: the transformer once more (refine.json), a CLIP (clip.json), the CLIP once more, with pictures
+# that the transformer draws (refine-clip.json). Goes on where a run was stopped: recipes/train.sh NAME [--device DEVICE]
 set -eu
 cd "$(dirname "$0")/.."
 recipe=$1
@@ -18,5 +18,8 @@ if [ -e "recipes/$recipe/refine.json" ]; then
 fi
 if [ -e "recipes/$recipe/clip.json" ]; then
   impasto train clip --config "recipes/$recipe/clip.json" --out "out/$recipe/clip" --resume "$@"
+fi
+if [ -e "recipes/$recipe/refine-clip.json" ]; then
+  impasto train clip --config "recipes/$recipe/refine-clip.json" --out "out/$recipe/refined-clip" --resume "$@"
 fi
 echo "the model is in out/$recipe/$model/model"

@@ -103,6 +103,42 @@ def greedy(dalle, text, scale):
     return ids
 
 
+BEGINNINGS = ["", "a red"]
+
+
+def greedy_text(dalle, beginning):
+    """The likeliest words behind a beginning as `forward` tells them, up to the longest caption; -1 is their end."""
+    ids = list(beginning)
+    while len(ids) < dalle.text_seq_len:
+        text = torch.tensor([[*ids, *[0] * (dalle.text_seq_len - len(ids))]])
+        row = dalle(text)[0, len(ids), : dalle.num_text_tokens]
+        best = row.topk(2).values
+        assert best[0] - best[1] > 2e-4 and row.argmax() > 0, "too near a tie to compare"
+        ids.append(int(row.argmax()))
+        if ids[-1] >= dalle.num_text_tokens - dalle.text_seq_len:
+            ids[-1] = -1
+            break
+    return ids
+
+
+def generated_text(dalle, beginning):
+    """`generate_texts` itself, which neither begins with the start nor shifts."""
+
+    class Tokenizer:
+        tokenizer = None
+
+        def encode(self, text):
+            return beginning
+
+        def decode(self, *_, **__):
+            return ""
+
+    Tokenizer.tokenizer = Tokenizer()
+    torch.Tensor.cuda = lambda self: self
+    ids, _ = dalle.generate_texts(Tokenizer(), "text" if beginning else "", filter_thres=1.0)
+    return ids[0].tolist()
+
+
 def write(name, *arguments, **options):
     """Draws weights again where two ids are too near each other to compare what is drawn."""
     for seed in range(20):
@@ -157,7 +193,13 @@ def write_once(name, vae, vae_params, tokenizer, draws=True, half=False, **optio
         tensors |= {"picture": picture.int(), "picture_ids": ids.int()}
         picture_logits = dalle(text[:1].clone(), ids)[:, length:, dalle.num_text_tokens :]
         tensors["picture_nats"] = F.cross_entropy(picture_logits.transpose(1, 2), ids, reduction="none").sum(1)
+        beginnings = [list(map(int, encode(text)))[:length] for text in BEGINNINGS]
+        told = {"told_text_ids": [greedy_text(dalle, ids) for ids in beginnings]}
+        if not options.get("shift_tokens", True):
+            told["generated_text_ids"] = [generated_text(dalle, ids) for ids in beginnings]
     metadata = {"captions": json.dumps(CAPTIONS), "text_ids": json.dumps(text_ids)}
+    if draws:
+        metadata |= {"beginnings": json.dumps(beginnings), **{key: json.dumps(value) for key, value in told.items()}}
     save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "expected.safetensors", metadata)
 
 

@@ -1,4 +1,5 @@
-//! Words from a picture: a canvas whose ids are known and whose caption is asked for.
+//! Words from a picture: a canvas whose ids are known and whose caption is asked for. And words from their beginning,
+//! without a picture.
 //!
 //! Beam search as usual (Graves 2012, arXiv:1211.3711, without length penalty: a caption's score is its
 //! log-likelihood), or drawing from a seed. Padding and the start are never told; likelihoods are the model's
@@ -39,7 +40,8 @@ pub enum Search {
 pub struct ToldCaption {
     /// The words.
     pub text: String,
-    /// ln p(caption | picture), its end included, in nats.
+    /// ln p(caption | picture), its end included, in nats; where captions are drawn without the picture and ranked by
+    /// it, among those that were drawn.
     pub log_likelihood: f64,
     /// Tokens counted, the end among them.
     pub tokens: usize,
@@ -89,14 +91,57 @@ pub fn captions(
     };
     told.sort_by(|a, b| b.log_likelihood.total_cmp(&a.log_likelihood));
     told.into_iter()
-        .map(|told| {
-            Ok(ToldCaption {
-                text: model.text.decode(&told.text_ids)?,
-                log_likelihood: told.log_likelihood,
-                tokens: told.text_ids.len() - 1,
-                seed: told.seed,
-            })
-        })
+        .map(|told| told.caption(model, 1))
+        .collect()
+}
+
+/// What a caption may go on with, drawn; number i has the seed `seed + i`. Guidance is not used.
+#[derive(Clone, Debug)]
+pub struct ContinueRequest {
+    /// Its first words; none ask for whole captions.
+    pub beginning: String,
+    /// Captions.
+    pub n: usize,
+    /// Seed of the first one.
+    pub seed: u64,
+    /// Temperature and cuts.
+    pub sampling: SamplingOptions,
+}
+
+impl ContinueRequest {
+    /// The seeds, once their number is known to be possible.
+    pub(crate) fn seeds(&self) -> Result<Vec<u64>> {
+        if self.n == 0 || self.n > MAX_CAPTIONS {
+            let reason = format!("expected 1 to {MAX_CAPTIONS} captions, got {}", self.n);
+            return Err(Error::invalid("n", reason));
+        }
+        let seeds = 0..self.n as u64;
+        Ok(seeds.map(|i| self.seed.wrapping_add(i)).collect())
+    }
+}
+
+/// Captions with one beginning, in the order of their seeds; their likelihood is that of what was told.
+pub fn continuations(model: &Model, request: &ContinueRequest) -> Result<Vec<ToldCaption>> {
+    request.seeds()?;
+    let limit = model.config.dalle.text_length;
+    let mut told = vec![BOS];
+    // An empty text has no ids of its own.
+    if !request.beginning.trim().is_empty() {
+        told.extend(model.text.encode(&request.beginning)?);
+    }
+    if told.len() >= limit {
+        return Err(Error::CaptionTooLong {
+            tokens: told.len() + 1,
+            limit,
+            caption: crate::text::shortened(&request.beginning),
+        });
+    }
+    let known = told.len();
+    let telling = Telling::go_on(model, told);
+    let mut told = telling.sample(request.n, &request.sampling, request.seed)?;
+    told.sort_by_key(|told| told.seed.map(|seed| seed.wrapping_sub(request.seed)));
+    told.into_iter()
+        .map(|told| told.caption(model, known))
         .collect()
 }
 
@@ -108,9 +153,23 @@ struct Told {
     seed: Option<u64>,
 }
 
+impl Told {
+    /// Without counting the first `known` ids, which were not asked for.
+    fn caption(self, model: &Model, known: usize) -> Result<ToldCaption> {
+        Ok(ToldCaption {
+            text: model.text.decode(&self.text_ids)?,
+            log_likelihood: self.log_likelihood,
+            tokens: self.text_ids.len() - known,
+            seed: self.seed,
+        })
+    }
+}
+
 /// A picture in the caches, with the logits of the caption's next id for each row.
 struct Telling<'a> {
     model: &'a Model,
+    /// The start, and what is known behind it.
+    known: Vec<u32>,
     caches: Vec<KvCache>,
     states: Tensor<3>,
 }
@@ -128,9 +187,27 @@ impl<'a> Telling<'a> {
         let states = model
             .dalle
             .forward(&[image, start], 1, Some(&mut caches), Sight::Causal);
+        Telling::after(model, vec![BOS], caches, states)
+    }
+
+    /// Without a picture, behind `known`.
+    fn go_on(model: &'a Model, known: Vec<u32>) -> Self {
+        let text = Part::Text {
+            ids: known.clone(),
+            start: 0,
+        };
+        let mut caches = model.dalle.caches();
+        let states = model
+            .dalle
+            .forward(&[text], 1, Some(&mut caches), Sight::Causal);
+        Telling::after(model, known, caches, states)
+    }
+
+    fn after(model: &'a Model, known: Vec<u32>, caches: Vec<KvCache>, states: Tensor<3>) -> Self {
         let [_, seq, _] = states.dims();
         Telling {
             model,
+            known,
             caches,
             states: states.narrow(1, seq - 1, 1),
         }
@@ -234,7 +311,7 @@ impl<'a> Telling<'a> {
         options.validate()?;
         let mut going: Vec<Told> = (0..n as u64)
             .map(|i| Told {
-                text_ids: vec![BOS],
+                text_ids: self.known.clone(),
                 log_likelihood: 0.0,
                 seed: Some(seed.wrapping_add(i)),
             })
@@ -242,7 +319,7 @@ impl<'a> Telling<'a> {
         // Before the first id all share one row.
         let mut rows = vec![0; n];
         let mut finished = Vec::new();
-        for place in 1..limit {
+        for place in self.known.len()..limit {
             let logits = self.logits()?;
             let mut next = Vec::new();
             let mut next_rows = Vec::new();

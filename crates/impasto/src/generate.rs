@@ -3,6 +3,7 @@
 //! A picture's random numbers come from its own seed and step, and our products sum in an order that does
 //! not depend on the batch, so a picture is the same alone and among others.
 
+mod canvas_model;
 pub mod dalle_mini;
 pub mod dalle_pytorch;
 mod raster;
@@ -19,6 +20,7 @@ use crate::nn::block::Sight;
 use crate::sampling::{Sampler, SamplingOptions};
 use crate::{Error, Result};
 
+pub use canvas_model::{CanvasModel, FillOptions, ReadPrompt, Under};
 pub use raster::Progress;
 
 /// One picture to draw from words alone.
@@ -220,7 +222,7 @@ pub fn log_likelihoods(
     const ROWS: usize = 8;
     let config = model.config();
     let positions = config.image_length();
-    let mut sums = Vec::with_capacity(image_ids.len());
+    let mut likelihoods = Vec::with_capacity(image_ids.len());
     for pictures in image_ids.chunks(ROWS) {
         let rows = pictures.len();
         let batch = DalleBatch {
@@ -236,24 +238,29 @@ pub fn log_likelihoods(
         let image = image_part(&batch.image_ids, &batch.orders, config.codebook_size, false);
         let states = model.forward(&[text, image], rows, None, Sight::Causal);
         let states = states.narrow(1, config.text_length, positions);
-        let nats: Vec<f32> = model
-            .image_nats(states, &batch, rows)
-            .into_data()
-            .convert::<f32>()
-            .try_into_vec()
-            .map_err(|e| Error::invalid("likelihood", format!("{e:?}")))?;
-        for nats in nats.chunks(positions) {
-            let sum: f64 = nats.iter().map(|&nats| f64::from(nats)).sum();
-            if !sum.is_finite() {
-                return Err(Error::NonFinite {
-                    what: "likelihood",
-                    detail: format!("{sum}"),
-                });
-            }
-            sums.push(-sum);
-        }
+        likelihoods.extend(sums(model.image_nats(states, &batch, rows), rows)?);
     }
-    Ok(sums)
+    Ok(likelihoods)
+}
+
+/// The likelihoods of so many pictures from the nats of all their ids.
+fn sums(nats: Tensor<1>, pictures: usize) -> Result<Vec<f64>> {
+    let nats: Vec<f32> = nats
+        .into_data()
+        .convert::<f32>()
+        .try_into_vec()
+        .map_err(|e| Error::invalid("likelihood", format!("{e:?}")))?;
+    let of_picture = |nats: &[f32]| {
+        let sum: f64 = nats.iter().map(|&nats| f64::from(nats)).sum();
+        if sum.is_finite() {
+            return Ok(-sum);
+        }
+        Err(Error::NonFinite {
+            what: "likelihood",
+            detail: format!("{sum}"),
+        })
+    };
+    nats.chunks(nats.len() / pictures).map(of_picture).collect()
 }
 
 /// The state of a batch under way; guided rows stand behind the captioned ones.

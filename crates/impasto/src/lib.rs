@@ -33,6 +33,7 @@ pub mod edit;
 pub mod pipeline;
 pub mod provenance;
 pub mod rank;
+pub mod search;
 
 // Making models, and judging them.
 pub mod train;

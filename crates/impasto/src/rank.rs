@@ -1,19 +1,85 @@
 //! Pictures and captions compared in a CLIP's space: scores, order, probabilities (Radford et al. 2021,
 //! arXiv:2103.00020, section 3.1).
 
+use std::fmt::Debug;
+
 use burn::tensor::{Device, Tensor};
 
+use crate::checkpoint::dalle_pytorch_clip::{DallePytorchClipModel, is_dalle_pytorch_clip};
 use crate::checkpoint::{ClipModel, ModelSource};
 use crate::image::Picture;
 use crate::models::clip::unit;
 use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
+/// A model with one space for pictures and captions, of whichever family.
+pub trait EmbeddingModel: Debug {
+    /// Its name.
+    fn name(&self) -> &str;
+
+    /// Whether a caption can be read.
+    fn check_caption(&self, caption: &str, long: LongCaption) -> Result<()>;
+
+    /// Embeddings of captions, of length one: `[captions, width]`.
+    fn embed_texts(&self, captions: &[String], long: LongCaption) -> Result<Tensor<2>>;
+
+    /// Embeddings of pictures, of length one: `[pictures, width]`.
+    fn embed_pictures(&self, pictures: &[Picture]) -> Result<Tensor<2>>;
+
+    /// How near they are on the model's own scale: `[pictures, captions]`.
+    fn logits(&self, image: Tensor<2>, text: Tensor<2>) -> Tensor<2>;
+}
+
+impl EmbeddingModel for ClipModel {
+    fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    fn check_caption(&self, caption: &str, long: LongCaption) -> Result<()> {
+        let length = self.config.clip.text_length;
+        self.text.encode_caption(caption, length, long).map(drop)
+    }
+
+    fn embed_texts(&self, captions: &[String], long: LongCaption) -> Result<Tensor<2>> {
+        ClipModel::embed_texts(self, captions, long)
+    }
+
+    fn embed_pictures(&self, pictures: &[Picture]) -> Result<Tensor<2>> {
+        ClipModel::embed_pictures(self, pictures)
+    }
+
+    fn logits(&self, image: Tensor<2>, text: Tensor<2>) -> Tensor<2> {
+        self.clip.logits(image, text)
+    }
+}
+
+impl EmbeddingModel for DallePytorchClipModel {
+    fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    fn check_caption(&self, caption: &str, long: LongCaption) -> Result<()> {
+        self.encode_caption(caption, long).map(drop)
+    }
+
+    fn embed_texts(&self, captions: &[String], long: LongCaption) -> Result<Tensor<2>> {
+        DallePytorchClipModel::embed_texts(self, captions, long)
+    }
+
+    fn embed_pictures(&self, pictures: &[Picture]) -> Result<Tensor<2>> {
+        DallePytorchClipModel::embed_pictures(self, pictures)
+    }
+
+    fn logits(&self, image: Tensor<2>, text: Tensor<2>) -> Tensor<2> {
+        image.matmul(text.transpose()) * self.clip.logit_scale().reshape([1, 1])
+    }
+}
+
 /// A CLIP that compares.
 #[derive(Debug)]
 pub struct Ranker {
     /// The model.
-    pub model: ClipModel,
+    pub model: Box<dyn EmbeddingModel>,
 }
 
 /// What stands in a template for the words that are asked about.
@@ -22,18 +88,16 @@ const BLANK: &str = "{}";
 impl Ranker {
     /// Loads a CLIP onto `device`.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
-        Ok(Ranker {
-            model: ClipModel::load(source, device)?,
-        })
+        let model: Box<dyn EmbeddingModel> = match is_dalle_pytorch_clip(source) {
+            true => Box::new(DallePytorchClipModel::load(source, device)?),
+            false => Box::new(ClipModel::load(source, device)?),
+        };
+        Ok(Ranker { model })
     }
 
     /// Whether a caption can be read.
     pub fn check_caption(&self, caption: &str, long: LongCaption) -> Result<()> {
-        let length = self.model.config.clip.text_length;
-        self.model
-            .text
-            .encode_caption(caption, length, long)
-            .map(drop)
+        self.model.check_caption(caption, long)
     }
 
     /// Compares all pictures with all captions.
@@ -77,13 +141,19 @@ impl Ranker {
 
     fn compare(&self, image: Tensor<2>, text: Tensor<2>) -> Result<Scores> {
         let n_captions = text.dims()[0];
-        let logits = self.model.clip.logits(image.clone(), text.clone());
+        let logits = self.model.logits(image.clone(), text.clone());
         Ok(Scores {
             cosines: numbers(image.matmul(text.transpose()))?,
             logits: numbers(logits)?,
             n_captions,
         })
     }
+}
+
+/// A matrix's rows.
+pub fn rows(x: Tensor<2>) -> Result<Vec<Vec<f32>>> {
+    let [_, width] = x.dims();
+    Ok(numbers(x)?.chunks(width).map(<[f32]>::to_vec).collect())
 }
 
 /// A matrix's numbers, row after row.

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use impasto::canvas::{Canvas, Caption};
-use impasto::caption::{Search, ToldCaption, captions};
+use impasto::caption::{Search, ToldCaption};
 use impasto::image::Picture;
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
 use super::generate::random_seed;
 use crate::arguments::{ModelFlags, temperature, top_k, top_p};
+use crate::failure::Usage;
 use crate::terminal;
 
 /// Say what pictures show, with log-likelihoods in nats
@@ -35,6 +35,10 @@ pub struct Arguments {
     /// Draw captions instead of searching the likeliest
     #[arg(long, conflicts_with = "beam")]
     sample: bool,
+    /// Draw so many and tell the likeliest [default: as many as are told; models that tell captions before pictures: 16]
+    #[arg(long, value_name = "K", conflicts_with = "beam",
+          value_parser = clap::value_parser!(u16).range(1..=256))]
+    best_of: Option<u16>,
     /// Seed of the first drawn caption [default: random, and told]
     #[arg(long, requires = "sample", allow_negative_numbers = true)]
     seed: Option<u64>,
@@ -68,6 +72,9 @@ struct Captioned {
     captions: Vec<ToldCaption>,
 }
 
+/// Captions that are drawn where the picture only ranks them.
+const RANKED: usize = 16;
+
 /// Reads, searches, tells.
 pub fn run(arguments: Arguments) -> Result<()> {
     let pictures: Vec<Picture> = arguments
@@ -76,29 +83,47 @@ pub fn run(arguments: Arguments) -> Result<()> {
         .map(Picture::open)
         .collect::<impasto::Result<_>>()?;
     let n = usize::from(arguments.n);
-    let search = if arguments.sample {
-        Search::Sampling {
+    let pipeline = arguments.model.open()?;
+    let ranks = pipeline.ranks_captions();
+    let samples =
+        arguments.sample || arguments.best_of.is_some() || (ranks && arguments.beam.is_none());
+    let (search, drawn) = if samples {
+        let usual = pipeline.text_sampling();
+        let search = Search::Sampling {
             options: SamplingOptions {
                 guidance_scale: 1.0,
-                temperature: arguments.temperature.unwrap_or(1.0),
-                top_k: arguments.top_k,
-                top_p: arguments.top_p,
+                temperature: arguments.temperature.unwrap_or(usual.temperature),
+                top_k: arguments.top_k.or(usual.top_k),
+                top_p: arguments.top_p.or(usual.top_p),
             },
             seed: arguments.seed.unwrap_or_else(random_seed),
-        }
+        };
+        let usual = if ranks { n.max(RANKED) } else { n };
+        (search, arguments.best_of.map_or(usual, usize::from))
     } else {
-        Search::Beam {
-            width: arguments.beam.map_or(n.max(4), usize::from),
-        }
+        let width = arguments.beam.map_or(n.max(4), usize::from);
+        (Search::Beam { width }, n)
     };
-    let pipeline = arguments.model.load()?;
+    if drawn < n {
+        return Err(Usage::new(
+            format!("--best-of {drawn} draws fewer captions than --count {n} tells"),
+            "draw as many as are told, or more",
+        )
+        .into());
+    }
     if let Search::Sampling { seed, .. } = &search {
         terminal::note(format_args!("seed: {seed}"));
     }
+    if ranks && samples {
+        terminal::note(format_args!(
+            "note: {} tells captions before pictures: {drawn} are drawn without the picture, and how well it goes with them ranks them",
+            pipeline.name()
+        ));
+    }
     let mut reported = Vec::with_capacity(pictures.len());
     for (path, picture) in arguments.images.iter().zip(&pictures) {
-        let canvas = Canvas::of(&pipeline.encode(picture)?, Caption::Asked);
-        let captions = captions(&pipeline.model, &canvas, n, &search)?;
+        let mut captions = pipeline.captions(picture, drawn, &search)?;
+        captions.truncate(n);
         if !arguments.json {
             for told in &captions {
                 let name = if arguments.images.len() > 1 {
@@ -123,7 +148,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     if arguments.json {
         return terminal::json(&Report {
-            model: &pipeline.model.config.name,
+            model: pipeline.name(),
             search: &search,
             pictures: reported,
         });

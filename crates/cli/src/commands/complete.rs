@@ -35,9 +35,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let planned = arguments.drawing.plan()?;
     let original = Original::open(&arguments.image)?;
     let (width, height) = (original.width(), original.height());
+    let pipeline = arguments.drawing.open()?;
     let kept = match (arguments.rows, arguments.area) {
         (Some(rows), _) => {
-            let grid = arguments.drawing.model().source()?.config()?.dalle.grid;
+            let grid = pipeline.grid();
             let rows = rows as usize;
             // All rows would leave nothing to draw; in a very low picture a row may have no pixel.
             let kept = rows * height / grid;
@@ -70,5 +71,5 @@ pub fn run(arguments: Arguments) -> Result<()> {
         prompt: arguments.prompt,
         window: None,
     };
-    arguments.drawing.draw(task, planned)
+    arguments.drawing.draw(pipeline.as_ref(), task, planned)
 }

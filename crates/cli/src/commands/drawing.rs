@@ -9,9 +9,10 @@ use clap::Args;
 use impasto::canvas::Telling;
 use impasto::checkpoint::EMBEDDED_CLIP;
 use impasto::edit::{self, Area, EditRequest, Edited, Mask};
+use impasto::generate::CanvasModel;
 use impasto::image::{Format, Original};
 use impasto::models::dalle::Order;
-use impasto::pipeline::Pipeline;
+use impasto::pipeline::AnyPipeline;
 use impasto::provenance::{self, Settings};
 use impasto::rank::{self, Ranker};
 use impasto::sampling::SamplingOptions;
@@ -124,22 +125,22 @@ struct Candidate {
     tokens: usize,
 }
 
-/// Says on stderr what a model without mixed orders can't do.
-pub fn telling_of(pipeline: &Pipeline) -> Telling {
-    let telling = edit::telling_for(&pipeline.model);
+/// Says on stderr what a model without mixed orders does instead.
+pub fn telling_of(pipeline: &dyn AnyPipeline, model: &dyn CanvasModel) -> Telling {
+    let telling = model.telling();
     if telling == Telling::RasterForced {
         terminal::note(format_args!(
-            "note: {} was trained in raster order only: known ids are forced in that order, and what follows a hole is only looked at afterwards",
-            pipeline.model.config.name
+            "note: {} was trained in raster order only: known ids are forced in that order, and tries that what is known behind a hole speaks against are rejected",
+            pipeline.name()
         ));
     }
     telling
 }
 
 impl DrawingFlags {
-    /// Which model.
-    pub fn model(&self) -> &ModelFlags {
-        &self.model
+    /// Loads the model.
+    pub fn open(&self) -> Result<Box<dyn AnyPipeline>> {
+        self.model.open()
     }
 
     /// Where the candidates go, checked before any work.
@@ -152,7 +153,7 @@ impl DrawingFlags {
     }
 
     /// The CLIP that has a say.
-    fn ranker(&self, prompt: Option<&str>, pipeline: &Pipeline) -> Result<Option<Ranker>> {
+    fn ranker(&self, prompt: Option<&str>, pipeline: &dyn AnyPipeline) -> Result<Option<Ranker>> {
         let Some(clip) = &self.clip else {
             return Ok(None);
         };
@@ -163,7 +164,7 @@ impl DrawingFlags {
             )
             .into());
         };
-        let ranker = Ranker::load(&find_model(clip)?, &pipeline.model.device)?;
+        let ranker = Ranker::load(&find_model(clip)?, pipeline.device())?;
         ranker.check_caption(prompt, LongCaption::cut_if(self.truncate))?;
         Ok(Some(ranker))
     }
@@ -198,18 +199,22 @@ impl DrawingFlags {
     }
 
     /// Draws the candidates, writes and tells them.
-    pub fn draw(&self, task: Task, (target, format): (outputs::Target, Format)) -> Result<()> {
-        let pipeline = self.model.load()?;
-        let model = &pipeline.model;
+    pub fn draw(
+        &self,
+        pipeline: &dyn AnyPipeline,
+        task: Task,
+        (target, format): (outputs::Target, Format),
+    ) -> Result<()> {
+        let model = pipeline.canvas_model()?;
         let seed = self.seed.unwrap_or_else(random_seed);
-        let ranker = self.ranker(task.prompt.as_deref(), &pipeline)?;
+        let ranker = self.ranker(task.prompt.as_deref(), pipeline)?;
         let request = EditRequest {
             prompt: task.prompt.clone(),
             n: self.n as usize,
             seed,
-            sampling: self.sampling.over(&model.config.sampling),
+            sampling: self.sampling.over(pipeline.sampling()),
             order: self.order,
-            telling: telling_of(&pipeline),
+            telling: telling_of(pipeline, model),
             tries: self.tries as usize,
             window: self.window.map(|side| side as usize).or(task.window),
             truncate: self.truncate,
@@ -256,7 +261,7 @@ impl DrawingFlags {
                     sampling: request.sampling.clone(),
                     order: request.order,
                     steps: candidate.tokens,
-                    model: model.config.name.clone(),
+                    model: pipeline.name().to_owned(),
                     width: picture.width(),
                     height: picture.height(),
                     clip_score,
@@ -290,7 +295,7 @@ impl DrawingFlags {
         }
         let corners = |area: Area| [area.x, area.y, area.width, area.height];
         terminal::json(&Report {
-            model: &model.config.name,
+            model: pipeline.name(),
             prompt: task.prompt.as_deref(),
             sampling: &request.sampling,
             order: request.order,

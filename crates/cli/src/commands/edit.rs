@@ -147,7 +147,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
         prompt: arguments.prompt,
         window,
     };
-    arguments.drawing.draw(task, planned)
+    let pipeline = arguments.drawing.open()?;
+    arguments.drawing.draw(pipeline.as_ref(), task, planned)
 }
 
 impl Arguments {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use impasto::image::Picture;
-use impasto::rank::numbers;
+use impasto::rank::rows;
 use serde::Serialize;
 
 use crate::arguments::{ClipFlags, LongCaptionFlags, prompt};
@@ -63,25 +63,22 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let model = &ranker.model;
     let mut values = Vec::new();
     if !arguments.texts.is_empty() {
-        values.extend(numbers(
+        values.extend(rows(
             model.embed_texts(&arguments.texts, arguments.long.what())?,
         )?);
     }
     if !pictures.is_empty() {
-        values.extend(numbers(model.embed_pictures(&pictures)?)?);
+        values.extend(rows(model.embed_pictures(&pictures)?)?);
     }
     let texts = arguments.texts.into_iter().map(What::Text);
     let what = texts.chain(arguments.images.into_iter().map(What::Image));
     let embeddings: Vec<Embedded> = what
-        .zip(values.chunks(model.config.clip.projection_width))
-        .map(|(what, values)| Embedded {
-            what,
-            embedding: values.to_vec(),
-        })
+        .zip(values)
+        .map(|(what, embedding)| Embedded { what, embedding })
         .collect();
     if arguments.json {
         return terminal::json(&Report {
-            model: model.config.name.clone(),
+            model: model.name().to_owned(),
             embeddings,
         });
     }

@@ -16,6 +16,7 @@ use impasto::sampling::SamplingOptions;
 use impasto::text::clip::LongCaption;
 use serde::Serialize;
 
+use super::words::Finishing;
 use crate::arguments::{ModelFlags, SamplingFlags, find_model, prompt};
 use crate::failure::Usage;
 use crate::{outputs, preview, terminal};
@@ -27,7 +28,7 @@ use crate::{outputs, preview, terminal};
 #[derive(Args)]
 pub struct Arguments {
     /// What to draw; each prompt is drawn on its own
-    #[arg(required = true, value_name = "PROMPT", value_parser = prompt)]
+    #[arg(required_unless_present = "text_only", value_name = "PROMPT", value_parser = prompt)]
     prompts: Vec<String>,
     #[command(flatten)]
     model: ModelFlags,
@@ -35,6 +36,12 @@ pub struct Arguments {
     #[arg(short, long = "count", value_name = "N", default_value = "1",
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
     n: u32,
+    /// Let the model finish each prompt in its own words before it is drawn
+    #[arg(long)]
+    finish: bool,
+    /// Print prompts that the model finished, or with none whole ones of its own, and draw nothing
+    #[arg(long, conflicts_with_all = ["finish", "best_of", "begin_with", "output", "grid", "format", "preview"])]
+    text_only: bool,
     /// Draw this many of each prompt and keep those that a CLIP finds nearest to it
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     best_of: Option<u32>,
@@ -135,7 +142,10 @@ const MAX_SEAMLESS: usize = 64;
 const PREVIEWED_ROWS: usize = 2;
 
 /// Draws, writes and tells.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub fn run(mut arguments: Arguments) -> Result<()> {
+    if arguments.text_only {
+        return arguments.tell();
+    }
     let files = if arguments.grid {
         1
     } else {
@@ -146,6 +156,15 @@ pub fn run(arguments: Arguments) -> Result<()> {
     arguments.check_seamless()?;
     let chooser = arguments.chooser()?;
     let pipeline = arguments.model.open()?;
+    let seed = arguments.seed.unwrap_or_else(random_seed);
+    if arguments.finish {
+        let finishing = Finishing::new(pipeline.as_ref(), &arguments.sampling, seed);
+        for prompt in &mut arguments.prompts {
+            *prompt = finishing.finished(prompt)?;
+        }
+        // The model's own words are never refused.
+        arguments.truncate = true;
+    }
     let work = Work {
         arguments: &arguments,
         pipeline: pipeline.as_ref(),
@@ -153,7 +172,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             .map(|source| Ranker::load(&source, pipeline.device()))
             .transpose()?,
         sampling: arguments.sampling.over(pipeline.sampling()),
-        seed: arguments.seed.unwrap_or_else(random_seed),
+        seed,
         beginning: arguments.beginning(pipeline.as_ref())?,
         target,
         format,
@@ -176,6 +195,20 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 impl Arguments {
+    /// What models say about prompts, without drawing.
+    fn tell(&self) -> Result<()> {
+        let pipeline = self.model.open()?;
+        let seed = self.seed.unwrap_or_else(random_seed);
+        terminal::note(format_args!("seed: {seed}"));
+        let nothing = [String::new()];
+        let prompts = match self.prompts.is_empty() {
+            true => &nothing[..],
+            false => &self.prompts,
+        };
+        let finishing = Finishing::new(pipeline.as_ref(), &self.sampling, seed);
+        finishing.print(prompts, self.n as usize, self.json)
+    }
+
     /// The ids that every picture begins with.
     fn beginning(&self, pipeline: &dyn AnyPipeline) -> Result<Vec<u32>> {
         let Some(path) = &self.begin_with else {

@@ -57,7 +57,7 @@ pub struct Arguments {
 enum Kind {
     /// By what is in the files
     Auto,
-    /// CLIP: a Hugging Face or open_clip folder, an open_clip checkpoint, an archive of OpenAI
+    /// CLIP: a Hugging Face or open_clip folder, an open_clip checkpoint, an archive of OpenAI, DALLE-pytorch's clip.pt
     Clip,
     /// DALL·E mini or mega: a folder of the original or of min-dalle
     DalleMini,
@@ -107,6 +107,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let kind = match arguments.kind {
         Kind::Auto if path.is_dir() && dalle_mini::is_dalle_mini(path) => Kind::DalleMini,
         Kind::Auto if dalle_pytorch::is_published(path) => Kind::DallePytorch,
+        Kind::Auto if dalle_pytorch::clip::is_published(path) => Kind::Clip,
         Kind::Auto if image_tokenizer::is_published(path) => Kind::ImageTokenizer,
         Kind::Auto => Kind::Clip,
         kind => kind,
@@ -116,6 +117,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Kind::DalleMini => import_dalle_mini(&arguments, &source, path, &name)?,
         Kind::DallePytorch => import_dalle_pytorch(&arguments, path, &name)?,
         Kind::ImageTokenizer => import_image_tokenizer(&arguments, path, &name)?,
+        Kind::Auto | Kind::Clip if dalle_pytorch::clip::is_published(path) => {
+            import_dalle_pytorch_clip(&arguments, path, &name)?
+        }
         Kind::Auto | Kind::Clip => import_clip(&arguments, path, &name)?,
     };
     if arguments.json {
@@ -154,6 +158,27 @@ fn import_clip(arguments: &Arguments, path: &Path, name: &str) -> Result<Vec<Net
     Ok(vec![Network {
         what: "clip",
         tensors,
+    }])
+}
+
+fn import_dalle_pytorch_clip(
+    arguments: &Arguments,
+    path: &Path,
+    name: &str,
+) -> Result<Vec<Network>> {
+    let (device, _) = device::select("cpu")?;
+    let mut published = dalle_pytorch::clip::load(path, &device)?;
+    let config = &mut published.model.config;
+    name.clone_into(&mut config.name);
+    if let Some(licence) = &arguments.licence {
+        config.licence.clone_from(licence);
+    }
+    let tokenizer = dalle_pytorch::clip::tokenizer_folder(path);
+    let (output, precision) = (&arguments.output, arguments.precision());
+    published.model.save(output, &tokenizer, precision)?;
+    Ok(vec![Network {
+        what: "clip",
+        tensors: published.report,
     }])
 }
 

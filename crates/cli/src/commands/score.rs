@@ -90,12 +90,7 @@ fn pictures(arguments: &Arguments) -> Result<()> {
         logit: scores.logit(picture, 0),
         probability: shares[picture],
     });
-    tell(
-        arguments,
-        &ranker.model.config.name,
-        caption,
-        rows.collect(),
-    )
+    tell(arguments, ranker.model.name(), caption, rows.collect())
 }
 
 fn captions(arguments: &Arguments, image: PathBuf) -> Result<()> {
@@ -115,7 +110,7 @@ fn captions(arguments: &Arguments, image: PathBuf) -> Result<()> {
         probability: shares[caption],
     });
     let image = image.display().to_string();
-    tell(arguments, &ranker.model.config.name, &image, rows.collect())
+    tell(arguments, ranker.model.name(), &image, rows.collect())
 }
 
 fn tell(arguments: &Arguments, model: &str, of: &str, scores: Vec<Score>) -> Result<()> {

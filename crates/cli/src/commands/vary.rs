@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use impasto::canvas::Telling;
-use impasto::edit::{Choice, VaryRequest, vary};
+use impasto::edit::{Choice, TRIES, VaryRequest, vary};
 use impasto::image::{Format, Picture};
 use impasto::models::dalle::Order;
 use impasto::provenance::{self, Settings};
@@ -48,6 +48,9 @@ pub struct Arguments {
     /// raster: token by token; parallel:STEPS: in that many passes, in random order
     #[arg(long, default_value = "raster")]
     order: Order,
+    /// Draw each variation so many times and take the likeliest [default: 1; 4 of models of one order]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    tries: Option<u32>,
     /// Shorten a prompt that is too long for the model instead of refusing it
     #[arg(long)]
     truncate: bool,
@@ -107,9 +110,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let n = arguments.n as usize;
     let (target, format) = outputs::plan(arguments.output.as_deref(), arguments.format, n)?;
     let picture = Picture::open(&arguments.image)?;
-    let pipeline = arguments.model.load()?;
-    let model = &pipeline.model;
+    let pipeline = arguments.model.open()?;
+    let model = pipeline.canvas_model()?;
     let picture = picture.fit_square(pipeline.picture_size())?;
+    let telling = telling_of(pipeline.as_ref(), model);
+    let usual = match telling {
+        Telling::KnownFirst => 1,
+        Telling::RasterForced => TRIES,
+    };
     let request = VaryRequest {
         prompt: arguments.prompt.clone(),
         strength: arguments.strength,
@@ -119,15 +127,16 @@ pub fn run(arguments: Arguments) -> Result<()> {
         },
         n,
         seed: arguments.seed.unwrap_or_else(random_seed),
-        sampling: arguments.sampling.over(&model.config.sampling),
+        sampling: arguments.sampling.over(pipeline.sampling()),
         order: arguments.order,
-        telling: telling_of(&pipeline),
+        telling,
+        tries: arguments.tries.map_or(usual, |tries| tries as usize),
         truncate: arguments.truncate,
     };
     terminal::catch_interrupts()?;
     terminal::note(format_args!("seed: {}", request.seed));
     let clock = Instant::now();
-    let bar = terminal::bar((n * model.config.dalle.image_length()) as u64, "tokens")?;
+    let bar = terminal::bar((n * pipeline.grid().pow(2)) as u64, "tokens")?;
     let drawn = vary(model, &picture, &request, &mut |done, _| {
         bar.set_position(done as u64);
         if terminal::stop_requested() {
@@ -151,7 +160,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             sampling: request.sampling.clone(),
             order: request.order,
             steps: (request.strength * drawn.image_ids.len() as f64).round() as usize,
-            model: model.config.name.clone(),
+            model: pipeline.name().to_owned(),
             width: drawn.picture.width,
             height: drawn.picture.height,
             clip_score: None,
@@ -171,7 +180,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     if arguments.json {
         return terminal::json(&Report {
-            model: &model.config.name,
+            model: pipeline.name(),
             prompt: request.prompt.as_deref(),
             strength: request.strength,
             choice: request.choice,

@@ -3,6 +3,7 @@
 use impasto::image::{Format, Picture};
 
 use crate::program::{Program, clip, model};
+use crate::references::{expected, metadata, published};
 
 fn numbers(value: &serde_json::Value) -> Vec<f64> {
     let values = value.as_array().unwrap().iter();
@@ -239,4 +240,166 @@ fn what_a_clip_can_not_be_asked() {
         &["score", "a cat", "red.png", "--clip", model()],
         &["config.json"],
     );
+}
+
+#[test]
+fn published_clips_embed_and_judge_as_the_references_do() {
+    for (set, file) in [
+        ("hugging_face", ""),
+        ("hugging_face_bin", ""),
+        ("open_clip", ""),
+        ("open_clip_quickgelu", ""),
+        ("openai", "/small.pt"),
+    ] {
+        let program = Program::new();
+        let set = &format!("clip/goldens/{set}");
+        let clip = published(&format!("{set}{file}"));
+        let pictures = ["0.png", "1.png"].map(|name| published(&format!("{set}/{name}")));
+        let mut captions: Vec<String> = metadata(set, "captions");
+        // The empty one, which no command takes.
+        assert_eq!(captions.pop().unwrap(), "");
+        let mut embed = vec!["embed", "--json", "--clip", &clip];
+        for caption in &captions {
+            embed.extend(["--text", caption]);
+        }
+        for picture in &pictures {
+            embed.extend(["--image", picture]);
+        }
+        let told = program.json(&embed);
+        let (texts, shape) = expected(set, "text");
+        let texts = &texts[..captions.len() * shape[1]];
+        let references = [texts, &expected(set, "image").0].concat();
+        let references: Vec<&[f32]> = references.chunks(shape[1]).collect();
+        let told = told["embeddings"].as_array().unwrap();
+        assert_eq!(told.len(), references.len(), "{set}");
+        for (one, reference) in told.iter().zip(references) {
+            let length = reference
+                .iter()
+                .map(|value| value * value)
+                .sum::<f32>()
+                .sqrt();
+            for (found, value) in numbers(&one["embedding"]).into_iter().zip(reference) {
+                assert!((found - f64::from(value / length)).abs() < 1e-4, "{set}");
+            }
+        }
+        let mut score = vec!["score", "--image", &pictures[1], "--json", "--clip", &clip];
+        score.extend(captions.iter().map(String::as_str));
+        let told = program.json(&score);
+        let (logits, shape) = expected(set, "logits");
+        for score in told["scores"].as_array().unwrap() {
+            let caption = captions
+                .iter()
+                .position(|caption| score["what"] == **caption);
+            let reference = f64::from(logits[shape[1] + caption.unwrap()]);
+            let found = score["logit"].as_f64().unwrap();
+            let most = 1e-3 * reference.abs().max(1.0);
+            assert!(
+                (found - reference).abs() < most,
+                "{set} {found} {reference}"
+            );
+        }
+    }
+}
+
+#[test]
+fn clips_of_dalle_pytorch_judge_as_the_reference_does() {
+    for set in ["even", "odd", "half"] {
+        let program = Program::new();
+        let set = &format!("dalle_pytorch/clip_goldens/{set}");
+        let clip = published(set);
+        let (values, shape) = expected(set, "pictures");
+        let sizes = shape[1] * shape[2] * shape[3];
+        let mut names = Vec::new();
+        for (number, values) in values.chunks(sizes).enumerate() {
+            let chw: Vec<f32> = values.iter().map(|value| value / 127.5 - 1.0).collect();
+            let picture = Picture::from_chw(&chw, shape[3], shape[2]).unwrap();
+            let bytes = picture.encode(Format::Png, 100).unwrap();
+            names.push(format!("{number}.png"));
+            std::fs::write(program.path(&names[number]), bytes).unwrap();
+        }
+        let captions: Vec<String> = metadata(set, "captions");
+        let mut score = vec![
+            "score",
+            "--image",
+            "1.png",
+            "--json",
+            "--clip",
+            &clip,
+            "--truncate",
+        ];
+        score.extend(captions.iter().map(String::as_str));
+        let told = program.json(&score);
+        let logits = expected(set, "logits").0;
+        for score in told["scores"].as_array().unwrap() {
+            let caption = captions
+                .iter()
+                .position(|caption| score["what"] == **caption);
+            let reference = f64::from(logits[captions.len() + caption.unwrap()]);
+            let found = score["logit"].as_f64().unwrap();
+            assert!(
+                (found - reference).abs() < 4e-4,
+                "{set} {found} {reference}"
+            );
+        }
+        let mut embed = vec!["embed", "--json", "--clip", &clip, "--truncate"];
+        for caption in &captions {
+            embed.extend(["--text", caption]);
+        }
+        for name in &names {
+            embed.extend(["--image", name]);
+        }
+        let told = program.json(&embed);
+        let found = told["embeddings"].as_array().unwrap().iter();
+        let found: Vec<f64> = found.flat_map(|one| numbers(&one["embedding"])).collect();
+        let references = [expected(set, "texts").0, expected(set, "images").0].concat();
+        assert_eq!(found.len(), references.len());
+        for (found, reference) in found.iter().zip(references) {
+            assert!((found - f64::from(reference)).abs() < 1e-4, "{set}");
+        }
+    }
+}
+
+#[test]
+fn a_clip_of_dalle_pytorch_chooses_what_its_model_drew() {
+    let program = Program::new();
+    let model = published("dalle_pytorch/goldens/rotary");
+    let clip = published("dalle_pytorch/clip_goldens/even/clip.pt");
+    let drawn = program.json(&[
+        "generate",
+        "a cat",
+        "--best-of",
+        "4",
+        "-n",
+        "2",
+        "--model",
+        &model,
+        "--clip",
+        &clip,
+        "--json",
+        "--seed",
+        "3",
+        "-o",
+        "best/",
+    ]);
+    let scores: Vec<f64> = drawn["pictures"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|picture| picture["clip_score"].as_f64().unwrap())
+        .collect();
+    assert!(scores.len() == 2 && scores[0] >= scores[1], "{scores:?}");
+    // A folder of ours judges as the file does.
+    let imported = program.run(&["import", &clip, "-o", "ours"]);
+    assert_eq!(imported.code, 0, "{}", imported.stderr);
+    assert!(
+        imported.stderr.contains("none missing"),
+        "{}",
+        imported.stderr
+    );
+    let embedded = |clip| program.expect(&["embed", "--text", "a cat", "--clip", clip]);
+    assert_eq!(embedded(&clip), embedded("ours"));
+    let long = "a cat ".repeat(40);
+    let refused = ["embed", "--text", &long, "--clip", &clip];
+    program.refuses(1, &refused, &["24"]);
+    program.refuses(1, &[&refused[..], &["--chunks"]].concat(), &["in pieces"]);
 }

@@ -32,7 +32,12 @@ fn write<'a>(program: &Program, name: &'a str, samples: &Samples) -> &'a str {
     name
 }
 
-fn write_photograph<'a>(program: &Program, name: &'a str, width: usize, height: usize) -> &'a str {
+pub fn write_photograph<'a>(
+    program: &Program,
+    name: &'a str,
+    width: usize,
+    height: usize,
+) -> &'a str {
     let bytes = photograph(width, height).encode(Format::Png, 100).unwrap();
     fs::write(program.path(name), bytes).unwrap();
     name
@@ -65,7 +70,7 @@ fn edit<'a>(image: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// All pixels outside `area` are the same to the last bit; returns how many inside differ.
-fn changed_only_within(program: &Program, before: &str, after: &str, area: &str) -> usize {
+pub fn changed_only_within(program: &Program, before: &str, after: &str, area: &str) -> usize {
     let area: Area = area.parse().unwrap();
     let (before, after) = (open(program, before), open(program, after));
     assert_eq!(before.describe(), after.describe());

@@ -5,7 +5,7 @@ use crate::program::Program;
 #[test]
 fn every_command_explains_itself() {
     let program = Program::new();
-    let commands: [&[&str]; 24] = [
+    let commands: [&[&str]; 27] = [
         &[],
         &["generate"],
         &["edit"],
@@ -24,6 +24,9 @@ fn every_command_explains_itself() {
         &["eval", "scenes"],
         &["eval", "edits"],
         &["eval", "likelihood"],
+        &["index", "build"],
+        &["index", "remove"],
+        &["search"],
         &["quantize"],
         &["bench"],
         &["data", "scenes"],

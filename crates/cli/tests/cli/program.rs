@@ -86,7 +86,7 @@ impl Program {
             );
         }
         for line in ran.stderr.lines() {
-            let known = ["error: ", "hint: ", "device: ", "seed: "];
+            let known = ["error: ", "hint: ", "note: ", "device: ", "seed: "];
             assert!(
                 known.iter().any(|start| line.starts_with(start)),
                 "{arguments:?}: {line:?}"

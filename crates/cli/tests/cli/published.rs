@@ -1,17 +1,19 @@
 //! Published image tokenizers and models of DALLE-pytorch from the command line: the library's goldens through the
 //! executable.
 
-use impasto::image::Picture;
+use impasto::image::{Format, Picture};
 
 use crate::program::Program;
-use crate::references::{expected, first_row, published, write_picture};
+use crate::references::{expected, expected_in, first_row, published, write_picture};
 
 #[test]
 fn image_tokenizers_encode_and_reconstruct_as_the_reference_does() {
     for set in [
         "taming_plain",
         "taming_gumbel",
+        "taming_one_level",
         "discrete_vae",
+        "discrete_vae_plain",
         "discrete_vae_normalised",
     ] {
         let program = Program::new();
@@ -33,6 +35,41 @@ fn image_tokenizers_encode_and_reconstruct_as_the_reference_does() {
         );
         let draw = ["generate", "a cat", "--model", &model];
         program.refuses(1, &draw, &["is an image tokenizer alone"]);
+    }
+}
+
+/// At the size that its files stand for, a picture of 16 px enlarged; of the picture that comes back every eighth pixel
+/// is known.
+#[test]
+fn openais_dvae_encodes_and_reconstructs_as_the_reference_does() {
+    for set in ["openai", "openai_legacy", "openai_wide"] {
+        let program = Program::new();
+        let set = &format!("image_tokenizer/goldens/{set}");
+        let reference = |name| expected_in(set, "expected_256.safetensors", name);
+        let (small, _) = reference("picture");
+        let values = (0..3 * 256 * 256).map(|at| {
+            let (channel, y, x) = (at / 65536, at / 256 % 256, at % 256);
+            small[256 * channel + 16 * (y / 16) + x / 16] / 127.5 - 1.0
+        });
+        let picture = Picture::from_chw(&values.collect::<Vec<f32>>(), 256, 256).unwrap();
+        let bytes = picture.encode(Format::Png, 100).unwrap();
+        std::fs::write(program.path("in.png"), bytes).unwrap();
+        let model = published(set);
+        let encoded = program.json(&["tokens", "encode", "in.png", "--json", "--model", &model]);
+        let ids: Vec<f32> = serde_json::from_value(encoded["image_ids"].clone()).unwrap();
+        assert_eq!(ids, reference("picture_ids").0, "{set}");
+        program.expect(&["reconstruct", "in.png", "-o", "back.png", "--model", &model]);
+        let back = Picture::open(program.path("back.png")).unwrap();
+        let (known, shape) = reference("picture_decoded");
+        let known = Picture::from_chw(&known, shape[3], shape[2]).unwrap();
+        for at in 0..32 * 32 {
+            let place = 3 * (256 * 8 * (at / 32) + 8 * (at % 32));
+            for channel in 0..3 {
+                let (found, known) = (back.rgb[place + channel], known.rgb[3 * at + channel]);
+                // Rounding to bytes may fall to either side.
+                assert!(found.abs_diff(known) <= 1, "{set} {at}: {found} {known}");
+            }
+        }
     }
 }
 
@@ -80,6 +117,9 @@ fn models_of_dalle_pytorch_draw_and_judge_as_the_reference_does() {
         assert!(open("a.png") == open("b.png"), "{set}");
 
         write_picture(&program, set);
+        let encoded = program.json(&["tokens", "encode", "in.png", "--json", "--model", &model]);
+        let ids: Vec<u32> = serde_json::from_value(encoded["image_ids"].clone()).unwrap();
+        assert_eq!(ids, first_row(set, "picture_ids"), "{set}");
         let arguments = [
             "likelihood",
             "in.png",
@@ -140,4 +180,47 @@ fn a_picture_goes_on_from_the_upper_part_of_another() {
     let sparse = published("dalle_pytorch/goldens/sparse");
     let drawn = ["generate", "a cat", "--model", &sparse];
     program.refuses(1, &drawn, &["sparse attention"]);
+}
+
+#[test]
+fn a_prompt_is_finished_in_the_models_own_words() {
+    let program = Program::new();
+    let model = published("dalle_pytorch/goldens/learned");
+    let tell = |rest: &[&str]| {
+        let common = ["generate", "--text-only", "--model", &model];
+        program.expect(&[&common[..], rest].concat())
+    };
+    // The likeliest words of the reference for "a red" are none, and without a prompt these.
+    assert_eq!(tell(&["a red", "--temperature", "0"]), "a red\n");
+    let whole = tell(&["--temperature", "0", "-n", "2"]);
+    assert_eq!(whole, "cats t cats it it ' it '\n".repeat(2));
+
+    let report: serde_json::Value =
+        serde_json::from_str(&tell(&["a red", "-n", "3", "--seed", "5", "--json"])).unwrap();
+    let texts = report["texts"].as_array().unwrap();
+    assert_eq!((texts.len(), texts[1]["seed"].as_u64()), (3, Some(6)));
+    for told in texts {
+        assert!(told["text"].as_str().unwrap().starts_with("a red"));
+        assert!(told["log_likelihood"].as_f64().unwrap() < 0.0);
+    }
+    // What is drawn from is what would be told.
+    let finished = texts[0]["text"].as_str().unwrap();
+    let draw = ["a red", "--finish", "--seed", "5", "-o", "a.png"];
+    let ran = program.run(&[&["generate", "--model", &model], &draw[..]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let line = format!("prompt: {finished}\n");
+    assert!(ran.stderr.contains(&line), "{} {finished}", ran.stderr);
+    assert!(program.path("a.png").is_file());
+
+    let mini = published("dalle_mini/goldens/flax_stacked");
+    let refused = ["generate", "a cat", "--text-only", "--model", &mini];
+    program.refuses(1, &refused, &["reads captions and tells none"]);
+    program.refuses(
+        2,
+        &["generate", "a", "--text-only", "-o", "a.png"],
+        &["--text-only"],
+    );
+    let own = ["generate", "a red", "--text-only", "-n", "2", "--seed", "1"];
+    let told = program.expect(&[&own[..], &["--model", crate::program::model()]].concat());
+    assert!(told.lines().all(|line| line.starts_with("a red")), "{told}");
 }

@@ -15,7 +15,12 @@ pub fn published(path: &str) -> String {
 
 /// A tensor that the references made of a set, and its shape.
 pub fn expected(set: &str, name: &str) -> (Vec<f32>, Vec<usize>) {
-    let path = PathBuf::from(published(set)).join("expected.safetensors");
+    expected_in(set, "expected.safetensors", name)
+}
+
+/// The same of another file than the usual one.
+pub fn expected_in(set: &str, file: &str, name: &str) -> (Vec<f32>, Vec<usize>) {
+    let path = PathBuf::from(published(set)).join(file);
     let bytes = std::fs::read(&path).unwrap();
     let tensors = safetensors(&path, &bytes).unwrap();
     let (_, tensor) = tensors
@@ -29,6 +34,16 @@ pub fn expected(set: &str, name: &str) -> (Vec<f32>, Vec<usize>) {
 pub fn first_row(set: &str, name: &str) -> Vec<u32> {
     let (values, shape) = expected(set, name);
     values[..shape[1]].iter().map(|&id| id as u32).collect()
+}
+
+/// A text beside the tensors.
+pub fn metadata<T: serde::de::DeserializeOwned>(set: &str, name: &str) -> T {
+    let path = PathBuf::from(published(set)).join("expected.safetensors");
+    let bytes = std::fs::read(path).unwrap();
+    // A length of eight bytes, and the header.
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    serde_json::from_str(header["__metadata__"][name].as_str().unwrap()).unwrap()
 }
 
 /// The picture that the references encoded, as `in.png`.

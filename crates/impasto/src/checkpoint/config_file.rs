@@ -38,6 +38,19 @@ impl ModelSource {
         validate(&config).map_err(|e| bad(e.to_string()))?;
         Ok(config)
     }
+
+    /// Refuses a config of more numbers than the weight files can hold, before room is made for them.
+    pub(super) fn check_room(&self, numbers: u64, weights: &[&'static str]) -> Result<()> {
+        let there = self.file_bytes(weights)?;
+        // The fewest bytes that a number takes: four bits and its share of a scale.
+        if numbers / 2 > there {
+            return Err(Error::bad_file(
+                self.path(CONFIG),
+                format!("describes {numbers} numbers, the weight files have {there} bytes"),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Writes `config.json` into `dir`, whole or not at all.

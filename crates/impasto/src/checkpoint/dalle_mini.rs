@@ -9,7 +9,6 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::config_file::CONFIG;
 use super::weights::Formats;
 use super::{ModelSource, config_file, saving};
 use crate::models::{DalleBart, DalleBartConfig, ImageTokenizer, ImageTokenizerConfig};
@@ -135,15 +134,10 @@ impl DalleMini {
             Err(_) => None,
         };
         let normalizer = config.normalize_text.then(|| TextNormalizer::new(words));
-        let needed = config.dalle_bart.parameters();
-        let there = weight_bytes(source)?;
-        // The fewest bytes that a number takes: four bits and its share of a scale.
-        if needed / 2 > there {
-            return Err(Error::bad_file(
-                source.path(CONFIG),
-                format!("describes {needed} numbers, the weight files have {there} bytes"),
-            ));
-        }
+        source.check_room(
+            config.dalle_bart.parameters(),
+            &[TRANSFORMER, IMAGE_TOKENIZER],
+        )?;
         // The fresh weights are all replaced; the seed is of no consequence.
         let mut init = Init::empty(device);
         let dalle = source.load(config.dalle_bart.init(&mut init), TRANSFORMER, formats)?;

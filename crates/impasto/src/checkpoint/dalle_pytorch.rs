@@ -8,11 +8,12 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::config_file::CONFIG;
-use super::{ModelSource, config_file, weights};
+use super::weights::Formats;
+use super::{ModelSource, config_file, saving, weights};
 use crate::models::parameters::export;
 use crate::models::{DallePytorch, DallePytorchConfig, ImageTokenizer, ImageTokenizerConfig};
 use crate::nn::Init;
+use crate::nn::ops::packed::WeightFormat;
 use crate::sampling::SamplingOptions;
 use crate::text::dalle_pytorch::DallePytorchTokenizer;
 use crate::{Error, Result, files};
@@ -45,6 +46,9 @@ pub struct DallePytorchModelConfig {
     pub dalle_pytorch: DallePytorchConfig,
     /// What `generate` uses where nothing else is asked for.
     pub sampling: SamplingOptions,
+    /// In what the transformer's file has the weights of linear layers.
+    #[serde(default, skip_serializing_if = "WeightFormat::is_f32")]
+    pub precision: WeightFormat,
 }
 
 impl DallePytorchModelConfig {
@@ -89,27 +93,28 @@ pub fn weight_bytes(source: &ModelSource) -> Result<u64> {
 impl DallePytorchModel {
     /// Loads all of a model onto `device`.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
-        let config = config(source)?;
+        Self::load_in(source, device, None)
+    }
+
+    /// [`Self::load`] with the transformer's weights held as `wanted`; without, as they are stored.
+    pub fn load_in(
+        source: &ModelSource,
+        device: &Device,
+        wanted: Option<WeightFormat>,
+    ) -> Result<Self> {
+        let mut config = config(source)?;
+        let formats = Formats::new(config.precision, wanted)?;
+        config.precision = formats.held();
         let folder = source.folder().unwrap_or(Path::new(""));
         let text = DallePytorchTokenizer::load(folder, config.dalle_pytorch.text_vocab_size)?;
-        let (needed, there) = (config.dalle_pytorch.parameters(), weight_bytes(source)?);
-        if needed > there {
-            return Err(Error::bad_file(
-                source.path(CONFIG),
-                format!("describes {needed} numbers, the weight files have {there} bytes"),
-            ));
-        }
+        source.check_room(
+            config.dalle_pytorch.parameters(),
+            &[TRANSFORMER, IMAGE_TOKENIZER],
+        )?;
         let mut init = Init::empty(device);
-        let dalle = weights::load_into(
-            config.dalle_pytorch.init(&mut init),
-            &source.path(TRANSFORMER),
-            &source.read(TRANSFORMER)?,
-        )?;
-        let image = weights::load_into(
-            config.image_tokenizer.init(&mut init),
-            &source.path(IMAGE_TOKENIZER),
-            &source.read(IMAGE_TOKENIZER)?,
-        )?;
+        let dalle = source.load(config.dalle_pytorch.init(&mut init), TRANSFORMER, formats)?;
+        let image = config.image_tokenizer.init(&mut init);
+        let image = source.load(image, IMAGE_TOKENIZER, Formats::default())?;
         Ok(DallePytorchModel {
             config,
             text,
@@ -118,15 +123,32 @@ impl DallePytorchModel {
         })
     }
 
-    /// Writes a checkpoint folder, with the text tokenizer's file out of `tokenizer`; the config last.
+    /// Writes a checkpoint folder with all numbers as floats, and the text tokenizer's file out of `tokenizer`; the
+    /// config last.
     pub fn save(&self, dir: &Path, tokenizer: &Path, precision: weights::Precision) -> Result<()> {
         std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         weights::write(&dir.join(TRANSFORMER), &export(&self.dalle), precision)?;
         weights::write(&dir.join(IMAGE_TOKENIZER), &export(&self.image), precision)?;
+        self.save_rest(dir, tokenizer, WeightFormat::F32)
+    }
+
+    /// [`Self::save`] with the weights as they are held.
+    pub fn save_as_held(&self, dir: &Path, tokenizer: &Path) -> Result<()> {
+        std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        saving::write(&dir.join(TRANSFORMER), &self.dalle)?;
+        saving::write(&dir.join(IMAGE_TOKENIZER), &self.image)?;
+        self.save_rest(dir, tokenizer, self.config.precision)
+    }
+
+    fn save_rest(&self, dir: &Path, tokenizer: &Path, precision: WeightFormat) -> Result<()> {
         if let Some(file) = DallePytorchTokenizer::file_in(tokenizer) {
             let bytes = std::fs::read(&file).map_err(Error::io("read", &file))?;
             files::write_atomic(dir.join(file.file_name().unwrap_or_default()), &bytes)?;
         }
-        config_file::save(dir, &self.config)
+        let config = DallePytorchModelConfig {
+            precision,
+            ..self.config.clone()
+        };
+        config_file::save(dir, &config)
     }
 }

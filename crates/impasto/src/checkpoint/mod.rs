@@ -9,6 +9,7 @@ mod clip;
 mod config_file;
 pub mod dalle_mini;
 pub mod dalle_pytorch;
+pub mod dalle_pytorch_clip;
 mod embedded;
 pub mod image_tokenizer;
 mod loading;

@@ -17,9 +17,8 @@ use std::ops::ControlFlow;
 pub use mask::{Area, Mask};
 pub use vary::{Choice, VaryRequest, vary};
 
-use crate::canvas::{Canvas, Caption, Telling};
-use crate::checkpoint::Model;
-use crate::generate::{DrawnIds, Filling, fill, log_likelihoods};
+use crate::canvas::{Canvas, Telling};
+use crate::generate::{CanvasModel, DrawnIds, FillOptions, Filling, ReadPrompt, Under};
 use crate::image::{Original, Picture};
 use crate::models::dalle::Order;
 use crate::sampling::SamplingOptions;
@@ -38,7 +37,7 @@ pub struct EditRequest {
     pub sampling: SamplingOptions,
     /// In which order, and how many at a time, ids are drawn.
     pub order: Order,
-    /// How known ids are told; see [`telling_for`].
+    /// How known ids are told; see [`CanvasModel::telling`].
     pub telling: Telling,
     /// Fillings of each window for each candidate, of which the best is taken ([`Edited::score`]); 1 or more.
     pub tries: usize,
@@ -46,15 +45,6 @@ pub struct EditRequest {
     pub window: Option<usize>,
     /// Cut a prompt that is too long instead of refusing it.
     pub truncate: bool,
-}
-
-/// How a model's known ids are told.
-pub fn telling_for(model: &Model) -> Telling {
-    if model.config.any_order {
-        Telling::KnownFirst
-    } else {
-        Telling::RasterForced
-    }
 }
 
 /// A candidate.
@@ -99,13 +89,13 @@ const BATCH: usize = 16;
 pub const TRIES: usize = 4;
 
 /// The side of the windows that [`edit`] takes for a mask if none is given.
-pub fn window_for(mask: &Mask, model: &Model) -> usize {
-    windows::side_for(mask, model.config.image_tokenizer.picture_size())
+pub fn window_for(mask: &Mask, model: &dyn CanvasModel) -> usize {
+    windows::side_for(mask, model.image_tokenizer().config().picture_size())
 }
 
 /// Draws what the mask asks for. `progress` gets the ids done and to do, and may stop the work.
 pub fn edit(
-    model: &Model,
+    model: &dyn CanvasModel,
     original: &Original,
     mask: &Mask,
     request: &EditRequest,
@@ -131,7 +121,7 @@ pub fn edit(
     else {
         return Err(Error::invalid("mask", "is empty"));
     };
-    let positions = model.config.dalle.image_length();
+    let positions = model.image_tokenizer().config().grid().pow(2);
     let total = positions * windows.len() * request.n;
     let untouched = original.region(region.x, region.y, region.width, region.height);
     let mut candidates = Vec::with_capacity(request.n);
@@ -200,34 +190,26 @@ pub fn edit(
     })
 }
 
-/// A caption as ids, and how strongly it is followed.
-struct Words {
-    text_ids: Vec<u32>,
-    null_caption: Vec<u32>,
+/// A prompt that is read, and how strongly it is followed.
+struct Words<'a> {
+    read: Box<dyn ReadPrompt + 'a>,
     sampling: SamplingOptions,
 }
 
-impl Words {
+impl<'a> Words<'a> {
     fn of(
-        model: &Model,
+        model: &'a dyn CanvasModel,
         prompt: Option<&str>,
         sampling: &SamplingOptions,
         truncate: bool,
     ) -> Result<Self> {
-        let length = model.config.dalle.text_length;
-        let null_caption = model.text.null_caption(length);
         let mut sampling = sampling.clone();
-        let text_ids = match prompt {
-            Some(prompt) => model.text.encode_caption(prompt, length, truncate)?,
-            None => {
-                // Nothing to be guided towards.
-                sampling.guidance_scale = 1.0;
-                null_caption.clone()
-            }
-        };
+        if prompt.is_none() {
+            // Nothing to be guided towards.
+            sampling.guidance_scale = 1.0;
+        }
         Ok(Words {
-            text_ids,
-            null_caption,
+            read: model.read(prompt, truncate)?,
             sampling,
         })
     }
@@ -235,9 +217,9 @@ impl Words {
 
 /// One window of all candidates.
 struct Window<'a> {
-    model: &'a Model,
+    model: &'a dyn CanvasModel,
     request: &'a EditRequest,
-    words: &'a Words,
+    words: &'a Words<'a>,
     /// What of it is still to be drawn.
     open: Mask,
     number: usize,
@@ -258,8 +240,8 @@ impl Window<'_> {
         seeds: &[u64],
         progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Vec<DrawnWindow>> {
-        let (model, request) = (self.model, self.request);
-        let tokenizer = model.config.image_tokenizer.clone();
+        let (image, request) = (self.model.image_tokenizer(), self.request);
+        let (tokenizer, device) = (image.config(), self.model.device());
         let (size, grid) = (tokenizer.picture_size(), tokenizer.grid());
         let filled: Vec<Picture> = views
             .iter()
@@ -268,17 +250,17 @@ impl Window<'_> {
         let shares = asked_shares(&self.open, grid);
         let asked: Vec<u32> = positions_where(&shares, |share| share > 0.0);
         let partly: Vec<u32> = positions_where(&shares, |share| share > 0.0 && share < 1.0);
-        let ids = model.image.encode(&filled, &model.device)?;
+        let ids = image.encode(&filled, &device)?;
         let evidence = if partly.is_empty() {
             vec![Vec::new(); views.len()]
         } else {
-            model.image.evidence(&filled, &model.device)?
+            image.evidence(&filled, &device)?
         };
         let codes = tokenizer.codebook_size();
         let tries = request.tries;
         let mut fillings = Vec::with_capacity(views.len() * tries);
         for ((ids, evidence), &seed) in ids.iter().zip(&evidence).zip(seeds) {
-            let caption = Caption::Known(self.words.text_ids.clone());
+            let caption = self.words.read.caption();
             let mut canvas = Canvas::of(ids, caption).asking(asked.iter().copied());
             for &position in &partly {
                 let known = (1.0 - shares[position as usize]) as f32;
@@ -294,18 +276,17 @@ impl Window<'_> {
                 });
             }
         }
-        let drawn = fill(
-            &model.dalle,
-            &fillings,
-            &self.words.null_caption,
-            &self.words.sampling,
-            request.order,
-            request.telling,
-            &mut |done, _| progress(done),
-        )?;
+        let options = FillOptions {
+            sampling: &self.words.sampling,
+            order: request.order,
+            telling: request.telling,
+            tries,
+        };
+        let read = &self.words.read;
+        let drawn = read.fill(&fillings, &options, &mut |done, _| progress(done))?;
         let best = self.best(drawn, tries)?;
         let mut drawn_ids: Vec<Vec<u32>> = best.iter().map(|best| best.image_ids.clone()).collect();
-        let mut pictures = model.image.decode(&drawn_ids)?;
+        let mut pictures = image.decode(&drawn_ids)?;
         if !partly.is_empty() {
             // With the hole drawn, ids of half-known patches follow from pixels alone.
             let open = scaled(&self.open, size);
@@ -314,15 +295,12 @@ impl Window<'_> {
                 .zip(&pictures)
                 .map(|(known, drawn)| seam::close(known, drawn, &open, 0))
                 .collect();
-            for (ids, again) in drawn_ids
-                .iter_mut()
-                .zip(model.image.encode(&whole, &model.device)?)
-            {
+            for (ids, again) in drawn_ids.iter_mut().zip(image.encode(&whole, &device)?) {
                 for &position in &partly {
                     ids[position as usize] = again[position as usize];
                 }
             }
-            pictures = model.image.decode(&drawn_ids)?;
+            pictures = image.decode(&drawn_ids)?;
         }
         let side = self.open.width;
         // Half a patch: narrow enough to leave a thing its colour.
@@ -355,24 +333,12 @@ impl Window<'_> {
     /// Of each candidate's attempts the one with the highest score.
     fn best(&self, drawn: Vec<DrawnIds>, tries: usize) -> Result<Vec<Best>> {
         let ids: Vec<Vec<u32>> = drawn.into_iter().map(|drawn| drawn.image_ids).collect();
-        let words = self.words;
-        let dalle = &self.model.dalle;
-        let given = log_likelihoods(dalle, &words.text_ids, &ids)?;
-        let scale = f64::from(words.sampling.guidance_scale);
-        let scores = if words.sampling.needs_unconditional() {
-            let alone = log_likelihoods(dalle, &words.null_caption, &ids)?;
-            let guided = given.iter().zip(alone);
-            guided
-                .map(|(given, alone)| alone + (given - alone) * scale)
-                .collect()
-        } else {
-            given.clone()
-        };
+        let scores = Scores::of(self.words, &ids)?;
         let mut chosen = Vec::new();
         for attempts in (0..ids.len()).collect::<Vec<_>>().chunks(tries) {
             // The first of equals.
             let best = attempts.iter().copied().reduce(|best, next| {
-                if scores[next] > scores[best] {
+                if scores.guided[next] > scores.guided[best] {
                     next
                 } else {
                     best
@@ -381,12 +347,36 @@ impl Window<'_> {
             if let Some(best) = best {
                 chosen.push(Best {
                     image_ids: ids[best].clone(),
-                    log_likelihood: given[best],
-                    score: scores[best],
+                    log_likelihood: scores.given[best],
+                    score: scores.guided[best],
                 });
             }
         }
         Ok(chosen)
+    }
+}
+
+/// ln p of pictures given the prompt, and the same with guidance.
+struct Scores {
+    given: Vec<f64>,
+    guided: Vec<f64>,
+}
+
+impl Scores {
+    fn of(words: &Words, ids: &[Vec<u32>]) -> Result<Self> {
+        let given = words.read.log_likelihoods(Under::Prompt, ids)?;
+        if !words.sampling.needs_unconditional() {
+            let guided = given.clone();
+            return Ok(Scores { given, guided });
+        }
+        let scale = f64::from(words.sampling.guidance_scale);
+        let alone = words.read.log_likelihoods(Under::Nothing, ids)?;
+        let guided = given.iter().zip(alone);
+        let guided = guided.map(|(given, alone)| alone + (given - alone) * scale);
+        Ok(Scores {
+            guided: guided.collect(),
+            given,
+        })
     }
 }
 

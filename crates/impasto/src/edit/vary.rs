@@ -6,13 +6,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::Words;
-use crate::canvas::{Canvas, Caption, Telling};
-use crate::checkpoint::Model;
-use crate::generate::{Filling, fill};
+use super::{Scores, Words, own_seed};
+use crate::canvas::{Canvas, Telling};
+use crate::generate::{CanvasModel, DrawnIds, FillOptions, Filling};
 use crate::image::Picture;
-use crate::models::dalle::{Order, Part, image_part, shuffled};
-use crate::nn::block::Sight;
+use crate::models::dalle::Order;
 use crate::pipeline::Drawn;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
@@ -48,19 +46,20 @@ pub struct VaryRequest {
     pub order: Order,
     /// How known ids are told.
     pub telling: Telling,
+    /// Fillings of each variation, of which the likeliest is taken; 1 or more. Models of one order find by it what
+    /// goes with the ids that stay.
+    pub tries: usize,
     /// Cut a prompt that is too long instead of refusing it.
     pub truncate: bool,
 }
 
 /// Variations drawn in one batch.
 const BATCH: usize = 16;
-/// Orders over which an id's entropy is averaged.
-const ORDERS: usize = 4;
 
 /// Draws variations of a picture of the model's size, in the order of their seeds. `progress` gets the ids done
 /// and to do, and may stop the work.
 pub fn vary(
-    model: &Model,
+    model: &dyn CanvasModel,
     picture: &Picture,
     request: &VaryRequest,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
@@ -74,56 +73,83 @@ pub fn vary(
     if request.n == 0 {
         return Err(Error::invalid("n", "expected 1 or more variations, got 0"));
     }
+    if request.tries == 0 || request.tries > BATCH {
+        let reason = format!("expected 1 to {BATCH}, got {}", request.tries);
+        return Err(Error::invalid("tries", reason));
+    }
     let words = Words::of(
         model,
         request.prompt.as_deref(),
         &request.sampling,
         request.truncate,
     )?;
-    let ids = model
-        .image
-        .encode(std::slice::from_ref(picture), &model.device)?
+    let image = model.image_tokenizer();
+    let ids = image
+        .encode(std::slice::from_ref(picture), &model.device())?
         .swap_remove(0);
     let positions = ids.len();
     let count = (request.strength * positions as f64).round() as usize;
     let odds = match request.choice {
         Choice::Random => vec![1.0; positions],
-        Choice::Entropy => entropies(model, &ids, &words, request.seed)?,
+        Choice::Entropy => words.read.entropies(&ids, request.seed)?,
+    };
+    // A fresh picture has nothing to go with.
+    let tries = if count < positions { request.tries } else { 1 };
+    let options = FillOptions {
+        sampling: &words.sampling,
+        order: request.order,
+        telling: request.telling,
+        tries,
     };
     let mut drawn = Vec::with_capacity(request.n);
-    for first in (0..request.n).step_by(BATCH) {
-        let rows = BATCH.min(request.n - first);
-        let fillings: Vec<Filling> = (first..first + rows)
-            .map(|i| {
-                let seed = request.seed.wrapping_add(i as u64);
-                let caption = Caption::Known(words.text_ids.clone());
-                Filling {
-                    canvas: Canvas::of(&ids, caption).asking(chosen(&odds, count, seed)),
-                    seed,
-                }
-            })
-            .collect();
-        let filled = fill(
-            &model.dalle,
-            &fillings,
-            &words.null_caption,
-            &words.sampling,
-            request.order,
-            request.telling,
-            &mut |done, _| progress(first * positions + done * rows, request.n * positions),
-        )?;
+    let batch = BATCH / tries;
+    for first in (0..request.n).step_by(batch) {
+        let rows = batch.min(request.n - first);
+        let seeds = (first..first + rows).map(|i| request.seed.wrapping_add(i as u64));
+        let mut fillings = Vec::with_capacity(rows * tries);
+        for seed in seeds.clone() {
+            let chosen = chosen(&odds, count, seed);
+            let canvas = Canvas::of(&ids, words.read.caption()).asking(chosen);
+            for attempt in 0..tries {
+                fillings.push(Filling {
+                    canvas: canvas.clone(),
+                    seed: own_seed(seed, attempt),
+                });
+            }
+        }
+        let mut filled = words.read.fill(&fillings, &options, &mut |done, _| {
+            progress(first * positions + done * rows, request.n * positions)
+        })?;
+        if tries > 1 {
+            filled = likeliest(&words, filled, tries)?;
+        }
         let image_ids: Vec<Vec<u32>> = filled.iter().map(|ids| ids.image_ids.clone()).collect();
-        let pictures = model.image.decode(&image_ids)?;
-        for ((picture, ids), filling) in pictures.into_iter().zip(filled).zip(fillings) {
+        let pictures = image.decode(&image_ids)?;
+        for ((picture, ids), seed) in pictures.into_iter().zip(filled).zip(seeds) {
             drawn.push(Drawn {
                 picture,
-                seed: filling.seed,
+                seed,
                 image_ids: ids.image_ids,
                 log_likelihood: ids.log_likelihood,
             });
         }
     }
     Ok(drawn)
+}
+
+/// Of each picture's tries that with the highest likelihood of all ids, with guidance; the first of equals.
+fn likeliest(words: &Words, filled: Vec<DrawnIds>, tries: usize) -> Result<Vec<DrawnIds>> {
+    let ids: Vec<Vec<u32>> = filled.iter().map(|ids| ids.image_ids.clone()).collect();
+    let scores = Scores::of(words, &ids)?.guided;
+    let scored: Vec<(DrawnIds, f64)> = filled.into_iter().zip(scores).collect();
+    let best = scored.chunks(tries).filter_map(|tries| {
+        let best = tries.iter().reduce(|best, next| match next.1 > best.1 {
+            true => next,
+            false => best,
+        });
+        best.map(|(drawn, _)| drawn.clone())
+    });
+    Ok(best.collect())
 }
 
 /// `count` positions, drawn without replacement with these odds: the largest of ln odds plus Gumbel noise
@@ -147,79 +173,10 @@ fn chosen(odds: &[f64], count: usize, seed: u64) -> Vec<u32> {
         .collect()
 }
 
-/// How unsure the model is of each id, in nats: its entropy given the caption and the ids before it, over a few
-/// random orders. Never quite 0, so that all ids can be drawn.
-fn entropies(model: &Model, ids: &[u32], words: &Words, seed: u64) -> Result<Vec<f64>> {
-    let config = &model.config.dalle;
-    let positions = ids.len();
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(u64::MAX - 2);
-    let orders: Vec<Vec<u32>> = (0..ORDERS)
-        .map(|_| shuffled(positions, &mut random))
-        .collect();
-    let text = Part::Text {
-        ids: words.text_ids.repeat(ORDERS),
-        start: 0,
-    };
-    let image = image_part(
-        &vec![ids.to_vec(); ORDERS],
-        &orders,
-        config.codebook_size,
-        false,
-    );
-    let states = model
-        .dalle
-        .forward(&[text, image], ORDERS, None, Sight::Causal)
-        .narrow(1, config.text_length, positions);
-    let logits: Vec<f32> = model
-        .dalle
-        .image_logits(states)
-        .into_data()
-        .convert::<f32>()
-        .try_into_vec()
-        .map_err(|e| Error::invalid("logits", format!("{e:?}")))?;
-    let mut entropies = vec![1e-6; positions];
-    for (order, logits) in orders
-        .iter()
-        .zip(logits.chunks(positions * config.codebook_size))
-    {
-        for (&position, logits) in order.iter().zip(logits.chunks(config.codebook_size)) {
-            entropies[position as usize] += entropy(logits)? / ORDERS as f64;
-        }
-    }
-    Ok(entropies)
-}
-
-/// −Σ p ln p of a row of logits.
-fn entropy(logits: &[f32]) -> Result<f64> {
-    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let shifted = logits.iter().map(|&logit| f64::from(logit) - largest);
-    let sum: f64 = shifted.clone().map(f64::exp).sum();
-    let mean: f64 = shifted.map(|logit| logit * logit.exp()).sum::<f64>() / sum;
-    let entropy = sum.ln() - mean;
-    if entropy.is_finite() {
-        Ok(entropy)
-    } else {
-        Err(Error::NonFinite {
-            what: "logits",
-            detail: format!("their entropy is {entropy}"),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn entropies_of_known_distributions() {
-        assert!((entropy(&[2.0; 8]).unwrap() - 8f64.ln()).abs() < 1e-12);
-        assert!(entropy(&[100.0, 0.0, 0.0]).unwrap() < 1e-12);
-        let halves = entropy(&[0.0, 0.0, -1e30]).unwrap();
-        assert!((halves - 2f64.ln()).abs() < 1e-12);
-        assert!(entropy(&[f32::NAN, 0.0]).is_err());
-    }
 
     /// Each of 2,000 seeds takes 4 of 16 positions; a position with four times the odds comes about four times
     /// as often first (of 5,000 draws; 5 standard deviations are allowed).

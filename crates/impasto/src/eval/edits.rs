@@ -242,6 +242,7 @@ pub fn run(
                 sampling: options.sampling.clone(),
                 order: options.order,
                 telling: Telling::KnownFirst,
+                tries: 1,
                 truncate: false,
             };
             let variations = vary(model, picture, &request, &mut |_, _| {

@@ -111,7 +111,7 @@ pub fn run(
     let text = ranker.model.embed_texts(&captions, LongCaption::Refuse)?;
     let cosines = numbers(image.matmul(text.transpose()))?;
     Ok(Report {
-        clip: ranker.model.config.name.clone(),
+        clip: ranker.model.name().to_owned(),
         world: world.name.clone(),
         scenes: n,
         seed,

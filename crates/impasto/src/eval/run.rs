@@ -129,15 +129,13 @@ pub fn run(
         world: world.name.clone(),
         options: options.clone(),
         choice: clips.chooser.map(|clip| Choice {
-            by: clip.model.config.name.clone(),
+            by: clip.model.name().to_owned(),
             first: Tally::default(),
             any: Accuracy::default(),
             mended: 0,
             spoilt: 0,
         }),
-        judged_by: clips
-            .judge
-            .map(|clip| (clip.model.config.name.clone(), 0.0)),
+        judged_by: clips.judge.map(|clip| (clip.model.name().to_owned(), 0.0)),
         drawn: Tally::default(),
         reconstructed: Tally::default(),
         rendered: Tally::default(),

@@ -6,7 +6,7 @@
 
 use burn::tensor::Tensor;
 
-use super::raster::{self, Progress, Teller};
+use super::raster::{self, Progress, Sizes, Teller};
 use super::{DrawnIds, Filling};
 use crate::Result;
 use crate::models::DalleBart;
@@ -25,22 +25,33 @@ pub fn draw(
     progress: &mut Progress<'_>,
 ) -> Result<Vec<DrawnIds>> {
     let fillings = raster::begun(beginning, model.config().image_length(), seeds)?;
-    fill(model, caption, null_caption, &fillings, options, progress)
+    fill(
+        model,
+        [caption, null_caption],
+        &fillings,
+        1,
+        options,
+        progress,
+    )
 }
 
-/// Draws what canvases of one caption ask for; the captions that they tell are not looked at.
+/// Draws what canvases ask for, all of the first of `captions`; the second is that of nothing. What captions the
+/// canvases tell is not looked at. Each `tries` of them one behind the other are the same and look ahead together.
 pub fn fill(
     model: &DalleBart,
-    caption: &ReadCaption,
-    null_caption: &ReadCaption,
+    captions: [&ReadCaption; 2],
     fillings: &[Filling],
+    tries: usize,
     options: &SamplingOptions,
     progress: &mut Progress<'_>,
 ) -> Result<Vec<DrawnIds>> {
     let config = model.config();
-    let sizes = [config.image_length(), config.codebook_size];
+    let sizes = Sizes {
+        positions: config.image_length(),
+        codes: config.codebook_size,
+        tries,
+    };
     let begin = |rows| {
-        let captions = [caption, null_caption];
         let read = 1 + usize::from(options.needs_unconditional());
         let followers = captions[..read].iter();
         Ok(Pictures {
@@ -65,7 +76,7 @@ struct Pictures<'a> {
 }
 
 impl Teller for Pictures<'_> {
-    fn tell(&mut self, newest: Vec<Vec<u32>>) -> Result<Tensor<3>> {
+    fn tell(&mut self, newest: Vec<Vec<u32>>, asked: usize) -> Result<Tensor<3>> {
         let start = (self.told == 0).then_some(self.model.config().start_id);
         let inputs: Vec<Vec<u32>> = newest
             .into_iter()
@@ -77,7 +88,14 @@ impl Teller for Pictures<'_> {
             .decode(&inputs, self.told, &self.followers, caches)?;
         let [_, told, _] = states.dims();
         self.told += told;
-        Ok(self.model.image_logits(states.narrow(1, told - 1, 1)))
+        let asking = states.narrow(1, told - asked, asked);
+        Ok(self.model.image_logits(asking))
+    }
+
+    fn select_rows(&mut self, rows: &[usize]) {
+        for cache in &mut self.caches {
+            cache.select_rows(rows);
+        }
     }
 }
 

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::tensor::TensorData;
 use serde::Serialize;
 
 use super::weights::Tensors;
 use crate::checkpoint::stored::StoredTensor;
+use crate::checkpoint::weights::{self, LazyTensor, Precision};
 use crate::hub::edit_distance;
-use crate::models::parameters::{self, Parameters};
+use crate::models::parameters;
+use crate::nn::ops::packed::WeightFormat;
 use crate::{Error, Result};
 
 /// What became of a file's tensors, by the file's names.
@@ -119,7 +120,7 @@ pub struct Mapping<'a> {
     path: PathBuf,
     tensors: Tensors<'a>,
     expected: BTreeMap<String, Vec<usize>>,
-    parameters: Parameters,
+    parameters: Vec<LazyTensor<'a>>,
     report: ImportReport,
 }
 
@@ -130,7 +131,7 @@ impl<'a> Mapping<'a> {
             path: path.to_owned(),
             tensors,
             expected: parameters::shapes(module),
-            parameters: Parameters::new(),
+            parameters: Vec::new(),
             report: ImportReport::default(),
         }
     }
@@ -140,8 +141,8 @@ impl<'a> Mapping<'a> {
     pub fn same(&mut self, ours: &str, theirs: &str) -> Result<()> {
         let expected = self.expected(ours)?;
         if let Some(tensor) = self.take(theirs, &expected) {
-            let values = self.finite(theirs, &tensor)?;
-            self.set(ours, expected, values);
+            self.check_floats(theirs, &tensor)?;
+            self.set(ours, expected, move || tensor.floats());
         }
         Ok(())
     }
@@ -165,8 +166,8 @@ impl<'a> Mapping<'a> {
             return Ok(());
         }
         self.report.applied.push(theirs.to_owned());
-        let values = self.finite(theirs, &tensor)?;
-        self.set(ours, expected, values);
+        self.check_floats(theirs, &tensor)?;
+        self.set(ours, expected, move || tensor.floats());
         Ok(())
     }
 
@@ -187,18 +188,21 @@ impl<'a> Mapping<'a> {
         let part = outputs / theirs.len();
         let shape: Vec<usize> = [part].into_iter().chain(inputs).collect();
         let rows = inputs.unwrap_or(1);
-        let mut whole = vec![0.0f32; rows * outputs];
-        let mut found = true;
-        for (i, name) in theirs.iter().enumerate() {
-            let Some(tensor) = self.take(name, &shape) else {
-                found = false;
-                continue;
-            };
-            let values = self.finite(name, &tensor)?;
-            transpose(&values, rows, &mut whole, outputs, i * part);
+        let mut parts = Vec::with_capacity(theirs.len());
+        for name in theirs {
+            if let Some(tensor) = self.take(name, &shape) {
+                self.check_floats(name, &tensor)?;
+                parts.push(tensor);
+            }
         }
-        if found {
-            self.set(ours, expected, whole);
+        if parts.len() == theirs.len() {
+            self.set(ours, expected, move || {
+                let mut whole = vec![0.0f32; rows * outputs];
+                for (i, tensor) in parts.iter().enumerate() {
+                    transpose(&tensor.floats(), rows, &mut whole, outputs, i * part);
+                }
+                whole
+            });
         }
         Ok(())
     }
@@ -211,16 +215,21 @@ impl<'a> Mapping<'a> {
     }
 
     /// Sets the parameters of the module that this was made for; the error tells what did not fit.
-    pub fn finish<M: Module>(mut self, module: M) -> Result<(M, ImportReport)> {
+    pub fn finish<M: Module>(self, module: M) -> Result<(M, ImportReport)> {
+        self.finish_in(module, WeightFormat::F32)
+    }
+
+    /// [`Mapping::finish`] with the weights of linear layers held in `format`: one tensor at a time is read.
+    pub fn finish_in<M: Module>(
+        mut self,
+        module: M,
+        format: WeightFormat,
+    ) -> Result<(M, ImportReport)> {
         self.report.unused = self.tensors.keys().cloned().collect();
         if !self.report.is_complete() {
             return Err(self.bad(format!("does not fit: {}", self.report.summary())));
         }
-        let (module, loaded) = parameters::load(module, self.parameters);
-        if !loaded.is_complete() {
-            let reason = format!("does not fit: {}", loaded.summary());
-            return Err(Error::bad_file(self.path, reason));
-        }
+        let module = weights::load_lazily(module, &self.path, self.parameters, format)?;
         Ok((module, self.report))
     }
 
@@ -257,25 +266,17 @@ impl<'a> Mapping<'a> {
         Some(tensor)
     }
 
-    fn finite(&self, theirs: &str, tensor: &StoredTensor<'_>) -> Result<Vec<f32>> {
-        if !tensor.element().is_float() {
-            return Err(self.bad(format!(
-                "tensor {theirs} holds {:?}, expected floats",
-                tensor.element()
-            )));
-        }
-        let values = tensor.floats();
-        match values.iter().position(|value| !value.is_finite()) {
-            Some(at) => Err(self.bad(format!(
-                "tensor {theirs} holds {} at index {at}, expected finite numbers",
-                values[at]
+    fn check_floats(&self, theirs: &str, tensor: &StoredTensor<'_>) -> Result<()> {
+        match tensor.element() {
+            element if element.is_float() => Ok(()),
+            element => Err(self.bad(format!(
+                "tensor {theirs} holds {element:?}, expected floats"
             ))),
-            None => Ok(values),
         }
     }
 
-    fn set(&mut self, ours: &str, shape: Vec<usize>, values: Vec<f32>) {
-        self.parameters
-            .insert(ours.to_owned(), TensorData::new(values, shape));
+    fn set(&mut self, ours: &str, shape: Vec<usize>, values: impl Fn() -> Vec<f32> + 'a) {
+        let tensor = LazyTensor::new(ours.to_owned(), Precision::F32, shape, values);
+        self.parameters.push(tensor);
     }
 }

@@ -7,7 +7,7 @@ pub mod clip;
 pub mod dalle_mini;
 pub mod dalle_pytorch;
 #[cfg(test)]
-mod damage;
+pub(crate) mod damage;
 #[cfg(test)]
 mod goldens;
 pub mod image_tokenizer;

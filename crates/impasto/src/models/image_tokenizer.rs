@@ -183,12 +183,7 @@ impl ImageTokenizer {
         for pictures in pictures.chunks(BATCH) {
             let pixels = pixels(pictures, config.picture_size(), device)?;
             let logits = match self {
-                ImageTokenizer::TamingVqgan(_) => {
-                    return Err(Error::invalid(
-                        "image tokenizer",
-                        "pictures drawn with a taming VQGAN can't be edited yet",
-                    ));
-                }
+                ImageTokenizer::TamingVqgan(model) => model.evidence(pixels)?,
                 ImageTokenizer::Vqgan(model) => {
                     let vectors = model.encode_vectors(pixels);
                     model.nearness(vectors).mul_scalar(VQGAN_SHARPNESS)

@@ -430,6 +430,9 @@ struct Quantize {
     embedding: Embedding,
 }
 
+/// What a squared distance as large as the codes' variance is worth, in nats.
+const SHARPNESS: f32 = 16.0;
+
 /// The autoencoder with its codebook.
 #[derive(Module, Debug)]
 pub struct TamingVqgan {
@@ -459,6 +462,28 @@ impl TamingVqgan {
     /// - `pixels`: `[batch, 3, size, size]` in −1..1
     /// - returns: `[batch · grid²]`, row-major positions
     pub fn encode(&self, pixels: Tensor<4>) -> Result<Tensor<1, Int>> {
+        Ok(self.scores(pixels)?.argmax(1).squeeze_dim::<1>(1))
+    }
+
+    /// What pictures say for each code, in nats.
+    ///
+    /// # Shapes
+    /// - `pixels`: `[batch, 3, size, size]` in −1..1
+    /// - returns: `[batch · grid², codebook_size]`
+    pub fn evidence(&self, pixels: Tensor<4>) -> Result<Tensor<2>> {
+        let scores = self.scores(pixels)?;
+        if self.quantize.proj.is_some() {
+            return Ok(scores);
+        }
+        // Distances count beside those between the codes.
+        let codes = self.quantize.embedding.weight.val();
+        let spread = codes.clone() - codes.mean_dim(0);
+        let variance = spread.square().sum_dim(1).mean().reshape([1, 1]);
+        Ok(scores.mul_scalar(SHARPNESS) / variance.clamp_min(f32::MIN_POSITIVE))
+    }
+
+    /// Of which the largest is a position's id.
+    fn scores(&self, pixels: Tensor<4>) -> Result<Tensor<2>> {
         let (Some(encoder), Some(quant_conv)) = (&self.encoder, &self.quant_conv) else {
             return Err(Error::invalid(
                 "image tokenizer",
@@ -476,7 +501,7 @@ impl TamingVqgan {
             x.permute([0, 2, 3, 1])
                 .reshape([batch * rows * columns, width])
         };
-        let scores = match &self.quantize.proj {
+        Ok(match &self.quantize.proj {
             Some(proj) => positions(proj.forward(vectors)),
             None => {
                 // The nearest code has the largest 2 z·e − |e|².
@@ -488,8 +513,7 @@ impl TamingVqgan {
                     Some(squares.neg()),
                 )
             }
-        };
-        Ok(scores.argmax(1).squeeze_dim::<1>(1))
+        })
     }
 
     /// Pictures of ids on a grid of any `rows` and `columns`.

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::Device;
 
 use super::AnyPipeline;
-use super::any::{check_new, refuse_other_weights};
+use super::any::check_new;
 use super::dalle_mini::{DalleMiniPipeline, is_dalle_mini};
 use super::dalle_pytorch::{DallePytorchPipeline, is_dalle_pytorch};
 use crate::checkpoint::weights::Precision;
@@ -27,8 +27,7 @@ pub fn open_adapted(
         return Ok(Box::new(mini(source, device, wanted, adapter)?));
     }
     if is_dalle_pytorch(source) {
-        refuse_other_weights(wanted, "models of DALLE-pytorch")?;
-        return Ok(Box::new(pytorch(source, device, adapter)?));
+        return Ok(Box::new(pytorch(source, device, wanted, adapter)?));
     }
     Err(not_adapted())
 }
@@ -44,7 +43,7 @@ pub fn merge(source: &ModelSource, adapter: &Path, dir: &Path) -> Result<()> {
         return model.save_as_held(source, dir);
     }
     if is_dalle_pytorch(source) {
-        let mut model = pytorch(source, &device, adapter)?.model;
+        let mut model = pytorch(source, &device, Some(WeightFormat::F32), adapter)?.model;
         lora::merge(model.dalle.linears())?;
         let folder = source.folder().map(tokenizer_folder).unwrap_or_default();
         return model.save(dir, &folder, Precision::F32);
@@ -74,8 +73,13 @@ fn mini(
     Ok(pipeline)
 }
 
-fn pytorch(source: &ModelSource, device: &Device, adapter: &Path) -> Result<DallePytorchPipeline> {
-    let mut pipeline = DallePytorchPipeline::load(source, device)?;
+fn pytorch(
+    source: &ModelSource,
+    device: &Device,
+    wanted: Option<WeightFormat>,
+    adapter: &Path,
+) -> Result<DallePytorchPipeline> {
+    let mut pipeline = DallePytorchPipeline::load_in(source, device, wanted)?;
     let model = &mut pipeline.model;
     let (dalle, config) = (&mut model.dalle, &mut model.config);
     let adapted = adapter::attach(adapter, dalle, &config.name, device)?;

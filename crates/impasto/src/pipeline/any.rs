@@ -10,7 +10,10 @@ use super::dalle_mini::{DalleMiniPipeline, is_dalle_mini};
 use super::dalle_pytorch::{DallePytorchPipeline, is_dalle_pytorch};
 use super::image_tokenizer::{ImageTokenizerPipeline, is_image_tokenizer};
 use super::{Drawn, GenerateRequest, Likelihood, Pipeline, Progress, Timings};
+use crate::canvas::{Canvas, Caption};
+use crate::caption::{ContinueRequest, Search, ToldCaption, captions, continuations};
 use crate::checkpoint::{Model, ModelSource, WeightFormat};
+use crate::generate::CanvasModel;
 use crate::image::Picture;
 use crate::models::ImageTokenizer;
 use crate::sampling::SamplingOptions;
@@ -39,6 +42,39 @@ pub trait AnyPipeline: Debug {
         request: &GenerateRequest,
         progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<(Vec<Drawn>, Timings)>;
+
+    /// What the model tells words with where nothing else is asked for.
+    fn text_sampling(&self) -> SamplingOptions {
+        SamplingOptions {
+            guidance_scale: 1.0,
+            temperature: 1.0,
+            top_k: None,
+            top_p: None,
+        }
+    }
+
+    /// Captions with one beginning, in the model's own words.
+    fn continue_text(&self, _request: &ContinueRequest) -> Result<Vec<ToldCaption>> {
+        tells_none(self.name())
+    }
+
+    /// The model as one that fills canvases.
+    fn canvas_model(&self) -> Result<&dyn CanvasModel>;
+
+    /// Whether captions of a picture are drawn without it and ranked by it: the model tells captions first.
+    fn ranks_captions(&self) -> bool {
+        false
+    }
+
+    /// `n` captions of a picture, the likeliest first; there may be fewer.
+    fn captions(
+        &self,
+        _picture: &Picture,
+        _n: usize,
+        _search: &Search,
+    ) -> Result<Vec<ToldCaption>> {
+        tells_none(self.name())
+    }
 
     /// ln p of a caption, where the model tells any, and of a picture given it.
     fn likelihood(&self, caption: &str, picture: &Picture, truncate: bool) -> Result<Likelihood>;
@@ -115,6 +151,16 @@ pub trait AnyPipeline: Debug {
     }
 }
 
+/// What a model says that only reads captions.
+fn tells_none<T>(name: &str) -> Result<T> {
+    Err(Error::invalid(
+        "model",
+        format!(
+            "{name} reads captions and tells none; impasto's own models and DALLE-pytorch's do"
+        ),
+    ))
+}
+
 /// Whether a model is of another family than our own, in our format or as it was published.
 pub fn is_published(source: &ModelSource) -> bool {
     is_dalle_mini(source) || is_image_tokenizer(source) || is_dalle_pytorch(source)
@@ -148,8 +194,8 @@ pub fn open(
         return Ok(Box::new(ImageTokenizerPipeline::load(source, device)?));
     }
     if is_dalle_pytorch(source) {
-        refuse_other_weights(wanted, "models of DALLE-pytorch")?;
-        return Ok(Box::new(DallePytorchPipeline::load(source, device)?));
+        let pipeline = DallePytorchPipeline::load_in(source, device, wanted)?;
+        return Ok(Box::new(pipeline));
     }
     check(source)?;
     Ok(Box::new(Pipeline::load_in(source, device, wanted)?))
@@ -190,7 +236,8 @@ pub fn quantise(source: &ModelSource, format: WeightFormat, dir: &Path) -> Resul
         refuse_other_weights(Some(format), "image tokenizers")?;
     }
     if is_dalle_pytorch(source) {
-        refuse_other_weights(Some(format), "models of DALLE-pytorch")?;
+        let pipeline = DallePytorchPipeline::load_in(source, &device, Some(format))?;
+        return pipeline.save_as_held(source, dir);
     }
     if is_dalle_mini(source) {
         let pipeline = DalleMiniPipeline::load_in(source, &device, Some(format))?;
@@ -230,6 +277,19 @@ impl AnyPipeline for Pipeline {
         progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<(Vec<Drawn>, Timings)> {
         Pipeline::generate(self, request, progress)
+    }
+
+    fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<ToldCaption>> {
+        continuations(&self.model, request)
+    }
+
+    fn canvas_model(&self) -> Result<&dyn CanvasModel> {
+        Ok(&self.model)
+    }
+
+    fn captions(&self, picture: &Picture, n: usize, search: &Search) -> Result<Vec<ToldCaption>> {
+        let canvas = Canvas::of(&self.encode(picture)?, Caption::Asked);
+        captions(&self.model, &canvas, n, search)
     }
 
     fn likelihood(&self, caption: &str, picture: &Picture, truncate: bool) -> Result<Likelihood> {

@@ -11,6 +11,7 @@ use super::{AnyPipeline, Drawn, GenerateRequest, Likelihood, Progress, Timings};
 use crate::Result;
 use crate::checkpoint::dalle_mini::{self as checkpoint, DalleMini, DalleMiniConfig};
 use crate::checkpoint::{ModelSource, WeightFormat};
+use crate::generate::CanvasModel;
 use crate::generate::dalle_mini::draw;
 use crate::image::Picture;
 use crate::import::{dalle_mini as published, name_of};
@@ -120,6 +121,10 @@ impl AnyPipeline for DalleMiniPipeline {
             },
             progress,
         )
+    }
+
+    fn canvas_model(&self) -> Result<&dyn CanvasModel> {
+        Ok(&self.model)
     }
 
     /// Captions themselves have no likelihood: the model reads them only.

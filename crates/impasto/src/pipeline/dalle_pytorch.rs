@@ -1,21 +1,24 @@
 //! The whole way with a model of DALLE-pytorch: prompt → ids → picture, and picture → ids → likelihood.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::batches::Batches;
 use super::{AnyPipeline, Drawn, GenerateRequest, Likelihood, Progress, Timings};
-use crate::Result;
-use crate::checkpoint::ModelSource;
+use crate::caption::{ContinueRequest, Search, ToldCaption};
 use crate::checkpoint::dalle_pytorch::{
     self as checkpoint, DallePytorchModel, DallePytorchModelConfig,
 };
-use crate::generate::dalle_pytorch::draw;
+use crate::checkpoint::{ModelSource, WeightFormat};
+use crate::generate::CanvasModel;
+use crate::generate::dalle_pytorch::{draw, tell};
 use crate::image::Picture;
 use crate::import::dalle_pytorch as published;
 use crate::models::ImageTokenizer;
 use crate::sampling::SamplingOptions;
+use crate::{Error, Result};
 use burn::tensor::Device;
 
 /// Such a model, ready to run.
@@ -53,18 +56,29 @@ pub fn describe(source: &ModelSource) -> Result<(DallePytorchModelConfig, u64)> 
 }
 
 impl DallePytorchPipeline {
-    /// Loads a model onto `device`.
-    pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
+    /// Loads a model onto `device`, the transformer's weights held as `wanted`; without, as they are stored.
+    pub fn load_in(
+        source: &ModelSource,
+        device: &Device,
+        wanted: Option<WeightFormat>,
+    ) -> Result<Self> {
         let started = Instant::now();
         let model = match published_path(source) {
-            Some(path) => published::load(path, device)?.model,
-            None => DallePytorchModel::load(source, device)?,
+            Some(path) => published::load_in(path, device, wanted.unwrap_or_default())?.model,
+            None => DallePytorchModel::load_in(source, device, wanted)?,
         };
         Ok(DallePytorchPipeline {
             model,
             device: device.clone(),
             load_time: started.elapsed(),
         })
+    }
+
+    /// Writes a checkpoint of ours of the model from `source`, the weights as they are held.
+    pub fn save_as_held(&self, source: &ModelSource, dir: &Path) -> Result<()> {
+        let path = source.folder().unwrap_or(Path::new(""));
+        let tokenizer = published::tokenizer_folder(path);
+        self.model.save_as_held(dir, &tokenizer)
     }
 
     fn encode_caption(&self, caption: &str, truncate: bool) -> Result<Vec<u32>> {
@@ -116,6 +130,90 @@ impl AnyPipeline for DallePytorchPipeline {
             },
             progress,
         )
+    }
+
+    /// The original's: `filter_thres` 0.5 keeps half of the joint vocabulary.
+    fn text_sampling(&self) -> SamplingOptions {
+        let config = self.model.dalle.config();
+        let kept = (config.text_rows() + config.codebook_size) / 2;
+        SamplingOptions {
+            guidance_scale: 1.0,
+            temperature: 1.0,
+            top_k: (kept < config.text_rows()).then_some(kept.max(1)),
+            top_p: None,
+        }
+    }
+
+    fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<ToldCaption>> {
+        let seeds = request.seeds()?;
+        let beginning = match request.beginning.trim() {
+            "" => Vec::new(),
+            beginning => self.encode_caption(beginning, false)?,
+        };
+        let told = tell(&self.model.dalle, &beginning, &seeds, &request.sampling)?;
+        told.into_iter()
+            .map(|told| {
+                Ok(ToldCaption {
+                    text: self.model.text.decode(&told.text_ids)?,
+                    log_likelihood: told.log_likelihood,
+                    tokens: told.tokens,
+                    seed: Some(told.seed),
+                })
+            })
+            .collect()
+    }
+
+    fn canvas_model(&self) -> Result<&dyn CanvasModel> {
+        Ok(&self.model)
+    }
+
+    fn ranks_captions(&self) -> bool {
+        true
+    }
+
+    /// Captions are told before pictures here: they are drawn without the picture, and then it decides, by Bayes' rule,
+    /// how likely each is of those that were drawn.
+    fn captions(&self, picture: &Picture, n: usize, search: &Search) -> Result<Vec<ToldCaption>> {
+        let Search::Sampling { options, seed } = search else {
+            let reason = format!(
+                "{} tells captions before pictures: they can be drawn and ranked (sampling), not searched",
+                self.name()
+            );
+            return Err(Error::invalid("search", reason));
+        };
+        let request = ContinueRequest {
+            beginning: String::new(),
+            n,
+            seed: *seed,
+            sampling: options.clone(),
+        };
+        let image_ids = self.encode(picture)?;
+        let dalle = &self.model.dalle;
+        let mut seen = BTreeSet::new();
+        let mut ranked = Vec::new();
+        for told in tell(dalle, &[], &request.seeds()?, options)? {
+            if !seen.insert(told.text_ids.clone()) {
+                continue;
+            }
+            let (text, image) = dalle.nats(&told.text_ids, &image_ids)?;
+            let joint = super::negative_sum(text)? + super::negative_sum(image)?;
+            ranked.push(ToldCaption {
+                text: self.model.text.decode(&told.text_ids)?,
+                log_likelihood: joint,
+                tokens: told.tokens,
+                seed: Some(told.seed),
+            });
+        }
+        ranked.sort_by(|a, b| b.log_likelihood.total_cmp(&a.log_likelihood));
+        let highest = ranked.first().map_or(0.0, |told| told.log_likelihood);
+        let sum = ranked
+            .iter()
+            .map(|told| (told.log_likelihood - highest).exp())
+            .sum::<f64>();
+        for told in &mut ranked {
+            told.log_likelihood -= highest + sum.ln();
+        }
+        Ok(ranked)
     }
 
     /// The caption's likelihood counts what fills it up, as the training did.

@@ -5,10 +5,12 @@ use std::ops::ControlFlow;
 use burn::tensor::Device;
 
 use super::{AnyPipeline, Drawn, GenerateRequest, Likelihood, Progress, Timings};
+use crate::caption::{ContinueRequest, Search, ToldCaption};
 use crate::checkpoint::ModelSource;
 use crate::checkpoint::image_tokenizer::{
     self as checkpoint, Architecture, ImageTokenizerModelConfig,
 };
+use crate::generate::CanvasModel;
 use crate::image::Picture;
 use crate::import::image_tokenizer as published;
 use crate::models::ImageTokenizer;
@@ -110,6 +112,23 @@ impl AnyPipeline for ImageTokenizerPipeline {
         _request: &GenerateRequest,
         _progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<(Vec<Drawn>, Timings)> {
+        self.no_transformer()
+    }
+
+    fn canvas_model(&self) -> Result<&dyn CanvasModel> {
+        self.no_transformer()
+    }
+
+    fn captions(
+        &self,
+        _picture: &Picture,
+        _n: usize,
+        _search: &Search,
+    ) -> Result<Vec<ToldCaption>> {
+        self.no_transformer()
+    }
+
+    fn continue_text(&self, _request: &ContinueRequest) -> Result<Vec<ToldCaption>> {
         self.no_transformer()
     }
 

@@ -71,7 +71,8 @@ impl AnyConfig {
         match self {
             AnyConfig::Own(config) => config.precision,
             AnyConfig::DalleMini(config) => config.precision,
-            AnyConfig::DallePytorch(_) | AnyConfig::ImageTokenizer(_) => WeightFormat::F32,
+            AnyConfig::DallePytorch(config) => config.precision,
+            AnyConfig::ImageTokenizer(_) => WeightFormat::F32,
         }
     }
 

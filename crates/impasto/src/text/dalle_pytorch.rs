@@ -1,10 +1,10 @@
-//! The tokenizers of DALLE-pytorch (`tokenizer.py`): CLIP's byte pairs, any `tokenizers` file, and the Chinese
-//! BERT's word pieces. Its checkpoints do not say which one they were trained with: the files beside them do.
-//!
-//! Not read: YouTokenToMe's models.
+//! The tokenizers of DALLE-pytorch (`tokenizer.py`): CLIP's byte pairs, any `tokenizers` file, the Chinese BERT's word
+//! pieces, and YouTokenToMe's byte pairs. Its checkpoints do not say which one they were trained with: the files beside
+//! them do.
 
 use std::path::{Path, PathBuf};
 
+use tokenizers::decoders::wordpiece::WordPiece as Pieces;
 use tokenizers::models::bpe::Vocab;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::bert::BertNormalizer;
@@ -13,12 +13,15 @@ use tokenizers::processors::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::clip::{Cleaning, ClipTokenizer};
+use super::youtokentome::YouTokenToMe;
 use crate::{Error, Result};
 
 /// Files that are looked for, the first one that is there.
 const JSON: [&str; 2] = ["tokenizer.json", "bpe.json"];
 const WORDS: &str = "vocab.txt";
 const MERGES: [&str; 2] = ["bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt"];
+/// What YouTokenToMe's models end with; they have no usual name.
+const MODEL: &str = "model";
 
 /// The longest file that is read.
 const LONGEST: u64 = 64 << 20;
@@ -33,6 +36,7 @@ pub struct DallePytorchTokenizer {
 enum Kind {
     Clip(Box<ClipTokenizer>),
     Whole(Box<Tokenizer>),
+    YouTokenToMe(Box<YouTokenToMe>),
 }
 
 impl DallePytorchTokenizer {
@@ -40,14 +44,16 @@ impl DallePytorchTokenizer {
     pub fn file_in(folder: &Path) -> Option<PathBuf> {
         let names = JSON.iter().chain([&WORDS]).chain(&MERGES);
         let mut paths = names.map(|name| folder.join(name));
-        paths.find(|path| path.is_file())
+        paths
+            .find(|path| path.is_file())
+            .or_else(|| only_model(folder))
     }
 
     /// The one in a folder, for a model that knows `text_vocab_size` ids.
     pub fn load(folder: &Path, text_vocab_size: usize) -> Result<Self> {
         let Some(path) = Self::file_in(folder) else {
             return Err(Error::Missing {
-                what: "the text tokenizer (tokenizer.json, vocab.txt or bpe_simple_vocab_16e6.txt.gz)",
+                what: "the text tokenizer (tokenizer.json, vocab.txt, bpe_simple_vocab_16e6.txt.gz, or one .model of YouTokenToMe)",
                 path: folder.to_owned(),
                 hint: "put the one that the model was trained with beside it; CLIP's bpe_simple_vocab_16e6.txt.gz is the usual one".into(),
             });
@@ -57,6 +63,7 @@ impl DallePytorchTokenizer {
         let tokenizer = match name.unwrap_or_default() {
             WORDS => Self::from_words(&bytes),
             name if JSON.contains(&name) => Self::from_json(&bytes),
+            _ if path.extension().is_some_and(|end| end == MODEL) => Self::from_model(&bytes),
             _ => Self::from_merges(&bytes, text_vocab_size),
         };
         let tokenizer = tokenizer.map_err(|e| Error::bad_file(&path, e.to_string()))?;
@@ -117,6 +124,7 @@ impl DallePytorchTokenizer {
         let mut tokenizer = Tokenizer::new(model);
         tokenizer.with_normalizer(Some(BertNormalizer::new(true, true, None, false)));
         tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+        tokenizer.with_decoder(Some(Pieces::default()));
         let marks = marks.into_iter().filter(|&(_, known)| known);
         let marks: Vec<AddedToken> = marks
             .map(|(mark, _)| AddedToken::from(mark, true))
@@ -127,11 +135,33 @@ impl DallePytorchTokenizer {
         })
     }
 
+    /// YouTokenToMe's, from its model.
+    pub fn from_model(bytes: &[u8]) -> Result<Self> {
+        let model = YouTokenToMe::parse(bytes)?;
+        Ok(DallePytorchTokenizer {
+            kind: Kind::YouTokenToMe(Box::new(model)),
+        })
+    }
+
     /// How many ids there are.
     pub fn vocab_size(&self) -> usize {
         match &self.kind {
             Kind::Clip(clip) => clip.vocab_size(),
             Kind::Whole(tokenizer) => tokenizer.get_vocab_size(true),
+            Kind::YouTokenToMe(model) => model.vocab_size(),
+        }
+    }
+
+    /// The text of ids; what fills captions up and marks their ends is left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        let known = |&&id: &&u32| id != 0 && (id as usize) < self.vocab_size();
+        let ids: Vec<u32> = ids.iter().filter(known).copied().collect();
+        match &self.kind {
+            Kind::Clip(clip) => Ok(clip.decode(&ids)),
+            Kind::Whole(tokenizer) => tokenizer
+                .decode(&ids, true)
+                .map_err(|e| Error::invalid("text ids", e.to_string())),
+            Kind::YouTokenToMe(model) => Ok(model.decode(&ids)),
         }
     }
 
@@ -144,6 +174,7 @@ impl DallePytorchTokenizer {
                 .map_err(|e| Error::invalid("caption", e.to_string()))?
                 .get_ids()
                 .to_vec(),
+            Kind::YouTokenToMe(model) => model.encode(caption),
         };
         if ids.len() > limit {
             if !truncate {
@@ -157,6 +188,16 @@ impl DallePytorchTokenizer {
         }
         Ok(ids)
     }
+}
+
+/// The model of YouTokenToMe in a folder, if there is one only.
+fn only_model(folder: &Path) -> Option<PathBuf> {
+    let files = std::fs::read_dir(folder).ok()?.flatten();
+    let paths = files.map(|file| file.path());
+    let is_model = |path: &PathBuf| path.extension().is_some_and(|end| end == MODEL);
+    let mut models = paths.filter(|path| is_model(path) && path.is_file());
+    let first = models.next()?;
+    models.next().is_none().then_some(first)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -5,6 +5,7 @@ pub mod bart;
 pub mod clip;
 pub mod dalle_pytorch;
 pub mod normalizer;
+pub mod youtokentome;
 
 use std::path::Path;
 
@@ -204,7 +205,7 @@ fn pieces(text: &str) -> Vec<&str> {
     pieces
 }
 
-fn shortened(caption: &str) -> String {
+pub(crate) fn shortened(caption: &str) -> String {
     if caption.chars().count() <= 60 {
         return caption.to_owned();
     }

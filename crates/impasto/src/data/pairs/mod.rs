@@ -280,7 +280,7 @@ impl Pair {
 }
 
 /// Whether a file name ends like that of a picture that can be read.
-fn is_picture(extension: &str) -> bool {
+pub(crate) fn is_picture(extension: &str) -> bool {
     matches!(
         extension.to_ascii_lowercase().as_str(),
         "png" | "jpg" | "jpeg" | "webp"

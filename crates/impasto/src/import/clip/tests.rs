@@ -11,6 +11,7 @@ use super::*;
 use crate::checkpoint::weights::Precision;
 use crate::checkpoint::{ClipModel, ModelSource};
 use crate::image::Picture;
+use crate::import::damage::damage;
 use crate::models::clip::{Activation, ContrastiveLoss, EndOfText, unit};
 use crate::text::clip::LongCaption;
 use crate::train::config::RunConfig;
@@ -493,5 +494,15 @@ proptest! {
         }
         fs::write(path, bytes).unwrap();
         let _ = load(folder.path(), &Options::default(), &Device::flex());
+    }
+
+    #[test]
+    fn damaged_archives_of_openai_are_loaded_or_refused(damage in damage()) {
+        let folder = copy("openai");
+        let path = folder.path().join("small.pt");
+        fs::write(&path, damage.of(fs::read(&path).unwrap())).unwrap();
+        if let Err(error) = load(&path, &Options::default(), &Device::flex()) {
+            prop_assert!(!error.to_string().contains('\n'), "{}", error);
+        }
     }
 }

@@ -274,6 +274,13 @@ const DAMAGED: [(&str, &str); 11] = [
     ("min_dalle", "merges.txt"),
 ];
 
+const OURS: [&str; 4] = [
+    "config.json",
+    "dalle_bart.safetensors",
+    "image_tokenizer.safetensors",
+    "tokenizer.json",
+];
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(160))]
 
@@ -290,6 +297,22 @@ proptest! {
         let output = tempfile::tempdir().unwrap();
         let _ = is_dalle_mini(folder.path());
         if let Err(error) = import(folder.path(), None, "x", output.path()) {
+            prop_assert!(!error.to_string().contains('\n'), "{}: {}", name, error);
+        }
+    }
+
+    #[test]
+    fn damaged_folders_of_ours_are_errors_and_nothing_else(
+        name in prop::sample::select(&OURS[..]),
+        damage in damage(),
+    ) {
+        let output = tempfile::tempdir().unwrap();
+        import(&golden("flax_stacked"), None, "x", output.path()).unwrap();
+        let path = output.path().join(name);
+        let bytes = damage.of(std::fs::read(&path).unwrap());
+        std::fs::write(&path, bytes).unwrap();
+        let source = ModelSource::Dir(output.path().to_owned());
+        if let Err(error) = DalleMini::load(&source, &Device::flex()) {
             prop_assert!(!error.to_string().contains('\n'), "{}: {}", name, error);
         }
     }

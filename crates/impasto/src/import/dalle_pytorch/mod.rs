@@ -4,6 +4,8 @@
 //! What shapes and names tell is taken from there: versions differ in what they write down. A part is wrapped into
 //! more or fewer others from version to version, each of which puts an `fn` into the names; they are left out here.
 
+pub mod clip;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +15,7 @@ use super::image_tokenizer::{self, Hyperparameters};
 use super::mapping::Mapping;
 use super::weights::{Tensors, without_prefix};
 use super::{ImportReport, name_of, taming};
+use crate::checkpoint::WeightFormat;
 use crate::checkpoint::dalle_pytorch::{Architecture, DallePytorchModel, DallePytorchModelConfig};
 use crate::checkpoint::pytorch::{Archive, Item, mentions};
 use crate::files::folder_of;
@@ -67,6 +70,15 @@ pub fn is_published(path: &Path) -> bool {
 
 /// Loads a folder or a file onto `device`.
 pub fn load(path: &Path, device: &Device) -> Result<PublishedDallePytorch> {
+    load_in(path, device, WeightFormat::F32)
+}
+
+/// [`load`] with the transformer's weights held in `format`.
+pub fn load_in(
+    path: &Path,
+    device: &Device,
+    format: WeightFormat,
+) -> Result<PublishedDallePytorch> {
     let file = file_of(path);
     let bytes = files::map(&file)?;
     let archive = Archive::parse(&file, &bytes, &CLASSES)?;
@@ -89,7 +101,7 @@ pub fn load(path: &Path, device: &Device) -> Result<PublishedDallePytorch> {
     let config = config(hyperparameters, &tensors, &image.config()).map_err(bad)?;
     config.validate().map_err(|e| bad(e.to_string()))?;
     let text = DallePytorchTokenizer::load(folder_of(&file), config.text_vocab_size)?;
-    let (dalle, report) = map(&file, tensors, &config, device)?;
+    let (dalle, report) = map(&file, tensors, &config, device, format)?;
     let config = DallePytorchModelConfig {
         architecture: Architecture::DallePytorch,
         name: name_of(path),
@@ -98,6 +110,7 @@ pub fn load(path: &Path, device: &Device) -> Result<PublishedDallePytorch> {
         image_tokenizer: image.config(),
         sampling: sampling(&config),
         dalle_pytorch: config,
+        precision: format,
     };
     let model = DallePytorchModel {
         config,
@@ -269,6 +282,7 @@ fn map(
     mut tensors: Tensors<'_>,
     config: &DallePytorchConfig,
     device: &Device,
+    format: WeightFormat,
 ) -> Result<(DallePytorch, ImportReport)> {
     let bad = |reason: String| Error::bad_file(path, reason);
     let held: usize = tensors
@@ -332,7 +346,7 @@ fn map(
             false => mapping.reshaped(&name, theirs)?,
         }
     }
-    mapping.finish(model)
+    mapping.finish_in(model, format)
 }
 
 /// Their short name of a parameter of ours, and whether it lies the other way.

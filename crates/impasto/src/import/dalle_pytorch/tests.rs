@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::checkpoint::ModelSource;
 use crate::checkpoint::weights::Precision;
-use crate::generate::dalle_pytorch::draw;
+use crate::generate::dalle_pytorch::{draw, tell};
 use crate::import::damage::damage;
 use crate::import::goldens::{self, Expected, assert_close, copied, numbers};
 
@@ -120,6 +120,74 @@ fn greedy_pictures_are_those_of_the_reference_id_by_id() {
     }
 }
 
+/// Words one by one from the caches, as `forward` tells them for the whole caption.
+#[test]
+fn greedy_words_are_those_of_the_reference_id_by_id() {
+    let greedy = SamplingOptions::greedy();
+    for set in DRAWN {
+        let model = loaded(set).dalle;
+        let expected = expected(set);
+        let beginnings: Vec<Vec<u32>> = expected.metadata("beginnings");
+        let references: Vec<Vec<i64>> = expected.metadata("told_text_ids");
+        for (beginning, reference) in beginnings.iter().zip(&references) {
+            let words = reference.iter().take_while(|&&id| id >= 0);
+            let words: Vec<u32> = words.map(|&id| id as u32).collect();
+            for told in tell(&model, beginning, &[3, 4], &greedy).unwrap() {
+                assert_eq!(told.text_ids, words, "{set}");
+                assert_eq!(told.tokens, reference.len() - beginning.len(), "{set}");
+            }
+            // Going on from further on.
+            let begun = &words[..beginning.len().midpoint(words.len())];
+            let told = tell(&model, begun, &[5], &greedy).unwrap();
+            assert_eq!(told[0].text_ids, words, "{set}");
+        }
+    }
+}
+
+/// `generate_texts` itself, of a model without shift: it begins with words in place of the start, and goes on with
+/// the likeliest id whatever it is.
+#[test]
+fn generated_texts_are_those_of_the_reference() {
+    let model = loaded("learned").dalle;
+    let expected = expected("learned");
+    let beginnings: Vec<Vec<u32>> = expected.metadata("beginnings");
+    let references: Vec<Vec<u32>> = expected.metadata("generated_text_ids");
+    for (beginning, reference) in beginnings.into_iter().zip(references) {
+        let mut ids = match beginning.is_empty() {
+            true => vec![0],
+            false => beginning,
+        };
+        let mut known = model.begin();
+        let mut newest = ids.clone();
+        while ids.len() < model.config().text_length {
+            let states = model.go_on_words(&[newest.clone()], &mut known).unwrap();
+            let last = states.narrow(1, newest.len() - 1, 1);
+            let logits = numbers(model.text_logits(last));
+            let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+            newest = vec![best.unwrap() as u32];
+            ids.extend(&newest);
+        }
+        assert_eq!(ids, reference);
+    }
+}
+
+#[test]
+fn texts_of_ids_are_the_words_again() {
+    for (set, text) in [
+        ("rotary", "a red turtle on a hat"),
+        ("learned", "a red turtle on hat"),
+        ("reversible", "a red turtle, isn't it?"),
+    ] {
+        let model = loaded(set);
+        let ids = model.text.encode_caption(text, 64, false).unwrap();
+        let ids = [&[0], &ids[..], &[0, u32::MAX]].concat();
+        let words = model.text.decode(&ids).unwrap();
+        let squeezed = |text: &str| text.replace(' ', "");
+        assert_eq!(squeezed(&words), squeezed(text), "{set}");
+        assert!(words.starts_with("a red turtle"), "{set}: {words}");
+    }
+}
+
 #[test]
 fn ids_of_pictures_are_those_of_the_reference() {
     for set in DRAWN {
@@ -154,6 +222,23 @@ fn a_folder_of_ours_says_the_same_as_the_published_file() {
         assert_eq!(nats(&ours), nats(&published), "{set}");
         assert_eq!(ours.config.name, set);
     }
+}
+
+/// Of two models of YouTokenToMe none is taken.
+#[test]
+fn words_of_youtokentome_are_those_of_the_model_beside_it() {
+    let folder = copied(&golden("axial"));
+    let path = |name: &str| folder.path().join(name);
+    std::fs::remove_file(path("tokenizer.json")).unwrap();
+    let words = golden("../../../text/youtokentome_goldens/bpe.model");
+    std::fs::copy(words, path("captions.model")).unwrap();
+    let text = load(folder.path(), &Device::flex()).unwrap().model.text;
+    let ids = text.encode_caption("a red turtle", 20, false).unwrap();
+    assert!(ids.len() < 6, "{ids:?}");
+    assert_eq!(text.decode(&ids).unwrap(), "a red turtle");
+    std::fs::copy(path("captions.model"), path("other.model")).unwrap();
+    let error = load(folder.path(), &Device::flex()).unwrap_err();
+    assert!(error.to_string().contains("one .model of YouTokenToMe"));
 }
 
 #[test]
@@ -201,5 +286,22 @@ proptest! {
             prop_assert!(!error.to_string().contains('\n'), "{}", error);
         }
         let _ = is_published(&path);
+    }
+
+    #[test]
+    fn damaged_folders_of_ours_are_errors_and_nothing_else(
+        name in prop::sample::select(&["config.json", "dalle_pytorch.safetensors", "tokenizer.json"][..]),
+        damage in damage(),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let saved = loaded("axial").save(folder.path(), &golden("axial"), Precision::F32);
+        saved.unwrap();
+        let path = folder.path().join(name);
+        let bytes = damage.of(std::fs::read(&path).unwrap());
+        std::fs::write(&path, bytes).unwrap();
+        let source = ModelSource::Dir(folder.path().to_owned());
+        if let Err(error) = DallePytorchModel::load(&source, &Device::flex()) {
+            prop_assert!(!error.to_string().contains('\n'), "{}", error);
+        }
     }
 }

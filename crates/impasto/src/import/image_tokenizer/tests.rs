@@ -4,6 +4,7 @@ use super::*;
 use burn::tensor::{Tensor, TensorData};
 use proptest::prelude::*;
 
+use crate::image::Picture;
 use crate::import::damage::damage;
 use crate::import::goldens::{self, Expected, assert_within, copied, numbers};
 
@@ -54,6 +55,28 @@ fn ids_and_pictures_are_those_of_the_reference() {
         let ids = expected.ids("ids");
         let pictures = decoded(&published.model, &ids);
         assert_within(&pictures, &expected.floats("decoded"), FAR, set);
+    }
+}
+
+#[test]
+fn evidence_speaks_most_for_the_ids_that_are_read() {
+    let device = Device::flex();
+    for set in ["taming_plain", "taming_gumbel", "openai", "discrete_vae"] {
+        let model = load(&golden(set), &device).unwrap().model;
+        let (values, shape) = Expected::of(&golden(set)).tensor("picture");
+        let values: Vec<f32> = values.iter().map(|value| value / 127.5 - 1.0).collect();
+        let picture = Picture::from_chw(&values, shape[3], shape[2]).unwrap();
+        let picture = [picture.fit_square(model.config().picture_size()).unwrap()];
+        let ids = model.encode(&picture, &device).unwrap();
+        let evidence = model.evidence(&picture, &device).unwrap();
+        let codes = model.config().codebook_size();
+        for (id, evidence) in ids[0].iter().zip(evidence[0].chunks(codes)) {
+            let largest = evidence.iter().copied().fold(f32::MIN, f32::max);
+            assert_eq!(evidence[*id as usize], largest, "{set}");
+            // Nats: neither nothing nor more than a sum of them holds.
+            let smallest = evidence.iter().copied().fold(f32::MAX, f32::min);
+            assert!((0.01..1e4).contains(&(largest - smallest)), "{set}");
+        }
     }
 }
 

@@ -357,16 +357,12 @@ impl DalleBart {
         self.head.forward(states)
     }
 
-    /// −log p of each id of pictures that follow captions, under the whole image vocabulary, as the models
-    /// were trained: `[batch · grid²]`.
+    /// Logits of each id of pictures that follow captions, told row after row.
     ///
     /// # Shapes
     /// - `image_ids`: `[batch][grid²]`, row-major
-    pub fn image_nats(
-        &self,
-        image_ids: &[Vec<u32>],
-        followers: &[Followers<'_>],
-    ) -> Result<Tensor<1>> {
+    /// - returns: `[batch · grid², image_vocab_size + 1]`
+    pub fn logits(&self, image_ids: &[Vec<u32>], followers: &[Followers<'_>]) -> Result<Tensor<2>> {
         let positions = self.config.image_length();
         if let Some(row) = image_ids.iter().find(|row| row.len() != positions) {
             return Err(Error::invalid(
@@ -388,8 +384,22 @@ impl DalleBart {
             .collect();
         let states = self.decode(&inputs, 0, followers, None)?;
         let count = image_ids.len() * positions;
-        let logits = self.image_logits(states.reshape([count, self.config.width]));
+        Ok(self.image_logits(states.reshape([count, self.config.width])))
+    }
+
+    /// −log p of each id of pictures that follow captions, under the whole image vocabulary, as the models
+    /// were trained: `[batch · grid²]`.
+    ///
+    /// # Shapes
+    /// - `image_ids`: `[batch][grid²]`, row-major
+    pub fn image_nats(
+        &self,
+        image_ids: &[Vec<u32>],
+        followers: &[Followers<'_>],
+    ) -> Result<Tensor<1>> {
+        let logits = self.logits(image_ids, followers)?;
         let targets: Vec<i32> = image_ids.iter().flatten().map(|&id| id as i32).collect();
+        let count = targets.len();
         let targets =
             Tensor::<1, Int>::from_data(TensorData::new(targets, [count]), &self.device());
         Ok(ops::cross_entropy(logits, targets))

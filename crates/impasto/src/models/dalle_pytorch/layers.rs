@@ -5,15 +5,37 @@ use burn::tensor::Tensor;
 
 use super::DallePytorchConfig;
 use super::attention::{AttentionKind, Turn};
-use super::shift::{self, Shift};
+use super::shift::Shift;
 use crate::nn::{Adaptable, Init, KvCache, LayerNorm, Linear, ops};
 
 /// How many times wider the feed-forward part is inside.
 const WIDER: usize = 4;
 
+/// The sizes and options of a layer.
+#[derive(Clone, Copy)]
+pub(super) struct LayerSizes {
+    pub width: usize,
+    pub n_heads: usize,
+    pub head_width: usize,
+    pub sandwich_norm: bool,
+    pub shift_tokens: bool,
+}
+
+impl From<&DallePytorchConfig> for LayerSizes {
+    fn from(config: &DallePytorchConfig) -> Self {
+        LayerSizes {
+            width: config.width,
+            n_heads: config.n_heads,
+            head_width: config.head_width,
+            sandwich_norm: config.sandwich_norm,
+            shift_tokens: config.shift_tokens,
+        }
+    }
+}
+
 /// Where the tokens of a pass stand.
 pub(super) struct Place<'a> {
-    /// The start and the whole caption; else image tokens.
+    /// The start and words; else image tokens.
     pub is_text: bool,
     /// Image tokens before them.
     pub told: usize,
@@ -58,7 +80,7 @@ struct Around {
 }
 
 impl Around {
-    fn new(init: &mut Init, config: &DallePytorchConfig) -> Self {
+    fn new(init: &mut Init, config: &LayerSizes) -> Self {
         Around {
             norm: LayerNorm::new(init, config.width),
             norm_out: config
@@ -73,7 +95,7 @@ impl Around {
         let x = self.norm.forward(x);
         match (self.shifts, place.is_text) {
             (false, _) => x,
-            (true, true) => shift::of_text(x),
+            (true, true) => shift.of_text(x),
             (true, false) => shift.of_image(x, place.told, place.grid),
         }
     }
@@ -102,6 +124,15 @@ struct FeedForward {
     down: Linear,
 }
 
+impl FeedForward {
+    fn gated(&self, x: Tensor<3>) -> Tensor<3> {
+        let both = self.up_gate.forward(x);
+        let hidden = both.dims()[2] / 2;
+        let gate = ops::gelu(both.clone().narrow(2, hidden, hidden));
+        self.down.forward(both.narrow(2, 0, hidden) * gate)
+    }
+}
+
 /// One layer.
 #[derive(Module, Debug)]
 pub(super) struct Layer {
@@ -114,7 +145,7 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    pub fn new(init: &mut Init, config: &DallePytorchConfig, kind: AttentionKind) -> Self {
+    pub fn new(init: &mut Init, config: &LayerSizes, kind: AttentionKind) -> Self {
         let (width, inner) = (config.width, config.n_heads * config.head_width);
         Layer {
             attention: Attention {
@@ -147,6 +178,26 @@ impl Layer {
             ),
             Adaptable::whole("feed_forward.down", &mut feed_forward.down),
         ]
+    }
+
+    /// `x` behind the layer where all tokens see all, and there is no order among them.
+    pub fn encode(&self, x: Tensor<3>) -> Tensor<3> {
+        let part = &self.attention;
+        let qkv = part.qkv.forward(part.around.norm.forward(x.clone()));
+        let [batch, n, joint] = qkv.dims();
+        let inner = joint / 3;
+        let heads = |i: usize| {
+            let part = qkv.clone().narrow(2, i * inner, inner);
+            part.reshape([batch, n, self.n_heads, inner / self.n_heads])
+                .swap_dims(1, 2)
+        };
+        let seen = ops::attention(heads(0), heads(1), heads(2), false)
+            .swap_dims(1, 2)
+            .reshape([batch, n, inner]);
+        let x = x + part.around.behind(part.out.forward(seen));
+        let part = &self.feed_forward;
+        let fed = part.gated(part.around.norm.forward(x.clone()));
+        x + part.around.behind(fed)
     }
 
     /// What attention adds to `x`.
@@ -182,10 +233,6 @@ impl Layer {
     pub fn feed(&self, x: Tensor<3>, place: &Place<'_>, state: &mut LayerState) -> Tensor<3> {
         let part = &self.feed_forward;
         let x = part.around.before(x, place, &mut state.feed_shift);
-        let both = part.up_gate.forward(x);
-        let hidden = both.dims()[2] / 2;
-        let gate = ops::gelu(both.clone().narrow(2, hidden, hidden));
-        let inner = both.narrow(2, 0, hidden) * gate;
-        part.around.behind(part.down.forward(inner))
+        part.around.behind(part.gated(x))
     }
 }

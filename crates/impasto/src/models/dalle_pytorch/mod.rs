@@ -7,9 +7,11 @@
 //! Deviations, none of which changes a number beyond rounding:
 //! - the head over the joint vocabulary is two, one over words and one over codes: a position tells one of both;
 //! - attention along rows, columns and in windows sees the same keys, found by their places;
-//! - captions shorter than the text part are not continued: words are read, never drawn.
+//! - words are told one by one as the model was trained to: behind the start, and shifted where `shift_tokens` is. The
+//!   original's `generate_texts` leaves both out.
 
 mod attention;
+mod clip;
 mod layers;
 mod shift;
 
@@ -22,6 +24,7 @@ use crate::nn::{Adapt, Adaptable, Embedding, Init, LayerNorm, Linear, ops};
 use crate::{Error, Result};
 
 pub use attention::AttentionKind;
+pub use clip::{DallePytorchClip, DallePytorchClipConfig, DallePytorchTower};
 
 /// The sizes and options of a [`DallePytorch`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,7 +140,7 @@ impl DallePytorchConfig {
             rotary: (!learned).then(|| init.normal([positions, self.rotary_width], 1.0)),
             layers: kinds
                 .take(self.n_layers)
-                .map(|&kind| Layer::new(init, self, kind))
+                .map(|&kind| Layer::new(init, &self.into(), kind))
                 .collect(),
             norm: LayerNorm::new(init, width),
             text_head: Linear::with_bias(init, width, self.text_rows(), 0.02),
@@ -171,6 +174,8 @@ pub struct DallePytorch {
 #[derive(Clone, Debug)]
 pub struct Known {
     layers: Vec<LayerState>,
+    /// The start and words.
+    words: usize,
     /// Image tokens.
     told: usize,
 }
@@ -200,36 +205,67 @@ impl DallePytorch {
         self.text_head.weight.val().device()
     }
 
+    /// Nothing is known.
+    pub fn begin(&self) -> Known {
+        let states = self.layers.iter().map(|_| LayerState::new(&self.config));
+        Known {
+            layers: states.collect(),
+            words: 0,
+            told: 0,
+        }
+    }
+
     /// Reads captions: each one's ids without what fills it up.
     ///
     /// # Shapes
     /// - returns: the states of the start and the whole text part, `[batch, 1 + text_length, width]`
     pub fn read(&self, captions: &[Vec<u32>]) -> Result<(Tensor<3>, Known)> {
-        let config = &self.config;
-        let mut flat = Vec::with_capacity(captions.len() * config.prefix_length());
-        for caption in captions {
-            flat.extend(self.filled_up(caption)?);
-        }
-        let batch = captions.len();
-        if batch == 0 {
+        if captions.is_empty() {
             return Err(Error::invalid("text ids", "expected one caption or more"));
         }
-        let device = self.device();
-        let ids = ids(&flat, [batch, config.prefix_length()], &device);
+        let words = captions.iter().map(|caption| self.filled_up(caption));
+        let words: Vec<Vec<u32>> = words.collect::<Result<_>>()?;
+        let mut known = self.begin();
+        let states = self.go_on_words(&words, &mut known)?;
+        Ok((states, known))
+    }
+
+    /// Goes on with rows of equal length of words behind what is known: the start, which is 0, and ids of the text
+    /// embedding.
+    ///
+    /// # Shapes
+    /// - `words`: `[batch][n]`
+    /// - returns: their states, `[batch, n, width]`
+    pub fn go_on_words(&self, words: &[Vec<u32>], known: &mut Known) -> Result<Tensor<3>> {
+        let config = &self.config;
+        let n = words.first().map_or(0, Vec::len);
+        if n == 0 || words.iter().any(|row| row.len() != n) {
+            let reason = "expected rows of one length, 1 or more";
+            return Err(Error::invalid("text ids", reason));
+        }
+        if known.told > 0 || known.words + n > config.prefix_length() {
+            return Err(Error::invalid(
+                "text ids",
+                format!(
+                    "expected {} at most, and no picture before them, got {}",
+                    config.prefix_length(),
+                    known.words + n
+                ),
+            ));
+        }
+        for row in words {
+            check_ids("text ids", row, config.text_rows())?;
+        }
+        let flat: Vec<u32> = words.iter().flatten().copied().collect();
+        let ids = ids(&flat, [words.len(), n], &self.device());
         let mut x = self.text_embedding.forward(ids);
         if let Some(positions) = &self.text_positions {
-            x = x + positions.weight.val().unsqueeze::<3>();
+            let positions = positions.weight.val().narrow(0, known.words, n);
+            x = x + positions.unsqueeze::<3>();
         }
-        let mut known = Known {
-            layers: self
-                .layers
-                .iter()
-                .map(|_| LayerState::new(config))
-                .collect(),
-            told: 0,
-        };
-        let states = self.forward(x, &mut known, true);
-        Ok((states, known))
+        let states = self.forward(x, known, true);
+        known.words += n;
+        Ok(states)
     }
 
     /// The start, the caption and what fills it up: an id of its own for each place, also where a caption has
@@ -267,6 +303,10 @@ impl DallePytorch {
                 "image ids",
                 "expected rows of one length, 1 or more",
             ));
+        }
+        if known.words != config.prefix_length() {
+            let reason = "expected the whole caption before a picture";
+            return Err(Error::invalid("image ids", reason));
         }
         if known.told + n > config.image_length() {
             return Err(Error::invalid(
@@ -311,8 +351,8 @@ impl DallePytorch {
             false => x,
         };
         let start = match is_text {
-            true => 0,
-            false => self.config.prefix_length() + known.told,
+            true => known.words,
+            false => known.words + known.told,
         };
         let turn = self.rotary.as_ref().map(|angles| {
             let angles = angles.val().narrow(0, start, n);
@@ -367,18 +407,13 @@ impl DallePytorch {
         self.text_head.forward(self.finished(states))
     }
 
-    /// −log p of each word of a caption, of what fills it up, and of each id of a picture that follows, as the
-    /// model was trained: `[text_length]` and `[grid²]`.
-    pub fn nats(&self, caption: &[u32], image_ids: &[u32]) -> Result<(Tensor<1>, Tensor<1>)> {
-        self.all_nats(&[caption.to_vec()], &[image_ids.to_vec()])
-    }
-
-    /// [`Self::nats`] of many pairs, one after the other: `[batch · text_length]` and `[batch · grid²]`.
-    pub fn all_nats(
+    /// Logits of each word of the captions and of what fills them up, and of each id of the pictures that follow, one
+    /// pair after the other: `[batch · text_length, text_vocab_size + text_length]` and `[batch · grid², codebook_size]`.
+    pub fn logits(
         &self,
         captions: &[Vec<u32>],
         image_ids: &[Vec<u32>],
-    ) -> Result<(Tensor<1>, Tensor<1>)> {
+    ) -> Result<(Tensor<2>, Tensor<2>)> {
         let config = &self.config;
         let (text, image) = (config.text_length, config.image_length());
         if captions.len() != image_ids.len() {
@@ -409,18 +444,36 @@ impl DallePytorch {
                 .collect();
             states.push(self.go_on(&told, &mut known)?);
         }
+        let batch = captions.len();
+        let rows = |states: Tensor<3>, count: usize| states.reshape([count, config.width]);
+        Ok((
+            self.text_logits(rows(prefix.narrow(1, 0, text), batch * text)),
+            self.image_logits(rows(Tensor::cat(states, 1), batch * image)),
+        ))
+    }
+
+    /// −log p of each word of a caption, of what fills it up, and of each id of a picture that follows, as the
+    /// model was trained: `[text_length]` and `[grid²]`.
+    pub fn nats(&self, caption: &[u32], image_ids: &[u32]) -> Result<(Tensor<1>, Tensor<1>)> {
+        self.all_nats(&[caption.to_vec()], &[image_ids.to_vec()])
+    }
+
+    /// [`Self::nats`] of many pairs, one after the other: `[batch · text_length]` and `[batch · grid²]`.
+    pub fn all_nats(
+        &self,
+        captions: &[Vec<u32>],
+        image_ids: &[Vec<u32>],
+    ) -> Result<(Tensor<1>, Tensor<1>)> {
+        let (text_logits, image_logits) = self.logits(captions, image_ids)?;
         let device = self.device();
         let targets = |all: &[u32]| -> Tensor<1, Int> {
             ids(all, [1, all.len()], &device).reshape([all.len()])
         };
-        let mut words = Vec::with_capacity(captions.len() * text);
+        let mut words = Vec::with_capacity(captions.len() * self.config.text_length);
         for caption in captions {
             words.extend(&self.filled_up(caption)?[1..]);
         }
         let codes: Vec<u32> = image_ids.iter().flatten().copied().collect();
-        let rows = |states: Tensor<3>, count: usize| states.reshape([count, config.width]);
-        let text_logits = self.text_logits(rows(prefix.narrow(1, 0, text), words.len()));
-        let image_logits = self.image_logits(rows(Tensor::cat(states, 1), codes.len()));
         Ok((
             ops::cross_entropy(text_logits, targets(&words)),
             ops::cross_entropy(image_logits, targets(&codes)),

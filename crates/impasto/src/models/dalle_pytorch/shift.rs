@@ -9,6 +9,8 @@ use burn::tensor::{Int, Tensor, TensorData};
 pub struct Shift {
     /// `[batch, grid, 2 · quarter]`; none before the first token.
     past: Option<Tensor<3>>,
+    /// Those of the last word, `[batch, 1, half]`.
+    word: Option<Tensor<3>>,
 }
 
 /// Quarters are rounded up, as PyTorch's `chunk` does; the last one has what is left.
@@ -16,22 +18,21 @@ fn quarter(width: usize) -> usize {
     width.div_ceil(4)
 }
 
-/// Of the start and the caption, whole.
-pub fn of_text(x: Tensor<3>) -> Tensor<3> {
-    let [batch, n, width] = x.dims();
-    let half = width.div_ceil(2);
-    let zeros = Tensor::zeros([batch, 1, half], &x.device());
-    let before = match n {
-        1 => zeros,
-        _ => Tensor::cat(
-            vec![zeros, x.clone().narrow(1, 0, n - 1).narrow(2, 0, half)],
-            1,
-        ),
-    };
-    Tensor::cat(vec![before, x.narrow(2, half, width - half)], 2)
-}
-
 impl Shift {
+    /// Of the start and words behind others.
+    pub fn of_text(&mut self, x: Tensor<3>) -> Tensor<3> {
+        let [batch, n, width] = x.dims();
+        let half = width.div_ceil(2);
+        let before = self
+            .word
+            .take()
+            .unwrap_or_else(|| Tensor::zeros([batch, 1, half], &x.device()));
+        let shifted = Tensor::cat(vec![before, x.clone().narrow(2, 0, half)], 1);
+        self.word = Some(shifted.clone().narrow(1, n, 1));
+        let rest = x.narrow(2, half, width - half);
+        Tensor::cat(vec![shifted.narrow(1, 0, n), rest], 2)
+    }
+
     /// Of image tokens behind `told` others.
     pub fn of_image(&mut self, x: Tensor<3>, told: usize, grid: usize) -> Tensor<3> {
         let [batch, n, width] = x.dims();
@@ -59,10 +60,12 @@ impl Shift {
     /// The rows of the batch at `rows`.
     pub fn select_rows(&mut self, rows: &[usize]) {
         let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
-        self.past = self.past.take().map(|past| {
-            let indices = TensorData::new(rows.clone(), [rows.len()]);
-            let indices = Tensor::<1, Int>::from_data(indices, &past.device());
-            past.select(0, indices)
-        });
+        for kept in [&mut self.past, &mut self.word] {
+            *kept = kept.take().map(|kept| {
+                let indices = TensorData::new(rows.clone(), [rows.len()]);
+                let indices = Tensor::<1, Int>::from_data(indices, &kept.device());
+                kept.select(0, indices)
+            });
+        }
     }
 }

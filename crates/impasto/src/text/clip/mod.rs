@@ -295,6 +295,30 @@ impl ClipTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The text of ids, lower-cased as it was read, a space between words.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let printable: Vec<char> = alphabet()
+            .iter()
+            .flat_map(|symbol| symbol.chars())
+            .collect();
+        let own = |byte: &u8| printable.contains(&char::from(*byte));
+        let others: Vec<u8> = (0..=u8::MAX).filter(|byte| !own(byte)).collect();
+        let byte = |symbol: char| match u32::from(symbol).checked_sub(0x100) {
+            None => Some(u32::from(symbol) as u8),
+            Some(place) => others.get(place as usize).copied(),
+        };
+        let mut bytes = Vec::new();
+        for &id in ids.iter().filter(|&&id| id != self.start && id != self.end) {
+            let symbol = self.tokenizer.id_to_token(id).unwrap_or_default();
+            let (symbol, end) = match symbol.strip_suffix(WORD_END) {
+                Some(symbol) => (symbol, Some(b' ')),
+                None => (&symbol[..], None),
+            };
+            bytes.extend(symbol.chars().filter_map(byte).chain(end));
+        }
+        String::from_utf8_lossy(&bytes).trim_end().to_owned()
+    }
+
     /// Start, ids and end, of at most `limit` ids: one row, or with [`LongCaption::Chunks`] as many as it
     /// takes.
     pub fn encode_caption(

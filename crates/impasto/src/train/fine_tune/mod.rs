@@ -159,13 +159,7 @@ pub fn run(
         return train(config, published::Mini::new(model, source), place, observer);
     }
     if is_dalle_pytorch(source) {
-        if let Some(format) = config.precision.filter(|format| !format.is_f32()) {
-            return Err(Error::invalid(
-                "precision",
-                format!("models of DALLE-pytorch are held in f32 only, not in {format}"),
-            ));
-        }
-        let model = DallePytorchPipeline::load(source, device)?.model;
+        let model = DallePytorchPipeline::load_in(source, device, wanted)?.model;
         let weight = config.image_loss_weight.unwrap_or(7.0);
         let model = published::Pytorch::new(model, source, weight);
         return train(config, model, place, observer);

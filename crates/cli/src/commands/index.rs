@@ -1,0 +1,245 @@
+//! `impasto index`: a folder of pictures made ready for `impasto search`.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use impasto::search::{Changes, Event, FOLDER, Index, Writer, pictures_below};
+use serde::Serialize;
+
+use crate::arguments::ClipFlags;
+use crate::terminal;
+
+/// Make a folder of pictures ready to be searched
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Embed the pictures below a folder; again, only what is new or was changed, and what is gone is taken out
+    Build(BuildFlags),
+    /// Embed some more pictures, also ones from elsewhere
+    Add(PictureFlags),
+    /// Take pictures out of the index; the files stay (and `build` finds them again)
+    Remove(PictureFlags),
+    /// How many pictures an index has, and by which CLIP
+    Info(InfoFlags),
+}
+
+#[derive(Args)]
+struct Place {
+    /// The folder of pictures
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// The folder of the index [default: .impasto-index in the folder of pictures]
+    #[arg(long, value_name = "DIR")]
+    index: Option<PathBuf>,
+}
+
+impl Place {
+    fn index(&self) -> PathBuf {
+        index_of(&self.folder, self.index.as_deref())
+    }
+}
+
+/// Where the index of a folder of pictures is.
+pub(super) fn index_of(folder: &Path, index: Option<&Path>) -> PathBuf {
+    index.map_or_else(|| folder.join(FOLDER), Path::to_path_buf)
+}
+
+#[derive(Args)]
+struct BuildFlags {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    how: How,
+    /// Fail, at the end, if a file could not be read as a picture
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Args)]
+struct How {
+    #[command(flatten)]
+    clip: ClipFlags,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct PictureFlags {
+    #[command(flatten)]
+    place: Place,
+    /// Pictures
+    #[arg(required = true, value_name = "IMAGE")]
+    pictures: Vec<PathBuf>,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Args)]
+struct InfoFlags {
+    #[command(flatten)]
+    place: Place,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Embeds, adds, removes, tells.
+pub fn run(arguments: Arguments) -> Result<()> {
+    match arguments.what {
+        What::Build(flags) => build(&flags),
+        What::Add(flags) => add(&flags),
+        What::Remove(flags) => remove(&flags),
+        What::Info(flags) => info(&flags),
+    }
+}
+
+fn build(flags: &BuildFlags) -> Result<()> {
+    let pictures = pictures_below(&flags.place.folder)?;
+    let changes = change(&flags.place, &flags.how, |writer, observer| {
+        writer.update(&pictures, observer)
+    })?;
+    if flags.strict && changes.skipped > 0 {
+        anyhow::bail!(
+            "{} of {} files could not be read as pictures; the others are in the index",
+            changes.skipped,
+            pictures.len()
+        );
+    }
+    Ok(())
+}
+
+fn add(flags: &PictureFlags) -> Result<()> {
+    // Named one by one, each has to be there.
+    for path in &flags.pictures {
+        std::fs::metadata(path).map_err(impasto::Error::io("read", path))?;
+    }
+    let changes = change(&flags.place, &flags.how, |writer, observer| {
+        writer.add(&flags.pictures, observer)
+    })?;
+    if changes.skipped > 0 {
+        anyhow::bail!(
+            "{} of {} files could not be read as pictures; the others are in the index",
+            changes.skipped,
+            flags.pictures.len()
+        );
+    }
+    Ok(())
+}
+
+fn remove(flags: &PictureFlags) -> Result<()> {
+    // An index that is not there is not made for this.
+    Index::open(&flags.place.index())?;
+    change(&flags.place, &flags.how, |writer, _| {
+        let removed = writer.remove(&flags.pictures)?;
+        Ok(Changes {
+            removed,
+            ..Changes::default()
+        })
+    })?;
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Report {
+    index: PathBuf,
+    #[serde(flatten)]
+    changes: Changes,
+}
+
+type Observer<'a> = dyn FnMut(Event<'_>) -> ControlFlow<()> + 'a;
+
+fn change(
+    place: &Place,
+    how: &How,
+    work: impl FnOnce(&mut Writer<'_>, &mut Observer<'_>) -> impasto::Result<Changes>,
+) -> Result<Changes> {
+    let index = place.index();
+    let ranker = how.clip.load()?;
+    let mut writer = Writer::open(&index, &place.folder, &ranker)?;
+    terminal::catch_interrupts()?;
+    let bar = terminal::bar(0, "pictures")?;
+    let changes = work(&mut writer, &mut |event| {
+        match event {
+            Event::Embedded(done, all) => {
+                bar.set_length(all as u64);
+                bar.set_position(done as u64);
+            }
+            Event::Linked(done, all) => {
+                bar.set_message("graph ");
+                bar.set_length(all as u64);
+                bar.set_position(done as u64);
+            }
+            Event::Skipped(path, error) => bar.suspend(|| {
+                terminal::note(format_args!("skipped {}: {error}", path.display()));
+            }),
+        }
+        if terminal::stop_requested() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    bar.finish_and_clear();
+    let changes = changes?;
+    if how.json {
+        terminal::json(&Report { index, changes })?;
+    } else {
+        terminal::result(format_args!(
+            "{}: {} added, {} changed, {} removed, {} unchanged, {} skipped",
+            index.display(),
+            changes.added,
+            changes.changed,
+            changes.removed,
+            changes.unchanged,
+            changes.skipped
+        ))?;
+    }
+    Ok(changes)
+}
+
+#[derive(Serialize)]
+struct Info {
+    index: PathBuf,
+    root: PathBuf,
+    pictures: usize,
+    clip: String,
+    width: usize,
+    graph: bool,
+}
+
+fn info(flags: &InfoFlags) -> Result<()> {
+    let place = flags.place.index();
+    let index = Index::open(&place)?;
+    let info = Info {
+        root: index.root(),
+        pictures: index.len(),
+        clip: index.clip().name.clone(),
+        width: index.clip().width,
+        graph: index.has_graph(),
+        index: place,
+    };
+    if flags.json {
+        return terminal::json(&info);
+    }
+    terminal::result(format_args!(
+        "{}: {} pictures of {}, embedded by {} ({} numbers each), {}",
+        info.index.display(),
+        info.pictures,
+        info.root.display(),
+        info.clip,
+        info.width,
+        if info.graph {
+            "with a graph"
+        } else {
+            "searched one by one"
+        }
+    ))
+}

@@ -1,0 +1,83 @@
+//! `impasto search`: pictures of a folder by words, or by a picture.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use impasto::image::Picture;
+use impasto::search::{Hit, Index};
+use serde::Serialize;
+
+use super::index::index_of;
+use crate::arguments::{ClipFlags, LongCaptionFlags, prompt};
+use crate::terminal;
+
+/// Find pictures in a folder that `impasto index build` has seen, by words or by a picture; the nearest first
+///
+/// `impasto search "two red cats" photos`, `impasto search a.png photos`. A query that is a file's name is taken as a
+/// picture unless --text is given.
+#[derive(Args)]
+pub struct Arguments {
+    /// Words, or a picture
+    #[arg(value_name = "QUERY|IMAGE", value_parser = prompt)]
+    query: String,
+    /// The folder of pictures
+    #[arg(value_name = "DIR", default_value = ".")]
+    folder: PathBuf,
+    /// The folder of the index [default: .impasto-index in the folder of pictures]
+    #[arg(long, value_name = "DIR")]
+    index: Option<PathBuf>,
+    /// How many pictures
+    #[arg(short = 'n', long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
+    count: u32,
+    /// The query is words, whatever files there are
+    #[arg(long, conflicts_with = "image")]
+    text: bool,
+    /// The query is a picture
+    #[arg(long)]
+    image: bool,
+    #[command(flatten)]
+    clip: ClipFlags,
+    #[command(flatten)]
+    long: LongCaptionFlags,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    query: &'a str,
+    by: &'static str,
+    clip: &'a str,
+    pictures: usize,
+    hits: Vec<Hit>,
+}
+
+/// Searches and tells.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let query = &arguments.query;
+    let index = Index::open(&index_of(&arguments.folder, arguments.index.as_deref()))?;
+    let is_picture = arguments.image || (!arguments.text && Path::new(query).is_file());
+    let picture = is_picture.then(|| Picture::open(query)).transpose()?;
+    let ranker = arguments.clip.load()?;
+    index.check(&ranker)?;
+    let count = arguments.count as usize;
+    let hits = match &picture {
+        Some(picture) => index.search_picture(&ranker, picture, count)?,
+        None => index.search_text(&ranker, query, arguments.long.what(), count)?,
+    };
+    if arguments.json {
+        return terminal::json(&Report {
+            query,
+            by: if is_picture { "picture" } else { "words" },
+            clip: ranker.model.name(),
+            pictures: index.len(),
+            hits,
+        });
+    }
+    for hit in hits {
+        terminal::result(format_args!("{:.4}  {}", hit.score, hit.path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! What `generate` does with words before it draws, or instead: prompts in the model's own words.
+
+use anyhow::Result;
+use impasto::caption::{ContinueRequest, ToldCaption};
+use impasto::pipeline::AnyPipeline;
+use impasto::sampling::SamplingOptions;
+use serde::Serialize;
+
+use crate::arguments::SamplingFlags;
+use crate::terminal;
+
+/// How prompts are finished.
+pub struct Finishing<'a> {
+    pub pipeline: &'a dyn AnyPipeline,
+    pub sampling: SamplingOptions,
+    pub seed: u64,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    model: &'a str,
+    sampling: &'a SamplingOptions,
+    texts: Vec<ReportedText<'a>>,
+}
+
+#[derive(Serialize)]
+struct ReportedText<'a> {
+    prompt: &'a str,
+    #[serde(flatten)]
+    told: ToldCaption,
+}
+
+impl<'a> Finishing<'a> {
+    /// With the flags' options over the model's.
+    pub fn new(pipeline: &'a dyn AnyPipeline, flags: &SamplingFlags, seed: u64) -> Self {
+        let sampling = SamplingOptions {
+            guidance_scale: 1.0,
+            ..flags.over(&pipeline.text_sampling())
+        };
+        Finishing {
+            pipeline,
+            sampling,
+            seed,
+        }
+    }
+
+    fn texts(&self, beginning: &str, n: usize) -> Result<Vec<ToldCaption>> {
+        Ok(self.pipeline.continue_text(&ContinueRequest {
+            beginning: beginning.to_owned(),
+            n,
+            seed: self.seed,
+            sampling: self.sampling.clone(),
+        })?)
+    }
+
+    /// Prints `n` texts that begin with each prompt, or one document.
+    pub fn print(&self, prompts: &[String], n: usize, json: bool) -> Result<()> {
+        let mut texts = Vec::new();
+        for prompt in prompts {
+            for told in self.texts(prompt, n)? {
+                if !json {
+                    terminal::result(one_line(&told.text))?;
+                }
+                texts.push(ReportedText { prompt, told });
+            }
+        }
+        if !json {
+            return Ok(());
+        }
+        terminal::json(&Report {
+            model: self.pipeline.name(),
+            sampling: &self.sampling,
+            texts,
+        })
+    }
+
+    /// One text that begins with a prompt, told on stderr.
+    pub fn finished(&self, prompt: &str) -> Result<String> {
+        let told = self.texts(prompt, 1)?;
+        let text = told
+            .first()
+            .map_or(prompt.to_owned(), |told| one_line(&told.text));
+        terminal::note(format_args!("prompt: {text}"));
+        Ok(text)
+    }
+}
+
+/// A text a line, whatever a model tells.
+fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ")
+}
