@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use impasto::checkpoint::{ModelSource, WeightFormat};
+use impasto::checkpoint::{ModelSource, WeightFormat, adapter};
 use impasto::data::scenes::{Sources, World};
 use impasto::device::{self, Device};
 use impasto::pipeline::{self, AnyPipeline, Pipeline, is_published};
@@ -35,10 +35,18 @@ pub struct ModelFlags {
 
 /// A model by its name or folder, pulled ones included.
 pub fn find_model(text: &str) -> Result<ModelSource> {
-    match ModelSource::parse(text) {
-        Ok(source) => Ok(source),
-        Err(error) => pull::pulled(text)?.ok_or_else(|| error.into()),
+    let source = match ModelSource::parse(text) {
+        Ok(source) => source,
+        Err(error) => return pull::pulled(text)?.ok_or_else(|| error.into()),
+    };
+    if source.folder().is_some_and(adapter::is_adapter) {
+        return Err(Usage::new(
+            format!("{text} is an adapter, expected a model"),
+            "give it with --adapter beside the model that it was trained on, or make one model of both with `impasto model merge`",
+        )
+        .into());
     }
+    Ok(source)
 }
 
 /// Where the work is done.

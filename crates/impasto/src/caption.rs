@@ -1,15 +1,18 @@
 //! Words from a picture: a canvas whose ids are known and whose caption is asked for. And words from their beginning,
 //! without a picture.
 //!
-//! Beam search as usual (Graves 2012, arXiv:1211.3711, without length penalty: a caption's score is its
-//! log-likelihood), or drawing from a seed. Padding and the start are never told; likelihoods are the model's
-//! own all the same.
+//! Beam search as usual (Graves 2012, arXiv:1211.3711, without length penalty), or drawing from a seed. Padding and the
+//! start are never told; likelihoods are the model's own all the same.
+//!
+//! What is found is ranked by ln p(caption | picture) + ln p(picture | caption): the model tells both, and each is wrong
+//! where the other need not be. The second is the noisy channel's (Brown et al. 1993).
 
 use burn::tensor::Tensor;
 use serde::Serialize;
 
 use crate::canvas::{Canvas, Caption};
 use crate::checkpoint::Model;
+use crate::generate::pair_log_likelihoods;
 use crate::models::dalle::{Part, image_part, raster};
 use crate::nn::KvCache;
 use crate::nn::block::Sight;
@@ -43,6 +46,9 @@ pub struct ToldCaption {
     /// ln p(caption | picture), its end included, in nats; where captions are drawn without the picture and ranked by
     /// it, among those that were drawn.
     pub log_likelihood: f64,
+    /// ln p(picture | caption), in nats, by models that tell both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub picture_log_likelihood: Option<f64>,
     /// Tokens counted, the end among them.
     pub tokens: usize,
     /// What it was drawn with.
@@ -53,7 +59,7 @@ pub struct ToldCaption {
 /// More than anybody reads.
 const MAX_CAPTIONS: usize = 256;
 
-/// `n` captions of a canvas with a whole picture, the likeliest first. A beam may find fewer.
+/// `n` captions of a canvas with a whole picture, the best first. A beam may find fewer.
 pub fn captions(
     model: &Model,
     canvas: &Canvas,
@@ -77,22 +83,47 @@ pub fn captions(
         let reason = format!("expected 1 to {MAX_CAPTIONS} captions, got {n}");
         return Err(Error::invalid("n", reason));
     }
-    let telling = Telling::begin(model, image_ids);
-    let mut told = match search {
+    let telling = Telling::begin(model, image_ids.clone());
+    let told = match search {
         Search::Beam { width } => {
             if *width < n || *width > MAX_CAPTIONS {
                 let reason =
                     format!("expected {n} (the captions asked for) to {MAX_CAPTIONS}, got {width}");
                 return Err(Error::invalid("beam", reason));
             }
-            telling.beam(n, *width)?
+            telling.beam(*width, *width)?
         }
         Search::Sampling { options, seed } => telling.sample(n, options, *seed)?,
     };
-    told.sort_by(|a, b| b.log_likelihood.total_cmp(&a.log_likelihood));
-    told.into_iter()
-        .map(|told| told.caption(model, 1))
-        .collect()
+    let mut captions = ranked(model, told, &image_ids)?;
+    captions.truncate(n);
+    Ok(captions)
+}
+
+/// With how well the picture goes with each, the best first.
+fn ranked(model: &Model, told: Vec<Told>, image_ids: &[u32]) -> Result<Vec<ToldCaption>> {
+    let length = model.config.dalle.text_length;
+    let filled: Vec<Vec<u32>> = told
+        .iter()
+        .map(|told| {
+            let mut ids = told.text_ids.clone();
+            ids.resize(length, PAD);
+            ids
+        })
+        .collect();
+    let pictures = vec![image_ids.to_vec(); told.len()];
+    let of_picture = pair_log_likelihoods(&model.dalle, &filled, &pictures)?;
+    let mut captions = Vec::with_capacity(told.len());
+    for (told, of_picture) in told.into_iter().zip(of_picture) {
+        captions.push(ToldCaption {
+            picture_log_likelihood: Some(of_picture),
+            ..told.caption(model, 1)?
+        });
+    }
+    let score =
+        |told: &ToldCaption| told.log_likelihood + told.picture_log_likelihood.unwrap_or(0.0);
+    captions.sort_by(|a, b| score(b).total_cmp(&score(a)));
+    Ok(captions)
 }
 
 /// What a caption may go on with, drawn; number i has the seed `seed + i`. Guidance is not used.
@@ -159,6 +190,7 @@ impl Told {
         Ok(ToldCaption {
             text: model.text.decode(&self.text_ids)?,
             log_likelihood: self.log_likelihood,
+            picture_log_likelihood: None,
             tokens: self.text_ids.len() - known,
             seed: self.seed,
         })

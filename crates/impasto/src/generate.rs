@@ -218,15 +218,24 @@ pub fn log_likelihoods(
     text_ids: &[u32],
     image_ids: &[Vec<u32>],
 ) -> Result<Vec<f64>> {
+    pair_log_likelihoods(model, &vec![text_ids.to_vec(); image_ids.len()], image_ids)
+}
+
+/// ln p of whole pictures given a caption each, told row after row, in nats.
+pub fn pair_log_likelihoods(
+    model: &Dalle,
+    text_ids: &[Vec<u32>],
+    image_ids: &[Vec<u32>],
+) -> Result<Vec<f64>> {
     /// Pictures in one pass: their logits are all in memory.
     const ROWS: usize = 8;
     let config = model.config();
     let positions = config.image_length();
     let mut likelihoods = Vec::with_capacity(image_ids.len());
-    for pictures in image_ids.chunks(ROWS) {
+    for (pictures, captions) in image_ids.chunks(ROWS).zip(text_ids.chunks(ROWS)) {
         let rows = pictures.len();
         let batch = DalleBatch {
-            text_ids: vec![text_ids.to_vec(); rows],
+            text_ids: captions.to_vec(),
             image_ids: pictures.to_vec(),
             orders: vec![raster(positions); rows],
             captioned: 0,

@@ -226,7 +226,8 @@ pub fn agreed(first: &[f64], second: &[f32]) -> Vec<usize> {
     agreed
 }
 
-fn best<T: Into<f64>>(count: usize, score: impl Fn(usize) -> T) -> Vec<usize> {
+/// Indices in the order of their scores, the highest first; equal ones in their order.
+pub(crate) fn best<T: Into<f64>>(count: usize, score: impl Fn(usize) -> T) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     order.sort_by(|&a, &b| score(b).into().total_cmp(&score(a).into()));
     order

@@ -29,7 +29,7 @@ pub struct Arguments {
     #[arg(short, long = "count", value_name = "N", default_value = "1",
           value_parser = clap::value_parser!(u16).range(1..=256))]
     n: u16,
-    /// Captions that the search keeps at each step [default: 4, or as many as are asked for]
+    /// Captions that the search keeps at each step [default: 8, or as many as are asked for]
     #[arg(long, value_name = "WIDTH", value_parser = clap::value_parser!(u16).range(1..=256))]
     beam: Option<u16>,
     /// Draw captions instead of searching the likeliest
@@ -101,7 +101,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let usual = if ranks { n.max(RANKED) } else { n };
         (search, arguments.best_of.map_or(usual, usize::from))
     } else {
-        let width = arguments.beam.map_or(n.max(4), usize::from);
+        let width = arguments.beam.map_or(n.max(8), usize::from);
         (Search::Beam { width }, n)
     };
     if drawn < n {

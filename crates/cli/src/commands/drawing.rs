@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 use impasto::canvas::Telling;
-use impasto::checkpoint::EMBEDDED_CLIP;
+use impasto::checkpoint::{EMBEDDED_CLIP, EMBEDDED_NAME};
 use impasto::edit::{self, Area, EditRequest, Edited, Mask};
 use impasto::generate::CanvasModel;
 use impasto::image::{Format, Original};
@@ -24,6 +24,9 @@ use crate::arguments::{ModelFlags, SamplingFlags, find_model};
 use crate::failure::Usage;
 use crate::{outputs, terminal};
 
+/// What --clip says if none is wanted.
+const NO_CLIP: &str = "none";
+
 /// How candidates are drawn and where they go.
 #[derive(Args)]
 pub struct DrawingFlags {
@@ -36,7 +39,8 @@ pub struct DrawingFlags {
     /// Write only so many of the candidates, the likeliest [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep: Option<u32>,
-    /// Rank the candidates by how near a CLIP finds the whole picture to the prompt, too: by the sum of both ranks
+    /// Rank the tries and the candidates by how near a CLIP finds the picture to the prompt, too: by the sum of both
+    /// ranks; or none [default: impasto-clip for impasto-mini, none for other models]
     #[arg(long, value_name = "NAME|DIR", num_args = 0..=1, default_missing_value = EMBEDDED_CLIP)]
     clip: Option<String>,
     /// Seed of the first candidate [default: random, and told]
@@ -47,7 +51,7 @@ pub struct DrawingFlags {
     /// raster: token by token; parallel:STEPS: in that many passes, in random order
     #[arg(long, default_value = "raster")]
     order: Order,
-    /// Draw each candidate so many times and take the likeliest
+    /// Draw each candidate so many times and take the best
     #[arg(long, value_name = "N", default_value_t = edit::TRIES as u32,
           value_parser = clap::value_parser!(u32).range(1..=16))]
     tries: u32,
@@ -154,18 +158,26 @@ impl DrawingFlags {
 
     /// The CLIP that has a say.
     fn ranker(&self, prompt: Option<&str>, pipeline: &dyn AnyPipeline) -> Result<Option<Ranker>> {
-        let Some(clip) = &self.clip else {
-            return Ok(None);
-        };
-        let Some(prompt) = prompt else {
-            return Err(Usage::new(
-                "--clip compares pictures with a prompt, and there is none",
-                "give --prompt, or leave --clip out",
-            )
-            .into());
+        let (clip, long) = match (&self.clip, prompt) {
+            (Some(clip), _) if clip == NO_CLIP => return Ok(None),
+            (Some(clip), Some(_)) => (clip.as_str(), LongCaption::cut_if(self.truncate)),
+            (Some(_), None) => {
+                return Err(Usage::new(
+                    "--clip compares pictures with a prompt, and there is none",
+                    "give --prompt, or leave --clip out",
+                )
+                .into());
+            }
+            // It was not asked for: no reason to refuse a prompt that the model can read.
+            (None, Some(_)) if self.model.model == EMBEDDED_NAME => {
+                (EMBEDDED_CLIP, LongCaption::Truncate)
+            }
+            (None, _) => return Ok(None),
         };
         let ranker = Ranker::load(&find_model(clip)?, pipeline.device())?;
-        ranker.check_caption(prompt, LongCaption::cut_if(self.truncate))?;
+        if let Some(prompt) = prompt {
+            ranker.check_caption(prompt, long)?;
+        }
         Ok(Some(ranker))
     }
 
@@ -187,7 +199,7 @@ impl DrawingFlags {
             let prompt = std::slice::from_ref(prompt);
             cosines.push(
                 ranker
-                    .score(prompt, &[picture], LongCaption::cut_if(self.truncate))?
+                    .score(prompt, &[picture], LongCaption::Truncate)?
                     .cosine(0, 0),
             );
         }
@@ -216,6 +228,7 @@ impl DrawingFlags {
             order: self.order,
             telling: telling_of(pipeline, model),
             tries: self.tries as usize,
+            ranker: ranker.as_ref(),
             window: self.window.map(|side| side as usize).or(task.window),
             truncate: self.truncate,
         };

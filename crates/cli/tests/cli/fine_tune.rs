@@ -1,5 +1,9 @@
 //! Published models trained on, adapted and merged, through the executable.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::program::Program;
@@ -87,6 +91,8 @@ fn imported_models_are_adapted_merged_and_drawn_with() {
             let drawn = program.json(&[&draw[..], model].concat());
             assert_eq!(drawn["model"], "tuned", "{set}");
         }
+        let alone = ["generate", "a cat", "--model", "out/adapter"];
+        program.refuses(2, &alone, &["is an adapter, expected a model"]);
         let info = program.expect(&["model", "info", "merged"]);
         assert!(info.contains("tuned"), "{info}");
         program.refuses(1, &merge, &["merged"]);
@@ -123,6 +129,44 @@ fn published_models_are_trained_on_as_a_whole() {
         assert!(ran.stderr.contains("checkpoints already"), "{}", ran.stderr);
         let resumed = program.expect(&[&again[..], &["--resume"]].concat());
         assert_eq!(resumed, "out/model\n");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_training_goes_on_as_if_it_had_not_been() {
+    let program = Program::new();
+    let run = json!({"steps": 800, "batch_size": 4, "warmup_steps": 2, "checkpoint_every": 800});
+    let lora = json!({"rank": 2, "dropout": 0.1});
+    write_config(&program, &json!({"run": run, "lora": lora}));
+    let from = published(PYTORCH);
+    program.expect(&train(&from, "unbroken"));
+    let mut child = program
+        .command(&train(&from, "broken"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    while !lines.next().unwrap().unwrap().starts_with("encoded 8 of 8") {}
+    // Some dozen steps of those that take seconds.
+    std::thread::sleep(Duration::from_millis(200));
+    let kill = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(kill.unwrap().success());
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    assert!(
+        rest.iter()
+            .any(|line| line.contains("--resume --out broken")),
+        "{rest:?}"
+    );
+    program.expect(&[&train(&from, "broken")[..], &["--resume"]].concat());
+    for file in ["adapter/adapter.safetensors", "metrics.jsonl"] {
+        let [unbroken, broken] =
+            ["unbroken", "broken"].map(|out| std::fs::read(program.path(out).join(file)).unwrap());
+        assert!(unbroken == broken, "{file}");
     }
 }
 

@@ -64,6 +64,11 @@ pub fn save(dir: &Path, config: &AdapterConfig, adapter: &Adapter) -> Result<()>
     files::write_atomic(dir.join(CONFIG), &json)
 }
 
+/// Whether a folder has an adapter in it.
+pub fn is_adapter(dir: &Path) -> bool {
+    dir.join(WEIGHTS).is_file()
+}
+
 /// What the adapter in a folder is.
 pub fn config(dir: &Path) -> Result<AdapterConfig> {
     let path = dir.join(CONFIG);

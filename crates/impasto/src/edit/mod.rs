@@ -21,12 +21,14 @@ use crate::canvas::{Canvas, Telling};
 use crate::generate::{CanvasModel, DrawnIds, FillOptions, Filling, ReadPrompt, Under};
 use crate::image::{Original, Picture};
 use crate::models::dalle::Order;
+use crate::rank::{Ranker, agreed, best};
 use crate::sampling::SamplingOptions;
+use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// What to draw in a hole.
 #[derive(Clone, Debug)]
-pub struct EditRequest {
+pub struct EditRequest<'a> {
     /// What the whole picture shows; without words the surroundings alone decide.
     pub prompt: Option<String>,
     /// Candidates; number i has the seed `seed + i`.
@@ -41,6 +43,9 @@ pub struct EditRequest {
     pub telling: Telling,
     /// Fillings of each window for each candidate, of which the best is taken ([`Edited::score`]); 1 or more.
     pub tries: usize,
+    /// Has a say in that, with the same weight as the likelihood, where there is a prompt. One that is too long for it
+    /// is cut.
+    pub ranker: Option<&'a Ranker>,
     /// Side of the windows in pixels of the picture; by the hole's thickness if not given.
     pub window: Option<usize>,
     /// Cut a prompt that is too long instead of refusing it.
@@ -86,7 +91,7 @@ pub struct Edits {
 /// Fillings drawn in one batch.
 const BATCH: usize = 16;
 /// What [`EditRequest::tries`] usually is.
-pub const TRIES: usize = 4;
+pub const TRIES: usize = 8;
 
 /// The side of the windows that [`edit`] takes for a mask if none is given.
 pub fn window_for(mask: &Mask, model: &dyn CanvasModel) -> usize {
@@ -98,7 +103,7 @@ pub fn edit(
     model: &dyn CanvasModel,
     original: &Original,
     mask: &Mask,
-    request: &EditRequest,
+    request: &EditRequest<'_>,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Edits> {
     mask.check(original.width(), original.height())?;
@@ -218,7 +223,7 @@ impl<'a> Words<'a> {
 /// One window of all candidates.
 struct Window<'a> {
     model: &'a dyn CanvasModel,
-    request: &'a EditRequest,
+    request: &'a EditRequest<'a>,
     words: &'a Words<'a>,
     /// What of it is still to be drawn.
     open: Mask,
@@ -334,17 +339,31 @@ impl Window<'_> {
     fn best(&self, drawn: Vec<DrawnIds>, tries: usize) -> Result<Vec<Best>> {
         let ids: Vec<Vec<u32>> = drawn.into_iter().map(|drawn| drawn.image_ids).collect();
         let scores = Scores::of(self.words, &ids)?;
+        let cosines = match (self.request.ranker, &self.request.prompt) {
+            (Some(ranker), Some(prompt)) if tries > 1 => {
+                let pictures = self.model.image_tokenizer().decode(&ids)?;
+                let prompt = std::slice::from_ref(prompt);
+                let scored = ranker.score(prompt, &pictures, LongCaption::Truncate)?;
+                Some(
+                    (0..ids.len())
+                        .map(|at| scored.cosine(at, 0))
+                        .collect::<Vec<f32>>(),
+                )
+            }
+            _ => None,
+        };
         let mut chosen = Vec::new();
         for attempts in (0..ids.len()).collect::<Vec<_>>().chunks(tries) {
-            // The first of equals.
-            let best = attempts.iter().copied().reduce(|best, next| {
-                if scores.guided[next] > scores.guided[best] {
-                    next
-                } else {
-                    best
+            let guided: Vec<f64> = attempts.iter().map(|&at| scores.guided[at]).collect();
+            let order = match &cosines {
+                Some(cosines) => {
+                    let cosines: Vec<f32> = attempts.iter().map(|&at| cosines[at]).collect();
+                    agreed(&guided, &cosines)
                 }
-            });
-            if let Some(best) = best {
+                None => best(guided.len(), |at| guided[at]),
+            };
+            if let Some(&first) = order.first() {
+                let best = attempts[first];
                 chosen.push(Best {
                     image_ids: ids[best].clone(),
                     log_likelihood: scores.given[best],

@@ -20,6 +20,7 @@ use crate::edit::{self, Area, Choice, EditRequest, Mask, VaryRequest, edit, vary
 use crate::image::{Original, Picture};
 use crate::models::dalle::Order;
 use crate::pipeline::Pipeline;
+use crate::rank::Ranker;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
@@ -91,7 +92,9 @@ pub struct Report {
     pub known_first: Holes,
     /// Known ids forced in raster order.
     pub raster_forced: Holes,
-    /// What is known told first, the best of [`edit::TRIES`] by their likelihood.
+    /// The CLIP that had a say in what is best.
+    pub chosen_by: Option<String>,
+    /// What is known told first, the best of [`edit::TRIES`] by their likelihood and the CLIP.
     pub known_first_best: Holes,
     /// Known ids forced in raster order, likewise.
     pub raster_forced_best: Holes,
@@ -110,7 +113,7 @@ const STRENGTHS: [f64; 5] = [0.0, 0.25, 0.5, 0.75, 1.0];
 /// Variations of each scene and strength.
 const VARIATIONS: usize = 4;
 /// The beam of the captions.
-const BEAM: usize = 4;
+const BEAM: usize = 8;
 
 /// One held-out scene with a hole.
 struct Case {
@@ -120,13 +123,14 @@ struct Case {
     hole: Area,
 }
 
-/// Measures. `progress` gets the scenes' parts done and to do. `show` gets each scene's caption, and the pictures:
+/// Measures. `ranker` has a say in which of several tries at a hole is best. `progress` gets the scenes' parts done and to do. `show` gets each scene's caption, and the pictures:
 /// the scene, with its hole, known told first, raster forced, and the best of both.
 pub fn run(
     pipeline: &Pipeline,
     world: &World,
     glyphs: &Glyphs,
     options: &Options,
+    ranker: Option<&Ranker>,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     show: &mut dyn FnMut(&str, &[Picture]),
 ) -> Result<Report> {
@@ -181,6 +185,7 @@ pub fn run(
                 order: options.order,
                 telling,
                 tries,
+                ranker,
                 window: None,
                 truncate: false,
             };
@@ -270,6 +275,7 @@ pub fn run(
         hole_share: holes.sum::<usize>() as f64 / area / cases.len() as f64,
         known_first,
         raster_forced,
+        chosen_by: ranker.map(|ranker| ranker.model.name().to_owned()),
         known_first_best,
         raster_forced_best,
         reconstructed,

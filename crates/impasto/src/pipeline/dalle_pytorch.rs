@@ -156,6 +156,7 @@ impl AnyPipeline for DallePytorchPipeline {
                 Ok(ToldCaption {
                     text: self.model.text.decode(&told.text_ids)?,
                     log_likelihood: told.log_likelihood,
+                    picture_log_likelihood: None,
                     tokens: told.tokens,
                     seed: Some(told.seed),
                 })
@@ -200,6 +201,7 @@ impl AnyPipeline for DallePytorchPipeline {
             ranked.push(ToldCaption {
                 text: self.model.text.decode(&told.text_ids)?,
                 log_likelihood: joint,
+                picture_log_likelihood: None,
                 tokens: told.tokens,
                 seed: Some(told.seed),
             });

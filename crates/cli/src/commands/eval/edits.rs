@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use impasto::checkpoint::EMBEDDED_CLIP;
 use impasto::eval::edits;
 use impasto::eval::scenes::Accuracy;
 use impasto::image::Picture;
 use impasto::models::dalle::Order;
+use impasto::rank::Ranker;
 
 use super::{SceneFlags, cell, go_on, prepare, write};
-use crate::arguments::{ModelFlags, SamplingFlags};
+use crate::arguments::{ModelFlags, SamplingFlags, find_model};
 use crate::terminal;
 
 /// See [`super::What`].
@@ -26,6 +28,9 @@ pub(super) struct Flags {
     /// How many of them are varied
     #[arg(long, value_name = "N", default_value = "25")]
     varied: u32,
+    /// A CLIP that has a say in which of several tries at a hole is best
+    #[arg(long, value_name = "NAME|DIR", num_args = 0..=1, default_missing_value = EMBEDDED_CLIP)]
+    clip: Option<String>,
     #[command(flatten)]
     sampling: SamplingFlags,
     /// raster, or parallel:STEPS
@@ -49,6 +54,10 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
         sampling: flags.sampling.over(&pipeline.model.config.sampling),
         order: flags.order,
     };
+    let ranker = flags.clip.as_deref().map(|clip| -> Result<Ranker> {
+        Ok(Ranker::load(&find_model(clip)?, &pipeline.model.device)?)
+    });
+    let ranker = ranker.transpose()?;
     terminal::catch_interrupts()?;
     let bar = terminal::bar(1, "steps")?;
     let mut shown = Vec::new();
@@ -57,6 +66,7 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
         &world,
         &glyphs,
         &options,
+        ranker.as_ref(),
         &mut |done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
@@ -90,13 +100,17 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
 fn table(report: &edits::Report) -> String {
     let options = &report.options;
     let mut text = format!(
-        "{} on {} held-out scenes of world {}, seed {}, {}, guidance {}; holes take {:.0} % of the picture\n",
+        "{} on {} held-out scenes of world {}, seed {}, {}, guidance {}{}; holes take {:.0} % of the picture\n",
         report.model,
         options.scenes,
         report.world,
         options.seed,
         options.order,
         options.sampling.guidance_scale,
+        report
+            .chosen_by
+            .as_ref()
+            .map_or_else(String::new, |clip| format!(", the best also by {clip}")),
         100.0 * report.hole_share,
     );
     let ways = [
