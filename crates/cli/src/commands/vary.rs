@@ -48,7 +48,7 @@ pub struct Arguments {
     /// raster: token by token; parallel:STEPS: in that many passes, in random order
     #[arg(long, default_value = "raster")]
     order: Order,
-    /// Draw each variation so many times and take the likeliest [default: 1; 4 of models of one order]
+    /// Draw each variation so many times and take the likeliest [default: 1; 8 of models of one order]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
     tries: Option<u32>,
     /// Shorten a prompt that is too long for the model instead of refusing it

@@ -197,11 +197,12 @@ impl AnyPipeline for DallePytorchPipeline {
                 continue;
             }
             let (text, image) = dalle.nats(&told.text_ids, &image_ids)?;
-            let joint = super::negative_sum(text)? + super::negative_sum(image)?;
+            let of_picture = super::negative_sum(image)?;
+            let joint = super::negative_sum(text)? + of_picture;
             ranked.push(ToldCaption {
                 text: self.model.text.decode(&told.text_ids)?,
                 log_likelihood: joint,
-                picture_log_likelihood: None,
+                picture_log_likelihood: Some(of_picture),
                 tokens: told.tokens,
                 seed: Some(told.seed),
             });
