@@ -1,6 +1,6 @@
 //! Which rows are near each other: a graph along which the nearest rows are found without looking at all.
 //!
-//! Vamana (Subramanya et al. 2019, "DiskANN", algorithms 1 to 3): every row points to some [`ROOM`] others, chosen so
+//! Vamana (Subramanya et al. 2019, "DiskANN", algorithms 1 to 3): every row points to some `ROOM` others, chosen so
 //! that each step of a greedy walk comes nearer by a factor. Rows are added in batches: each looks for its neighbours in
 //! the graph without the batch (Dobson et al. 2023, "ParlayANN", section 3.1). Rows that are removed stay as signposts
 //! until there are many; then their neighbours take over their neighbours (Singh et al. 2021, "FreshDiskANN", algorithm
