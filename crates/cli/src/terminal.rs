@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
@@ -49,4 +50,13 @@ pub fn catch_interrupts() -> Result<()> {
 /// Whether Ctrl-C was pressed.
 pub fn stop_requested() -> bool {
     STOP.load(Ordering::Relaxed)
+}
+
+/// [`stop_requested`] as the library's observers say it.
+pub fn go_on() -> ControlFlow<()> {
+    if stop_requested() {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
+    }
 }

@@ -74,6 +74,11 @@ pub fn check_writable(folder: impl AsRef<Path>) -> Result<()> {
     Ok(())
 }
 
+/// A digest as it is written: two digits a byte.
+pub(crate) fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The folder that a path is in.
 pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {

@@ -1,7 +1,5 @@
 //! `impasto bench`: how fast this machine is, and how much of it is used.
 
-use std::ops::ControlFlow;
-
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use impasto::bench::{Figure, Options, Report, What, run as measure};
@@ -79,11 +77,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     terminal::catch_interrupts()?;
     let report = measure(&options, &mut |figure| {
         terminal::note(line(figure));
-        if terminal::stop_requested() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        terminal::go_on()
     })?;
     if arguments.json {
         return terminal::json(&report);

@@ -1,6 +1,5 @@
 //! Candidates of a picture with holes: how `edit` and `complete` draw, rank, write and tell them.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -251,11 +250,7 @@ impl DrawingFlags {
             &mut |done, total| {
                 bar.set_length(total as u64);
                 bar.set_position(done as u64);
-                if terminal::stop_requested() {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
+                terminal::go_on()
             },
         );
         bar.finish_and_clear();

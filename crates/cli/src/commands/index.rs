@@ -181,11 +181,7 @@ fn change(
                 terminal::note(format_args!("skipped {}: {error}", path.display()));
             }),
         }
-        if terminal::stop_requested() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        terminal::go_on()
     });
     bar.finish_and_clear();
     let changes = changes?;

@@ -1,6 +1,5 @@
 //! `impasto vary`: variations of a picture.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -139,11 +138,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let bar = terminal::bar((n * pipeline.grid().pow(2)) as u64, "tokens")?;
     let drawn = vary(model, &picture, &request, &mut |done, _| {
         bar.set_position(done as u64);
-        if terminal::stop_requested() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        terminal::go_on()
     });
     bar.finish_and_clear();
     let stem = arguments

@@ -154,7 +154,7 @@ pub fn fingerprint<M: Module>(model: &M) -> String {
     };
     model.visit(&mut visitor);
     let digest = visitor.digest.finalize();
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    files::hex(&digest)
 }
 
 struct Fingerprint {

@@ -187,7 +187,7 @@ fn split_header(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 fn hexadecimal(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    files::hex(&digest)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use ureq::Agent;
 
 use super::listing::{Checksum, unreachable};
 use crate::files::folder_of;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// How far a download is.
 #[derive(Debug, Clone)]
@@ -257,7 +257,7 @@ fn hash<D: Digest>(mut digest: D, path: &Path) -> Result<String> {
         digest.update(&buffer[..count]);
     }
     let digits = digest.finalize();
-    Ok(digits.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(files::hex(&digits))
 }
 
 /// `bytes 5-9/10` → (5, Some(10)); `bytes 5-9/*` → (5, None).

@@ -12,6 +12,7 @@ use crate::checkpoint::weights::Precision;
 use crate::checkpoint::{ModelSource, WeightFormat, adapter};
 use crate::import::dalle_pytorch::tokenizer_folder;
 use crate::nn::{Adapt, lora};
+use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
 /// [`super::open`] with the adapter in a folder beside the model's weights, which stay as they are held.
@@ -66,10 +67,9 @@ fn mini(
 ) -> Result<DalleMiniPipeline> {
     let mut pipeline = DalleMiniPipeline::load_in(source, device, wanted)?;
     let model = &mut pipeline.model;
-    let (dalle, config) = (&mut model.dalle, &mut model.config);
-    let adapted = adapter::attach(adapter, dalle, &config.name, device)?;
-    (config.name, config.licence) = (adapted.name, adapted.licence);
-    config.sampling = adapted.sampling.unwrap_or_else(|| config.sampling.clone());
+    let config = &mut model.config;
+    let about = (&mut config.name, &mut config.licence, &mut config.sampling);
+    adapt(&mut model.dalle, about, adapter, device)?;
     Ok(pipeline)
 }
 
@@ -81,9 +81,23 @@ fn pytorch(
 ) -> Result<DallePytorchPipeline> {
     let mut pipeline = DallePytorchPipeline::load_in(source, device, wanted)?;
     let model = &mut pipeline.model;
-    let (dalle, config) = (&mut model.dalle, &mut model.config);
-    let adapted = adapter::attach(adapter, dalle, &config.name, device)?;
-    (config.name, config.licence) = (adapted.name, adapted.licence);
-    config.sampling = adapted.sampling.unwrap_or_else(|| config.sampling.clone());
+    let config = &mut model.config;
+    let about = (&mut config.name, &mut config.licence, &mut config.sampling);
+    adapt(&mut model.dalle, about, adapter, device)?;
     Ok(pipeline)
+}
+
+/// Attaches the adapter, whose name, licence and settings take the place of the model's.
+fn adapt(
+    dalle: &mut impl Adapt,
+    (name, licence, sampling): (&mut String, &mut String, &mut SamplingOptions),
+    adapter: &Path,
+    device: &Device,
+) -> Result<()> {
+    let adapted = adapter::attach(adapter, dalle, name, device)?;
+    (*name, *licence) = (adapted.name, adapted.licence);
+    if let Some(usual) = adapted.sampling {
+        *sampling = usual;
+    }
+    Ok(())
 }

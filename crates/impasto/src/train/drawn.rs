@@ -21,7 +21,7 @@ use crate::data::tokens::TokenCache;
 use crate::generate::{Drawing, draw};
 use crate::image::Picture;
 use crate::models::dalle::Order;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// The `drawn` part of a training config.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -198,6 +198,6 @@ impl Drawn {
             .chain_update(source.fingerprint())
             .chain_update(self.seed.to_le_bytes())
             .finalize();
-        Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(files::hex(&digest))
     }
 }

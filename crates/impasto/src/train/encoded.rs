@@ -12,7 +12,7 @@ use crate::data::tokens::TokenCache;
 use crate::image::Picture;
 use crate::models::ImageTokenizer;
 use crate::text::TextTokenizer;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Pairs with their ids; a picture may have several captions.
 pub(super) struct Encoded {
@@ -190,7 +190,7 @@ pub(super) fn fingerprint(
         .chain_update(source.fingerprint())
         .chain_update(count.to_le_bytes())
         .finalize();
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(files::hex(&digest))
 }
 
 /// How many pictures are encoded: as many as are `wanted` and there.

@@ -11,7 +11,7 @@ use impasto::image::Picture;
 use impasto::models::dalle::Order;
 use impasto::rank::Ranker;
 
-use super::{SceneFlags, cell, go_on, prepare, write};
+use super::{SceneFlags, cell, prepare, write};
 use crate::arguments::{ModelFlags, SamplingFlags, find_model};
 use crate::terminal;
 
@@ -70,7 +70,7 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
         &mut |done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
-            go_on()
+            terminal::go_on()
         },
         &mut |caption, pictures| {
             if flags.pictures.is_some() {

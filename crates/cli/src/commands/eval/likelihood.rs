@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use impasto::eval::likelihood;
 
-use super::{SceneFlags, go_on};
+use super::SceneFlags;
 use crate::arguments::ModelFlags;
 use crate::terminal;
 
@@ -38,7 +38,7 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
         &options,
         &mut |done, _| {
             bar.set_position(done as u64);
-            go_on()
+            terminal::go_on()
         },
     );
     bar.finish_and_clear();

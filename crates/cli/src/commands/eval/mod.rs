@@ -5,7 +5,6 @@ mod likelihood;
 mod retrieval;
 mod scenes;
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -16,7 +15,6 @@ use impasto::eval::scenes::Accuracy;
 use impasto::image::Picture;
 
 use crate::arguments::WorldFlags;
-use crate::terminal;
 
 /// Measure a model
 #[derive(Args)]
@@ -83,15 +81,6 @@ pub fn run(arguments: Arguments) -> Result<()> {
         What::Edits(flags) => edits::run(&flags),
         What::Retrieval(flags) => retrieval::run(&flags),
         What::Likelihood(flags) => likelihood::run(&flags),
-    }
-}
-
-/// Whether an evaluation goes on.
-fn go_on() -> ControlFlow<()> {
-    if terminal::stop_requested() {
-        ControlFlow::Break(())
-    } else {
-        ControlFlow::Continue(())
     }
 }
 

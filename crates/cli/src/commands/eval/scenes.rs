@@ -9,7 +9,7 @@ use impasto::eval::run::{Clips, Options, Report, run as evaluate};
 use impasto::models::dalle::Order;
 use impasto::rank::Ranker;
 
-use super::{SceneFlags, cell, go_on, prepare, write};
+use super::{SceneFlags, cell, prepare, write};
 use crate::arguments::{ModelFlags, SamplingFlags, find_model};
 use crate::terminal;
 
@@ -76,7 +76,7 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
         clips,
         &mut |done, _| {
             bar.set_position(done as u64);
-            go_on()
+            terminal::go_on()
         },
         &mut |caption, picture| {
             if flags.pictures.is_some() {

@@ -223,10 +223,7 @@ impl Pairs {
             }
             hash.update(u64::MAX.to_le_bytes());
         }
-        hash.finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        crate::files::hex(&hash.finalize())
     }
 
     /// Indices for training and for validation: about `share` of the pairs, by a hash of their pictures. So

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 
-use super::{CLASSES, short, theirs};
+use super::{CLASSES, check_size, short, theirs};
 use crate::checkpoint::dalle_pytorch_clip::{
     Architecture, DallePytorchClipModel, DallePytorchClipModelConfig,
 };
@@ -143,18 +143,8 @@ fn map(
     config: &DallePytorchClipConfig,
     device: &Device,
 ) -> Result<(DallePytorchClip, ImportReport)> {
+    check_size(path, config.parameters(), &tensors)?;
     let bad = |reason: String| Error::bad_file(path, reason);
-    let held: usize = tensors
-        .values()
-        .map(|tensor| tensor.shape().iter().product::<usize>())
-        .sum();
-    // A tensor missing here and there is told later by its name.
-    if config.parameters() > 3 * held as u64 + (1 << 16) {
-        return Err(bad(format!(
-            "describes {} parameters, the weights hold {held}",
-            config.parameters()
-        )));
-    }
     let by_short: BTreeMap<String, String> = tensors
         .keys()
         .map(|name| (shortened(name), name.clone()))

@@ -276,6 +276,22 @@ fn short(name: &str) -> String {
     parts.join(".")
 }
 
+/// Whether weights can be of a model of so many parameters, before memory is asked for them. Tied embeddings are
+/// counted twice; a tensor missing here and there is told later by its name.
+fn check_size(path: &Path, described: u64, tensors: &Tensors<'_>) -> Result<()> {
+    let held: usize = tensors
+        .values()
+        .map(|tensor| tensor.shape().iter().product::<usize>())
+        .sum();
+    if described > 3 * held as u64 + (1 << 16) {
+        return Err(Error::bad_file(
+            path,
+            format!("describes {described} parameters, the weights hold {held}"),
+        ));
+    }
+    Ok(())
+}
+
 /// The model of a state dict.
 fn map(
     path: &Path,
@@ -284,18 +300,8 @@ fn map(
     device: &Device,
     format: WeightFormat,
 ) -> Result<(DallePytorch, ImportReport)> {
+    check_size(path, config.parameters(), &tensors)?;
     let bad = |reason: String| Error::bad_file(path, reason);
-    let held: usize = tensors
-        .values()
-        .map(|tensor| tensor.shape().iter().product::<usize>())
-        .sum();
-    // Tied embeddings are counted twice; a tensor missing here and there is told later by its name.
-    if config.parameters() > 3 * held as u64 + (1 << 16) {
-        return Err(bad(format!(
-            "describes {} parameters, the weights hold {held}",
-            config.parameters()
-        )));
-    }
     // The joint vocabulary's head is two of ours, and tied embeddings are its rows.
     let (words, codes) = (config.text_rows(), config.codebook_size);
     let tied = tensors.contains_key("text_emb.linear.weight");
