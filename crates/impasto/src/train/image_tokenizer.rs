@@ -8,16 +8,17 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::ahead::Ahead;
 use super::config::RunConfig;
 use super::engine::{self, Evaluation, Observer, Pass, Task};
 use super::optimizer::{NamedGradients, Optimizer, rewrap};
-use super::source::{PictureSource, SourceConfig, open};
+use super::source::{SourceConfig, open};
 use crate::checkpoint::weights::{self, Precision};
 use crate::image::metrics::{psnr, ssim};
 use crate::image::{Format, Picture};
 use crate::models::discriminator::Discriminator;
 use crate::models::dvae::{self, Dvae};
-use crate::models::image_tokenizer::{CodeUsage, pixels};
+use crate::models::image_tokenizer::{CodeUsage, pixel_data};
 use crate::models::parameters::{self, Parameters};
 use crate::models::vqgan::Vqgan;
 use crate::models::{ImageTokenizer, ImageTokenizerConfig};
@@ -170,9 +171,15 @@ pub fn run(
         .into_iter()
         .map(|sample| sample.picture)
         .collect();
+    let (size, batch) = (config.model.picture_size(), config.run.batch_size);
+    let pictures = Ahead::new(BATCHES_AHEAD, move |pass| {
+        let samples = source.train_batch(pass * batch as u64, batch)?;
+        let pictures: Vec<Picture> = samples.into_iter().map(|sample| sample.picture).collect();
+        pixel_data(&pictures, size)
+    });
     let mut task = TokenizerTask {
         config: config.clone(),
-        source,
+        pictures,
         validation,
         device: device.clone(),
         train_device: train_device.clone(),
@@ -235,6 +242,9 @@ struct CodeAverages {
     sums: Vec<f32>,
 }
 
+/// Batches that are ready before they are needed.
+const BATCHES_AHEAD: usize = 3;
+
 struct Adversary {
     model: Discriminator,
     optimizer: Optimizer,
@@ -243,7 +253,8 @@ struct Adversary {
 
 struct TokenizerTask {
     config: Config,
-    source: Box<dyn PictureSource>,
+    /// The pixels of each pass.
+    pictures: Ahead<TensorData>,
     validation: Vec<Picture>,
     device: Device,
     train_device: Device,
@@ -254,17 +265,6 @@ struct TokenizerTask {
 }
 
 impl TokenizerTask {
-    fn batch(&self, pass: u64) -> Result<Tensor<4>> {
-        let size = self.config.run.batch_size as u64;
-        let samples = self.source.train_batch(pass * size, size as usize)?;
-        let pictures: Vec<Picture> = samples.into_iter().map(|sample| sample.picture).collect();
-        pixels(
-            &pictures,
-            self.config.model.picture_size(),
-            &self.train_device,
-        )
-    }
-
     fn vqgan_pass(&mut self, model: &Vqgan, step: u64, batch: Tensor<4>) -> Result<Pass> {
         let loss = self.config.vqgan.clone();
         let vectors = model.encode_vectors(batch.clone());
@@ -410,8 +410,12 @@ impl TokenizerTask {
 impl Task for TokenizerTask {
     type Model = ImageTokenizer;
 
+    fn has_mixed_precision(&self) -> bool {
+        matches!(self.config.model, ImageTokenizerConfig::Vqgan(_))
+    }
+
     fn pass(&mut self, model: &ImageTokenizer, pass: u64, step: u64) -> Result<Pass> {
-        let batch = self.batch(pass)?;
+        let batch = Tensor::from_data(self.pictures.get(pass)?, &self.train_device);
         match model {
             ImageTokenizer::Vqgan(model) => self.vqgan_pass(model, step, batch),
             ImageTokenizer::Dvae(model) => self.dvae_pass(model, pass, step, batch),
