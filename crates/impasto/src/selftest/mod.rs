@@ -3,7 +3,7 @@
 //!
 //! The CPU (Burn's Flex backend with our kernels, which have goldens of their own) is the reference. Models are tiny
 //! and made in place, so no file is needed. A check's error is relative to the norm of the reference, its tolerance
-//! stands in [`tolerance`]. A panic of a backend fails its check alone.
+//! stands in [`tolerance()`]. A panic of a backend fails its check alone.
 
 mod check;
 mod compare;

@@ -300,7 +300,7 @@ fn burn_rows(all: &mut Vec<Check>) {
             x.clone().sum_dim(1)
                 + x.clone().mean_dim(2)
                 + x.clone().mean_dim(0)
-                + x.sum().unsqueeze()
+                + x.sum().unsqueeze::<3>()
         });
         add("burn/max_dim", |x| x.clone().max_dim(2) + x.max_dim(1));
     }

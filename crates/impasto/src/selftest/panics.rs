@@ -63,7 +63,7 @@ impl Quiet {
         let place = PLACE.take();
         match caught {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(one_line(&crate::Error::to_string(&error))),
+            Ok(Err(error)) => Err(one_line(&error.to_string())),
             Err(payload) => {
                 let place = place
                     .map(|place| format!(" at {place}"))
