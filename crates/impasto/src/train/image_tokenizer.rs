@@ -267,22 +267,15 @@ struct TokenizerTask {
 impl TokenizerTask {
     fn vqgan_pass(&mut self, model: &Vqgan, step: u64, batch: Tensor<4>) -> Result<Pass> {
         let loss = self.config.vqgan.clone();
-        let vectors = model.encode_vectors(batch.clone());
-        let ids = model.nearest(vectors.clone().detach());
-        let codes = model.codes(ids.clone()).detach();
-        self.seen = Some((vectors.clone().inner(), ids));
-        let commitment = (vectors.clone() - codes.clone()).square().sum_dim(1).mean();
-        // Straight through: the decoder sees codes, their gradient goes to the encoder.
-        let through = vectors.clone() + (codes - vectors).detach();
-        let drawn = model.decode_vectors(through);
-        let error = drawn.clone() - batch.clone();
-        let pixel = multi_scale_square(error.clone());
-        let absolute = error.clone().abs().mean();
-        let gradient = neighbour_differences(error);
-        let mut total = pixel.clone().mul_scalar(loss.pixel)
-            + absolute.mul_scalar(loss.absolute)
-            + gradient.mul_scalar(loss.gradient)
-            + commitment.clone().mul_scalar(loss.commitment);
+        let Reconstruction {
+            mut total,
+            pixel,
+            commitment,
+            drawn,
+            vectors,
+            ids,
+        } = reconstruction(model, &loss, batch.clone());
+        self.seen = Some((vectors.inner(), ids));
         let mut metrics = vec![("pixel", pixel), ("commitment", commitment)];
         if let (Some(adversarial), Some(adversary)) = (&loss.adversarial, &mut self.adversary)
             && step >= adversarial.start_step
@@ -556,6 +549,52 @@ impl Task for TokenizerTask {
             &grid.encode(Format::Png, 100)?,
         )?;
         Ok(evaluation)
+    }
+}
+
+/// What a VQGAN makes of a batch, and its losses.
+pub(crate) struct Reconstruction {
+    /// The weighted sum of all losses but the PatchGAN's, `[1]`.
+    pub total: Tensor<1>,
+    /// [`VqganLoss::pixel`]'s, unweighted, `[1]`.
+    pub pixel: Tensor<1>,
+    /// [`VqganLoss::commitment`]'s, unweighted, `[1]`.
+    pub commitment: Tensor<1>,
+    /// `[batch, 3, size, size]`.
+    pub drawn: Tensor<4>,
+    /// What was snapped to codes, `[batch · grid², code_width]`.
+    pub vectors: Tensor<2>,
+    /// The codes, `[batch · grid²]`.
+    pub ids: Tensor<1, Int>,
+}
+
+/// A batch through the codebook and back.
+///
+/// # Shapes
+/// - `batch`: `[batch, 3, size, size]` in −1..1
+pub(crate) fn reconstruction(model: &Vqgan, loss: &VqganLoss, batch: Tensor<4>) -> Reconstruction {
+    let vectors = model.encode_vectors(batch.clone());
+    let ids = model.nearest(vectors.clone().detach());
+    let codes = model.codes(ids.clone()).detach();
+    let commitment = (vectors.clone() - codes.clone()).square().sum_dim(1).mean();
+    // Straight through: the decoder sees codes, their gradient goes to the encoder.
+    let through = vectors.clone() + (codes - vectors.clone()).detach();
+    let drawn = model.decode_vectors(through);
+    let error = drawn.clone() - batch;
+    let pixel = multi_scale_square(error.clone());
+    let absolute = error.clone().abs().mean();
+    let gradient = neighbour_differences(error);
+    let total = pixel.clone().mul_scalar(loss.pixel)
+        + absolute.mul_scalar(loss.absolute)
+        + gradient.mul_scalar(loss.gradient)
+        + commitment.clone().mul_scalar(loss.commitment);
+    Reconstruction {
+        total,
+        pixel,
+        commitment,
+        drawn,
+        vectors,
+        ids,
     }
 }
 

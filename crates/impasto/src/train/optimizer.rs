@@ -16,7 +16,7 @@ const EPSILON: f32 = 1e-8;
 /// Gradients by parameter name, flattened.
 #[derive(Default)]
 pub struct NamedGradients {
-    pub(super) by_name: BTreeMap<String, Tensor<1>>,
+    pub(crate) by_name: BTreeMap<String, Tensor<1>>,
 }
 
 impl NamedGradients {
