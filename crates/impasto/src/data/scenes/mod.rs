@@ -42,3 +42,5 @@ pub use world::{Background, BackgroundKind, Grammar, Sizes, World};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod styled_tests;
