@@ -196,9 +196,7 @@ fn sprites_are_what_is_drawn() {
         let empty = glyphs.background(scene.background);
         let mut expected: Vec<f32> = empty.rgb.iter().map(|&v| f32::from(v)).collect();
         for kind in &scene.kinds {
-            let colour = scene
-                .style
-                .drawn_colour(kind.colour, scene.background.kind);
+            let colour = scene.style.drawn_colour(kind.colour, scene.background.kind);
             for place in &kind.boxes {
                 let sprite = glyphs.sprite(kind.thing, colour, place.size, scene.style);
                 for (i, px) in sprite.pixels.iter().enumerate() {
@@ -239,10 +237,16 @@ fn one_ink_is_black_or_the_colour_and_white_on_dark_grounds() {
     let style = Style::HighContrast;
     let meadow = BackgroundKind::Meadow;
     assert_eq!(style.drawn_colour(None, meadow), None);
-    assert_eq!(style.drawn_colour(Some(Colour::Red), meadow), Some(Colour::Red));
+    assert_eq!(
+        style.drawn_colour(Some(Colour::Red), meadow),
+        Some(Colour::Red)
+    );
     let night = BackgroundKind::NightSky;
     assert_eq!(style.drawn_colour(None, night), Some(Colour::White));
-    assert_eq!(style.drawn_colour(Some(Colour::Red), night), Some(Colour::Red));
+    assert_eq!(
+        style.drawn_colour(Some(Colour::Red), night),
+        Some(Colour::Red)
+    );
     assert_eq!(Style::Twemoji.drawn_colour(None, night), None);
     let master = Master::new(&disc(), 56, style);
     for (colour, tone) in [
@@ -270,7 +274,12 @@ fn volumes_throw_a_soft_shadow_and_nothing_else_does() {
         let grey = |x: usize, y: usize| picture.rgb[(y * 128 + x) * 3];
         // To the right of the disc's foot: in its shadow, and not black.
         let (x, y) = (70, 97);
-        assert_eq!(grey(x, y) < 196 && grey(x, y) > 100, is_darker, "{style:?}: {}", grey(x, y));
+        assert_eq!(
+            grey(x, y) < 196 && grey(x, y) > 100,
+            is_darker,
+            "{style:?}: {}",
+            grey(x, y)
+        );
         assert_eq!(grey(103, 60), 200);
     }
 }
@@ -298,7 +307,12 @@ fn no_training_scene_shows_a_held_out_pair() {
         let mut trained = scene.clone();
         trained.style = Style::Flat;
         assert_ne!(world.split_of(&trained), Split::HeldOut);
-        seen.extend(scene.kinds.iter().map(|kind| (kind.thing, scene.style.name())));
+        seen.extend(
+            scene
+                .kinds
+                .iter()
+                .map(|kind| (kind.thing, scene.style.name())),
+        );
     }
     let pairs = (0..world.things.len())
         .flat_map(|thing| Style::ART.map(|style| (thing, style)))
@@ -314,7 +328,10 @@ fn worlds_without_held_out_pairs_refuse_that_split() {
     for world in [World::tiny(), World::small()] {
         world.check_split(Split::Train).unwrap();
         let error = world.check_split(Split::UnseenPair).unwrap_err();
-        assert!(error.to_string().contains("no scenes on that side"), "{error}");
+        assert!(
+            error.to_string().contains("no scenes on that side"),
+            "{error}"
+        );
     }
     worded().check_split(Split::UnseenPair).unwrap();
 }
@@ -377,7 +394,12 @@ fn captions_name_the_style_in_three_of_four_wordings_and_first() {
         (Style::FluentFlat, &["flat", "扁平"]),
         (
             Style::HighContrast,
-            &["high-contrast", "high contrast", "black-and-white", "图标风格"],
+            &[
+                "high-contrast",
+                "high contrast",
+                "black-and-white",
+                "图标风格",
+            ],
         ),
         (Style::Twemoji, &["Twemoji", "Twitter", "推特表情"]),
     ]);
@@ -390,7 +412,10 @@ fn captions_name_the_style_in_three_of_four_wordings_and_first() {
             captions.len(),
             "{captions:?}"
         );
-        for (language, at) in [(Language::English, 0), (Language::Chinese, captions.len() / 2)] {
+        for (language, at) in [
+            (Language::English, 0),
+            (Language::Chinese, captions.len() / 2),
+        ] {
             assert_eq!(captions[at], world.caption(&scene, language, 0));
             assert!(names(&captions[at], scene.style), "{}", captions[at]);
         }
@@ -445,16 +470,24 @@ fn long_captions_say_where_everything_is_and_in_which_colour() {
         Place::BottomLeft,
     ];
     let words = |kind: &Kind| {
-        let colour = kind.colour.map_or(String::new(), |c| format!("{} ", c.english()));
+        let colour = kind
+            .colour
+            .map_or(String::new(), |c| format!("{} ", c.english()));
         format!("{colour}{}", world.things[kind.thing].english)
     };
     let bare = |text: &str| -> String {
         let text = text.trim().trim_end_matches(['.', ';']);
-        let text = text.strip_prefix("an ").or(text.strip_prefix("a ")).unwrap_or(text);
+        let text = text
+            .strip_prefix("an ")
+            .or(text.strip_prefix("a "))
+            .unwrap_or(text);
         text.to_string()
     };
     let list = |text: &str| -> Vec<String> {
-        text.replace(" and a", ", a").split(", ").map(&bare).collect()
+        text.replace(" and a", ", a")
+            .split(", ")
+            .map(&bare)
+            .collect()
     };
     let mut seen = 0;
     for scene in scenes(&world, 4000, Split::Train) {
@@ -478,7 +511,10 @@ fn long_captions_say_where_everything_is_and_in_which_colour() {
         for (corner, words) in &there {
             let phrase = format!("in the {} corner ", corner_names[*corner]);
             let rest = caption.split(&phrase).nth(1).unwrap();
-            let rest = rest.strip_prefix("an ").or(rest.strip_prefix("a ")).unwrap();
+            let rest = rest
+                .strip_prefix("an ")
+                .or(rest.strip_prefix("a "))
+                .unwrap();
             assert!(rest.starts_with(words.as_str()), "{caption}");
         }
 
