@@ -6,6 +6,7 @@ use std::path::Path;
 
 use quick_xml::Reader;
 use quick_xml::events::Event;
+use rayon::prelude::*;
 
 use super::art::Pack;
 use super::colour::Colour;
@@ -24,6 +25,7 @@ pub(super) fn things(sources: &Sources) -> Result<Vec<Thing>> {
     let by_hand = small();
     let mut taken: HashSet<String> = HashSet::new();
     let mut things = Vec::new();
+    let mut glyphs = Vec::new();
     for (emoji, name) in &english {
         let Some(chinese) = chinese.get(emoji) else {
             continue;
@@ -54,16 +56,20 @@ pub(super) fn things(sources: &Sources) -> Result<Vec<Thing>> {
         } else {
             chinese.clone()
         };
-        let natural = natural(&glyph);
+        glyphs.push(glyph);
         things.push(Thing {
             emoji: emoji.clone(),
             english,
             plural,
             chinese,
             measure,
-            natural,
+            natural: None,
         });
     }
+    things
+        .par_iter_mut()
+        .zip(&glyphs)
+        .for_each(|(thing, glyph)| thing.natural = natural(glyph));
     if things.len() < 2 {
         return Err(Error::bad_file(
             &sources.font,

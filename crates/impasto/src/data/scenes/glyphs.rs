@@ -82,7 +82,7 @@ impl Glyphs {
     /// The glyphs of all things of `world`: the shipped ones where they suffice, else the font's.
     pub fn load(world: &World, sources: &Sources) -> Result<Self> {
         world.check()?;
-        let of_font = OnceLock::new();
+        let mut of_font: Option<Arc<Vec<Glyph>>> = None;
         let glyphs = world
             .styles
             .iter()
@@ -96,13 +96,14 @@ impl Glyphs {
                         .collect();
                     Ok(Arc::new(glyphs?))
                 }
-                None => match of_font.get() {
-                    Some(glyphs) => Ok(Arc::clone(glyphs)),
-                    None => {
-                        let glyphs = Arc::new(font_glyphs(world, sources)?);
-                        Ok(of_font.get_or_init(|| glyphs).clone())
-                    }
-                },
+                None => {
+                    let glyphs = match of_font.take() {
+                        Some(glyphs) => glyphs,
+                        None => Arc::new(font_glyphs(world, sources)?),
+                    };
+                    of_font = Some(Arc::clone(&glyphs));
+                    Ok(glyphs)
+                }
             })
             .collect::<Result<Vec<_>>>()?;
         let sizes = world.all_sizes();

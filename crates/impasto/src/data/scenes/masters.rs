@@ -47,8 +47,7 @@ impl Master {
             .collect();
         let left = (size - width) / 2;
         let top = if is_volume {
-            // The shadow's height below, the same free border as elsewhere above.
-            1 + (room - 1 - height) / 2
+            ((room - height) / 2).max(1)
         } else {
             (size - height) / 2
         };

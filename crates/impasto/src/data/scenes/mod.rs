@@ -41,4 +41,6 @@ pub use things::Thing;
 pub use world::{Background, BackgroundKind, Grammar, Sizes, World};
 
 #[cfg(test)]
+mod styled_tests;
+#[cfg(test)]
 mod tests;

@@ -262,7 +262,8 @@ impl World {
     }
 
     /// The eight shipped things in the two styles that tests have pictures for.
-    pub fn tiny_styles() -> Self {
+    #[cfg(test)]
+    pub(crate) fn tiny_styles() -> Self {
         World {
             name: "tiny-styles".into(),
             ..Self::styled(things::tiny(), &[Style::Noto, Style::Fluent3d])
