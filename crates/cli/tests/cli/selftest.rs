@@ -15,9 +15,9 @@ fn the_cpu_agrees_with_itself() {
     ]);
     let lines: Vec<&str> = printed.lines().collect();
     assert!(lines[0].starts_with("result"), "{printed}");
-    // Three shapes, two forms, three precisions.
+    // Three shapes, two forms, three precisions; the smallest shape is not judged in bf16.
     let checks = &lines[1..lines.len() - 1];
-    assert_eq!(checks.len(), 18, "{printed}");
+    assert_eq!(checks.len(), 16, "{printed}");
     for line in checks {
         assert!(line.starts_with("ok "), "{line}");
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -25,7 +25,7 @@ fn the_cpu_agrees_with_itself() {
             assert!(words.contains(&"0"), "no error 0 in {line}");
         }
     }
-    assert_eq!(lines[lines.len() - 1], "18 passed, 0 failed, 0 skipped");
+    assert_eq!(lines[lines.len() - 1], "16 passed, 0 failed, 0 skipped");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! score depends on the offset between a known place and the asked one, whatever the order. The base is
 //! 100, not 10,000, since grids are at most a few dozen wide.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::RmsNorm;
 use super::ops::{self, Turn};
@@ -97,13 +97,20 @@ impl RopeTable {
 }
 
 impl Rotation {
+    /// Cosines and sines in the type of what they are multiplied with.
+    fn of_type(&self, dtype: DType) -> (Tensor<4>, Tensor<4>) {
+        let of = |x: &Tensor<4>| match x.dtype() == dtype {
+            true => x.clone(),
+            false => x.clone().cast(dtype),
+        };
+        (of(&self.cos), of(&self.sin))
+    }
+
     /// What self-attention does to queries or keys of these places.
     pub(super) fn turn(&self, norm: &RmsNorm) -> Turn {
-        Turn {
-            weight: norm.weight.val(),
-            cos: self.cos.clone(),
-            sin: self.sin.clone(),
-        }
+        let weight = norm.weight.val();
+        let (cos, sin) = self.of_type(weight.dtype());
+        Turn { weight, cos, sin }
     }
 
     /// Turns the pairs (i, i + head_width / 2) of each head.
@@ -115,10 +122,7 @@ impl Rotation {
         let half = head_width / 2;
         let first = x.clone().narrow(3, 0, half);
         let second = x.narrow(3, half, half);
-        let (cos, sin) = (
-            self.cos.clone().cast(first.dtype()),
-            self.sin.clone().cast(first.dtype()),
-        );
+        let (cos, sin) = self.of_type(second.dtype());
         let turned_first = first.clone() * cos.clone() - second.clone() * sin.clone();
         let turned_second = first * sin + second * cos;
         Tensor::cat(vec![turned_first, turned_second], 3)

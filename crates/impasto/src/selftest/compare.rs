@@ -60,6 +60,14 @@ fn floats<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
 }
 
 impl Values {
+    /// How many numbers the first part has.
+    pub fn first_count(&self) -> usize {
+        match self.parts.first() {
+            Some((_, Numbers::Floats { values, .. })) => values.len(),
+            _ => 0,
+        }
+    }
+
     /// Numbers.
     pub fn add<const D: usize>(
         &mut self,

@@ -169,7 +169,7 @@ fn norms_and_gates(all: &mut Vec<Check>) {
         add("ops/gelu_gate", |_, x, _| ops::gelu_gate(x));
         add("ops/swiglu", |_, x, _| ops::swiglu(x));
     }
-    for [rows, vocabulary] in [[1, 3], [7, 34], [70, 1025]] {
+    for [rows, vocabulary] in [[5, 3], [7, 34], [70, 1025]] {
         all.push(with_gradients(
             "ops/cross_entropy",
             format!("{rows}x{vocabulary}"),

@@ -54,7 +54,7 @@ impl Quiet {
     ) -> Result<T, String> {
         CATCHING.set(true);
         // What a panic leaves behind is thrown away with the check.
-        let caught = panic::catch_unwind(AssertUnwindSafe(|| {
+        let caught = panic::catch_unwind(AssertUnwindSafe(|| -> Result<T> {
             let value = work()?;
             then()?;
             Ok(value)
