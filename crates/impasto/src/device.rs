@@ -52,13 +52,13 @@ fn named(name: &str) -> Option<Result<(Device, String)>> {
     if name == "cuda" {
         return Some(tried(name, || Device::cuda(0)));
     }
+    // Burn marks this backend as deprecated; docs/decisions/0005 says why it is used.
     #[cfg(feature = "tch")]
-    if name == "tch-cuda" {
-        return Some(tried(name, || Device::libtorch_cuda(0)));
-    }
-    #[cfg(feature = "tch")]
-    if name == "tch" {
-        return Some(tried(name, Device::libtorch));
+    #[allow(deprecated)]
+    match name {
+        "tch-cuda" => return Some(tried(name, || Device::libtorch_cuda(0))),
+        "tch" => return Some(tried(name, Device::libtorch)),
+        _ => {}
     }
     #[cfg(feature = "vulkan")]
     if name == "vulkan" {

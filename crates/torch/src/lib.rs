@@ -33,6 +33,8 @@ fn is_ready(tensor: &Tensor) -> bool {
         && tensor.kind() == Kind::BFloat16
         && tensor.is_contiguous()
         && tensor.numel() > 0
+        // Pairs are read at once.
+        && (tensor.data_ptr() as usize).is_multiple_of(4)
 }
 
 /// A small operand, as the kernels read it.
@@ -41,7 +43,7 @@ fn floats(tensor: &Tensor) -> Tensor {
 }
 
 fn blocks(items: i64, of_block: i64) -> u32 {
-    (items.div_ceil(of_block)).clamp(1, MAX_BLOCKS) as u32
+    ((items + of_block - 1) / of_block).clamp(1, MAX_BLOCKS) as u32
 }
 
 /// `x / √(mean(x²) + eps) · weight` over the last dimension, and the scales `1 / √(mean(x²) + eps)`.

@@ -57,7 +57,7 @@ impl Quiet {
         let caught = panic::catch_unwind(AssertUnwindSafe(|| -> Result<T> {
             let value = work()?;
             then()?;
-            Ok(value)
+            Ok::<T, crate::Error>(value)
         }));
         CATCHING.set(false);
         let place = PLACE.take();

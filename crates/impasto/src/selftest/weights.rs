@@ -1,13 +1,14 @@
 //! Weights for tiny models: large enough that every part of a model shows in its result.
 
-use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::module::Module;
+use burn::tensor::{DType, TensorData};
 use half::bf16;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::check::Room;
 use crate::models::parameters::{Value, load_each};
+use crate::nn::precision::in_bf16;
 
 /// `module` with weights from the room's seed, the same on every device.
 pub(super) fn random<M: Module>(module: M, room: &Room) -> M {
@@ -37,16 +38,7 @@ pub(super) fn random<M: Module>(module: M, room: &Room) -> M {
         Some(Value::Data(TensorData::new(values, place.shape.to_vec())))
     });
     match room.dtype() {
-        DType::F32 => module,
-        dtype => module.map(&mut Cast(dtype)),
-    }
-}
-
-struct Cast(DType);
-
-impl ModuleMapper for Cast {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let dtype = self.0;
-        param.map(|tensor| tensor.cast(dtype))
+        DType::BF16 => in_bf16(&module),
+        _ => module,
     }
 }

@@ -366,6 +366,8 @@ impl Task for DalleTask {
 
     fn evaluate(&mut self, model: &Dalle, step: u64, dir: &Path) -> Result<Evaluation> {
         let model = model.valid();
+        // The run continues, but its model can be used from here on, whatever becomes of what follows.
+        self.save(model.clone(), dir)?;
         let positions = self.model_config.dalle.image_length();
         let (mut text, mut image, mut batches) = (0.0, 0.0, 0.0f64);
         let rows = self.validation.image_ids.len();
@@ -421,8 +423,6 @@ impl Task for DalleTask {
             let captions = self.validation.captions[..shown].join("\n") + "\n";
             files::write_atomic(samples.join("captions.txt"), captions.as_bytes())?;
         }
-        // The run goes on, but its model can be drawn with from here on.
-        self.save(model, dir)?;
         Ok(evaluation)
     }
 }

@@ -31,6 +31,9 @@ use crate::{Error, Result, files};
 pub struct Config {
     /// The autoencoder.
     pub model: ImageTokenizerConfig,
+    /// Output directory of a finished training of the same autoencoder, whose weights this one starts from.
+    #[serde(default)]
+    pub from: Option<PathBuf>,
     /// The pictures.
     pub data: SourceConfig,
     /// The run.
@@ -163,9 +166,20 @@ pub fn run(
         serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
     files::write_atomic(dir.join("config.json"), &resolved)?;
     let train_device = training_device(device, &config.run);
-    let model = config
-        .model
-        .init(&mut Init::new(config.run.seed, &train_device));
+    let model = match &config.from {
+        None => {
+            let mut init = Init::new(config.run.seed, &train_device);
+            config.model.init(&mut init)
+        }
+        Some(from) => {
+            let model = load(from, &train_device)?;
+            if model.config() != config.model {
+                let reason = format!("{} holds another autoencoder", from.display());
+                return Err(Error::invalid("from", reason));
+            }
+            model
+        }
+    };
     let validation: Vec<Picture> = source
         .validation(config.validation)?
         .into_iter()

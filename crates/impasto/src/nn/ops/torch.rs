@@ -149,7 +149,24 @@ pub(super) fn group_norm(
 mod forward {
     use super::{Kind, Reduction, Torch};
 
+    /// The heads where LibTorch's kernels can read them: they load 16 bytes at once, and not all of them check that
+    /// every row starts at a multiple of that.
+    fn aligned(x: &Torch) -> Torch {
+        let bytes = if x.kind() == Kind::Float { 4 } else { 2 };
+        let strides = x.stride();
+        let (last, others) = (strides[3], &strides[..3]);
+        let is_aligned = last == 1
+            && others.iter().all(|stride| stride * bytes % 16 == 0)
+            && (x.data_ptr() as usize).is_multiple_of(16);
+        if is_aligned {
+            x.shallow_clone()
+        } else {
+            x.contiguous()
+        }
+    }
+
     pub fn attention(q: &Torch, k: &Torch, v: &Torch, causal: bool) -> Torch {
+        let (q, k, v) = (&aligned(q), &aligned(k), &aligned(v));
         let (queries, keys) = (q.size()[2], k.size()[2]);
         // LibTorch aligns a causal mask with the first key; ours with the last.
         let mask = (causal && queries > 1 && queries != keys)
