@@ -83,7 +83,7 @@ fn attention(all: &mut Vec<Check>) {
             }));
         }
     }
-    for [batch, length, heads, dim] in [[1, 3, 1, 2], [2, 9, 3, 8], [2, 110, 2, 64]] {
+    for [batch, length, heads, dim] in [[1, 3, 1, 6], [2, 9, 3, 8], [2, 110, 2, 64]] {
         all.push(with_gradients(
             "ops/self_attention",
             format!("{batch}x{length}x{heads}x{dim}"),
