@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use super::Kind;
-use super::check::{Check, Room, forward};
+use super::check::{Check, NEGLIGIBLE, Room, forward};
 use super::compare::Values;
 use super::models::{
     clip_config, dalle_bart_config, dalle_configs, dalle_pytorch_configs, dvae_config, vqgan_config,
@@ -52,9 +52,6 @@ pub(super) fn checks() -> Vec<Check> {
     );
     all
 }
-
-/// Smaller than any gradient that counts, as a share of the norm of all.
-const NEGLIGIBLE: f64 = 1e-3;
 
 /// The loss and each parameter's gradient.
 fn gradients<M: Module>(model: &M, loss: Tensor<1>) -> Result<(Values, NamedGradients)> {
