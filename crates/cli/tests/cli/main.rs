@@ -14,6 +14,7 @@ mod generate;
 mod help;
 mod hostile;
 mod import;
+mod left_out;
 mod model;
 mod program;
 mod published;
