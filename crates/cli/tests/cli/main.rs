@@ -27,3 +27,4 @@ mod search;
 mod tokens;
 mod train;
 mod training;
+mod writing;

@@ -131,7 +131,11 @@ pub fn train<T: Task>(
     let checkpoints = Checkpoints::open(dir, config.keep_checkpoints)?;
     let mut optimizer = Optimizer::new(config);
     let mut step = 0;
-    let latest = checkpoints.latest()?;
+    let latest = checkpoints.latest(&mut |damaged| {
+        observer.event(Event::Warning(format!(
+            "{damaged}; this checkpoint is passed over for the one before it"
+        )));
+    })?;
     match (latest, resume) {
         (Some(_), false) => {
             return Err(Error::invalid(
@@ -354,6 +358,11 @@ fn restore<T: Task>(
             format!("does not fit the config: {}", report.summary()),
         ));
     }
+    let sizes = flat_sizes(&model);
+    let moments = first.iter().chain(&second).chain(&average);
+    for (name, data) in moments {
+        check_flat(name, data, &sizes)?;
+    }
     let tensor = |data: TensorData| Tensor::<1>::from_data(data, &device);
     for (name, first) in first {
         let second = second.remove(&name);
@@ -377,6 +386,37 @@ fn restore<T: Task>(
         .collect();
     task.restore(snapshot.tensors)?;
     Ok(model)
+}
+
+/// How many numbers each parameter has.
+pub(super) fn flat_sizes<M: Module>(model: &M) -> BTreeMap<String, usize> {
+    let shapes = parameters::shapes(model).into_iter();
+    shapes
+        .map(|(name, shape)| (name, shape.iter().product()))
+        .collect()
+}
+
+/// Refuses what an optimizer keeps of a parameter unless it is a row of as many numbers.
+pub(super) fn check_flat(
+    name: &str,
+    data: &TensorData,
+    sizes: &BTreeMap<String, usize>,
+) -> Result<()> {
+    let found = data.shape();
+    match sizes.get(name) {
+        Some(&size) if found.as_slice() == [size] => Ok(()),
+        Some(size) => Err(Error::invalid(
+            "checkpoint",
+            format!(
+                "a moment or an average of {name} has shape {:?}, expected [{size}]",
+                found.as_slice()
+            ),
+        )),
+        None => Err(Error::invalid(
+            "checkpoint",
+            format!("has a moment or an average of {name}, which the model lacks"),
+        )),
+    }
 }
 
 /// Speed over the last stretch.

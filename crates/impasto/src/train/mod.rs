@@ -13,6 +13,7 @@ pub mod drawn;
 mod encoded;
 mod engine;
 pub mod fine_tune;
+mod folder;
 pub mod image_tokenizer;
 mod metrics;
 mod muon;
