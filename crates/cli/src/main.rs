@@ -7,6 +7,7 @@ mod arguments;
 mod commands;
 mod failure;
 mod outputs;
+mod pictures;
 mod preview;
 mod terminal;
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod bad_input;
+mod bounds;
 mod clip;
 mod dalle_mini;
 mod data;
@@ -15,6 +16,7 @@ mod generate;
 mod help;
 mod hostile;
 mod import;
+mod left_out;
 mod model;
 mod program;
 mod published;
@@ -27,3 +29,4 @@ mod selftest;
 mod tokens;
 mod train;
 mod training;
+mod writing;

@@ -78,6 +78,16 @@ impl ImageTokenizerConfig {
         }
     }
 
+    /// How many numbers the model has, some small ones left out; for refusing sizes before any memory is taken.
+    pub fn parameters(&self) -> u64 {
+        match self {
+            ImageTokenizerConfig::Vqgan(config) => config.parameters(),
+            ImageTokenizerConfig::Dvae(config) => config.parameters(),
+            ImageTokenizerConfig::TamingVqgan(config) => config.parameters(),
+            ImageTokenizerConfig::DiscreteVae(config) => config.parameters(),
+        }
+    }
+
     /// A model with fresh weights.
     pub fn init(&self, init: &mut Init) -> ImageTokenizer {
         match self {

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::nn::ComputePrecision;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// The part of a training config that does not depend on the model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -154,6 +154,16 @@ impl RunConfig {
                 return bad(format!("{name} is 0, expected 1 or more"));
             }
         }
+        check_count("batch_size", self.batch_size)?;
+        check_count("gradient_accumulation", self.gradient_accumulation)?;
+        // Passes are numbered: the last one's samples, too, have to have a number.
+        let passes = self.steps.checked_mul(self.gradient_accumulation as u64);
+        if passes.is_none_or(|passes| passes > u64::MAX >> 24) {
+            return bad(format!(
+                "steps is {}, too many for gradient_accumulation {}",
+                self.steps, self.gradient_accumulation
+            ));
+        }
         if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
             return bad(format!(
                 "learning_rate is {}, expected a positive number",
@@ -187,9 +197,33 @@ impl RunConfig {
     }
 }
 
+/// Refuses a number of samples that nobody means.
+pub(super) fn check_count(name: &str, count: usize) -> Result<()> {
+    if count > 1 << 20 {
+        return Err(Error::invalid(
+            "training config",
+            format!("{name} is {count}, expected at most 2^20"),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses a model that no memory holds, before any is asked for.
+pub(super) fn check_trainable(what: &str, numbers: u64) -> Result<()> {
+    /// A hundred times what one machine trains.
+    const MOST: u64 = 1 << 36;
+    if numbers > MOST {
+        return Err(Error::invalid(
+            "training config",
+            format!("{what} has {numbers} numbers, expected at most 2^36"),
+        ));
+    }
+    Ok(())
+}
+
 /// Reads a config file.
 pub fn read<C: DeserializeOwned>(path: &Path) -> Result<C> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let text = files::read_to_string(path)?;
     serde_json::from_str(&text)
         .map_err(|e| Error::bad_file(path, format!("not a training config: {e}")))
 }

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::ahead::Ahead;
 use super::beginning::Beginning;
-use super::config::RunConfig;
+use super::config::{RunConfig, check_count};
 use super::encoded::{self, Encoded, Encoding, FilledUp};
 use super::engine::{self, Evaluation, Observer, Pass, Task};
 use super::image_tokenizer::training_device;
-use super::source::{PictureSource, SourceConfig, epoch_index, open};
+use super::source::{PictureSource, SourceConfig, epoch_index, held_out, open};
 use crate::checkpoint::WeightFormat;
 use crate::checkpoint::weights::Precision;
 use crate::checkpoint::{Model, ModelConfig};
@@ -124,6 +124,7 @@ pub fn run(
 ) -> Result<PathBuf> {
     config.run.validate()?;
     config.sampling.validate()?;
+    check_count("validation", config.validation)?;
     let shares = [
         config.raster_share,
         config.hole_share,
@@ -144,16 +145,14 @@ pub fn run(
         dalle,
     } = Beginning::of(config, device, &train_device)?;
     let dalle_config = dalle.config().clone();
-    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    let _lock = super::folder::open(dir)?;
     let source = open(
         &config.data,
         Some(image.config().picture_size()),
         dir,
         observer,
     )?;
-    let resolved =
-        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
-    files::write_atomic(dir.join("config.json"), &resolved)?;
+    super::folder::begin(dir, config, source.as_ref(), resume, observer)?;
     let encoding = Encoding {
         text: &FilledUp {
             text: &text,
@@ -162,7 +161,7 @@ pub fn run(
         image: &image,
         device,
     };
-    let validation = source.validation(config.validation)?;
+    let validation = held_out(source.as_ref(), config.validation, &config.run, observer)?;
     let validation = encoding.samples(&validation)?;
     let training = match (config.encoded_pictures, source.count()) {
         (None, None) => Pairs::Streamed {

@@ -11,6 +11,7 @@ use super::checkpoints::{Checkpoints, Snapshot};
 use super::config::RunConfig;
 use super::metrics::MetricsFile;
 use super::optimizer::{Moments, NamedGradients, Optimizer};
+use super::timer::{self, Timer};
 use crate::checkpoint::weights::{self, LazyTensor, Precision};
 use crate::models::parameters::{self, Parameters};
 use crate::nn::precision::{self, ComputePrecision};
@@ -131,7 +132,6 @@ const FIRST: &str = "first";
 const SECOND: &str = "second";
 /// Steps after each start that don't count for the speed.
 const WARM_UP: u64 = 5;
-const TIMER: &str = "timer";
 
 /// Trains to the end, or until stopped; returns the averaged model.
 pub fn train<T: Task>(
@@ -154,7 +154,11 @@ pub fn train<T: Task>(
     let mut optimizer = Optimizer::new(config);
     let mut step = 0;
     let mut timer = Timer::new(config);
-    let latest = checkpoints.latest()?;
+    let latest = checkpoints.latest(&mut |damaged| {
+        observer.event(Event::Warning(format!(
+            "{damaged}; this checkpoint is passed over for the one before it"
+        )));
+    })?;
     match (latest, resume) {
         (Some(_), false) => {
             return Err(Error::invalid(
@@ -390,6 +394,11 @@ fn restore<T: Task>(
             format!("does not fit the config: {}", report.summary()),
         ));
     }
+    let sizes = flat_sizes(&model);
+    let moments = first.iter().chain(&second).chain(&average);
+    for (name, data) in moments {
+        check_flat(name, data, &sizes)?;
+    }
     let tensor = |data: TensorData| Tensor::<1>::from_data(data, &device);
     for (name, first) in first {
         let second = second.remove(&name);
@@ -411,62 +420,39 @@ fn restore<T: Task>(
         .into_iter()
         .map(|(name, data)| (name, tensor(data)))
         .collect();
-    timer.restore(snapshot.tensors.remove(TIMER))?;
+    timer.restore(snapshot.tensors.remove(timer::FILE))?;
     task.restore(snapshot.tensors)?;
     Ok(model)
 }
 
-/// The time trained, of runs that are to end after some time.
-struct Timer {
-    limit: Option<f64>,
-    /// Of earlier starts of the run, in seconds.
-    before: f64,
-    started: Instant,
+/// How many numbers each parameter has.
+pub(super) fn flat_sizes<M: Module>(model: &M) -> BTreeMap<String, usize> {
+    let shapes = parameters::shapes(model).into_iter();
+    shapes
+        .map(|(name, shape)| (name, shape.iter().product()))
+        .collect()
 }
 
-impl Timer {
-    fn new(config: &RunConfig) -> Self {
-        Timer {
-            limit: config.seconds,
-            before: 0.0,
-            started: Instant::now(),
-        }
-    }
-
-    fn start(&mut self) {
-        self.started = Instant::now();
-    }
-
-    fn elapsed(&self) -> f64 {
-        self.before + self.started.elapsed().as_secs_f64()
-    }
-
-    fn is_up(&self) -> bool {
-        self.limit.is_some_and(|limit| self.elapsed() >= limit)
-    }
-
-    /// Until the end of the time, if that is before the end of the steps.
-    fn remaining(&self, of_steps: Duration) -> Duration {
-        match self.limit {
-            None => of_steps,
-            Some(limit) => of_steps.min(Duration::from_secs_f64((limit - self.elapsed()).max(0.0))),
-        }
-    }
-
-    fn state(&self) -> Option<(String, Parameters)> {
-        self.limit?;
-        let elapsed = TensorData::new(vec![self.elapsed() as f32], [1]);
-        Some((TIMER.to_owned(), [("elapsed".to_owned(), elapsed)].into()))
-    }
-
-    fn restore(&mut self, state: Option<Parameters>) -> Result<()> {
-        let Some(data) = state.and_then(|mut state| state.remove("elapsed")) else {
-            return Ok(());
-        };
-        let seconds = data.try_to_vec::<f32>();
-        let seconds = seconds.map_err(|e| Error::invalid("checkpoint", format!("{e:?}")))?;
-        self.before = seconds.first().copied().unwrap_or_default().into();
-        Ok(())
+/// Refuses what an optimizer keeps of a parameter unless it is a row of as many numbers.
+pub(super) fn check_flat(
+    name: &str,
+    data: &TensorData,
+    sizes: &BTreeMap<String, usize>,
+) -> Result<()> {
+    let found = data.shape();
+    match sizes.get(name) {
+        Some(&size) if found.as_slice() == [size] => Ok(()),
+        Some(size) => Err(Error::invalid(
+            "checkpoint",
+            format!(
+                "a moment or an average of {name} has shape {:?}, expected [{size}]",
+                found.as_slice()
+            ),
+        )),
+        None => Err(Error::invalid(
+            "checkpoint",
+            format!("has a moment or an average of {name}, which the model lacks"),
+        )),
     }
 }
 

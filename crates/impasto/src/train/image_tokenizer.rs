@@ -9,10 +9,11 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::ahead::Ahead;
-use super::config::RunConfig;
-use super::engine::{self, Evaluation, Observer, Pass, Task};
+use super::config::{RunConfig, check_count, check_trainable};
+use super::engine::{self, Evaluation, Observer, Pass, Task, check_flat, flat_sizes};
 use super::optimizer::{NamedGradients, Optimizer, rewrap};
-use super::source::{SourceConfig, open};
+use super::source::{SourceConfig, held_out, open};
+use crate::checkpoint::check_numbers;
 use crate::checkpoint::weights::{self, Precision};
 use crate::image::metrics::{psnr, ssim};
 use crate::image::{Format, Picture};
@@ -104,6 +105,23 @@ pub struct Adversarial {
     pub learning_rate: f64,
 }
 
+impl Adversarial {
+    fn validate(&self) -> Result<()> {
+        let bad = |reason: String| Err(Error::invalid("vqgan.adversarial", reason));
+        // Its normalisations have four groups.
+        if self.width == 0 || self.width > 1 << 12 || !self.width.is_multiple_of(4) {
+            return bad(format!(
+                "width is {}, expected a multiple of 4 up to 4096",
+                self.width
+            ));
+        }
+        if !(1..=16).contains(&self.n_layers) {
+            return bad(format!("n_layers is {}, expected 1 to 16", self.n_layers));
+        }
+        Ok(())
+    }
+}
+
 /// The dVAE's schedules (arXiv:2102.12092, appendix A.2, scaled to the length of the run).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -155,16 +173,19 @@ pub fn run(
         return Err(untrained());
     }
     config.run.validate()?;
-    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    check_trainable("model", config.model.parameters())?;
+    if let Some(adversarial) = &config.vqgan.adversarial {
+        adversarial.validate()?;
+    }
+    check_count("validation", config.validation)?;
+    let _lock = super::folder::open(dir)?;
     let source = open(
         &config.data,
         Some(config.model.picture_size()),
         dir,
         observer,
     )?;
-    let resolved =
-        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
-    files::write_atomic(dir.join("config.json"), &resolved)?;
+    super::folder::begin(dir, config, source.as_ref(), resume, observer)?;
     let train_device = training_device(device, &config.run);
     let model = match &config.from {
         None => {
@@ -180,11 +201,11 @@ pub fn run(
             model
         }
     };
-    let validation: Vec<Picture> = source
-        .validation(config.validation)?
-        .into_iter()
-        .map(|sample| sample.picture)
-        .collect();
+    let validation: Vec<Picture> =
+        held_out(source.as_ref(), config.validation, &config.run, observer)?
+            .into_iter()
+            .map(|sample| sample.picture)
+            .collect();
     let (size, batch) = (config.model.picture_size(), config.run.batch_size);
     let pictures = Ahead::new(BATCHES_AHEAD, move |pass| {
         let samples = source.train_batch(pass * batch as u64, batch)?;
@@ -230,12 +251,15 @@ pub fn run(
 /// Loads what [`run`] wrote.
 pub fn load(dir: &Path, device: &Device) -> Result<ImageTokenizer> {
     let path = dir.join("image_tokenizer.json");
-    let text = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    let text = files::read(&path)?;
     let config: ImageTokenizerConfig = serde_json::from_slice(&text)
         .map_err(|e| Error::bad_file(&path, format!("not an image tokenizer's config: {e}")))?;
-    config.validate()?;
-    let path = dir.join("image_tokenizer.safetensors");
-    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    config
+        .validate()
+        .map_err(|e| Error::bad_file(&path, e.to_string()))?;
+    let (described, path) = (path, dir.join("image_tokenizer.safetensors"));
+    let bytes = files::read(&path)?;
+    check_numbers(&described, config.parameters(), bytes.len() as u64)?;
     weights::load_into(config.init(&mut Init::empty(device)), &path, &bytes)
 }
 
@@ -486,10 +510,17 @@ impl Task for TokenizerTask {
                     .try_into_vec()
                     .map_err(host)
             };
-            self.averages = Some(CodeAverages {
-                counts: take("counts")?,
-                sums: take("sums")?,
-            });
+            let (counts, sums) = (take("counts")?, take("sums")?);
+            if let ImageTokenizerConfig::Vqgan(config) = &self.config.model
+                && (counts.len() != config.codebook_size
+                    || sums.len() != config.codebook_size * config.code_width)
+            {
+                return Err(Error::invalid(
+                    "checkpoint",
+                    "the averages of its codes do not fit the config's codebook",
+                ));
+            }
+            self.averages = Some(CodeAverages { counts, sums });
         }
         if let (Some(adversary), Some(weights)) =
             (&mut self.adversary, state.remove("discriminator"))
@@ -506,6 +537,11 @@ impl Task for TokenizerTask {
                     .map_err(host)?
                     .first()
                     .map_or(0, |&steps| steps as u64);
+            }
+            let sizes = flat_sizes(&adversary.model);
+            for (name, data) in &moments {
+                let parameter = name.split_once('.').map_or("", |(_, parameter)| parameter);
+                check_flat(parameter, data, &sizes)?;
             }
             let names: Vec<String> = moments
                 .keys()
@@ -529,6 +565,9 @@ impl Task for TokenizerTask {
 
     fn evaluate(&mut self, model: &ImageTokenizer, step: u64, dir: &Path) -> Result<Evaluation> {
         use burn::module::Module;
+        if self.validation.is_empty() {
+            return Ok(Evaluation::default());
+        }
         let model = model.valid();
         let ids = model.encode(&self.validation, &self.device)?;
         let drawn = model.decode(&ids)?;

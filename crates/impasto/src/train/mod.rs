@@ -14,12 +14,14 @@ pub mod drawn;
 mod encoded;
 mod engine;
 pub mod fine_tune;
+mod folder;
 pub mod image_tokenizer;
 mod metrics;
 mod muon;
 pub(crate) mod optimizer;
 pub mod source;
 pub mod text_tokenizer;
+mod timer;
 
 pub use config::RunConfig;
 pub use engine::{Event, Observer};
