@@ -63,6 +63,11 @@ pub struct DeviceFlags {
 impl DeviceFlags {
     /// Sizes the thread pool, takes the device and says which one on stderr.
     pub fn select(&self) -> Result<Device> {
+        Ok(self.select_described()?.0)
+    }
+
+    /// [`DeviceFlags::select`], and what it says about the device.
+    pub fn select_described(&self) -> Result<(Device, String)> {
         if let Some(threads) = self.threads {
             rayon::ThreadPoolBuilder::new()
                 .num_threads(threads.into())
@@ -71,7 +76,7 @@ impl DeviceFlags {
         }
         let (device, description) = device::select(&self.device)?;
         terminal::note(format_args!("device: {description}"));
-        Ok(device)
+        Ok((device, description))
     }
 }
 
@@ -161,7 +166,8 @@ impl LongCaptionFlags {
 /// Which composed scenes, and what they are drawn from.
 #[derive(Args)]
 pub struct WorldFlags {
-    /// tiny (8 things, needs no font), small (48 things, 64 px) or full (all things, 128 px)
+    /// tiny (8 things, needs no font), small (48 things, 64 px), full (all things, 128 px) or styles (a thousand
+    /// things by five artists, 128 px)
     #[arg(long, default_value = "small")]
     world: String,
     /// A colour emoji font [default: where Debian's fonts-noto-color-emoji puts it]
@@ -170,6 +176,9 @@ pub struct WorldFlags {
     /// CLDR's annotations [default: where Debian's unicode-cldr-core puts them]
     #[arg(long, value_name = "DIR")]
     cldr: Option<PathBuf>,
+    /// The art packs that recipes/art/fetch makes, for the world styles [default: art]
+    #[arg(long, value_name = "DIR")]
+    art: Option<PathBuf>,
 }
 
 impl WorldFlags {
@@ -178,6 +187,7 @@ impl WorldFlags {
         let mut sources = Sources::default();
         sources.font = self.font.clone().unwrap_or(sources.font);
         sources.cldr = self.cldr.clone().unwrap_or(sources.cldr);
+        sources.art = self.art.clone().unwrap_or(sources.art);
         Ok((World::preset(&self.world, &sources)?, sources))
     }
 }

@@ -42,7 +42,8 @@ struct ScenesFlags {
     seed: u64,
     #[command(flatten)]
     world: WorldFlags,
-    /// Which combinations: those for training, or those that the benchmark keeps
+    /// Which scenes: those for training, combinations that the benchmark keeps, or (of the world styles) things
+    /// in styles that training never shows them in
     #[arg(long, value_enum, default_value = "train")]
     split: SplitName,
     /// Write WebDataset tars of this many pictures instead of single files
@@ -54,6 +55,7 @@ struct ScenesFlags {
 enum SplitName {
     Train,
     HeldOut,
+    UnseenPair,
 }
 
 #[derive(Args)]
@@ -86,6 +88,7 @@ fn scenes(flags: &ScenesFlags) -> Result<()> {
         split: match flags.split {
             SplitName::Train => Split::Train,
             SplitName::HeldOut => Split::HeldOut,
+            SplitName::UnseenPair => Split::UnseenPair,
         },
         form: match flags.tars {
             Some(per_shard) => Form::Tars { per_shard },

@@ -180,7 +180,8 @@ fn endpoint(given: Option<String>) -> Result<String> {
     Ok(endpoint.trim_end_matches('/').to_owned())
 }
 
-fn default_cache() -> Result<PathBuf> {
+/// Where pulled models are kept.
+pub fn default_cache() -> Result<PathBuf> {
     if let Some(cache) = variable("HF_HUB_CACHE") {
         return Ok(cache.into());
     }

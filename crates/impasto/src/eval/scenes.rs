@@ -116,6 +116,24 @@ pub fn score(world: &World, scene: &Scene, detection: &Detection) -> Scores {
                 .all(|a| second.iter().all(|b| is_related(relation, a, b)));
             Some(!first.is_empty() && !second.is_empty() && related)
         }
+        Arrangement::Quadrants => Some((0..scene.kinds.len()).all(|i| {
+            let own = of_kind(i);
+            let quadrant = scene.kinds[i]
+                .boxes
+                .first()
+                .map(|b| b.quadrant(world.picture_size));
+            let is_there = |f: &&DetectedThing| {
+                let half = world.picture_size as f32 / 2.0;
+                let place = match (f.centre.0 > half, f.centre.1 > half) {
+                    (false, false) => Place::TopLeft,
+                    (true, false) => Place::TopRight,
+                    (false, true) => Place::BottomLeft,
+                    (true, true) => Place::BottomRight,
+                };
+                Some(place) == quadrant
+            };
+            !own.is_empty() && own.iter().all(is_there)
+        })),
     };
     Scores {
         object: Some(missing.is_empty()),

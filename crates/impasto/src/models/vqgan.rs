@@ -7,7 +7,7 @@
 //! arXiv:1711.00937, appendix A.1) and codes that fall out of use are set to encoder outputs again.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{FloatDType, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::nn::{Conv2d, GroupNormSilu, Init, ResBlock, ops};
@@ -167,7 +167,9 @@ impl Vqgan {
                 x = block.forward(x);
             }
         }
+        // Codes are compared in f32, whatever the convolutions are computed in.
         let x = self.to_code.forward(self.encoder_norm.forward(x));
+        let x = x.cast(FloatDType::F32);
         let [batch, width, rows, columns] = x.dims();
         unit_rows(
             x.permute([0, 2, 3, 1])
@@ -218,10 +220,8 @@ impl Vqgan {
                 x = block.forward(x);
             }
         }
-        shuffle(
-            self.conv_out.forward(self.decoder_norm.forward(x)),
-            self.config.patch,
-        )
+        let pixels = self.conv_out.forward(self.decoder_norm.forward(x));
+        shuffle(pixels.cast(FloatDType::F32), self.config.patch)
     }
 
     /// `[batch, 3, size, size]` → `[batch · grid²]`.

@@ -190,6 +190,14 @@ impl Block {
         }
     }
 
+    /// `x` in the type that the block computes in; see [`super::precision`].
+    pub fn like_weights<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        if ops::is_cpu(&x.device()) {
+            return x;
+        }
+        ops::like_weight(x, &self.qkv.weight.val())
+    }
+
     /// # Shapes
     /// - `x`: `[batch, seq, width]`
     /// - `own`, `target`: the rotations of the tokens' own places (keys) and of the asked ones (queries)

@@ -5,10 +5,10 @@
 //! score depends on the offset between a known place and the asked one, whatever the order. The base is
 //! 100, not 10,000, since grids are at most a few dozen wide.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::RmsNorm;
-use super::ops::Turn;
+use super::ops::{self, Turn};
 
 const BASE: f64 = 100.0;
 
@@ -66,6 +66,21 @@ impl RopeTable {
     pub fn rotation(&self, positions: &[u32], batch: usize, device: &Device) -> Rotation {
         let seq = positions.len() / batch;
         let half = self.half;
+        if !ops::is_cpu(device) {
+            // The table and the positions are a fraction of the rows that come of them.
+            let ids: Vec<i32> = positions.iter().map(|&position| position as i32).collect();
+            let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [positions.len()]), device);
+            let rows = |table: &[f32]| {
+                let table = TensorData::new(table.to_vec(), [table.len() / half, half]);
+                Tensor::<2>::from_data(table, device)
+                    .select(0, ids.clone())
+                    .reshape([batch, seq, 1, half])
+            };
+            return Rotation {
+                cos: rows(&self.cos),
+                sin: rows(&self.sin),
+            };
+        }
         let rows = |table: &[f32]| {
             let mut values = Vec::with_capacity(positions.len() * half);
             for &position in positions {
@@ -100,7 +115,10 @@ impl Rotation {
         let half = head_width / 2;
         let first = x.clone().narrow(3, 0, half);
         let second = x.narrow(3, half, half);
-        let (cos, sin) = (self.cos.clone(), self.sin.clone());
+        let (cos, sin) = (
+            self.cos.clone().cast(first.dtype()),
+            self.sin.clone().cast(first.dtype()),
+        );
         let turned_first = first.clone() * cos.clone() - second.clone() * sin.clone();
         let turned_second = first * sin + second * cos;
         Tensor::cat(vec![turned_first, turned_second], 3)

@@ -13,6 +13,7 @@ use super::metrics::MetricsFile;
 use super::optimizer::{Moments, NamedGradients, Optimizer};
 use crate::checkpoint::weights::{self, LazyTensor, Precision};
 use crate::models::parameters::{self, Parameters};
+use crate::nn::precision::{self, ComputePrecision};
 use crate::{Error, Result};
 
 /// What a run tells the one who started it.
@@ -82,6 +83,16 @@ pub trait Task {
     /// The loss of forward pass number `pass` (from 0, `gradient_accumulation` of them a step).
     fn pass(&mut self, model: &Self::Model, pass: u64, step: u64) -> Result<Pass>;
 
+    /// Whether the model can compute in bf16 (see [`crate::nn::precision`]).
+    fn has_mixed_precision(&self) -> bool {
+        false
+    }
+
+    /// Floating-point operations of a forward and backward pass, where they are known.
+    fn pass_operations(&self) -> Option<f64> {
+        None
+    }
+
     /// Which data a pass sees, for the message when its loss is not finite.
     fn describe_pass(&self, pass: u64) -> String;
 
@@ -118,6 +129,9 @@ const MODEL: &str = "model";
 const EMA: &str = "ema";
 const FIRST: &str = "first";
 const SECOND: &str = "second";
+/// Steps after each start that don't count for the speed.
+const WARM_UP: u64 = 5;
+const TIMER: &str = "timer";
 
 /// Trains to the end, or until stopped; returns the averaged model.
 pub fn train<T: Task>(
@@ -128,9 +142,18 @@ pub fn train<T: Task>(
     resume: bool,
     observer: &mut dyn Observer,
 ) -> Result<T::Model> {
+    if config.precision != ComputePrecision::F32 {
+        if !task.has_mixed_precision() {
+            let reason = "this training has no mixed precision; expected \"precision\": \"f32\"";
+            return Err(Error::invalid("training config", reason));
+        }
+        let device = model.devices().into_iter().next().unwrap_or_default();
+        config.precision.check(&device.inner())?;
+    }
     let checkpoints = Checkpoints::open(dir, config.keep_checkpoints)?;
     let mut optimizer = Optimizer::new(config);
     let mut step = 0;
+    let mut timer = Timer::new(config);
     let latest = checkpoints.latest()?;
     match (latest, resume) {
         (Some(_), false) => {
@@ -144,7 +167,7 @@ pub fn train<T: Task>(
         }
         (Some(snapshot), true) => {
             step = snapshot.step;
-            model = restore(model, &mut optimizer, task, snapshot)?;
+            model = restore(model, &mut optimizer, task, &mut timer, snapshot)?;
             observer.event(Event::Resumed { step });
         }
         (None, _) => {}
@@ -154,7 +177,9 @@ pub fn train<T: Task>(
     let mut clock = Clock::new(config);
     let mut saved_at = step;
     let mut final_values = None;
-    while step < config.steps {
+    let started_at = step;
+    timer.start();
+    while step < config.steps && !timer.is_up() {
         let accumulated = config.gradient_accumulation as u64;
         let mut gradients = NamedGradients::default();
         let mut loss = 0.0;
@@ -162,7 +187,10 @@ pub fn train<T: Task>(
         let logs = (step + 1) % config.log_every == 0 || step + 1 == config.steps;
         for micro in 0..accumulated {
             let number = step * accumulated + micro;
-            let pass = task.pass(&model, number, step)?;
+            let pass = match config.precision {
+                ComputePrecision::F32 => task.pass(&model, number, step)?,
+                ComputePrecision::Bf16 => task.pass(&precision::in_bf16(&model), number, step)?,
+            };
             let value: f64 = pass.loss.clone().into_scalar::<f32>().into();
             if !value.is_finite() {
                 return Err(Error::NonFinite {
@@ -204,7 +232,7 @@ pub fn train<T: Task>(
         } else {
             1.0
         };
-        let learning_rate = config.learning_rate_at(step);
+        let learning_rate = config.learning_rate_at(step, timer.elapsed());
         model = optimizer.step(
             model,
             gradients,
@@ -220,7 +248,7 @@ pub fn train<T: Task>(
             steps: config.steps,
             loss,
             samples_per_second: clock.samples_per_second(),
-            remaining: clock.remaining(config.steps - step),
+            remaining: timer.remaining(clock.remaining(config.steps - step)),
         });
         if logs {
             let mut values = vec![("loss".to_owned(), loss)];
@@ -231,10 +259,15 @@ pub fn train<T: Task>(
             );
             values.push(("gradient_norm".to_owned(), norm));
             values.push(("learning_rate".to_owned(), learning_rate));
+            if let Some(operations) = task.pass_operations() {
+                let rate = operations * accumulated as f64 / clock.seconds_per_step();
+                values.push(("tflops".to_owned(), rate / 1e12));
+            }
             metrics.log(step, &values)?;
         }
         let stopped = observer.stop();
-        let due = step % config.checkpoint_every == 0 || step == config.steps;
+        let last = step == config.steps || timer.is_up();
+        let due = step % config.checkpoint_every == 0 || last;
         if due {
             // Evaluated before the checkpoint is written: it must not change what follows.
             let averaged = optimizer.averaged(model.clone());
@@ -244,7 +277,7 @@ pub fn train<T: Task>(
             }
             metrics.log(step, &evaluation.values)?;
             metrics.plot(dir)?;
-            if step == config.steps {
+            if last {
                 final_values = Some(evaluation.values.clone());
             }
             observer.event(Event::Metrics {
@@ -253,7 +286,7 @@ pub fn train<T: Task>(
             });
         }
         if (due || stopped) && step > saved_at {
-            let path = checkpoints.save(step, snapshot(&model, &optimizer, task))?;
+            let path = checkpoints.save(step, snapshot(&model, &optimizer, task, &timer))?;
             saved_at = step;
             observer.event(Event::Checkpoint {
                 step,
@@ -261,7 +294,8 @@ pub fn train<T: Task>(
             });
             last_good = Some(path);
         }
-        if due {
+        // The first steps of a start compile kernels and ask for memory.
+        if due || step == started_at + WARM_UP {
             clock.restart();
         }
         if stopped {
@@ -305,6 +339,7 @@ fn snapshot<T: Task>(
     model: &T::Model,
     optimizer: &Optimizer,
     task: &T,
+    timer: &Timer,
 ) -> BTreeMap<String, Vec<LazyTensor<'static>>> {
     let lazy = |(name, tensor): (&String, &Tensor<1>)| LazyTensor::of(name.clone(), tensor.clone());
     let moments = |pick: fn(&Moments) -> Option<&Tensor<1>>| {
@@ -321,7 +356,7 @@ fn snapshot<T: Task>(
         ),
         (EMA.to_owned(), optimizer.ema.iter().map(lazy).collect()),
     ]);
-    for (file, parameters) in task.state() {
+    for (file, parameters) in task.state().into_iter().chain(timer.state()) {
         let tensors = parameters.into_iter().map(|(name, data)| {
             let shape = data.shape().to_vec();
             LazyTensor::new(name, Precision::F32, shape, move || {
@@ -337,6 +372,7 @@ fn restore<T: Task>(
     model: T::Model,
     optimizer: &mut Optimizer,
     task: &mut T,
+    timer: &mut Timer,
     mut snapshot: Snapshot,
 ) -> Result<T::Model> {
     let devices = model.devices();
@@ -375,8 +411,63 @@ fn restore<T: Task>(
         .into_iter()
         .map(|(name, data)| (name, tensor(data)))
         .collect();
+    timer.restore(snapshot.tensors.remove(TIMER))?;
     task.restore(snapshot.tensors)?;
     Ok(model)
+}
+
+/// The time trained, of runs that are to end after some time.
+struct Timer {
+    limit: Option<f64>,
+    /// Of earlier starts of the run, in seconds.
+    before: f64,
+    started: Instant,
+}
+
+impl Timer {
+    fn new(config: &RunConfig) -> Self {
+        Timer {
+            limit: config.seconds,
+            before: 0.0,
+            started: Instant::now(),
+        }
+    }
+
+    fn start(&mut self) {
+        self.started = Instant::now();
+    }
+
+    fn elapsed(&self) -> f64 {
+        self.before + self.started.elapsed().as_secs_f64()
+    }
+
+    fn is_up(&self) -> bool {
+        self.limit.is_some_and(|limit| self.elapsed() >= limit)
+    }
+
+    /// Until the end of the time, if that is before the end of the steps.
+    fn remaining(&self, of_steps: Duration) -> Duration {
+        match self.limit {
+            None => of_steps,
+            Some(limit) => of_steps.min(Duration::from_secs_f64((limit - self.elapsed()).max(0.0))),
+        }
+    }
+
+    fn state(&self) -> Option<(String, Parameters)> {
+        self.limit?;
+        let elapsed = TensorData::new(vec![self.elapsed() as f32], [1]);
+        Some((TIMER.to_owned(), [("elapsed".to_owned(), elapsed)].into()))
+    }
+
+    fn restore(&mut self, state: Option<Parameters>) -> Result<()> {
+        let Some(data) = state.and_then(|mut state| state.remove("elapsed")) else {
+            return Ok(());
+        };
+        let seconds = data.try_to_vec::<f32>();
+        let seconds = seconds.map_err(|e| Error::invalid("checkpoint", format!("{e:?}")))?;
+        self.before = seconds.first().copied().unwrap_or_default().into();
+        Ok(())
+    }
 }
 
 /// Speed over the last stretch.

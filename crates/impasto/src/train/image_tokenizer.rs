@@ -8,16 +8,17 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::ahead::Ahead;
 use super::config::RunConfig;
 use super::engine::{self, Evaluation, Observer, Pass, Task};
 use super::optimizer::{NamedGradients, Optimizer, rewrap};
-use super::source::{PictureSource, SourceConfig, open};
+use super::source::{SourceConfig, open};
 use crate::checkpoint::weights::{self, Precision};
 use crate::image::metrics::{psnr, ssim};
 use crate::image::{Format, Picture};
 use crate::models::discriminator::Discriminator;
 use crate::models::dvae::{self, Dvae};
-use crate::models::image_tokenizer::{CodeUsage, pixels};
+use crate::models::image_tokenizer::{CodeUsage, pixel_data};
 use crate::models::parameters::{self, Parameters};
 use crate::models::vqgan::Vqgan;
 use crate::models::{ImageTokenizer, ImageTokenizerConfig};
@@ -170,9 +171,15 @@ pub fn run(
         .into_iter()
         .map(|sample| sample.picture)
         .collect();
+    let (size, batch) = (config.model.picture_size(), config.run.batch_size);
+    let pictures = Ahead::new(BATCHES_AHEAD, move |pass| {
+        let samples = source.train_batch(pass * batch as u64, batch)?;
+        let pictures: Vec<Picture> = samples.into_iter().map(|sample| sample.picture).collect();
+        pixel_data(&pictures, size)
+    });
     let mut task = TokenizerTask {
         config: config.clone(),
-        source,
+        pictures,
         validation,
         device: device.clone(),
         train_device: train_device.clone(),
@@ -235,6 +242,9 @@ struct CodeAverages {
     sums: Vec<f32>,
 }
 
+/// Batches that are ready before they are needed.
+const BATCHES_AHEAD: usize = 3;
+
 struct Adversary {
     model: Discriminator,
     optimizer: Optimizer,
@@ -243,7 +253,8 @@ struct Adversary {
 
 struct TokenizerTask {
     config: Config,
-    source: Box<dyn PictureSource>,
+    /// The pixels of each pass.
+    pictures: Ahead<TensorData>,
     validation: Vec<Picture>,
     device: Device,
     train_device: Device,
@@ -254,35 +265,17 @@ struct TokenizerTask {
 }
 
 impl TokenizerTask {
-    fn batch(&self, pass: u64) -> Result<Tensor<4>> {
-        let size = self.config.run.batch_size as u64;
-        let samples = self.source.train_batch(pass * size, size as usize)?;
-        let pictures: Vec<Picture> = samples.into_iter().map(|sample| sample.picture).collect();
-        pixels(
-            &pictures,
-            self.config.model.picture_size(),
-            &self.train_device,
-        )
-    }
-
     fn vqgan_pass(&mut self, model: &Vqgan, step: u64, batch: Tensor<4>) -> Result<Pass> {
         let loss = self.config.vqgan.clone();
-        let vectors = model.encode_vectors(batch.clone());
-        let ids = model.nearest(vectors.clone().detach());
-        let codes = model.codes(ids.clone()).detach();
-        self.seen = Some((vectors.clone().inner(), ids));
-        let commitment = (vectors.clone() - codes.clone()).square().sum_dim(1).mean();
-        // Straight through: the decoder sees codes, their gradient goes to the encoder.
-        let through = vectors.clone() + (codes - vectors).detach();
-        let drawn = model.decode_vectors(through);
-        let error = drawn.clone() - batch.clone();
-        let pixel = multi_scale_square(error.clone());
-        let absolute = error.clone().abs().mean();
-        let gradient = neighbour_differences(error);
-        let mut total = pixel.clone().mul_scalar(loss.pixel)
-            + absolute.mul_scalar(loss.absolute)
-            + gradient.mul_scalar(loss.gradient)
-            + commitment.clone().mul_scalar(loss.commitment);
+        let Reconstruction {
+            mut total,
+            pixel,
+            commitment,
+            drawn,
+            vectors,
+            ids,
+        } = reconstruction(model, &loss, batch.clone());
+        self.seen = Some((vectors.inner(), ids));
         let mut metrics = vec![("pixel", pixel), ("commitment", commitment)];
         if let (Some(adversarial), Some(adversary)) = (&loss.adversarial, &mut self.adversary)
             && step >= adversarial.start_step
@@ -410,8 +403,12 @@ impl TokenizerTask {
 impl Task for TokenizerTask {
     type Model = ImageTokenizer;
 
+    fn has_mixed_precision(&self) -> bool {
+        matches!(self.config.model, ImageTokenizerConfig::Vqgan(_))
+    }
+
     fn pass(&mut self, model: &ImageTokenizer, pass: u64, step: u64) -> Result<Pass> {
-        let batch = self.batch(pass)?;
+        let batch = Tensor::from_data(self.pictures.get(pass)?, &self.train_device);
         match model {
             ImageTokenizer::Vqgan(model) => self.vqgan_pass(model, step, batch),
             ImageTokenizer::Dvae(model) => self.dvae_pass(model, pass, step, batch),
@@ -552,6 +549,52 @@ impl Task for TokenizerTask {
             &grid.encode(Format::Png, 100)?,
         )?;
         Ok(evaluation)
+    }
+}
+
+/// What a VQGAN makes of a batch, and its losses.
+pub(crate) struct Reconstruction {
+    /// The weighted sum of all losses but the PatchGAN's, `[1]`.
+    pub total: Tensor<1>,
+    /// [`VqganLoss::pixel`]'s, unweighted, `[1]`.
+    pub pixel: Tensor<1>,
+    /// [`VqganLoss::commitment`]'s, unweighted, `[1]`.
+    pub commitment: Tensor<1>,
+    /// `[batch, 3, size, size]`.
+    pub drawn: Tensor<4>,
+    /// What was snapped to codes, `[batch · grid², code_width]`.
+    pub vectors: Tensor<2>,
+    /// The codes, `[batch · grid²]`.
+    pub ids: Tensor<1, Int>,
+}
+
+/// A batch through the codebook and back.
+///
+/// # Shapes
+/// - `batch`: `[batch, 3, size, size]` in −1..1
+pub(crate) fn reconstruction(model: &Vqgan, loss: &VqganLoss, batch: Tensor<4>) -> Reconstruction {
+    let vectors = model.encode_vectors(batch.clone());
+    let ids = model.nearest(vectors.clone().detach());
+    let codes = model.codes(ids.clone()).detach();
+    let commitment = (vectors.clone() - codes.clone()).square().sum_dim(1).mean();
+    // Straight through: the decoder sees codes, their gradient goes to the encoder.
+    let through = vectors.clone() + (codes - vectors.clone()).detach();
+    let drawn = model.decode_vectors(through);
+    let error = drawn.clone() - batch;
+    let pixel = multi_scale_square(error.clone());
+    let absolute = error.clone().abs().mean();
+    let gradient = neighbour_differences(error);
+    let total = pixel.clone().mul_scalar(loss.pixel)
+        + absolute.mul_scalar(loss.absolute)
+        + gradient.mul_scalar(loss.gradient)
+        + commitment.clone().mul_scalar(loss.commitment);
+    Reconstruction {
+        total,
+        pixel,
+        commitment,
+        drawn,
+        vectors,
+        ids,
     }
 }
 

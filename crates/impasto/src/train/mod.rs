@@ -4,6 +4,7 @@
 //! Everything random in a step is drawn from (seed, step), and everything that a step changes is in the
 //! checkpoint, so that a run that was stopped goes on bit for bit.
 
+mod ahead;
 mod beginning;
 mod checkpoints;
 pub mod clip;

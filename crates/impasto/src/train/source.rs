@@ -30,6 +30,9 @@ pub enum SourceConfig {
         /// The CLDR folder, where it is not at Debian's place.
         #[serde(default)]
         cldr: Option<PathBuf>,
+        /// The folder of art packs, where it is not `art` in the working directory; the world `styles` reads it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        art: Option<PathBuf>,
         /// So many scenes in a row have much in common; 1: none have. Who is trained to tell captions apart then
         /// learns to look at counts, colours and places.
         #[serde(default = "default_family", skip_serializing_if = "is_default_family")]
@@ -94,6 +97,7 @@ impl SourceConfig {
                 seed,
                 font,
                 cldr,
+                art,
                 family,
             } => {
                 if *family == 0 {
@@ -106,6 +110,9 @@ impl SourceConfig {
                 if let Some(cldr) = cldr {
                     sources.cldr = cldr.clone();
                 }
+                if let Some(art) = art {
+                    sources.art = art.clone();
+                }
                 let world = World::preset(world, &sources)?;
                 if let Some(size) = size
                     && world.picture_size != size
@@ -117,6 +124,9 @@ impl SourceConfig {
                             world.name, world.picture_size
                         ),
                     ));
+                }
+                for split in [Split::Train, Split::HeldOut] {
+                    world.check_split(split)?;
                 }
                 let glyphs = Glyphs::load(&world, &sources)?;
                 Ok((

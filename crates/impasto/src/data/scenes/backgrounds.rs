@@ -1,7 +1,9 @@
 //! The backgrounds: exact functions of kind and colour, with every pattern's period an eighth of 64 px,
 //! so that an image tokenizer with 8 px patches sees few different ones.
 
-use super::world::{Background, BackgroundKind, Colour};
+use super::colour::Colour;
+use super::soft_backgrounds;
+use super::world::{Background, BackgroundKind};
 use crate::image::Picture;
 
 /// Draws a background; `size` is a multiple of 64.
@@ -34,7 +36,7 @@ pub(super) fn draw(background: Background, size: usize) -> Picture {
     }
 }
 
-fn mix(a: [f32; 3], b: [f32; 3], share: f32) -> [f32; 3] {
+pub(super) fn mix(a: [f32; 3], b: [f32; 3], share: f32) -> [f32; 3] {
     std::array::from_fn(|i| a[i] + (b[i] - a[i]) * share)
 }
 
@@ -107,5 +109,12 @@ fn tone(background: Background, x: f32, y: f32) -> [f32; 3] {
                 [184.0, 132.0, 86.0]
             }
         }
+        BackgroundKind::Smooth
+        | BackgroundKind::Fade
+        | BackgroundKind::Table
+        | BackgroundKind::Meadow
+        | BackgroundKind::NightSky
+        | BackgroundKind::Ocean
+        | BackgroundKind::Parlour => soft_backgrounds::tone(background, x, y),
     }
 }

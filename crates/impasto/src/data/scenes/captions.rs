@@ -3,8 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::long_captions::LONG_WORDINGS;
 use super::scene::{Arrangement, Kind, Place, Relation, Scene};
-use super::world::{Background, BackgroundKind, Style, World};
+use super::style::Style;
+use super::styled_captions::STYLED_WORDINGS;
+use super::world::{Background, BackgroundKind, Grammar, World};
 
 /// A caption's language.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,15 +23,28 @@ impl Language {
     pub const ALL: [Language; 2] = [Language::English, Language::Chinese];
 }
 
-/// Wordings per language.
+/// Wordings per language, of a plain grammar.
 pub const WORDINGS: usize = 6;
 
 impl World {
-    /// One caption; `wording` counts round [`WORDINGS`]. Wording 0 is the plainest.
+    /// One caption; `wording` counts round [`World::wordings`]. Wording 0 is the plainest, and names the style.
     pub fn caption(&self, scene: &Scene, language: Language, wording: usize) -> String {
-        match language {
-            Language::English => self.english(scene, wording % WORDINGS),
-            Language::Chinese => self.chinese(scene, wording % WORDINGS),
+        let wording = wording % self.wordings(scene);
+        match (self.grammar, scene.arrangement, language) {
+            (_, Arrangement::Quadrants, _) => self.long_caption(scene, language, wording),
+            (Grammar::Plain, _, Language::English) => self.english(scene, wording),
+            (Grammar::Plain, _, Language::Chinese) => self.chinese(scene, wording),
+            (Grammar::Rich, _, Language::English) => self.styled_english(scene, wording),
+            (Grammar::Rich, _, Language::Chinese) => self.styled_chinese(scene, wording),
+        }
+    }
+
+    /// How many captions a scene has in each language.
+    pub fn wordings(&self, scene: &Scene) -> usize {
+        match (self.grammar, scene.arrangement) {
+            (_, Arrangement::Quadrants) => LONG_WORDINGS,
+            (Grammar::Plain, _) => WORDINGS,
+            (Grammar::Rich, _) => STYLED_WORDINGS,
         }
     }
 
@@ -36,48 +52,26 @@ impl World {
     pub fn all_captions(&self, scene: &Scene) -> Vec<String> {
         Language::ALL
             .into_iter()
-            .flat_map(|language| (0..WORDINGS).map(move |w| (language, w)))
+            .flat_map(|language| (0..self.wordings(scene)).map(move |w| (language, w)))
             .map(|(language, wording)| self.caption(scene, language, wording))
             .collect()
     }
 
     fn english(&self, scene: &Scene, wording: usize) -> String {
-        let first = self.english_things(&scene.kinds[0]);
-        let plural = scene.kinds[0].count() > 1;
-        let (subject, place, plural) = match (scene.arrangement, scene.kinds.get(1)) {
-            (Arrangement::Related(relation), Some(other)) => {
-                let second = self.english_things(other);
-                match wording {
-                    // Told from the other side.
-                    2 | 5 => {
-                        let relation = english_relation(relation.converse(), wording);
-                        (
-                            second,
-                            Some(format!("{relation} {first}")),
-                            other.count() > 1,
-                        )
-                    }
-                    _ => {
-                        let relation = english_relation(relation, wording);
-                        (first, Some(format!("{relation} {second}")), plural)
-                    }
-                }
-            }
-            (Arrangement::At(place), _) => (
-                first,
-                Some(english_place(place, wording).to_string()),
-                plural,
-            ),
-            _ => (first, None, plural),
-        };
-        let place = place.map_or(String::new(), |place| format!(" {place}"));
+        // Told from the other side.
+        let converse = matches!(wording, 2 | 5);
+        let Statement {
+            subject,
+            place,
+            is_plural,
+        } = self.english_statement(scene, wording, converse, Words::default());
         let on = english_ground(scene.background, wording);
         let style = match scene.style {
-            Style::Flat => "",
             Style::Pixels => ", pixel art",
             Style::Outline => ", line drawing",
             Style::Grey => ", in shades of grey",
             Style::Sticker => ", sticker",
+            _ => "",
         };
         let sentence = match wording {
             0 => format!("{subject}{place} {on}"),
@@ -89,7 +83,7 @@ impl World {
             ),
             4 => format!(
                 "there {} {subject}{place} {on}",
-                if plural { "are" } else { "is" }
+                if is_plural { "are" } else { "is" }
             ),
             _ => format!(
                 "{}: {subject}{place}",
@@ -99,11 +93,42 @@ impl World {
         sentence + style
     }
 
-    fn english_things(&self, kind: &Kind) -> String {
+    /// What is where, of one or two kinds; in `converse` the second kind is the subject.
+    pub(super) fn english_statement(
+        &self,
+        scene: &Scene,
+        wording: usize,
+        converse: bool,
+        words: Words,
+    ) -> Statement {
+        let things = |kind: &Kind| self.english_things(kind, words);
+        let first = &scene.kinds[0];
+        let (subject, place) = match (scene.arrangement, scene.kinds.get(1)) {
+            (Arrangement::Related(relation), Some(second)) => {
+                let (subject, other, relation) = if converse {
+                    (second, first, relation.converse())
+                } else {
+                    (first, second, relation)
+                };
+                let relation = english_relation(relation, wording);
+                (subject, format!(" {relation} {}", things(other)))
+            }
+            (Arrangement::At(place), _) => (first, format!(" {}", english_place(place, wording))),
+            _ => (first, String::new()),
+        };
+        Statement {
+            subject: things(subject),
+            place,
+            is_plural: subject.count() > 1,
+        }
+    }
+
+    /// "a small red 3D turtle", "two cats"
+    pub(super) fn english_things(&self, kind: &Kind, words: Words) -> String {
         let thing = &self.things[kind.thing];
-        let colour = kind
-            .colour
-            .map_or(String::new(), |c| format!("{} ", c.english()));
+        let word = |word: Option<&str>| word.map_or(String::new(), |word| format!("{word} "));
+        let colour = word(kind.colour.map(|c| c.english()));
+        let colour = format!("{}{colour}{}", word(words.size), word(words.style));
         match kind.count() {
             1 => {
                 let words = format!("{colour}{}", thing.english);
@@ -119,28 +144,41 @@ impl World {
     }
 
     fn chinese(&self, scene: &Scene, wording: usize) -> String {
-        // "红色乌龟" and "红色的乌龟" are both usual.
-        let of = wording % 2 == 1;
-        let first = self.chinese_things(&scene.kinds[0], of);
-        let ground = chinese_ground(scene.background);
-        let alone = chinese_ground_alone(scene.background);
         let style = match scene.style {
-            Style::Flat => "",
             Style::Pixels => "，像素风格",
             Style::Outline => "，线描风格",
             Style::Grey => "，灰色调",
             Style::Sticker => "，贴纸风格",
+            _ => "",
         };
-        let sentence = match (scene.arrangement, scene.kinds.get(1)) {
+        // "红色乌龟" and "红色的乌龟" are both usual.
+        let of = wording % 2 == 1;
+        self.chinese_sentence(scene, wording, of, "", "一张图片") + style
+    }
+
+    /// What is where, of one or two kinds, on which ground, in one of six wordings; `picture` stands where one of
+    /// them begins with the words for "a picture".
+    pub(super) fn chinese_sentence(
+        &self,
+        scene: &Scene,
+        wording: usize,
+        of: bool,
+        size: &str,
+        picture: &str,
+    ) -> String {
+        let first = self.chinese_things(&scene.kinds[0], of, size);
+        let ground = chinese_ground(scene.background);
+        let alone = chinese_ground_alone(scene.background);
+        match (scene.arrangement, scene.kinds.get(1)) {
             (Arrangement::Related(relation), Some(other)) => {
-                let second = self.chinese_things(other, of);
+                let second = self.chinese_things(other, of, size);
                 let side = chinese_side(relation);
                 let back = chinese_side(relation.converse());
                 match wording {
                     0 => format!("{ground}，{first}在{second}的{side}"),
                     1 => format!("{first}在{second}的{side}，{alone}"),
                     2 => format!("{ground}，{second}在{first}的{back}"),
-                    3 => format!("一张图片：{first}在{second}{side}，{alone}"),
+                    3 => format!("{picture}：{first}在{second}{side}，{alone}"),
                     4 => format!("{ground}，{second}的{side}有{first}"),
                     _ => format!("{alone}，{first}的{back}是{second}"),
                 }
@@ -151,7 +189,7 @@ impl World {
                     0 => format!("{ground}{place}的{first}"),
                     1 => format!("{first}在{place}，{alone}"),
                     2 => format!("{ground}有{first}，在{place}"),
-                    3 => format!("一张图片：{place}有{first}，{alone}"),
+                    3 => format!("{picture}：{place}有{first}，{alone}"),
                     4 => format!("{alone}，{place}是{first}"),
                     _ => format!("{first}位于{place}，{alone}"),
                 }
@@ -160,15 +198,15 @@ impl World {
                 0 => format!("{ground}的{first}"),
                 1 => format!("{first}，{alone}"),
                 2 => format!("{ground}有{first}"),
-                3 => format!("一张图片：{first}，{alone}"),
+                3 => format!("{picture}：{first}，{alone}"),
                 4 => format!("{alone}，{first}"),
                 _ => format!("{first}在{ground}"),
             },
-        };
-        sentence + style
+        }
     }
 
-    fn chinese_things(&self, kind: &Kind, of: bool) -> String {
+    /// "一只小的红色乌龟"
+    pub(super) fn chinese_things(&self, kind: &Kind, of: bool, size: &str) -> String {
         let thing = &self.things[kind.thing];
         let number = ["零", "一", "两", "三", "四"]
             .get(kind.count())
@@ -178,12 +216,27 @@ impl World {
             Some(colour) => colour.chinese().to_string(),
             None => String::new(),
         };
-        format!("{number}{}{colour}{}", thing.measure, thing.chinese)
+        format!("{number}{}{size}{colour}{}", thing.measure, thing.chinese)
     }
 }
 
+/// Words that a thing may have besides its colour: "a **small** red **3D** turtle".
+#[derive(Clone, Copy, Default)]
+pub(super) struct Words {
+    pub size: Option<&'static str>,
+    pub style: Option<&'static str>,
+}
+
+/// The parts of a sentence.
+pub(super) struct Statement {
+    pub subject: String,
+    /// With a space before it, or empty.
+    pub place: String,
+    pub is_plural: bool,
+}
+
 /// "a" or "an", by sound as far as the first letters tell.
-fn article(words: &str) -> &'static str {
+pub(super) fn article(words: &str) -> &'static str {
     let lower = words.to_lowercase();
     let consonant = ["uni", "eu", "ewe", "one", "once", "use", "ufo", "u-"];
     let silent = ["hour", "honest", "heir"];
@@ -232,12 +285,17 @@ fn english_place(place: Place, wording: usize) -> &'static str {
 }
 
 /// "on a yellow background"
-fn english_ground(background: Background, wording: usize) -> String {
+pub(super) fn english_ground(background: Background, wording: usize) -> String {
     match background.kind {
         BackgroundKind::SkyAndGrass => "on the grass under a blue sky".into(),
         BackgroundKind::Night => "under the night sky".into(),
         BackgroundKind::Sea => "in the sea".into(),
         BackgroundKind::Room => "in a room".into(),
+        BackgroundKind::Table => "on a wooden table".into(),
+        BackgroundKind::Meadow => "on a green meadow".into(),
+        BackgroundKind::NightSky => "under a starry night sky".into(),
+        BackgroundKind::Ocean => "at sea".into(),
+        BackgroundKind::Parlour => "in a cosy room".into(),
         _ => {
             let preposition = if wording == 4 { "against" } else { "on" };
             let ground = english_ground_alone(background);
@@ -247,7 +305,7 @@ fn english_ground(background: Background, wording: usize) -> String {
 }
 
 /// "yellow background"
-fn english_ground_alone(background: Background) -> String {
+pub(super) fn english_ground_alone(background: Background) -> String {
     let colour = background.colour.map_or("", |c| c.english());
     match background.kind {
         BackgroundKind::Plain => format!("{colour} background"),
@@ -258,6 +316,13 @@ fn english_ground_alone(background: Background) -> String {
         BackgroundKind::Night => "night sky".into(),
         BackgroundKind::Sea => "sea".into(),
         BackgroundKind::Room => "room".into(),
+        BackgroundKind::Smooth => format!("{colour} background"),
+        BackgroundKind::Fade => format!("{colour} gradient background"),
+        BackgroundKind::Table => "wooden table".into(),
+        BackgroundKind::Meadow => "green meadow".into(),
+        BackgroundKind::NightSky => "starry night sky".into(),
+        BackgroundKind::Ocean => "open sea".into(),
+        BackgroundKind::Parlour => "cosy room".into(),
     }
 }
 
@@ -285,18 +350,23 @@ fn chinese_place(place: Place) -> &'static str {
 }
 
 /// "黄色背景上"
-fn chinese_ground(background: Background) -> String {
+pub(super) fn chinese_ground(background: Background) -> String {
     match background.kind {
         BackgroundKind::SkyAndGrass => "蓝天下的草地上".into(),
         BackgroundKind::Night => "夜空下".into(),
         BackgroundKind::Sea => "大海里".into(),
         BackgroundKind::Room => "房间里".into(),
+        BackgroundKind::Table => "木桌上".into(),
+        BackgroundKind::Meadow => "草地上".into(),
+        BackgroundKind::NightSky => "星空下".into(),
+        BackgroundKind::Ocean => "海面上".into(),
+        BackgroundKind::Parlour => "温馨的房间里".into(),
         _ => chinese_ground_alone(background) + "上",
     }
 }
 
 /// "黄色背景"
-fn chinese_ground_alone(background: Background) -> String {
+pub(super) fn chinese_ground_alone(background: Background) -> String {
     let colour = background.colour.map_or("", |c| c.chinese());
     match background.kind {
         BackgroundKind::Plain => format!("{colour}背景"),
@@ -307,5 +377,12 @@ fn chinese_ground_alone(background: Background) -> String {
         BackgroundKind::Night => "夜空".into(),
         BackgroundKind::Sea => "大海".into(),
         BackgroundKind::Room => "房间".into(),
+        BackgroundKind::Smooth => format!("{colour}背景"),
+        BackgroundKind::Fade => format!("{colour}渐变背景"),
+        BackgroundKind::Table => "木桌".into(),
+        BackgroundKind::Meadow => "草地".into(),
+        BackgroundKind::NightSky => "星空".into(),
+        BackgroundKind::Ocean => "海面".into(),
+        BackgroundKind::Parlour => "温馨的房间".into(),
     }
 }

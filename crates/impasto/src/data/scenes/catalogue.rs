@@ -7,10 +7,12 @@ use std::path::Path;
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
+use super::art::Pack;
+use super::colour::Colour;
 use super::glyphs::{Font, Sources};
 use super::sprites::{Glyph, Sprite};
+use super::style::Style;
 use super::things::{Thing, small};
-use super::world::{Colour, Style};
 use crate::{Error, Result};
 
 /// Reads font and annotations; the things come in the order of their code points.
@@ -72,6 +74,23 @@ pub(super) fn things(sources: &Sources) -> Result<Vec<Thing>> {
         ));
     }
     Ok(things)
+}
+
+/// Those of `things` that every style has a picture for.
+pub(super) fn drawn_in(
+    styles: &[Style],
+    things: Vec<Thing>,
+    sources: &Sources,
+) -> Result<Vec<Thing>> {
+    let packs = styles
+        .iter()
+        .filter_map(|style| style.pack())
+        .map(|name| Pack::open(&sources.art, name))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(things
+        .into_iter()
+        .filter(|thing| packs.iter().all(|pack| pack.has(&thing.emoji)))
+        .collect())
 }
 
 /// The spoken names of an annotations file, by character.

@@ -74,7 +74,7 @@ pub fn export(
     folder: &Path,
     progress: &(dyn Fn(u64) -> bool + Sync),
 ) -> Result<Report> {
-    what.world.check()?;
+    what.world.check_split(what.split)?;
     if let Form::Tars { per_shard: 0 } = what.form {
         return Err(Error::invalid(
             "per_shard",

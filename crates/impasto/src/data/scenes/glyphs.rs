@@ -7,9 +7,15 @@ use swash::scale::{Render, ScaleContext, Source, StrikeWith};
 use swash::shape::ShapeContext;
 use swash::{FontRef, GlyphId};
 
+use rayon::prelude::*;
+
+use super::art::Pack;
 use super::backgrounds;
+use super::colour::Colour;
+use super::masters::Master;
 use super::sprites::{Glyph, Sprite};
-use super::world::{Background, Colour, Style, World};
+use super::style::Style;
+use super::world::{Background, World};
 use crate::image::Picture;
 use crate::{Error, Result};
 
@@ -18,16 +24,19 @@ use crate::{Error, Result};
 pub struct Sources {
     /// A colour emoji font with bitmaps.
     pub font: PathBuf,
-    /// The folder of CLDR's annotations with `en.xml` and `zh.xml`; only `full` reads it.
+    /// The folder of CLDR's annotations with `en.xml` and `zh.xml`; only `full` and `styles` read it.
     pub cldr: PathBuf,
+    /// The folder of art packs that `recipes/art/fetch` makes; only `styles` reads it.
+    pub art: PathBuf,
 }
 
 impl Default for Sources {
-    /// Where Debian's packages put them.
+    /// Where Debian's packages put them, and `art` in the working directory.
     fn default() -> Self {
         Sources {
             font: "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf".into(),
             cldr: "/usr/share/unicode/cldr/common/annotations".into(),
+            art: "art".into(),
         }
     }
 }
@@ -55,60 +64,62 @@ pub struct Glyphs {
 
 struct Inner {
     picture_size: usize,
-    glyphs: Vec<Glyph>,
+    styles: Vec<Style>,
+    /// The things' glyphs by the world's style; those of the font are shared.
+    glyphs: Vec<Arc<Vec<Glyph>>>,
     sizes: Vec<usize>,
     /// Indexed by thing, look, size, style; empty for worlds too large to keep.
     sprites: Vec<OnceLock<Arc<Sprite>>>,
+    /// Indexed by thing, size, style; empty for worlds without styles of art.
+    masters: Vec<OnceLock<Master>>,
     backgrounds: Vec<(Background, OnceLock<Arc<Picture>>)>,
 }
 
 /// Natural, and each colour.
 const LOOKS: usize = 1 + Colour::ALL.len();
-const STYLES: usize = 5;
 
 impl Glyphs {
     /// The glyphs of all things of `world`: the shipped ones where they suffice, else the font's.
     pub fn load(world: &World, sources: &Sources) -> Result<Self> {
         world.check()?;
-        let shipped: Option<Vec<&[u8]>> = world
-            .things
+        let of_font = OnceLock::new();
+        let glyphs = world
+            .styles
             .iter()
-            .map(|thing| {
-                SHIPPED
-                    .iter()
-                    .find(|(emoji, _)| *emoji == thing.emoji)
-                    .map(|(_, png)| *png)
+            .map(|style| match style.pack() {
+                Some(pack) => {
+                    let pack = Pack::open(&sources.art, pack)?;
+                    let glyphs: Result<Vec<Glyph>> = world
+                        .things
+                        .par_iter()
+                        .map(|thing| pack.glyph(&thing.emoji))
+                        .collect();
+                    Ok(Arc::new(glyphs?))
+                }
+                None => match of_font.get() {
+                    Some(glyphs) => Ok(Arc::clone(glyphs)),
+                    None => {
+                        let glyphs = Arc::new(font_glyphs(world, sources)?);
+                        Ok(of_font.get_or_init(|| glyphs).clone())
+                    }
+                },
             })
-            .collect();
-        let glyphs = match shipped {
-            Some(files) => files
-                .into_iter()
-                .map(decode_shipped)
-                .collect::<Result<Vec<_>>>()?,
-            None => {
-                let font = Font::open(&sources.font)?;
-                let mut drawer = font.drawer()?;
-                world
-                    .things
-                    .iter()
-                    .map(|thing| {
-                        drawer.draw(&thing.emoji).ok_or_else(|| {
-                            Error::bad_file(
-                                &sources.font,
-                                format!("has no colour bitmap for {}", thing.emoji),
-                            )
-                        })
-                    })
-                    .collect::<Result<Vec<_>>>()?
-            }
-        };
+            .collect::<Result<Vec<_>>>()?;
         let sizes = world.all_sizes();
         let looks = 1 + world.colours.len();
         let pixels: usize = sizes.iter().map(|s| s * s).sum();
-        let bytes = glyphs.len() * looks * world.styles.len() * pixels * size_of::<[f32; 4]>();
-        let slots = glyphs.len() * LOOKS * sizes.len() * STYLES;
+        let (things, styles) = (world.things.len(), world.styles.len());
+        let bytes = things * looks * styles * pixels * size_of::<[f32; 4]>();
+        let slots = things * LOOKS * sizes.len() * styles;
         let sprites = if bytes <= CACHE_LIMIT {
             (0..slots).map(|_| OnceLock::new()).collect()
+        } else {
+            Vec::new()
+        };
+        let masters = if world.styles.iter().any(|style| style.is_art()) {
+            (0..things * sizes.len() * styles)
+                .map(|_| OnceLock::new())
+                .collect()
         } else {
             Vec::new()
         };
@@ -119,9 +130,11 @@ impl Glyphs {
             .collect();
         let inner = Inner {
             picture_size: world.picture_size,
+            styles: world.styles.clone(),
             glyphs,
             sizes,
             sprites,
+            masters,
             backgrounds,
         };
         Ok(Glyphs {
@@ -134,12 +147,13 @@ impl Glyphs {
         self.inner.picture_size
     }
 
-    /// A thing's glyph as the source has it.
-    pub fn glyph(&self, thing: usize) -> &Glyph {
-        &self.inner.glyphs[thing]
+    /// A thing's glyph as the source of a style has it. The style must be one of the world's.
+    pub fn glyph(&self, thing: usize, style: Style) -> &Glyph {
+        &self.inner.glyphs[self.style_index(style)][thing]
     }
 
-    /// How a thing is drawn in a colour, size and style.
+    /// How a thing is drawn in a colour, size and style: in [`Style::drawn_colour`] where the colour depends on the
+    /// background. The style must be one of the world's.
     pub fn sprite(
         &self,
         thing: usize,
@@ -148,21 +162,50 @@ impl Glyphs {
         style: Style,
     ) -> Arc<Sprite> {
         let Inner {
-            glyphs,
+            styles,
             sizes,
             sprites,
             ..
         } = &*self.inner;
-        let draw = || Arc::new(Sprite::new(&glyphs[thing], colour, size, style));
+        let draw = || {
+            let sprite = match self.master(thing, size, style) {
+                Some(master) => master.sprite(colour),
+                None => Sprite::new(self.glyph(thing, style), colour, size, style),
+            };
+            Arc::new(sprite)
+        };
         let Some(size_index) = sizes.iter().position(|&s| s == size) else {
             return draw();
         };
         let look = colour.map_or(0, |c| 1 + c as usize);
-        let slot = ((thing * LOOKS + look) * sizes.len() + size_index) * STYLES + style as usize;
+        let style_index = self.style_index(style);
+        let slot = ((thing * LOOKS + look) * sizes.len() + size_index) * styles.len() + style_index;
         match sprites.get(slot) {
             Some(kept) => kept.get_or_init(draw).clone(),
             None => draw(),
         }
+    }
+
+    /// A thing's natural picture at one of the world's sizes, for styles of art.
+    pub(super) fn master(&self, thing: usize, size: usize, style: Style) -> Option<&Master> {
+        let Inner {
+            styles,
+            sizes,
+            masters,
+            ..
+        } = &*self.inner;
+        if !style.is_art() {
+            return None;
+        }
+        let size_index = sizes.iter().position(|&s| s == size)?;
+        let slot = (thing * sizes.len() + size_index) * styles.len() + self.style_index(style);
+        let draw = || Master::new(self.glyph(thing, style), size, style);
+        Some(masters.get(slot)?.get_or_init(draw))
+    }
+
+    fn style_index(&self, style: Style) -> usize {
+        let index = self.inner.styles.iter().position(|&s| s == style);
+        index.unwrap_or_else(|| panic!("the style {} is not the world's", style.name()))
     }
 
     /// The picture of a background without things.
@@ -176,6 +219,39 @@ impl Glyphs {
         {
             Some((_, kept)) => kept.get_or_init(draw).clone(),
             None => draw(),
+        }
+    }
+}
+
+/// The shipped glyphs where they suffice, else the font's.
+fn font_glyphs(world: &World, sources: &Sources) -> Result<Vec<Glyph>> {
+    let shipped: Option<Vec<&[u8]>> = world
+        .things
+        .iter()
+        .map(|thing| {
+            SHIPPED
+                .iter()
+                .find(|(emoji, _)| *emoji == thing.emoji)
+                .map(|(_, png)| *png)
+        })
+        .collect();
+    match shipped {
+        Some(files) => files.into_iter().map(decode_shipped).collect(),
+        None => {
+            let font = Font::open(&sources.font)?;
+            let mut drawer = font.drawer()?;
+            world
+                .things
+                .iter()
+                .map(|thing| {
+                    drawer.draw(&thing.emoji).ok_or_else(|| {
+                        Error::bad_file(
+                            &sources.font,
+                            format!("has no colour bitmap for {}", thing.emoji),
+                        )
+                    })
+                })
+                .collect()
         }
     }
 }

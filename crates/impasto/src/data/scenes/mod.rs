@@ -7,27 +7,38 @@
 //! Pictures are exact functions of their scene, with no noise and with boxes on a grid: what a small model
 //! has to learn is words and composition.
 
+mod art;
 mod backgrounds;
 mod captions;
 mod catalogue;
+mod colour;
 mod export;
 mod glyphs;
+mod long_captions;
+mod masters;
 mod render;
 mod scene;
+mod soft_backgrounds;
 mod split;
 mod sprites;
+mod style;
+mod styled_captions;
 mod things;
 mod world;
 
+pub use art::{Pack, PackInfo, PackSource};
 pub use captions::{Language, WORDINGS};
+pub use colour::Colour;
 pub use export::{Export, Form, Report, export};
 pub use glyphs::{Glyphs, Sources};
 pub use render::render;
 pub use scene::{Arrangement, Kind, Place, Relation, Scene, SceneBox};
 pub use split::Split;
 pub use sprites::{Glyph, Sprite};
+pub use style::Style;
+pub use styled_captions::SizeWord;
 pub use things::Thing;
-pub use world::{Background, BackgroundKind, Colour, Sizes, Style, World};
+pub use world::{Background, BackgroundKind, Grammar, Sizes, World};
 
 #[cfg(test)]
 mod tests;

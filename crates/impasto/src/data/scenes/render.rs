@@ -8,8 +8,13 @@ use crate::image::Picture;
 pub fn render(scene: &Scene, glyphs: &Glyphs) -> Picture {
     let mut picture = (*glyphs.background(scene.background)).clone();
     for kind in &scene.kinds {
+        let colour = scene.style.drawn_colour(kind.colour, scene.background.kind);
         for place in &kind.boxes {
-            let sprite = glyphs.sprite(kind.thing, kind.colour, place.size, scene.style);
+            if let Some(master) = glyphs.master(kind.thing, place.size, scene.style) {
+                master.draw(colour, &mut picture, (place.x, place.y));
+                continue;
+            }
+            let sprite = glyphs.sprite(kind.thing, colour, place.size, scene.style);
             for row in 0..place.size {
                 let start = ((place.y + row) * picture.width + place.x) * 3;
                 let under = &mut picture.rgb[start..start + place.size * 3];

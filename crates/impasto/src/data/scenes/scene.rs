@@ -5,8 +5,10 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::colour::Colour;
 use super::split::Split;
-use super::world::{Background, BackgroundKind, Colour, Style, World};
+use super::style::Style;
+use super::world::{Background, BackgroundKind, Grammar, World};
 
 /// One of nine places in the picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -85,6 +87,9 @@ pub enum Arrangement {
     At(Place),
     /// The first kind so related to the second.
     Related(Relation),
+    /// Three or four kinds, one thing each, in a quadrant of its own: clockwise from the top left, where the
+    /// boxes say which ([`SceneBox::quadrant`]).
+    Quadrants,
 }
 
 /// A square that holds one thing.
@@ -96,6 +101,20 @@ pub struct SceneBox {
     pub y: usize,
     /// Width and height in px.
     pub size: usize,
+}
+
+impl SceneBox {
+    /// The corner of a picture `picture_size` px wide that its middle is in.
+    pub fn quadrant(&self, picture_size: usize) -> Place {
+        let is_right = self.x * 2 + self.size > picture_size;
+        let is_low = self.y * 2 + self.size > picture_size;
+        match (is_right, is_low) {
+            (false, false) => Place::TopLeft,
+            (true, false) => Place::TopRight,
+            (false, true) => Place::BottomLeft,
+            (true, true) => Place::BottomRight,
+        }
+    }
 }
 
 /// Things of one kind and colour.
@@ -119,7 +138,7 @@ impl Kind {
 /// Everything that a picture shows, as plain data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scene {
-    /// One or two kinds of things.
+    /// One to four kinds of things.
     pub kinds: Vec<Kind>,
     /// Their arrangement.
     pub arrangement: Arrangement,
@@ -130,15 +149,17 @@ pub struct Scene {
 }
 
 impl World {
-    /// The scene of a seed and an index: always the same one, and never one of the other split.
+    /// The scene of a seed and an index: always the same one, and never one of another split.
     ///
-    /// The world must have passed [`World::check`].
+    /// The world must have passed [`World::check_split`]: without scenes of that split this never returns.
     pub fn scene(&self, seed: u64, index: u64, split: Split) -> Scene {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(index);
         loop {
-            let scene = self.draw(&mut rng);
-            if self.split_of(&scene) == split {
+            let Some(scene) = self.draw(split, &mut rng) else {
+                continue;
+            };
+            if self.is_on_side(&scene, split) {
                 return scene;
             }
         }
@@ -149,22 +170,28 @@ impl World {
     pub fn kin_scene(&self, seed: u64, family: u64, member: u64, split: Split) -> Scene {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(family);
-        let common = self.draw(&mut rng);
+        let common = loop {
+            if let Some(scene) = self.draw(split, &mut rng) {
+                break scene;
+            }
+        };
         // The members' streams lie far behind any family's.
         rng.set_stream((1 << 63) + family.wrapping_mul(1 << 20) + member);
         loop {
-            let scene = self.vary(&common, &mut rng);
-            if self.split_of(&scene) == split {
+            let Some(scene) = self.vary(&common, split, &mut rng) else {
+                continue;
+            };
+            if self.is_on_side(&scene, split) {
                 return scene;
             }
         }
     }
 
     /// A scene of which most is `common`'s and the rest drawn anew.
-    fn vary(&self, common: &Scene, rng: &mut ChaCha8Rng) -> Scene {
+    fn vary(&self, common: &Scene, split: Split, rng: &mut ChaCha8Rng) -> Option<Scene> {
         /// How often each of a scene's four parts stays.
         const KEPT: f64 = 0.7;
-        let mut scene = self.draw(rng);
+        let mut scene = self.draw(split, rng)?;
         if rng.random_bool(KEPT) {
             scene.background = common.background;
         }
@@ -189,7 +216,7 @@ impl World {
                     colour = of_common.colour;
                 }
             }
-            if scene.kinds[..index].iter().any(|kind| kind.thing == thing) {
+            while scene.kinds[..index].iter().any(|kind| kind.thing == thing) {
                 thing = (thing + 1) % self.things.len();
             }
             if !self.can_show(thing, colour, scene.background, scene.style) {
@@ -198,14 +225,21 @@ impl World {
             scene.kinds[index].thing = thing;
             scene.kinds[index].colour = colour;
         }
-        scene
+        Some(scene)
     }
 
-    fn draw(&self, rng: &mut ChaCha8Rng) -> Scene {
+    /// A scene, or nothing where the style drawn has too few things on that side of the split.
+    fn draw(&self, split: Split, rng: &mut ChaCha8Rng) -> Option<Scene> {
         // Each kind as often as any other, however many colours it has.
         let mut kinds: Vec<BackgroundKind> = self.backgrounds.iter().map(|b| b.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
+        if self.grammar == Grammar::Rich {
+            // Those of eight colours twice as often.
+            let coloured: Vec<BackgroundKind> =
+                kinds.iter().copied().filter(|k| k.is_coloured()).collect();
+            kinds.extend(coloured);
+        }
         let kind = *pick(&kinds, rng);
         let of_kind: Vec<Background> = self
             .backgrounds
@@ -215,11 +249,23 @@ impl World {
             .collect();
         let background = *pick(&of_kind, rng);
         let style = *pick(&self.styles, rng);
-        let first = rng.random_range(0..self.things.len());
+        let (many_kinds_share, two_kinds_share) = match split {
+            // What is asked for there is a thing in a style that it was never seen in.
+            Split::UnseenPair => (0.0, self.two_kinds_share / 2.0),
+            _ => (self.many_kinds_share, self.two_kinds_share),
+        };
+        if many_kinds_share > 0.0 && rng.random_bool(many_kinds_share) {
+            return Some(Scene {
+                kinds: self.kinds_in_quadrants(background, style, split, rng)?,
+                arrangement: Arrangement::Quadrants,
+                background,
+                style,
+            });
+        }
+        let first = self.draw_thing(style, split, &[], rng)?;
         let first_colour = self.draw_colour(first, background, style, rng);
-        let (kinds, arrangement) = if rng.random_bool(self.two_kinds_share) {
-            // Any of the others.
-            let second = (first + rng.random_range(1..self.things.len())) % self.things.len();
+        let (kinds, arrangement) = if rng.random_bool(two_kinds_share / (1.0 - many_kinds_share)) {
+            let second = self.draw_thing(style, split, &[first], rng)?;
             let second_colour = self.draw_colour(second, background, style, rng);
             let (a, b) = *pick(&[(1, 1), (1, 1), (1, 1), (2, 1), (1, 2)], rng);
             let relation = *pick(&Relation::ALL, rng);
@@ -238,7 +284,11 @@ impl World {
             ];
             (kinds, Arrangement::Related(relation))
         } else {
-            let count = *pick(&[1, 1, 1, 2, 2, 3, 4], rng);
+            let counts: &[usize] = match self.grammar {
+                Grammar::Plain => &[1, 1, 1, 2, 2, 3, 4],
+                Grammar::Rich => &[1, 1, 1, 1, 1, 1, 2, 2, 3, 4],
+            };
+            let count = *pick(counts, rng);
             let (boxes, arrangement) = self.boxes_of_one_kind(count, rng);
             (
                 vec![Kind {
@@ -249,12 +299,76 @@ impl World {
                 arrangement,
             )
         };
-        Scene {
+        Some(Scene {
             kinds,
             arrangement,
             background,
             style,
+        })
+    }
+
+    /// A thing that is none of `others` (one at most where no pairs are held out), on that side of the held-out
+    /// pairs in that style. Nothing after many tries in vain.
+    fn draw_thing(
+        &self,
+        style: Style,
+        split: Split,
+        others: &[usize],
+        rng: &mut ChaCha8Rng,
+    ) -> Option<usize> {
+        let count = self.things.len();
+        if self.grammar == Grammar::Plain {
+            return Some(match others {
+                [] => rng.random_range(0..count),
+                // Any of the others.
+                [first, ..] => (first + rng.random_range(1..count)) % count,
+            });
         }
+        (0..256)
+            .map(|_| rng.random_range(0..count as u32) as usize)
+            .find(|thing| {
+                !others.contains(thing)
+                    && self.is_held_out_pair(*thing, style) == (split == Split::UnseenPair)
+            })
+    }
+
+    /// Three or four kinds, clockwise from the top left.
+    fn kinds_in_quadrants(
+        &self,
+        background: Background,
+        style: Style,
+        split: Split,
+        rng: &mut ChaCha8Rng,
+    ) -> Option<Vec<Kind>> {
+        let size = *pick(&self.sizes.two, rng);
+        let mut quadrants = vec![0, 1, 3, 2];
+        if rng.random_bool(0.5) {
+            quadrants.remove(rng.random_range(0..4u32) as usize);
+        }
+        let mut kinds: Vec<Kind> = Vec::with_capacity(4);
+        let mut things = Vec::with_capacity(4);
+        // Often a colour that most of them share, so that captions can say "all are red but one".
+        let shared = *pick(&self.colours, rng);
+        let share_colour = rng.random_bool(0.4);
+        for quadrant in quadrants {
+            let thing = self.draw_thing(style, split, &things, rng)?;
+            things.push(thing);
+            let drawn = self.draw_colour(thing, background, style, rng);
+            let colour = if share_colour
+                && rng.random_bool(0.75)
+                && self.can_show(thing, Some(shared), background, style)
+            {
+                Some(shared)
+            } else {
+                drawn
+            };
+            kinds.push(Kind {
+                thing,
+                colour,
+                boxes: vec![self.in_quadrant(size, quadrant, rng)],
+            });
+        }
+        Some(kinds)
     }
 
     /// Natural, or a colour that is not the thing's own and not the background's.
@@ -284,13 +398,14 @@ impl World {
         background: Background,
         style: Style,
     ) -> bool {
-        let taken = match background.kind {
-            BackgroundKind::Sea => Some(Colour::Blue),
-            _ => background.colour,
-        };
-        // Things in grey or in lines show no colour.
-        let is_shown = colour != taken && !matches!(style, Style::Grey | Style::Outline);
-        colour.is_none() || (is_shown && self.looks(thing).any(|look| look == colour))
+        match colour {
+            None => true,
+            Some(colour) => {
+                !background.hides(colour)
+                    && style.shows_colours()
+                    && self.looks(thing).any(|look| look == Some(colour))
+            }
+        }
     }
 
     fn boxes_of_one_kind(

@@ -1,6 +1,8 @@
 //! From a glyph to the pixels that are drawn: painting in a colour, style, scaling.
 
-use super::world::{Colour, Style};
+use super::colour::Colour;
+use super::masters::Master;
+use super::style::Style;
 
 /// A glyph's picture, cropped to its ink, with straight alpha.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,11 +38,8 @@ impl Glyph {
         })
     }
 
-    /// The look in a colour: its light and dark stay, its hues go.
-    ///
-    /// Brightness is stretched so that the middle of the glyph gets the colour's own tone; a hue
-    /// rotation would leave grey and white glyphs uncoloured.
-    fn painted(&self, colour: Colour) -> Glyph {
+    /// What its brightness ranges over.
+    pub(super) fn tones(&self) -> Tones {
         let mut histogram = [0u64; 256];
         for px in self.rgba.chunks_exact(4) {
             histogram[luminance(px) as usize] += u64::from(px[3]);
@@ -60,6 +59,45 @@ impl Glyph {
         // Glyphs of one tone keep a gentle slope, instead of noise blown up to black and white.
         let low = percentile(0.04).min(middle - 48.0);
         let high = percentile(0.96).max(middle + 48.0);
+        Tones { low, middle, high }
+    }
+
+    /// The look in a colour: its light and dark stay, its hues go.
+    ///
+    /// Brightness is stretched so that the middle of the glyph gets the colour's own tone; a hue
+    /// rotation would leave grey and white glyphs uncoloured.
+    fn painted(&self, colour: Colour) -> Glyph {
+        let ramp = self.tones().ramp(colour);
+        let mut painted = self.clone();
+        for px in painted.rgba.chunks_exact_mut(4) {
+            let tone = ramp[luminance(px) as usize];
+            px[..3].copy_from_slice(&tone);
+        }
+        painted
+    }
+
+    fn grey(&self) -> Glyph {
+        let mut grey = self.clone();
+        for px in grey.rgba.chunks_exact_mut(4) {
+            let tone = luminance(px);
+            px[..3].fill(tone);
+        }
+        grey
+    }
+}
+
+/// The brightness that little of a glyph is darker than, that of its middle, and that little is brighter than.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Tones {
+    low: f32,
+    middle: f32,
+    high: f32,
+}
+
+impl Tones {
+    /// For every brightness the tone that it is painted in.
+    pub(super) fn ramp(self, colour: Colour) -> [[u8; 3]; 256] {
+        let Tones { low, middle, high } = self;
         let paint = colour.paint();
         let dark = paint.map(|c| c * 0.36);
         let light = paint.map(|c| c + (255.0 - c) * 0.42);
@@ -77,21 +115,7 @@ impl Glyph {
                 tone[channel] = mixed.round() as u8;
             }
         }
-        let mut painted = self.clone();
-        for px in painted.rgba.chunks_exact_mut(4) {
-            let tone = ramp[luminance(px) as usize];
-            px[..3].copy_from_slice(&tone);
-        }
-        painted
-    }
-
-    fn grey(&self) -> Glyph {
-        let mut grey = self.clone();
-        for px in grey.rgba.chunks_exact_mut(4) {
-            let tone = luminance(px);
-            px[..3].fill(tone);
-        }
-        grey
+        ramp
     }
 }
 
@@ -113,6 +137,9 @@ impl Sprite {
     /// Draws `glyph` into a box of `size` px: a border of 1 px stays free, the longer side fills the
     /// rest, the shorter one is centred.
     pub(super) fn new(glyph: &Glyph, colour: Option<Colour>, size: usize, style: Style) -> Self {
+        if style.is_art() {
+            return Master::new(glyph, size, style).sprite(colour);
+        }
         let painted = match (colour, style) {
             (_, Style::Grey) => glyph.grey(),
             (Some(colour), _) => glyph.painted(colour),
@@ -120,7 +147,6 @@ impl Sprite {
         };
         let room = size - 2;
         match style {
-            Style::Flat | Style::Grey => Self::placed(&painted, size, room),
             Style::Pixels => {
                 // Cells of an eighth of the box at least, so that 24 px still show a shape.
                 let cell = (size / 16).max(2);
@@ -146,11 +172,12 @@ impl Sprite {
                 let border = (size / 20).max(2);
                 Self::placed(&painted, size, room - 2 * border).sticker(border)
             }
+            _ => Self::placed(&painted, size, room),
         }
     }
 
-    /// The glyph scaled so that its longer side is `room`, in the middle of a box.
-    fn placed(glyph: &Glyph, size: usize, room: usize) -> Self {
+    /// Width, height and premultiplied pixels of the glyph scaled so that its longer side is `room`.
+    pub(super) fn scaled(glyph: &Glyph, room: usize) -> (usize, usize, Vec<[f32; 4]>) {
         let longer = glyph.width.max(glyph.height) as f32;
         let scale = room as f32 / longer;
         let width = ((glyph.width as f32 * scale).round() as usize).max(1);
@@ -169,6 +196,12 @@ impl Sprite {
             })
             .collect();
         let scaled = resize(&source, glyph.width, glyph.height, width, height);
+        (width, height, scaled)
+    }
+
+    /// The glyph scaled so that its longer side is `room`, in the middle of a box.
+    fn placed(glyph: &Glyph, size: usize, room: usize) -> Self {
+        let (width, height, scaled) = Self::scaled(glyph, room);
         let (left, top) = ((size - width) / 2, (size - height) / 2);
         let mut pixels = vec![[0.0; 4]; size * size];
         for y in 0..height {

@@ -13,6 +13,7 @@ fn tiny() -> (World, Glyphs) {
         &Sources {
             font: "no font".into(),
             cldr: "none".into(),
+            ..Sources::default()
         },
     );
     (world, glyphs.unwrap())
@@ -68,6 +69,7 @@ fn a_missing_font_names_the_package_and_the_flag() {
     let sources = Sources {
         font: "/no/such/font.ttf".into(),
         cldr: "none".into(),
+        ..Sources::default()
     };
     let error = Glyphs::load(&World::small(), &sources).err().unwrap();
     assert!(error.to_string().contains("/no/such/font.ttf"), "{error}");

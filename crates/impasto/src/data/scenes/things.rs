@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::world::Colour;
+use super::colour::Colour;
 
 /// A thing: one glyph of the font and what it is called.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

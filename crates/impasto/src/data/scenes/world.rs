@@ -3,104 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::catalogue;
+use super::colour::Colour;
 use super::glyphs::Sources;
+use super::style::Style;
 use super::things::{self, Thing};
 use crate::{Error, Result};
-
-/// A named colour, of a thing or of a background.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[allow(missing_docs)]
-pub enum Colour {
-    White,
-    Red,
-    Orange,
-    Yellow,
-    Green,
-    Blue,
-    Purple,
-    Pink,
-}
-
-impl Colour {
-    /// All of them.
-    pub const ALL: [Colour; 8] = [
-        Colour::White,
-        Colour::Red,
-        Colour::Orange,
-        Colour::Yellow,
-        Colour::Green,
-        Colour::Blue,
-        Colour::Purple,
-        Colour::Pink,
-    ];
-    /// The seven that a thing may be painted in.
-    pub const OF_THINGS: [Colour; 7] = [
-        Colour::Red,
-        Colour::Orange,
-        Colour::Yellow,
-        Colour::Green,
-        Colour::Blue,
-        Colour::Purple,
-        Colour::Pink,
-    ];
-
-    /// The strong tone that a thing is painted in.
-    pub fn paint(self) -> [f32; 3] {
-        match self {
-            Colour::White => [245.0, 245.0, 245.0],
-            Colour::Red => [222.0, 38.0, 38.0],
-            Colour::Orange => [245.0, 128.0, 10.0],
-            Colour::Yellow => [250.0, 208.0, 10.0],
-            Colour::Green => [48.0, 160.0, 58.0],
-            Colour::Blue => [36.0, 96.0, 226.0],
-            Colour::Purple => [130.0, 56.0, 190.0],
-            Colour::Pink => [246.0, 104.0, 176.0],
-        }
-    }
-
-    /// The soft tone of a background, so that a thing of the same name still stands out.
-    pub fn ground(self) -> [f32; 3] {
-        match self {
-            Colour::White => [250.0, 250.0, 250.0],
-            Colour::Red => [240.0, 126.0, 118.0],
-            Colour::Orange => [255.0, 188.0, 112.0],
-            Colour::Yellow => [255.0, 238.0, 138.0],
-            Colour::Green => [160.0, 218.0, 140.0],
-            Colour::Blue => [138.0, 190.0, 246.0],
-            Colour::Purple => [188.0, 158.0, 236.0],
-            Colour::Pink => [250.0, 190.0, 218.0],
-        }
-    }
-
-    /// The English word.
-    pub fn english(self) -> &'static str {
-        match self {
-            Colour::White => "white",
-            Colour::Red => "red",
-            Colour::Orange => "orange",
-            Colour::Yellow => "yellow",
-            Colour::Green => "green",
-            Colour::Blue => "blue",
-            Colour::Purple => "purple",
-            Colour::Pink => "pink",
-        }
-    }
-
-    /// The Chinese word.
-    pub fn chinese(self) -> &'static str {
-        match self {
-            Colour::White => "白色",
-            Colour::Red => "红色",
-            Colour::Orange => "橙色",
-            Colour::Yellow => "黄色",
-            Colour::Green => "绿色",
-            Colour::Blue => "蓝色",
-            Colour::Purple => "紫色",
-            Colour::Pink => "粉色",
-        }
-    }
-}
 
 /// What stands behind the things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -115,11 +22,23 @@ pub enum BackgroundKind {
     Night,
     Sea,
     Room,
+    /// One soft tone.
+    Smooth,
+    /// A soft tone that fades downwards.
+    Fade,
+    /// A wooden table before a wall.
+    Table,
+    Meadow,
+    NightSky,
+    /// The open sea under a light sky.
+    Ocean,
+    /// A room with a window.
+    Parlour,
 }
 
 impl BackgroundKind {
-    /// All of them.
-    pub const ALL: [BackgroundKind; 8] = [
+    /// Those of the worlds of one drawing style, patterns among them.
+    pub const PATTERNED: [BackgroundKind; 8] = [
         BackgroundKind::Plain,
         BackgroundKind::Gradient,
         BackgroundKind::Stripes,
@@ -128,6 +47,16 @@ impl BackgroundKind {
         BackgroundKind::Night,
         BackgroundKind::Sea,
         BackgroundKind::Room,
+    ];
+    /// Those of the world `styles`: smooth, without patterns.
+    pub const SOFT: [BackgroundKind; 7] = [
+        BackgroundKind::Smooth,
+        BackgroundKind::Fade,
+        BackgroundKind::Table,
+        BackgroundKind::Meadow,
+        BackgroundKind::NightSky,
+        BackgroundKind::Ocean,
+        BackgroundKind::Parlour,
     ];
 
     /// Whether it comes in several colours.
@@ -138,7 +67,14 @@ impl BackgroundKind {
                 | BackgroundKind::Gradient
                 | BackgroundKind::Stripes
                 | BackgroundKind::Dots
+                | BackgroundKind::Smooth
+                | BackgroundKind::Fade
         )
+    }
+
+    /// Whether black ink would hardly be seen on it.
+    pub fn is_dark(self) -> bool {
+        matches!(self, BackgroundKind::Night | BackgroundKind::NightSky)
     }
 }
 
@@ -151,20 +87,40 @@ pub struct Background {
     pub colour: Option<Colour>,
 }
 
-/// How things are drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+impl Background {
+    /// Whether a thing painted in `colour` would hardly stand out.
+    pub fn hides(self, colour: Colour) -> bool {
+        match self.kind {
+            BackgroundKind::Sea | BackgroundKind::Ocean => colour == Colour::Blue,
+            BackgroundKind::Meadow => colour == Colour::Green,
+            BackgroundKind::NightSky => matches!(colour, Colour::Blue | Colour::Purple),
+            BackgroundKind::Table => colour == Colour::Orange,
+            _ => self.colour == Some(colour),
+        }
+    }
+}
+
+/// What scenes and captions are made by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Style {
-    /// As in the font.
-    Flat,
-    /// In coarse pixels.
-    Pixels,
-    /// As a drawing of lines: only the edges keep their ink.
-    Outline,
-    /// Without colour.
-    Grey,
-    /// With a white border.
-    Sticker,
+pub enum Grammar {
+    /// One or two kinds of things; captions of one sentence; only what a scene combines is held out.
+    #[default]
+    Plain,
+    /// Up to four kinds, each at its place; captions that name style and size, and long ones of several
+    /// sentences; pairs of a thing and a style are held out, too ([`World::is_held_out_pair`]).
+    Rich,
+}
+
+impl Grammar {
+    fn is_plain(&self) -> bool {
+        *self == Grammar::Plain
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde passes it
+fn is_zero(share: &f64) -> bool {
+    *share == 0.0
 }
 
 /// The boxes' sizes in px, by how many things a scene has.
@@ -173,9 +129,9 @@ pub enum Style {
 pub struct Sizes {
     /// One thing.
     pub one: Vec<usize>,
-    /// Two things.
+    /// Two things; several kinds, each in its quadrant.
     pub two: Vec<usize>,
-    /// Three or four.
+    /// Three or four of one kind.
     pub many: Vec<usize>,
 }
 
@@ -205,6 +161,12 @@ pub struct World {
     pub natural_share: f64,
     /// The share of scenes with two kinds of things.
     pub two_kinds_share: f64,
+    /// The share of scenes with three or four kinds, each one thing in its own quadrant.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub many_kinds_share: f64,
+    /// What scenes and captions are made by.
+    #[serde(default, skip_serializing_if = "Grammar::is_plain")]
+    pub grammar: Grammar,
 }
 
 impl World {
@@ -232,6 +194,8 @@ impl World {
             styles: vec![Style::Flat],
             natural_share: 0.5,
             two_kinds_share: 0.3,
+            many_kinds_share: 0.0,
+            grammar: Grammar::Plain,
         }
     }
 
@@ -249,10 +213,12 @@ impl World {
                 two: vec![24, 32],
                 many: vec![24],
             },
-            backgrounds: backgrounds(&BackgroundKind::ALL, &Colour::ALL),
+            backgrounds: backgrounds(&BackgroundKind::PATTERNED, &Colour::ALL),
             styles: vec![Style::Flat],
             natural_share: 0.5,
             two_kinds_share: 0.4,
+            many_kinds_share: 0.0,
+            grammar: Grammar::Plain,
         }
     }
 
@@ -270,7 +236,7 @@ impl World {
                 two: vec![48, 56, 64],
                 many: vec![40, 48, 56],
             },
-            backgrounds: backgrounds(&BackgroundKind::ALL, &Colour::ALL),
+            backgrounds: backgrounds(&BackgroundKind::PATTERNED, &Colour::ALL),
             styles: vec![
                 Style::Flat,
                 Style::Pixels,
@@ -280,18 +246,61 @@ impl World {
             ],
             natural_share: 0.6,
             two_kinds_share: 0.4,
+            many_kinds_share: 0.0,
+            grammar: Grammar::Plain,
         })
     }
 
-    /// The presets' names.
-    pub const PRESETS: [&'static str; 3] = ["tiny", "small", "full"];
+    /// The things that the font and all packs of art have a picture for, at 128 px on the 8 px grid of an image
+    /// tokenizer's patches, in the five styles of [`Style::ART`].
+    pub fn styles(sources: &Sources) -> Result<Self> {
+        let things = catalogue::drawn_in(&Style::ART, catalogue::things(sources)?, sources)?;
+        Ok(World {
+            name: "styles".into(),
+            ..Self::styled(things, &Style::ART)
+        })
+    }
 
-    /// A preset by its name; only `full` reads `sources` here.
+    /// The eight shipped things in the two styles that tests have pictures for.
+    pub fn tiny_styles() -> Self {
+        World {
+            name: "tiny-styles".into(),
+            ..Self::styled(things::tiny(), &[Style::Noto, Style::Fluent3d])
+        }
+    }
+
+    /// The world `styles` with other things and styles.
+    pub(super) fn styled(things: Vec<Thing>, styles: &[Style]) -> Self {
+        World {
+            name: "styled".into(),
+            picture_size: 128,
+            snap: 8,
+            things,
+            colours: Colour::OF_THINGS.to_vec(),
+            sizes: Sizes {
+                one: vec![56, 80, 104],
+                two: vec![48, 56],
+                many: vec![40, 48],
+            },
+            backgrounds: backgrounds(&BackgroundKind::SOFT, &Colour::ALL),
+            styles: styles.to_vec(),
+            natural_share: 0.7,
+            two_kinds_share: 0.3,
+            many_kinds_share: 0.2,
+            grammar: Grammar::Rich,
+        }
+    }
+
+    /// The presets' names.
+    pub const PRESETS: [&'static str; 4] = ["tiny", "small", "full", "styles"];
+
+    /// A preset by its name; only `full` and `styles` read `sources` here.
     pub fn preset(name: &str, sources: &Sources) -> Result<Self> {
         match name {
             "tiny" => Ok(World::tiny()),
             "small" => Ok(World::small()),
             "full" => World::full(sources),
+            "styles" => World::styles(sources),
             _ => Err(Error::invalid(
                 "world",
                 format!(
@@ -358,10 +367,21 @@ impl World {
         for (name, share) in [
             ("natural_share", self.natural_share),
             ("two_kinds_share", self.two_kinds_share),
+            ("many_kinds_share", self.many_kinds_share),
+            (
+                "two_kinds_share and many_kinds_share together",
+                self.two_kinds_share + self.many_kinds_share,
+            ),
         ] {
             if !(0.0..=1.0).contains(&share) {
                 return invalid(format!("{name} must be from 0 to 1, got {share}"));
             }
+        }
+        if self.many_kinds_share > 0.0 && self.things.len() < 4 {
+            return invalid(format!(
+                "at least 4 things are needed for scenes of four kinds, got {}",
+                self.things.len()
+            ));
         }
         Ok(())
     }
@@ -387,13 +407,18 @@ impl World {
     }
 }
 
-/// The product of kinds and colours, with the plain kinds once. White has no stripes, dots or gradient.
+/// The product of kinds and colours, with the plain kinds once. White has no stripes or dots, and no gradient but
+/// the soft one.
 fn backgrounds(kinds: &[BackgroundKind], colours: &[Colour]) -> Vec<Background> {
     let mut all = Vec::new();
     for &kind in kinds {
         if kind.is_coloured() {
             for &colour in colours {
-                if colour != Colour::White || kind == BackgroundKind::Plain {
+                let patterned = matches!(
+                    kind,
+                    BackgroundKind::Gradient | BackgroundKind::Stripes | BackgroundKind::Dots
+                );
+                if colour != Colour::White || !patterned {
                     all.push(Background {
                         kind,
                         colour: Some(colour),

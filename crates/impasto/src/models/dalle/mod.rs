@@ -93,6 +93,20 @@ impl DalleConfig {
         self.text_length + 1 + self.image_length()
     }
 
+    /// Floating-point operations of a forward and backward pass over one pair: two for each weight of a product
+    /// and token forward, four backward (Kaplan et al. 2020, arXiv:2001.08361, section 2.1), and those of the
+    /// lower triangle of attention; each head only where it is used.
+    pub fn training_operations(&self) -> f64 {
+        let sequence = (self.text_length + self.image_length()) as f64;
+        let width = self.width as f64;
+        let block = 4.0 * width * width + 3.0 * width * self.hidden as f64;
+        let heads = self.text_length as f64 * self.text_vocab_size as f64
+            + self.image_length() as f64 * self.codebook_size as f64;
+        let attention = sequence * sequence * width;
+        let layers = self.n_layers as f64;
+        6.0 * (layers * block * sequence + width * heads + layers * attention)
+    }
+
     /// Says which size is impossible.
     pub fn validate(&self) -> Result<()> {
         let positive = [
@@ -256,6 +270,9 @@ impl Dalle {
         } else {
             Tensor::cat(embedded, 1)
         };
+        if let Some(block) = self.blocks.first() {
+            x = block.like_weights(x);
+        }
         match caches {
             Some(caches) => {
                 for (block, cache) in self.blocks.iter().zip(caches) {

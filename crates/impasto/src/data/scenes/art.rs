@@ -1,0 +1,121 @@
+//! Art packs: a folder of emoji pictures a style, as `recipes/art/fetch` makes it.
+//!
+//! A pack has `pack.json` (whose art it is), `LICENSE`, and a WebP or PNG with alpha for each code point, named by it
+//! in hexadecimal: `1f422.webp` is 🐢.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::sprites::Glyph;
+use crate::{Error, Result};
+
+/// Whose art a pack is: its `pack.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackInfo {
+    /// The folder's name, which is the style's.
+    pub name: String,
+    /// SPDX identifier of the licence.
+    pub license: String,
+    /// Who to name where the art is shown.
+    pub attribution: String,
+    /// The package it was made from.
+    pub source: PackSource,
+}
+
+/// Where a pack was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackSource {
+    /// The npm package.
+    pub npm: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// A pack's pictures, by emoji; none is decoded yet.
+#[derive(Clone, Debug)]
+pub struct Pack {
+    /// Whose art it is.
+    pub info: PackInfo,
+    folder: PathBuf,
+    files: HashMap<char, PathBuf>,
+}
+
+impl Pack {
+    /// Opens the pack `name` in the folder of all packs.
+    pub fn open(art: &Path, name: &str) -> Result<Self> {
+        let folder = art.join(name);
+        let path = folder.join("pack.json");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::Missing {
+                    what: "art pack",
+                    path: folder,
+                    hint: "run recipes/art/fetch, or pass --art FOLDER".into(),
+                });
+            }
+            Err(e) => return Err(Error::io("read", &path)(e)),
+        };
+        let info: PackInfo = serde_json::from_str(&text)
+            .map_err(|e| Error::bad_file(&path, format!("expected an art pack's origin: {e}")))?;
+        if info.name != name {
+            return Err(Error::bad_file(
+                &path,
+                format!("expected the pack {name}, found {}", info.name),
+            ));
+        }
+        let mut files = HashMap::new();
+        for entry in std::fs::read_dir(&folder).map_err(Error::io("read", &folder))? {
+            let path = entry.map_err(Error::io("read", &folder))?.path();
+            let is_picture = path
+                .extension()
+                .is_some_and(|extension| extension == "webp" || extension == "png");
+            let emoji = path
+                .file_stem()
+                .and_then(|stem| u32::from_str_radix(stem.to_str()?, 16).ok())
+                .and_then(char::from_u32);
+            if let (true, Some(emoji)) = (is_picture, emoji) {
+                files.insert(emoji, path);
+            }
+        }
+        Ok(Pack {
+            info,
+            folder,
+            files,
+        })
+    }
+
+    /// Whether there is a picture for that emoji.
+    pub fn has(&self, emoji: &str) -> bool {
+        self.file(emoji).is_some()
+    }
+
+    /// The emoji's picture, cropped to its ink.
+    pub fn glyph(&self, emoji: &str) -> Result<Glyph> {
+        let Some(path) = self.file(emoji) else {
+            return Err(Error::bad_file(
+                &self.folder,
+                format!("has no picture for {emoji}; run recipes/art/fetch again"),
+            ));
+        };
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let picture = ::image::load_from_memory(&bytes)
+            .map_err(|e| Error::bad_file(path, e.to_string()))?
+            .into_rgba8();
+        let (width, height) = (picture.width() as usize, picture.height() as usize);
+        Glyph::cropped(width, height, picture.as_raw())
+            .ok_or_else(|| Error::bad_file(path, "expected a picture with ink, found none"))
+    }
+
+    fn file(&self, emoji: &str) -> Option<&PathBuf> {
+        let mut characters = emoji.chars().filter(|&c| c != '\u{fe0f}');
+        match (characters.next(), characters.next()) {
+            (Some(character), None) => self.files.get(&character),
+            _ => None,
+        }
+    }
+}
