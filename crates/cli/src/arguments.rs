@@ -63,6 +63,11 @@ pub struct DeviceFlags {
 impl DeviceFlags {
     /// Sizes the thread pool, takes the device and says which one on stderr.
     pub fn select(&self) -> Result<Device> {
+        Ok(self.select_described()?.0)
+    }
+
+    /// [`DeviceFlags::select`], and what it says about the device.
+    pub fn select_described(&self) -> Result<(Device, String)> {
         if let Some(threads) = self.threads {
             rayon::ThreadPoolBuilder::new()
                 .num_threads(threads.into())
@@ -71,7 +76,7 @@ impl DeviceFlags {
         }
         let (device, description) = device::select(&self.device)?;
         terminal::note(format_args!("device: {description}"));
-        Ok(device)
+        Ok((device, description))
     }
 }
 

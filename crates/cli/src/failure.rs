@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use impasto::Error;
 
+use crate::terminal::harmless;
+
 /// Exit code of work that was stopped, as shells report an interrupt.
 pub const STOPPED: u8 = 130;
 const FAILED: u8 = 1;
@@ -120,8 +122,8 @@ fn hint(error: &Error) -> Option<String> {
 fn tell(line: &str, hint: Option<&str>) {
     let mut stderr = io::stderr().lock();
     // A closed stderr leaves only the exit code to tell by.
-    let _ = writeln!(stderr, "{line}");
+    let _ = writeln!(stderr, "{}", harmless(line));
     if let Some(hint) = hint {
-        let _ = writeln!(stderr, "hint: {hint}");
+        let _ = writeln!(stderr, "hint: {}", harmless(hint));
     }
 }

@@ -7,6 +7,7 @@ mod arguments;
 mod commands;
 mod failure;
 mod outputs;
+mod pictures;
 mod preview;
 mod terminal;
 
@@ -44,6 +45,8 @@ enum Command {
     Import(commands::import::Arguments),
     Quantize(commands::quantize::Arguments),
     Bench(commands::bench::Arguments),
+    Selftest(commands::selftest::Arguments),
+    Doctor(commands::doctor::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +75,8 @@ fn main() -> ExitCode {
         Command::Import(arguments) => commands::import::run(arguments),
         Command::Bench(arguments) => commands::bench::run(arguments),
         Command::Quantize(arguments) => commands::quantize::run(arguments),
+        Command::Selftest(arguments) => commands::selftest::run(arguments),
+        Command::Doctor(arguments) => commands::doctor::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,7 @@ pub use burn::tensor::Device;
 
 use crate::{Error, Result};
 
-/// The device called `name` ("auto", "cpu", "cuda", "vulkan", "metal") and a line that describes it.
+/// The device called `name` ("auto", "cpu", "cuda", "vulkan", "metal", "tch-cuda", "tch") and a line that describes it.
 pub fn select(name: &str) -> Result<(Device, String)> {
     let refused = |reason: String| {
         Err(Error::Device {
@@ -15,13 +15,16 @@ pub fn select(name: &str) -> Result<(Device, String)> {
     match name {
         "cpu" => Ok(cpu()),
         "auto" => Ok(automatic()),
-        "vulkan" | "cuda" | "metal" => match named(name) {
+        "vulkan" | "cuda" | "metal" | "tch" | "tch-cuda" => match named(name) {
             Some(found) => found,
-            None => refused(format!(
-                "this program was built without it; build with --features {name}"
-            )),
+            None => {
+                let feature = name.split('-').next().unwrap_or(name);
+                refused(format!(
+                    "this program was built without it; build with --features {feature}"
+                ))
+            }
         },
-        _ => refused("expected auto, cpu, cuda, vulkan or metal".into()),
+        _ => refused("expected auto, cpu, cuda, vulkan, metal, tch-cuda or tch".into()),
     }
 }
 
@@ -34,7 +37,7 @@ fn cpu() -> (Device, String) {
 
 /// The first GPU that answers, else the CPU.
 fn automatic() -> (Device, String) {
-    for name in ["cuda", "metal", "vulkan"] {
+    for name in ["tch-cuda", "cuda", "metal", "vulkan"] {
         if let Some(Ok(found)) = named(name) {
             return found;
         }
@@ -48,6 +51,14 @@ fn named(name: &str) -> Option<Result<(Device, String)>> {
     #[cfg(feature = "cuda")]
     if name == "cuda" {
         return Some(tried(name, || Device::cuda(0)));
+    }
+    // Burn marks this backend as deprecated; docs/decisions/0005 says why it is used.
+    #[cfg(feature = "tch")]
+    #[allow(deprecated)]
+    match name {
+        "tch-cuda" => return Some(tried(name, || Device::libtorch_cuda(0))),
+        "tch" => return Some(tried(name, Device::libtorch)),
+        _ => {}
     }
     #[cfg(feature = "vulkan")]
     if name == "vulkan" {
@@ -65,7 +76,12 @@ fn named(name: &str) -> Option<Result<(Device, String)>> {
 }
 
 /// Drivers that don't answer panic inside the backend: caught here and told as an error.
-#[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal"))]
+#[cfg(any(
+    feature = "cuda",
+    feature = "vulkan",
+    feature = "metal",
+    feature = "tch"
+))]
 fn tried(
     name: &str,
     make: impl FnOnce() -> Device + std::panic::UnwindSafe,

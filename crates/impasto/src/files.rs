@@ -1,26 +1,110 @@
-//! Writing files so that a half-written one never stands under its final name.
+//! Reading regular files only, and writing files so that a half-written one never stands under its final name.
+//!
+//! What is written goes to a temporary file (`.impasto-…`) in the same folder, which is synced and renamed. While it
+//! is written it is locked; one that is not was left by a program that was killed, and [`clear_stale`] removes it.
 
 use std::borrow::Cow;
-use std::io::Write;
-use std::path::Path;
+use std::fs::{File, FileType, Metadata, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
 use crate::{Error, Result};
 
+/// How the names of temporary files start.
+const TEMPORARY: &str = ".impasto-";
+/// And of temporary folders.
+const TEMPORARY_FOLDER: &str = ".impasto-folder-";
+/// What is locked in a temporary folder.
+const FOLDER_LOCK: &str = ".lock";
+
+/// Opens a file for reading.
+///
+/// # Errors
+/// If it can't be opened, and if it is a named pipe, a socket or a device: opening one may wait for ever.
+pub fn open(path: impl AsRef<Path>) -> Result<File> {
+    let path = path.as_ref();
+    check_regular(path)?;
+    File::open(path).map_err(Error::io("read", path))
+}
+
+/// A file's bytes; see [`open`] for what is refused.
+pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
+    let path = path.as_ref();
+    check_regular(path)?;
+    std::fs::read(path).map_err(Error::io("read", path))
+}
+
+/// A file's text; see [`open`] for what is refused.
+pub fn read_to_string(path: impl AsRef<Path>) -> Result<String> {
+    let path = path.as_ref();
+    check_regular(path)?;
+    std::fs::read_to_string(path).map_err(Error::io("read", path))
+}
+
+/// A file's bytes, if there are at most `limit`.
+pub fn read_at_most(path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>> {
+    let path = path.as_ref();
+    let mut bytes = Vec::new();
+    open(path)?
+        .take(limit.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(Error::io("read", path))?;
+    if bytes.len() as u64 > limit {
+        let reason = format!("has more than {limit} bytes, the most that is read");
+        return Err(Error::bad_file(path, reason));
+    }
+    Ok(bytes)
+}
+
+/// Refuses what is no regular file; folders are left to the caller, whose reading fails.
+fn check_regular(path: &Path) -> Result<()> {
+    let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
+    match special(metadata.file_type()) {
+        Some(kind) => Err(Error::bad_file(
+            path,
+            format!("is {kind}, expected a regular file"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// What a file is that is neither a regular one nor a folder.
+pub fn special(kind: FileType) -> Option<&'static str> {
+    if kind.is_file() || kind.is_dir() || kind.is_symlink() {
+        return None;
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if kind.is_fifo() {
+            return Some("a named pipe");
+        }
+        if kind.is_socket() {
+            return Some("a socket");
+        }
+        if kind.is_block_device() || kind.is_char_device() {
+            return Some("a device");
+        }
+    }
+    Some("neither a file nor a folder")
+}
+
 /// Writes `bytes` to `path` whole or not at all: to a temporary file in the same folder, synced, then
-/// renamed. Two writers to one path end with one whole file.
+/// renamed. Two writers to one path end with one whole file. A file that is there keeps its mode (and its owner,
+/// where we may set it), a new one gets the mode that the process's umask gives; a link is followed.
 pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     let path = path.as_ref();
-    let file = temporary(path, bytes)?;
-    file.persist(path)
-        .map_err(|e| Error::io("write", path)(e.error))?;
-    Ok(())
+    let target = target_of(path)?;
+    let file = temporary(path, &target, bytes)?;
+    persist(file, path, &target)
 }
 
 /// A file's bytes, mapped into memory where the system can (for as long as the program runs). The file must not
 /// be changed in place meanwhile; one that is replaced by another, as [`write_atomic`] does, stays as it is.
 pub fn map(path: &Path) -> Result<Cow<'static, [u8]>> {
+    check_regular(path)?;
     impasto_kernels::memory::map(path).map_err(Error::io("read", path))
 }
 
@@ -29,27 +113,26 @@ pub fn release_mapped() {
     impasto_kernels::memory::release_mapped();
 }
 
-/// Like [`write_atomic`], with a file that `write` makes at the path it is given.
+/// Like [`write_atomic`], with a file that `write` fills at the path it is given.
 pub fn write_atomic_with(
     path: impl AsRef<Path>,
     write: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
     let path = path.as_ref();
-    let file = temporary(path, &[])?;
+    let target = target_of(path)?;
+    let file = temporary(path, &target, &[])?;
     write(file.path())?;
     // Synced through a handle of its own: the writer may have put another file in the place of ours.
-    std::fs::File::open(file.path())
+    File::open(file.path())
         .and_then(|written| written.sync_all())
         .map_err(Error::io("write", path))?;
-    file.persist(path)
-        .map_err(|e| Error::io("write", path)(e.error))?;
-    Ok(())
+    persist(file, path, &target)
 }
 
 /// Like [`write_atomic`], but leaves a file that is there already alone and returns false then.
 pub fn write_new(path: impl AsRef<Path>, bytes: &[u8]) -> Result<bool> {
     let path = path.as_ref();
-    let file = temporary(path, bytes)?;
+    let file = temporary(path, path, bytes)?;
     match file.persist_noclobber(path) {
         Ok(_) => Ok(true),
         Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
@@ -57,21 +140,174 @@ pub fn write_new(path: impl AsRef<Path>, bytes: &[u8]) -> Result<bool> {
     }
 }
 
-/// Whether nothing is in `folder`.
+/// Whether nothing is in `folder`, temporary files of killed programs aside.
 pub fn is_empty(folder: &Path) -> Result<bool> {
+    clear_stale(folder);
     let mut entries = std::fs::read_dir(folder).map_err(Error::io("read", folder))?;
     Ok(entries.next().is_none())
 }
 
-/// Whether files can be made in `folder`, found out by making one.
+/// Whether files can be made in `folder`, found out by making one. Temporary files that killed programs left there
+/// are removed.
 pub fn check_writable(folder: impl AsRef<Path>) -> Result<()> {
     let folder = folder.as_ref();
+    clear_stale(folder);
     tempfile::Builder::new()
-        .prefix(".impasto-")
+        .prefix(TEMPORARY)
         .tempfile_in(folder)
         .map_err(plain)
         .map_err(Error::io("write into", folder))?;
     Ok(())
+}
+
+/// Writes a folder whole or not at all: `write` fills a temporary one, which then gets the name. Into a folder that is
+/// there its files are moved, `config.json` last.
+///
+/// # Errors
+/// Those of `write`, after which nothing is left; and if the folder can't be made.
+pub fn write_folder<T, E: From<Error>>(
+    folder: &Path,
+    write: impl FnOnce(&Path) -> Result<T, E>,
+) -> Result<T, E> {
+    let is_there = folder.is_dir();
+    let parent = if is_there { folder } else { folder_of(folder) };
+    std::fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+    clear_stale(parent);
+    let (temporary, lock) = temporary_folder(parent).map_err(Error::io("create", folder))?;
+    let written = write(temporary.path())?;
+    if is_there {
+        move_files(temporary.path(), folder).map_err(Error::io("write", folder))?;
+    } else {
+        std::fs::rename(temporary.path(), folder).map_err(Error::io("write", folder))?;
+        let _ = temporary.keep();
+        std::fs::remove_file(folder.join(FOLDER_LOCK)).map_err(Error::io("write", folder))?;
+    }
+    drop(lock);
+    sync_folder(parent);
+    Ok(written)
+}
+
+fn move_files(from: &Path, to: &Path) -> std::io::Result<()> {
+    let entries = std::fs::read_dir(from)?.collect::<std::io::Result<Vec<_>>>()?;
+    let mut names: Vec<_> = entries.iter().map(std::fs::DirEntry::file_name).collect();
+    names.retain(|name| name != FOLDER_LOCK);
+    // Whoever finds the config finds the rest.
+    names.sort_by_key(|name| name == "config.json");
+    for name in names {
+        std::fs::rename(from.join(&name), to.join(&name))?;
+    }
+    Ok(())
+}
+
+/// A new temporary folder with a file in it that this process holds the lock of.
+fn temporary_folder(parent: &Path) -> std::io::Result<(tempfile::TempDir, File)> {
+    loop {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(TEMPORARY_FOLDER);
+        #[cfg(unix)]
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        #[cfg(unix)]
+        builder.permissions(permissions);
+        let folder = builder.tempdir_in(parent).map_err(plain)?;
+        match File::create(folder.path().join(FOLDER_LOCK)) {
+            Ok(lock) => {
+                let _ = lock.try_lock();
+                return Ok((folder, lock));
+            }
+            // Someone who clears took the empty folder for a stale one.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Removes the temporary files in `folder` that nobody writes any more; what can't be removed stays.
+pub fn clear_stale(folder: &Path) {
+    // A stale file is one whose writer no longer holds its lock, which other systems don't tell in the same way.
+    if !cfg!(unix) {
+        return;
+    }
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Ok(kind) = entry.file_type() else {
+            continue;
+        };
+        if kind.is_dir()
+            && name
+                .as_encoded_bytes()
+                .starts_with(TEMPORARY_FOLDER.as_bytes())
+        {
+            remove_unlocked_folder(&entry.path());
+        }
+        if kind.is_file() && name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+            remove_unlocked(&entry.path());
+        }
+    }
+}
+
+/// Keeps other programs out of a folder for as long as the result lives, by a lock of the system's on the file `lock`
+/// in it: it ends with the process, however that ends. None if another one has it; nothing is locked on file systems
+/// that have no locks.
+#[allow(clippy::option_option)] // held by another; not there; ours
+pub fn lock(folder: &Path) -> Result<Option<Option<File>>> {
+    let path = folder.join("lock");
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(Error::io("write", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(Some(file))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => {
+            Ok(Some(None))
+        }
+        Err(TryLockError::Error(e)) => Err(Error::io("lock", &path)(e)),
+    }
+}
+
+fn remove_unlocked(path: &Path) {
+    if let Ok(file) = File::open(path)
+        && file.try_lock().is_ok()
+    {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+fn remove_unlocked_folder(path: &Path) {
+    match File::open(path.join(FOLDER_LOCK)) {
+        Ok(lock) if lock.try_lock().is_ok() => {
+            let _ = std::fs::remove_dir_all(path);
+        }
+        Ok(_) => {}
+        // Not locked yet, or cleared by another; one that is not empty stays.
+        Err(_) => {
+            let _ = std::fs::remove_dir(path);
+        }
+    }
+}
+
+/// Writes a folder's entries to the disk, so that a rename in it survives a loss of power; best effort, as not every
+/// system can.
+pub fn sync_folder(folder: &Path) {
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+}
+
+/// A path in JSON: what of its name is not UTF-8 is replaced, as a report must not fail for a name.
+///
+/// # Errors
+/// The serializer's.
+pub fn lossy<S: serde::Serializer>(
+    path: impl AsRef<Path>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.as_ref().to_string_lossy())
 }
 
 /// A digest as it is written: two digits a byte.
@@ -87,26 +323,83 @@ pub fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// A finished file beside `path` that removes itself unless it is kept.
-fn temporary(path: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
+/// Where a path's bytes go: what a link points to, also if nothing is there yet.
+fn target_of(path: &Path) -> Result<PathBuf> {
+    /// As many as Linux follows.
+    const MAX_LINKS: usize = 40;
+    let mut target = path.to_path_buf();
+    for _ in 0..MAX_LINKS {
+        match std::fs::read_link(&target) {
+            Ok(link) => target = folder_of(&target).join(link),
+            // No link, or nothing there.
+            Err(_) => return Ok(target),
+        }
+    }
+    Err(Error::bad_file(
+        path,
+        "is a link that leads in a circle, expected a file's name",
+    ))
+}
+
+/// A finished file beside `target` that removes itself unless it is kept; `path` is how errors call it.
+fn temporary(path: &Path, target: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
     let fail = || Error::io("write", path);
-    let mut file = tempfile::Builder::new()
-        .prefix(".impasto-")
-        .tempfile_in(folder_of(path))
-        .map_err(plain)
-        .map_err(fail())?;
+    let mut file = locked_temporary(folder_of(target)).map_err(fail())?;
+    if let Ok(metadata) = std::fs::metadata(target) {
+        take_over(&metadata, file.as_file()).map_err(fail())?;
+    }
     file.as_file_mut().write_all(bytes).map_err(fail())?;
     file.as_file().sync_all().map_err(fail())?;
-    // Temporary files are private; a finished one gets the permissions a plain create would give.
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let permissions = std::fs::Permissions::from_mode(0o644);
-        file.as_file()
-            .set_permissions(permissions)
-            .map_err(fail())?;
-    }
     Ok(file)
+}
+
+/// A new temporary file that this process holds the lock of.
+fn locked_temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
+    loop {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(TEMPORARY);
+        // What a plain create asks for: the umask takes away from it.
+        #[cfg(unix)]
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        #[cfg(unix)]
+        builder.permissions(permissions);
+        let file = builder.tempfile_in(folder).map_err(plain)?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            // File systems without locks have no stale files removed either.
+            let _ = file.as_file().try_lock();
+            // Someone who clears may have been here between making and locking.
+            if file.as_file().metadata()?.nlink() == 0 {
+                continue;
+            }
+        }
+        return Ok(file);
+    }
+}
+
+/// Gives a file the mode and the owner of the one that it replaces.
+#[cfg(unix)]
+fn take_over(replaced: &Metadata, file: &File) -> std::io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let own = file.metadata()?;
+    if (own.uid(), own.gid()) != (replaced.uid(), replaced.gid()) {
+        // Only the superuser may give files away.
+        let _ = std::os::unix::fs::fchown(file, Some(replaced.uid()), Some(replaced.gid()));
+    }
+    file.set_permissions(replaced.permissions())
+}
+
+#[cfg(not(unix))]
+fn take_over(_: &Metadata, _: &File) -> std::io::Result<()> {
+    Ok(())
+}
+
+/// Puts a finished temporary file into its place.
+fn persist(file: NamedTempFile, path: &Path, target: &Path) -> Result<()> {
+    file.persist(target)
+        .map_err(|e| Error::io("write", path)(e.error))?;
+    Ok(())
 }
 
 /// The system's answer without the temporary file's path, which tempfile adds and means nothing to the
@@ -136,6 +429,115 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"third");
         // Nothing else was left behind.
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_written_through_and_modes_stay() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let mode =
+            |name: &str| std::fs::metadata(path(name)).unwrap().permissions().mode() & 0o7777;
+        std::fs::create_dir(path("there")).unwrap();
+        symlink("there/target", path("link")).unwrap();
+        symlink("link", path("link-to-link")).unwrap();
+        // Nothing is where the link points yet.
+        write_atomic(path("link-to-link"), b"one").unwrap();
+        assert_eq!(std::fs::read(path("there/target")).unwrap(), b"one");
+        File::create(path("plain")).unwrap();
+        assert_eq!(mode("there/target"), mode("plain"));
+        for bits in [0o600, 0o640, 0o664] {
+            let permissions = std::fs::Permissions::from_mode(bits);
+            std::fs::set_permissions(path("there/target"), permissions).unwrap();
+            write_atomic(path("link"), b"two").unwrap();
+            assert_eq!(mode("there/target"), bits);
+            write_atomic_with(path("link"), |file| {
+                std::fs::write(file, b"three").map_err(Error::io("write", file))
+            })
+            .unwrap();
+            assert_eq!(mode("there/target"), bits);
+        }
+        assert!(path("link").is_symlink() && path("link-to-link").is_symlink());
+        assert_eq!(std::fs::read(path("link")).unwrap(), b"three");
+        symlink("circle", path("circle")).unwrap();
+        let error = write_atomic(path("circle"), b"").unwrap_err().to_string();
+        assert!(error.contains("leads in a circle"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_what_nobody_writes_is_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path(".impasto-killed"), b"half").unwrap();
+        std::fs::write(path(".impasto.png"), b"a user's own").unwrap();
+        let written = temporary(&path("a"), &path("a"), b"whole").unwrap();
+        check_writable(dir.path()).unwrap();
+        assert!(!path(".impasto-killed").exists());
+        assert!(path(".impasto.png").exists() && written.path().exists());
+        persist(written, &path("a"), &path("a")).unwrap();
+        assert_eq!(std::fs::read(path("a")).unwrap(), b"whole");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_is_written_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = |folder: &Path| {
+            let entries = std::fs::read_dir(folder).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let fill = |folder: &Path| -> Result<()> {
+            write_atomic(folder.join("config.json"), b"{}")?;
+            write_atomic(folder.join("weights"), b"1")
+        };
+        let new = dir.path().join("new");
+        let failed = write_folder(&new, |folder| {
+            fill(folder)?;
+            Err::<(), Error>(Error::Stopped)
+        });
+        assert!(failed.is_err() && names(dir.path()).is_empty());
+        write_folder(&new, fill).unwrap();
+        assert_eq!(names(&new), ["config.json", "weights"]);
+        let there = dir.path().join("there");
+        std::fs::create_dir(&there).unwrap();
+        // Left by a program that was killed.
+        let stale = there.join(".impasto-folder-killed");
+        std::fs::create_dir(&stale).unwrap();
+        std::fs::write(stale.join(FOLDER_LOCK), b"").unwrap();
+        std::fs::write(stale.join("weights"), b"half").unwrap();
+        assert!(is_empty(&there).unwrap());
+        write_folder(&there, fill).unwrap();
+        assert_eq!(names(&there), ["config.json", "weights"]);
+        assert_eq!(names(dir.path()), ["new", "there"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_regular_file_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for (path, kind) in [
+            (socket.as_path(), "a socket"),
+            (Path::new("/dev/zero"), "a device"),
+        ] {
+            for error in [
+                open(path).err(),
+                read(path).err(),
+                read_to_string(path).err(),
+                map(path).err(),
+            ] {
+                let error = error.unwrap().to_string();
+                assert!(
+                    error.contains(&format!("is {kind}, expected a regular file")),
+                    "{error}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -41,4 +41,8 @@ pub mod train;
 pub mod bench;
 pub mod eval;
 
+// What a machine has, and whether it computes what it should.
+pub mod doctor;
+pub mod selftest;
+
 pub use error::{Error, Result};

@@ -178,7 +178,7 @@ impl Sampler {
 
     /// The uniform number in [0, 1) of a step: its own ChaCha8 stream, so any step can be drawn
     /// without those before it.
-    fn uniform(&self, step: u64) -> f64 {
+    pub(crate) fn uniform(&self, step: u64) -> f64 {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         random.set_stream(step);
         random.random()

@@ -47,6 +47,43 @@ pub fn isa() -> Isa {
     })
 }
 
+/// Whether products of bytes run on AVX-512 VNNI; they run on AVX2 otherwise where there is that.
+pub fn has_vnni() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        crate::simd::has_byte_products()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+/// What this processor has of the extensions that matter to products, whether the kernels use them or not, and what
+/// the compiler's library can tell.
+pub fn extensions() -> Vec<&'static str> {
+    let mut found = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        let all = [
+            ("AVX2", is_x86_feature_detected!("avx2")),
+            ("FMA", is_x86_feature_detected!("fma")),
+            ("F16C", is_x86_feature_detected!("f16c")),
+            ("AVX-512F", is_x86_feature_detected!("avx512f")),
+            ("AVX-512 VNNI", is_x86_feature_detected!("avx512vnni")),
+            ("AVX-512 BF16", is_x86_feature_detected!("avx512bf16")),
+        ];
+        found.extend(
+            all.into_iter()
+                .filter_map(|(name, has)| has.then_some(name)),
+        );
+    }
+    if cfg!(target_arch = "aarch64") {
+        found.push("NEON");
+    }
+    found
+}
+
 /// All instruction sets of this processor.
 #[cfg(test)]
 pub(crate) fn isas() -> Vec<Isa> {

@@ -32,4 +32,4 @@ pub mod swiglu;
 mod team;
 mod vector;
 
-pub use isa::{Isa, isa};
+pub use isa::{Isa, extensions, has_vnni, isa};

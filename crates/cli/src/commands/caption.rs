@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use impasto::caption::{Search, ToldCaption};
-use impasto::image::Picture;
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
 use super::generate::random_seed;
 use crate::arguments::{ModelFlags, temperature, top_k, top_p};
 use crate::failure::Usage;
-use crate::terminal;
+use crate::pictures;
+use crate::terminal::{self, shown};
 
 /// Say what pictures show, with log-likelihoods in nats
 ///
@@ -68,6 +68,7 @@ struct Report<'a> {
 
 #[derive(Serialize)]
 struct Captioned {
+    #[serde(serialize_with = "impasto::files::lossy")]
     path: PathBuf,
     captions: Vec<ToldCaption>,
 }
@@ -77,11 +78,8 @@ const RANKED: usize = 16;
 
 /// Reads, searches, tells.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let pictures: Vec<Picture> = arguments
-        .images
-        .iter()
-        .map(Picture::open)
-        .collect::<impasto::Result<_>>()?;
+    let opened = pictures::open(&arguments.images)?;
+    let (images, pictures) = (opened.paths(&arguments.images), &opened.pictures);
     let n = usize::from(arguments.n);
     let pipeline = arguments.model.open()?;
     let ranks = pipeline.ranks_captions();
@@ -121,13 +119,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
         ));
     }
     let mut reported = Vec::with_capacity(pictures.len());
-    for (path, picture) in arguments.images.iter().zip(&pictures) {
+    for (path, picture) in images.iter().zip(pictures) {
         let mut captions = pipeline.captions(picture, drawn, &search)?;
         captions.truncate(n);
         if !arguments.json {
             for told in &captions {
                 let name = if arguments.images.len() > 1 {
-                    format!("{}\t", path.display())
+                    format!("{}\t", shown(path))
                 } else {
                     String::new()
                 };
@@ -147,11 +145,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
         });
     }
     if arguments.json {
-        return terminal::json(&Report {
+        terminal::json(&Report {
             model: pipeline.name(),
             search: &search,
             pictures: reported,
-        });
+        })?;
     }
-    Ok(())
+    opened.finish()
 }

@@ -10,7 +10,7 @@ use impasto::{Error, files};
 
 use crate::arguments::WorldFlags;
 use crate::failure::Usage;
-use crate::terminal;
+use crate::terminal::{self, in_line};
 
 /// Make training data, or check your own
 #[derive(Args)]
@@ -25,7 +25,7 @@ enum What {
     Scenes(ScenesFlags),
     /// Look at every picture and caption of your own data, and list what can't be used
     ///
-    /// Fails when there is anything that training would leave out.
+    /// Fails when there is a picture or a caption that training would leave out. Other files are listed, too.
     Check(CheckFlags),
 }
 
@@ -109,28 +109,41 @@ fn scenes(flags: &ScenesFlags) -> Result<()> {
         report.bytes as f64 / f64::from(1 << 20),
         report.kept
     ));
-    terminal::result(flags.out.display())
+    terminal::result(terminal::shown(&flags.out))
 }
+
+/// Other files that are listed without --json.
+const OTHERS: usize = 20;
 
 fn check(flags: CheckFlags) -> Result<()> {
     let (_, report) = source(flags.paths)?.open()?;
     if flags.json {
         terminal::json(&report)?;
     } else {
+        let line = |key: &str, reason: &str| {
+            terminal::result(format_args!("{}\t{}", in_line(key), in_line(reason)))
+        };
         for key in &report.without_caption {
-            terminal::result(format_args!("{key}\tno caption"))?;
+            line(key, "no caption")?;
         }
         for key in &report.without_picture {
-            terminal::result(format_args!("{key}\tno picture"))?;
+            line(key, "no picture")?;
         }
         for unreadable in &report.unreadable {
-            terminal::result(format_args!("{}\t{}", unreadable.key, unreadable.reason))?;
+            line(&unreadable.key, &unreadable.reason)?;
         }
         for repeated in &report.repeated {
-            terminal::result(format_args!(
-                "{}\tsame as {}",
-                repeated.key, repeated.same_as
-            ))?;
+            line(&repeated.key, &format!("same as {}", repeated.same_as))?;
+        }
+        // No fault of the data, so not among the results.
+        for other in report.other.iter().take(OTHERS) {
+            let (key, reason) = (in_line(&other.key), in_line(&other.reason));
+            terminal::note(format_args!("not used: {key} {reason}"));
+        }
+        if let Some(more @ 1..) = report.other.len().checked_sub(OTHERS) {
+            terminal::note(format_args!(
+                "not used: {more} more files, which --json lists"
+            ));
         }
         terminal::note(report.summary());
     }

@@ -117,6 +117,7 @@ struct Report<'a> {
 #[derive(Serialize)]
 struct Candidate {
     /// None where it was not kept.
+    #[serde(serialize_with = "lossy")]
     path: Option<PathBuf>,
     seed: u64,
     log_likelihood: f64,
@@ -126,6 +127,13 @@ struct Candidate {
     #[serde(skip_serializing_if = "Option::is_none")]
     clip_score: Option<f32>,
     tokens: usize,
+}
+
+fn lossy<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => impasto::files::lossy(path, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// Says on stderr what a model without mixed orders does instead.
@@ -283,7 +291,7 @@ impl DrawingFlags {
                 )?;
                 let path = target.write(&bytes, &name, candidate.seed, format)?;
                 if !self.json {
-                    terminal::result(path.display())?;
+                    terminal::result(terminal::shown(&path))?;
                 }
                 Some(path)
             } else {

@@ -137,7 +137,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     if let Some(path) = &arguments.save_mask {
         let format = Format::of_path(path)?;
         files::write_atomic(path, &shown(&mask)?.encode(format, 100)?)?;
-        terminal::note(format_args!("mask: {}", path.display()));
+        terminal::note(format_args!("mask: {}", terminal::shown(path)));
     }
     let task = Task {
         path: &arguments.image,

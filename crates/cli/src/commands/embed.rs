@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use impasto::image::Picture;
 use impasto::rank::rows;
 use serde::Serialize;
 
 use crate::arguments::{ClipFlags, LongCaptionFlags, prompt};
+use crate::pictures;
 use crate::terminal;
 
 /// Captions and pictures as vectors of length one in a CLIP's space
@@ -49,16 +49,13 @@ struct Embedded {
 #[serde(rename_all = "snake_case")]
 enum What {
     Text(String),
-    Image(PathBuf),
+    Image(#[serde(serialize_with = "impasto::files::lossy")] PathBuf),
 }
 
 /// Embeds and tells, captions first.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let pictures: Vec<Picture> = arguments
-        .images
-        .iter()
-        .map(Picture::open)
-        .collect::<impasto::Result<_>>()?;
+    let opened = pictures::open(&arguments.images)?;
+    let (images, pictures) = (opened.paths(&arguments.images), &opened.pictures);
     let ranker = arguments.clip.load()?;
     let model = &ranker.model;
     let mut values = Vec::new();
@@ -68,23 +65,24 @@ pub fn run(arguments: Arguments) -> Result<()> {
         )?);
     }
     if !pictures.is_empty() {
-        values.extend(rows(model.embed_pictures(&pictures)?)?);
+        values.extend(rows(model.embed_pictures(pictures)?)?);
     }
     let texts = arguments.texts.into_iter().map(What::Text);
-    let what = texts.chain(arguments.images.into_iter().map(What::Image));
+    let what = texts.chain(images.into_iter().map(What::Image));
     let embeddings: Vec<Embedded> = what
         .zip(values)
         .map(|(what, embedding)| Embedded { what, embedding })
         .collect();
     if arguments.json {
-        return terminal::json(&Report {
+        terminal::json(&Report {
             model: model.name().to_owned(),
             embeddings,
-        });
+        })?;
+        return opened.finish();
     }
     for embedded in embeddings {
         let numbers: Vec<String> = embedded.embedding.iter().map(f32::to_string).collect();
         terminal::result(numbers.join(" "))?;
     }
-    Ok(())
+    opened.finish()
 }

@@ -70,6 +70,9 @@ pub struct Arguments {
     /// name made of prompt and seed that is not taken yet]
     #[arg(short, long, value_name = "FILE|DIR")]
     output: Option<PathBuf>,
+    /// Name files in a folder by their seeds alone, without the prompt
+    #[arg(long)]
+    plain_names: bool,
     /// One picture of all pictures
     #[arg(long)]
     grid: bool,
@@ -102,6 +105,7 @@ struct Report<'a> {
 
 #[derive(Serialize)]
 struct ReportedPicture {
+    #[serde(serialize_with = "impasto::files::lossy")]
     path: PathBuf,
     prompt: String,
     seed: u64,
@@ -137,6 +141,9 @@ const GAP: usize = 2;
 
 /// Pictures of a seamless grid.
 const MAX_SEAMLESS: usize = 64;
+
+/// Pictures that are drawn at once, as many as the library does; what is stopped loses no more.
+const BATCH: usize = 16;
 
 /// Rows of ids between two previews.
 const PREVIEWED_ROWS: usize = 2;
@@ -272,19 +279,29 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Draws all prompts; unless they go into a grid, pictures are written prompt by prompt.
+    /// Draws all prompts. Pictures are written as soon as the model has made them, unless they go into a grid or a
+    /// CLIP has to see all of a prompt's.
     fn draw(&self, mut screen: Option<&mut preview::Screen>) -> Result<(Vec<Made>, Timings)> {
         let n = self.arguments.best_of.unwrap_or(self.arguments.n) as usize;
+        // Seeds count up, and a picture depends on its own alone: in parts it is the same.
+        let at_once = match self.ranker.is_some() || self.arguments.grid {
+            true => n,
+            false => BATCH,
+        };
         let prompts = &self.arguments.prompts;
-        let tokens = self.pipeline.grid().pow(2) * n;
-        let bar = terminal::bar((tokens * prompts.len()) as u64, "tokens")?;
+        let tokens = self.pipeline.grid().pow(2);
+        let bar = terminal::bar((tokens * n * prompts.len()) as u64, "tokens")?;
         let mut timings = Timings::default();
         let mut made = Vec::with_capacity(n * prompts.len());
-        for (number, prompt) in prompts.iter().enumerate() {
+        let parts = prompts.iter().enumerate().flat_map(|(number, prompt)| {
+            let firsts = (0..n).step_by(at_once);
+            firsts.map(move |first| (number * n + first, prompt, first))
+        });
+        for (before, prompt, first) in parts {
             let request = GenerateRequest {
                 prompt: prompt.clone(),
-                n,
-                seed: self.seed,
+                n: at_once.min(n - first),
+                seed: self.seed.wrapping_add(first as u64),
                 sampling: self.sampling.clone(),
                 order: self.arguments.order,
                 truncate: self.arguments.truncate,
@@ -292,7 +309,7 @@ impl Work<'_> {
             };
             let mut shown = Ok(());
             let drawn = self.pipeline.generate(&request, &mut |progress| {
-                bar.set_position((number * tokens + progress.done) as u64);
+                bar.set_position((before * tokens + progress.done) as u64);
                 if let Some(screen) = &mut screen {
                     shown = bar.suspend(|| self.show_beginnings(screen, progress.image_ids));
                 }
@@ -409,8 +426,11 @@ impl Work<'_> {
     fn write(&self, picture: &Picture, prompt: &str, settings: &Settings) -> Result<PathBuf> {
         let text = settings.parameters();
         let bytes = provenance::encode(picture, self.format, self.arguments.quality, &text)?;
-        self.target
-            .write(&bytes, prompt, settings.seed, self.format)
+        let name = match self.arguments.plain_names {
+            true => "picture",
+            false => prompt,
+        };
+        self.target.write(&bytes, name, settings.seed, self.format)
     }
 
     /// The path on stdout, unless a whole document follows there.
@@ -418,7 +438,7 @@ impl Work<'_> {
         if self.arguments.json {
             return Ok(());
         }
-        terminal::result(path.display())
+        terminal::result(terminal::shown(&path))
     }
 
     /// What is written into the file of `picture`, which shows what was `drawn`.

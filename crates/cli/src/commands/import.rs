@@ -69,6 +69,7 @@ enum Kind {
 
 #[derive(Serialize)]
 struct Imported<'a> {
+    #[serde(serialize_with = "files::lossy")]
     output: &'a Path,
     kind: Kind,
     name: String,
@@ -113,15 +114,23 @@ pub fn run(arguments: Arguments) -> Result<()> {
         kind => kind,
     };
     let name = arguments.name.clone().unwrap_or_else(|| name_of(path));
-    let networks = match kind {
-        Kind::DalleMini => import_dalle_mini(&arguments, &source, path, &name)?,
-        Kind::DallePytorch => import_dalle_pytorch(&arguments, path, &name)?,
-        Kind::ImageTokenizer => import_image_tokenizer(&arguments, path, &name)?,
-        Kind::Auto | Kind::Clip if dalle_pytorch::clip::is_published(path) => {
-            import_dalle_pytorch_clip(&arguments, path, &name)?
+    let networks = files::write_folder(output, |folder| {
+        let work = Work {
+            arguments: &arguments,
+            path,
+            name: &name,
+            folder,
+        };
+        match kind {
+            Kind::DalleMini => work.dalle_mini(&source),
+            Kind::DallePytorch => work.dalle_pytorch(),
+            Kind::ImageTokenizer => work.image_tokenizer(),
+            Kind::Auto | Kind::Clip if dalle_pytorch::clip::is_published(path) => {
+                work.dalle_pytorch_clip()
+            }
+            Kind::Auto | Kind::Clip => work.clip(),
         }
-        Kind::Auto | Kind::Clip => import_clip(&arguments, path, &name)?,
-    };
+    })?;
     if arguments.json {
         return terminal::json(&Imported {
             output,
@@ -137,49 +146,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             tensors.ignored.len()
         ));
     }
-    terminal::result(output.display())
-}
-
-fn import_clip(arguments: &Arguments, path: &Path, name: &str) -> Result<Vec<Network>> {
-    let options = clip::Options {
-        architecture: arguments.architecture.clone(),
-        tokenizer: arguments.tokenizer.clone(),
-    };
-    // Reading takes no computing.
-    let (device, _) = device::select("cpu")?;
-    let published = clip::load(path, &options, &device)?;
-    let tensors = published.report.clone();
-    let mut model = ClipModel::from(published);
-    name.clone_into(&mut model.config.name);
-    if let Some(licence) = &arguments.licence {
-        model.config.licence.clone_from(licence);
-    }
-    model.save(&arguments.output, arguments.precision())?;
-    Ok(vec![Network {
-        what: "clip",
-        tensors,
-    }])
-}
-
-fn import_dalle_pytorch_clip(
-    arguments: &Arguments,
-    path: &Path,
-    name: &str,
-) -> Result<Vec<Network>> {
-    let (device, _) = device::select("cpu")?;
-    let mut published = dalle_pytorch::clip::load(path, &device)?;
-    let config = &mut published.model.config;
-    name.clone_into(&mut config.name);
-    if let Some(licence) = &arguments.licence {
-        config.licence.clone_from(licence);
-    }
-    let tokenizer = dalle_pytorch::clip::tokenizer_folder(path);
-    let (output, precision) = (&arguments.output, arguments.precision());
-    published.model.save(output, &tokenizer, precision)?;
-    Ok(vec![Network {
-        what: "clip",
-        tensors: published.report,
-    }])
+    terminal::result(terminal::shown(&output))
 }
 
 impl Arguments {
@@ -190,41 +157,6 @@ impl Arguments {
             Precision::F32
         }
     }
-}
-
-fn import_dalle_pytorch(arguments: &Arguments, path: &Path, name: &str) -> Result<Vec<Network>> {
-    let (device, _) = device::select("cpu")?;
-    let mut published = dalle_pytorch::load(path, &device)?;
-    let config = &mut published.model.config;
-    name.clone_into(&mut config.name);
-    if let Some(licence) = &arguments.licence {
-        config.licence.clone_from(licence);
-    }
-    let tokenizer = dalle_pytorch::tokenizer_folder(path);
-    let (output, precision) = (&arguments.output, arguments.precision());
-    published.model.save(output, &tokenizer, precision)?;
-    Ok(networks(published.report, published.image_report))
-}
-
-fn import_image_tokenizer(arguments: &Arguments, path: &Path, name: &str) -> Result<Vec<Network>> {
-    let (device, _) = device::select("cpu")?;
-    let published = image_tokenizer::load(path, &device)?;
-    let config = ImageTokenizerModelConfig {
-        architecture: Architecture::ImageTokenizer,
-        name: name.to_owned(),
-        licence: arguments.licence.clone().unwrap_or(published.licence),
-        image_tokenizer: published.model.config(),
-    };
-    save(
-        &arguments.output,
-        &config,
-        &published.model,
-        arguments.precision(),
-    )?;
-    Ok(vec![Network {
-        what: "image tokenizer",
-        tensors: published.report,
-    }])
 }
 
 fn networks(transformer: ImportReport, image_tokenizer: ImportReport) -> Vec<Network> {
@@ -240,14 +172,124 @@ fn networks(transformer: ImportReport, image_tokenizer: ImportReport) -> Vec<Net
     ]
 }
 
-fn import_dalle_mini(
-    arguments: &Arguments,
-    source: &ModelSource,
-    path: &Path,
-    name: &str,
-) -> Result<Vec<Network>> {
-    let given = arguments.image_tokenizer.as_deref();
-    let needed = source.needs().first().map(PathBuf::as_path);
-    let imported = dalle_mini::import(path, given.or(needed), name, &arguments.output)?;
-    Ok(networks(imported.transformer, imported.image_tokenizer))
+/// One import.
+struct Work<'a> {
+    arguments: &'a Arguments,
+    /// The published model.
+    path: &'a Path,
+    name: &'a str,
+    /// Where the files are written.
+    folder: &'a Path,
+}
+
+impl Work<'_> {
+    fn clip(&self) -> Result<Vec<Network>> {
+        let Work {
+            arguments,
+            path,
+            name,
+            ..
+        } = *self;
+        let options = clip::Options {
+            architecture: arguments.architecture.clone(),
+            tokenizer: arguments.tokenizer.clone(),
+        };
+        // Reading takes no computing.
+        let (device, _) = device::select("cpu")?;
+        let published = clip::load(path, &options, &device)?;
+        let tensors = published.report.clone();
+        let mut model = ClipModel::from(published);
+        name.clone_into(&mut model.config.name);
+        if let Some(licence) = &arguments.licence {
+            model.config.licence.clone_from(licence);
+        }
+        model.save(self.folder, arguments.precision())?;
+        Ok(vec![Network {
+            what: "clip",
+            tensors,
+        }])
+    }
+
+    fn dalle_pytorch_clip(&self) -> Result<Vec<Network>> {
+        let Work {
+            arguments,
+            path,
+            name,
+            ..
+        } = *self;
+        let (device, _) = device::select("cpu")?;
+        let mut published = dalle_pytorch::clip::load(path, &device)?;
+        let config = &mut published.model.config;
+        name.clone_into(&mut config.name);
+        if let Some(licence) = &arguments.licence {
+            config.licence.clone_from(licence);
+        }
+        let tokenizer = dalle_pytorch::clip::tokenizer_folder(path);
+        let (output, precision) = (self.folder, arguments.precision());
+        published.model.save(output, &tokenizer, precision)?;
+        Ok(vec![Network {
+            what: "clip",
+            tensors: published.report,
+        }])
+    }
+
+    fn dalle_pytorch(&self) -> Result<Vec<Network>> {
+        let Work {
+            arguments,
+            path,
+            name,
+            ..
+        } = *self;
+        let (device, _) = device::select("cpu")?;
+        let mut published = dalle_pytorch::load(path, &device)?;
+        let config = &mut published.model.config;
+        name.clone_into(&mut config.name);
+        if let Some(licence) = &arguments.licence {
+            config.licence.clone_from(licence);
+        }
+        let tokenizer = dalle_pytorch::tokenizer_folder(path);
+        let (output, precision) = (self.folder, arguments.precision());
+        published.model.save(output, &tokenizer, precision)?;
+        Ok(networks(published.report, published.image_report))
+    }
+
+    fn image_tokenizer(&self) -> Result<Vec<Network>> {
+        let Work {
+            arguments,
+            path,
+            name,
+            ..
+        } = *self;
+        let (device, _) = device::select("cpu")?;
+        let published = image_tokenizer::load(path, &device)?;
+        let config = ImageTokenizerModelConfig {
+            architecture: Architecture::ImageTokenizer,
+            name: name.to_owned(),
+            licence: arguments.licence.clone().unwrap_or(published.licence),
+            image_tokenizer: published.model.config(),
+        };
+        save(
+            self.folder,
+            &config,
+            &published.model,
+            arguments.precision(),
+        )?;
+        Ok(vec![Network {
+            what: "image tokenizer",
+            tensors: published.report,
+        }])
+    }
+
+    fn dalle_mini(&self, source: &ModelSource) -> Result<Vec<Network>> {
+        let Work {
+            arguments,
+            path,
+            name,
+            ..
+        } = *self;
+        let given = arguments.image_tokenizer.as_deref();
+        let needed = source.needs().first().map(PathBuf::as_path);
+        let imported = dalle_mini::import(path, given.or(needed), name, self.folder)?;
+        Ok(networks(imported.transformer, imported.image_tokenizer))
+    }
 }

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use impasto::search::{Changes, Event, FOLDER, Index, Writer, pictures_below};
+use impasto::files;
+use impasto::search::{Changes, Event, FOLDER, Index, LeftOut, Writer, pictures_below};
 use serde::Serialize;
 
 use crate::arguments::ClipFlags;
-use crate::terminal;
+use crate::terminal::{self, in_line, shown};
 
 /// Make a folder of pictures ready to be searched
 #[derive(Args)]
@@ -21,6 +22,8 @@ pub struct Arguments {
 #[derive(Subcommand)]
 enum What {
     /// Embed the pictures below a folder; again, only what is new or was changed, and what is gone is taken out
+    ///
+    /// Fails, at the end, if a picture or a folder could not be read; the other pictures are in the index.
     Build(BuildFlags),
     /// Embed some more pictures, also ones from elsewhere
     Add(PictureFlags),
@@ -57,9 +60,6 @@ struct BuildFlags {
     place: Place,
     #[command(flatten)]
     how: How,
-    /// Fail, at the end, if a file could not be read as a picture
-    #[arg(long)]
-    strict: bool,
 }
 
 #[derive(Args)]
@@ -102,15 +102,22 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 fn build(flags: &BuildFlags) -> Result<()> {
-    let pictures = pictures_below(&flags.place.folder)?;
-    let changes = change(&flags.place, &flags.how, |writer, observer| {
-        writer.update(&pictures, observer)
-    })?;
-    if flags.strict && changes.skipped > 0 {
+    let listing = pictures_below(&flags.place.folder)?;
+    let changes = change(
+        &flags.place,
+        &flags.how,
+        &listing.other,
+        |writer, observer| writer.update(&listing, observer),
+    )?;
+    complete(changes, listing.pictures.len() + listing.left_out.len())
+}
+
+/// Fails if something was left out of the index that should have been in it.
+fn complete(changes: Changes, files: usize) -> Result<()> {
+    if changes.skipped > 0 {
         anyhow::bail!(
-            "{} of {} files could not be read as pictures; the others are in the index",
+            "{} of {files} files could not be read as pictures; the others are in the index",
             changes.skipped,
-            pictures.len()
         );
     }
     Ok(())
@@ -121,23 +128,16 @@ fn add(flags: &PictureFlags) -> Result<()> {
     for path in &flags.pictures {
         std::fs::metadata(path).map_err(impasto::Error::io("read", path))?;
     }
-    let changes = change(&flags.place, &flags.how, |writer, observer| {
+    let changes = change(&flags.place, &flags.how, &[], |writer, observer| {
         writer.add(&flags.pictures, observer)
     })?;
-    if changes.skipped > 0 {
-        anyhow::bail!(
-            "{} of {} files could not be read as pictures; the others are in the index",
-            changes.skipped,
-            flags.pictures.len()
-        );
-    }
-    Ok(())
+    complete(changes, flags.pictures.len())
 }
 
 fn remove(flags: &PictureFlags) -> Result<()> {
     // An index that is not there is not made for this.
     Index::open(&flags.place.index())?;
-    change(&flags.place, &flags.how, |writer, _| {
+    change(&flags.place, &flags.how, &[], |writer, _| {
         let removed = writer.remove(&flags.pictures)?;
         Ok(Changes {
             removed,
@@ -148,10 +148,15 @@ fn remove(flags: &PictureFlags) -> Result<()> {
 }
 
 #[derive(Serialize)]
-struct Report {
+struct Report<'a> {
+    #[serde(serialize_with = "files::lossy")]
     index: PathBuf,
     #[serde(flatten)]
     changes: Changes,
+    /// What could not be read.
+    left_out: Vec<LeftOut>,
+    /// Files that are no pictures by their names, and hidden ones.
+    other: &'a [LeftOut],
 }
 
 type Observer<'a> = dyn FnMut(Event<'_>) -> ControlFlow<()> + 'a;
@@ -159,6 +164,7 @@ type Observer<'a> = dyn FnMut(Event<'_>) -> ControlFlow<()> + 'a;
 fn change(
     place: &Place,
     how: &How,
+    other: &[LeftOut],
     work: impl FnOnce(&mut Writer<'_>, &mut Observer<'_>) -> impasto::Result<Changes>,
 ) -> Result<Changes> {
     let index = place.index();
@@ -166,6 +172,7 @@ fn change(
     let mut writer = Writer::open(&index, &place.folder, &ranker)?;
     terminal::catch_interrupts()?;
     let bar = terminal::bar(0, "pictures")?;
+    let mut left_out = Vec::new();
     let changes = work(&mut writer, &mut |event| {
         match event {
             Event::Embedded(done, all) => {
@@ -177,20 +184,35 @@ fn change(
                 bar.set_length(all as u64);
                 bar.set_position(done as u64);
             }
-            Event::Skipped(path, error) => bar.suspend(|| {
-                terminal::note(format_args!("skipped {}: {error}", path.display()));
-            }),
+            Event::Skipped(path, error) => {
+                bar.suspend(|| terminal::note(format_args!("skipped {}: {error}", shown(path))));
+                left_out.push(LeftOut {
+                    path: path.to_path_buf(),
+                    reason: error.to_string(),
+                });
+            }
         }
         terminal::go_on()
     });
     bar.finish_and_clear();
     let changes = changes?;
     if how.json {
-        terminal::json(&Report { index, changes })?;
+        terminal::json(&Report {
+            index,
+            changes,
+            left_out,
+            other,
+        })?;
     } else {
+        if !other.is_empty() {
+            terminal::note(format_args!(
+                "not used: {} files that are hidden or no pictures by their names, which --json lists",
+                other.len()
+            ));
+        }
         terminal::result(format_args!(
             "{}: {} added, {} changed, {} removed, {} unchanged, {} skipped",
-            index.display(),
+            shown(&index),
             changes.added,
             changes.changed,
             changes.removed,
@@ -203,7 +225,9 @@ fn change(
 
 #[derive(Serialize)]
 struct Info {
+    #[serde(serialize_with = "files::lossy")]
     index: PathBuf,
+    #[serde(serialize_with = "files::lossy")]
     root: PathBuf,
     pictures: usize,
     clip: String,
@@ -227,10 +251,10 @@ fn info(flags: &InfoFlags) -> Result<()> {
     }
     terminal::result(format_args!(
         "{}: {} pictures of {}, embedded by {} ({} numbers each), {}",
-        info.index.display(),
+        shown(&info.index),
         info.pictures,
-        info.root.display(),
-        info.clip,
+        shown(&info.root),
+        in_line(&info.clip),
         info.width,
         if info.graph {
             "with a graph"

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use impasto::image::Picture;
 use impasto::pipeline::Likelihood;
 use serde::Serialize;
 
 use crate::arguments::{ModelFlags, prompt};
-use crate::terminal;
+use crate::pictures;
+use crate::terminal::{self, shown};
 
 /// Log-likelihood of a caption, and of pictures given it, in nats
 ///
@@ -41,6 +41,7 @@ struct Report<'a> {
 
 #[derive(Serialize)]
 struct ReportedPicture {
+    #[serde(serialize_with = "impasto::files::lossy")]
     path: PathBuf,
     #[serde(flatten)]
     likelihood: Likelihood,
@@ -48,19 +49,16 @@ struct ReportedPicture {
 
 /// Measures and tells.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let pictures: Vec<Picture> = arguments
-        .images
-        .iter()
-        .map(Picture::open)
-        .collect::<impasto::Result<_>>()?;
+    let opened = pictures::open(&arguments.images)?;
     let pipeline = arguments.model.open()?;
-    let mut reported = Vec::with_capacity(pictures.len());
-    for (path, picture) in arguments.images.into_iter().zip(&pictures) {
+    let paths = opened.paths(&arguments.images);
+    let mut reported = Vec::with_capacity(paths.len());
+    for (path, picture) in paths.into_iter().zip(&opened.pictures) {
         let likelihood = pipeline.likelihood(&arguments.caption, picture, arguments.truncate)?;
         if !arguments.json {
             terminal::result(format_args!(
                 "{}\ttext {:.4} nats in {} tokens\timage {:.4} nats in {} tokens",
-                path.display(),
+                shown(&path),
                 likelihood.text_log_likelihood,
                 likelihood.text_tokens,
                 likelihood.image_log_likelihood,
@@ -70,11 +68,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
         reported.push(ReportedPicture { path, likelihood });
     }
     if arguments.json {
-        return terminal::json(&Report {
+        terminal::json(&Report {
             model: pipeline.name(),
             caption: &arguments.caption,
             pictures: reported,
-        });
+        })?;
     }
-    Ok(())
+    opened.finish()
 }

@@ -68,7 +68,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             output,
         } => {
             pipeline::merge(&find_model(&model)?, &adapter, &output)?;
-            terminal::result(output.display())
+            terminal::result(terminal::shown(&output))
         }
         Command::List { folder, json } => list(&folder, json),
     }

@@ -68,6 +68,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
         if let Some(note) = &done.note {
             terminal::note(format_args!("note: {note}; the cached model is used"));
         }
+        if !done.unchecked.is_empty() {
+            terminal::note(format_args!(
+                "warning: the hub states no checksum of {}; what came can't be checked",
+                done.unchecked.join(", ")
+            ));
+        }
         if let Some(licence) = &done.licence
             && forbids_commerce(licence)
         {
@@ -81,7 +87,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         return terminal::json(&pulled);
     }
     for done in pulled {
-        terminal::result(done.folder.display())?;
+        terminal::result(terminal::shown(&done.folder))?;
     }
     Ok(())
 }
@@ -180,7 +186,8 @@ fn endpoint(given: Option<String>) -> Result<String> {
     Ok(endpoint.trim_end_matches('/').to_owned())
 }
 
-fn default_cache() -> Result<PathBuf> {
+/// Where pulled models are kept.
+pub fn default_cache() -> Result<PathBuf> {
     if let Some(cache) = variable("HF_HUB_CACHE") {
         return Ok(cache.into());
     }

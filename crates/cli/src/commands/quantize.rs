@@ -32,5 +32,5 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> Result<()> {
     let source = find_model(&arguments.model)?;
     pipeline::quantise(&source, arguments.to, &arguments.output)?;
-    terminal::result(arguments.output.display())
+    terminal::result(terminal::shown(&arguments.output))
 }

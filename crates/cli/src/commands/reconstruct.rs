@@ -35,5 +35,5 @@ pub fn run(arguments: Arguments) -> Result<()> {
         "psnr: {:.2} dB",
         psnr(&original, &reconstructed)
     ));
-    terminal::result(arguments.output.display())
+    terminal::result(terminal::shown(&arguments.output))
 }

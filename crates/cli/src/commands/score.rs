@@ -1,15 +1,19 @@
 //! `impasto score`: which pictures fit a caption, which captions fit a picture.
 
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use impasto::image::Picture;
 use serde::Serialize;
 
 use crate::arguments::{ClipFlags, LongCaptionFlags, prompt};
 use crate::failure::Usage;
-use crate::terminal;
+use crate::pictures;
+use crate::terminal::{self, in_line};
 
 /// How well pictures fit a caption, or captions a picture, by a CLIP; the best first
 ///
@@ -18,8 +22,8 @@ use crate::terminal;
 #[derive(Args)]
 pub struct Arguments {
     /// A caption and then pictures; with --image, captions only
-    #[arg(required = true, value_name = "CAPTION|IMAGE", value_parser = prompt)]
-    what: Vec<String>,
+    #[arg(required = true, value_name = "CAPTION|IMAGE", value_parser = caption_or_path())]
+    what: Vec<OsString>,
     /// The one picture that captions are compared with
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
@@ -47,11 +51,19 @@ struct Report<'a> {
 #[derive(Serialize)]
 struct Score<'a> {
     /// A picture's path, or a caption.
-    what: &'a str,
+    what: Cow<'a, str>,
     cosine: f32,
     logit: f32,
     /// The softmax over all that were given.
     probability: f32,
+}
+
+/// Words, or a path, whose bytes may be any.
+fn caption_or_path() -> impl TypedValueParser<Value = OsString> {
+    OsStringValueParser::new().try_map(|value| match value.to_str().map(prompt) {
+        Some(Err(reason)) => Err(reason),
+        _ => Ok(value),
+    })
 }
 
 /// Compares, sorts and tells.
@@ -73,38 +85,52 @@ fn pictures(arguments: &Arguments) -> Result<()> {
             .into());
         }
     };
-    let opened: Vec<Picture> = paths
-        .iter()
-        .map(Picture::open)
-        .collect::<impasto::Result<_>>()?;
+    let caption = pictures::words(caption)?;
+    if Path::new(caption).is_file() {
+        return Err(Usage::new(
+            format!("{caption} is a file, expected a caption in front of the pictures"),
+            "impasto score \"a red cat\" a.png b.png",
+        )
+        .into());
+    }
+    let opened = pictures::open(paths)?;
     let ranker = arguments.clip.load()?;
     let scores = ranker.score(
-        std::slice::from_ref(caption),
-        &opened,
+        &[caption.to_owned()],
+        &opened.pictures,
         arguments.long.what(),
     )?;
     let shares = scores.picture_probabilities(0);
     let rows = scores.best_pictures(0).into_iter().map(|picture| Score {
-        what: &paths[picture],
+        what: paths[opened.numbers[picture]].to_string_lossy(),
         cosine: scores.cosine(picture, 0),
         logit: scores.logit(picture, 0),
         probability: shares[picture],
     });
-    tell(arguments, ranker.model.name(), caption, rows.collect())
+    tell(arguments, ranker.model.name(), caption, rows.collect())?;
+    opened.finish()
 }
 
 fn captions(arguments: &Arguments, image: PathBuf) -> Result<()> {
+    let words = arguments.what.iter().map(pictures::words);
+    let words = words
+        .map(|words| words.map(str::to_owned))
+        .collect::<Result<Vec<String>>>()?;
     let picture = [Picture::open(&image)?];
     let ranker = arguments.clip.load()?;
-    let words = &arguments.what;
     let scores = if arguments.templates.is_empty() {
-        ranker.score(words, &picture, arguments.long.what())?
+        ranker.score(&words, &picture, arguments.long.what())?
     } else {
-        ranker.classify(words, &arguments.templates, &picture, arguments.long.what())?
+        ranker.classify(
+            &words,
+            &arguments.templates,
+            &picture,
+            arguments.long.what(),
+        )?
     };
     let shares = scores.caption_probabilities(0);
     let rows = scores.best_captions(0).into_iter().map(|caption| Score {
-        what: &words[caption],
+        what: Cow::Borrowed(&words[caption]),
         cosine: scores.cosine(0, caption),
         logit: scores.logit(0, caption),
         probability: shares[caption],
@@ -123,7 +149,7 @@ fn tell(arguments: &Arguments, model: &str, of: &str, scores: Vec<Score>) -> Res
             score.cosine,
             score.logit,
             100.0 * score.probability,
-            score.what
+            in_line(&score.what)
         ))?;
     }
     Ok(())

@@ -2,20 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
-use impasto::image::Picture;
+use impasto::image::{Format, Picture};
 use impasto::search::{Hit, Index};
 use serde::Serialize;
 
 use super::index::index_of;
 use crate::arguments::{ClipFlags, LongCaptionFlags, prompt};
-use crate::terminal;
+use crate::terminal::{self, shown};
 
 /// Find pictures in a folder that `impasto index build` has seen, by words or by a picture; the nearest first
 ///
-/// `impasto search "two red cats" photos`, `impasto search a.png photos`. A query that is a file's name is taken as a
-/// picture unless --text is given.
+/// `impasto search "two red cats" photos`, `impasto search a.png photos`. A query that is a file's name, or ends
+/// like a picture's, is taken as a picture unless --text is given.
 #[derive(Args)]
 pub struct Arguments {
     /// Words, or a picture
@@ -54,12 +54,20 @@ struct Report<'a> {
     hits: Vec<Hit>,
 }
 
+/// Whether a query is the name of a file, or of a picture that is not there: who mistypes it does not mean the words.
+fn is_named_picture(query: &str) -> bool {
+    let path = Path::new(query);
+    (path.exists() && !path.is_dir()) || Format::of_path(path).is_ok()
+}
+
 /// Searches and tells.
 pub fn run(arguments: Arguments) -> Result<()> {
     let query = &arguments.query;
     let index = Index::open(&index_of(&arguments.folder, arguments.index.as_deref()))?;
-    let is_picture = arguments.image || (!arguments.text && Path::new(query).is_file());
-    let picture = is_picture.then(|| Picture::open(query)).transpose()?;
+    let is_picture = arguments.image || (!arguments.text && is_named_picture(query));
+    let picture = is_picture.then(|| Picture::open(query)).transpose();
+    let picture = picture
+        .with_context(|| format!("{query} is taken for a picture; --text searches the words"))?;
     let ranker = arguments.clip.load()?;
     index.check(&ranker)?;
     let count = arguments.count as usize;
@@ -77,7 +85,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         });
     }
     for hit in hits {
-        terminal::result(format_args!("{:.4}  {}", hit.score, hit.path.display()))?;
+        terminal::result(format_args!("{:.4}  {}", hit.score, shown(&hit.path)))?;
     }
     Ok(())
 }

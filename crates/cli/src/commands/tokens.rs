@@ -93,7 +93,7 @@ fn decode(path: &Path, output: &Path, model: &ModelFlags) -> Result<()> {
             .map_err(Error::io("read", "standard input"))?;
         text
     } else {
-        std::fs::read_to_string(path).map_err(Error::io("read", path))?
+        files::read_to_string(path)?
     };
     let ids: Ids = serde_json::from_str(&text).map_err(|_| {
         Error::bad_file(
@@ -113,5 +113,5 @@ fn decode(path: &Path, output: &Path, model: &ModelFlags) -> Result<()> {
     };
     let picture = pipeline.decode(&ids)?;
     files::write_atomic(output, &picture.encode(format, 95)?)?;
-    terminal::result(output.display())
+    terminal::result(terminal::shown(&output))
 }

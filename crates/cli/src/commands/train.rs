@@ -131,7 +131,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         bar.finish_and_clear();
     }
     let path = path.map_err(|error| report.explain(error, out))?;
-    terminal::result(path.display())
+    terminal::result(terminal::shown(&path))
 }
 
 fn start(flags: &RunFlags) -> Result<impasto::device::Device> {

@@ -92,6 +92,7 @@ struct Report<'a> {
 
 #[derive(Serialize)]
 struct Variation {
+    #[serde(serialize_with = "impasto::files::lossy")]
     path: PathBuf,
     seed: u64,
     log_likelihood: f64,
@@ -165,7 +166,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let bytes = provenance::encode(&drawn.picture, format, arguments.quality, &text)?;
         let path = target.write(&bytes, &name, drawn.seed, format)?;
         if !arguments.json {
-            terminal::result(path.display())?;
+            terminal::result(terminal::shown(&path))?;
         }
         variations.push(Variation {
             path,

@@ -5,7 +5,7 @@ use crate::program::Program;
 #[test]
 fn every_command_explains_itself() {
     let program = Program::new();
-    let commands: [&[&str]; 27] = [
+    let commands: [&[&str]; 29] = [
         &[],
         &["generate"],
         &["edit"],
@@ -29,6 +29,8 @@ fn every_command_explains_itself() {
         &["search"],
         &["quantize"],
         &["bench"],
+        &["selftest"],
+        &["doctor"],
         &["data", "scenes"],
         &["data", "check"],
         &["train", "image-tokenizer"],

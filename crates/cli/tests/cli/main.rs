@@ -5,15 +5,18 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod bad_input;
+mod bounds;
 mod clip;
 mod dalle_mini;
 mod data;
+mod doctor;
 mod edit;
 mod fine_tune;
 mod generate;
 mod help;
 mod hostile;
 mod import;
+mod left_out;
 mod model;
 mod program;
 mod published;
@@ -22,6 +25,8 @@ mod quantize;
 mod raster_models;
 mod references;
 mod search;
+mod selftest;
 mod tokens;
 mod train;
 mod training;
+mod writing;

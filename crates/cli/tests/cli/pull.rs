@@ -19,6 +19,10 @@ struct State {
     files: Vec<(String, Vec<u8>, bool)>,
     /// The next answers with a body of weights end after so many bytes.
     cuts: Vec<usize>,
+    /// Weights are always sent from their first byte on and cut after so many.
+    always_cut: Option<usize>,
+    /// The listing states neither sizes nor checksums.
+    bare: bool,
     /// Weights are sent with one byte changed.
     corrupt: bool,
     /// Request lines with their Range, in order.
@@ -107,6 +111,9 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
                 let lfs = large.then(|| {
                     serde_json::json!({"sha256": hex(&Sha256::digest(bytes)), "size": bytes.len()})
                 });
+                if state.bare {
+                    return serde_json::json!({"rfilename": name});
+                }
                 serde_json::json!({"rfilename": name, "size": bytes.len(), "blobId": blob, "lfs": lfs})
             })
             .collect();
@@ -126,6 +133,9 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
             bytes[500_000] ^= 1;
         }
         let total = bytes.len();
+        if let Some(cut) = state.always_cut.filter(|_| large) {
+            return send("200 OK", "", &bytes[..cut], total);
+        }
         let body = &bytes[start.unwrap_or(0)..];
         let (status, headers) = match start {
             Some(start) => (
@@ -228,6 +238,27 @@ fn a_cut_download_goes_on_where_it_was_cut() {
             "/elsewhere/model.safetensors from 700000",
         ]
     );
+}
+
+#[test]
+fn a_pull_that_is_cut_at_the_same_byte_each_time_ends() {
+    let (server, program) = (Server::new(), Program::new());
+    server.state.lock().unwrap().always_cut = Some(300_000);
+    let ran = program.run(&arguments(&server));
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("4 times in a row"), "{}", ran.stderr);
+    // The listing, two redirects and config.json, and five times the weights with their redirects.
+    assert!(server.requests().len() < 16);
+}
+
+#[test]
+fn files_without_checksums_are_named() {
+    let (server, program) = (Server::new(), Program::new());
+    server.state.lock().unwrap().bare = true;
+    let ran = program.run(&arguments(&server));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let said = "warning: the hub states no checksum of config.json, model.safetensors";
+    assert!(ran.stderr.contains(said), "{}", ran.stderr);
 }
 
 #[test]

@@ -79,7 +79,7 @@ pub fn config(dir: &Path) -> Result<AdapterConfig> {
             hint: "give a folder with config.json and adapter.safetensors, as `impasto train dalle` with \"lora\" in its config writes it".into(),
         });
     }
-    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    let bytes = files::read(&path)?;
     let config: AdapterConfig = serde_json::from_slice(&bytes)
         .map_err(|e| Error::bad_file(&path, format!("not an adapter's config: {e}")))?;
     let sampling = config.sampling.as_ref();

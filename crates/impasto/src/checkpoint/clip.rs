@@ -161,6 +161,7 @@ impl ClipModel {
         let config = source.parsed_config("a CLIP config", |config: &ClipModelConfig| {
             config.clip.validate()
         })?;
+        source.check_room(config.clip.parameters(), &[CLIP])?;
         let text = CaptionTokenizer::from_json(&source.read(TOKENIZER)?, config.text_tokenizer)
             .map_err(|e| Error::bad_file(source.path(TOKENIZER), e.to_string()))?;
         // Published embeddings may have rows behind the last id that no text becomes.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::ModelSource;
+use super::{ModelSource, stored};
 use crate::models::ImageTokenizerConfig;
 use crate::{Error, Result, files};
 
@@ -41,23 +41,36 @@ impl ModelSource {
 
     /// Refuses a config of more numbers than the weight files can hold, before room is made for them.
     pub(super) fn check_room(&self, numbers: u64, weights: &[&'static str]) -> Result<()> {
-        let there = self.file_bytes(weights)?;
-        // The fewest bytes that a number takes: four bits and its share of a scale.
-        if numbers / 2 > there {
-            return Err(Error::bad_file(
-                self.path(CONFIG),
-                format!("describes {numbers} numbers, the weight files have {there} bytes"),
-            ));
+        let checked = check_numbers(&self.path(CONFIG), numbers, self.file_bytes(weights)?);
+        if checked.is_err() {
+            // It may be the weights that are not whole.
+            for &name in weights {
+                stored::safetensors(&self.path(name), &self.map(name)?)?;
+            }
         }
-        Ok(())
+        checked
     }
+}
+
+/// Refuses a config of more numbers than so many bytes of weights can hold.
+pub(crate) fn check_numbers(config: &Path, numbers: u64, bytes: u64) -> Result<()> {
+    // The fewest bytes that a number takes: four bits and its share of a scale.
+    if numbers / 2 > bytes {
+        return Err(Error::bad_file(
+            config,
+            format!("describes {numbers} numbers, the weight files have {bytes} bytes"),
+        ));
+    }
+    Ok(())
 }
 
 /// Writes `config.json` into `dir`, whole or not at all.
 pub(super) fn save<C: Serialize>(dir: &Path, config: &C) -> Result<()> {
     let json =
         serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
-    files::write_atomic(dir.join(CONFIG), &json)
+    files::write_atomic(dir.join(CONFIG), &json)?;
+    files::sync_folder(dir);
+    Ok(())
 }
 
 /// Refuses a transformer that was made for another image tokenizer.

@@ -171,8 +171,10 @@ impl DalleMini {
     fn save_rest(&self, source: &ModelSource, dir: &Path) -> Result<()> {
         saving::write(&dir.join(IMAGE_TOKENIZER), &self.image)?;
         self.text.save(dir)?;
-        if let Ok(words) = source.read(WORD_FREQUENCIES) {
-            files::write_atomic(dir.join(WORD_FREQUENCIES), &words)?;
+        match source.read(WORD_FREQUENCIES) {
+            Ok(words) => files::write_atomic(dir.join(WORD_FREQUENCIES), &words)?,
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
         self.config.save(dir)
     }

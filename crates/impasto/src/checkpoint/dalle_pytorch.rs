@@ -142,7 +142,7 @@ impl DallePytorchModel {
 
     fn save_rest(&self, dir: &Path, tokenizer: &Path, precision: WeightFormat) -> Result<()> {
         if let Some(file) = DallePytorchTokenizer::file_in(tokenizer) {
-            let bytes = std::fs::read(&file).map_err(Error::io("read", &file))?;
+            let bytes = files::read(&file)?;
             files::write_atomic(dir.join(file.file_name().unwrap_or_default()), &bytes)?;
         }
         let config = DallePytorchModelConfig {

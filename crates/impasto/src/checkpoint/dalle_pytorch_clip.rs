@@ -89,7 +89,7 @@ impl DallePytorchClipModel {
         std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         weights::write(&dir.join(WEIGHTS), &export(&self.clip), precision)?;
         if let Some(file) = DallePytorchTokenizer::file_in(tokenizer) {
-            let bytes = std::fs::read(&file).map_err(Error::io("read", &file))?;
+            let bytes = files::read(&file)?;
             files::write_atomic(dir.join(file.file_name().unwrap_or_default()), &bytes)?;
         }
         config_file::save(dir, &self.config)

@@ -45,10 +45,12 @@ pub fn is_image_tokenizer(source: &ModelSource) -> bool {
 
 /// The config, without the weights.
 pub fn config(source: &ModelSource) -> Result<ImageTokenizerModelConfig> {
-    source.parsed_config(
+    let config = source.parsed_config(
         "an image tokenizer's config",
         |config: &ImageTokenizerModelConfig| config.image_tokenizer.validate(),
-    )
+    )?;
+    source.check_room(config.image_tokenizer.parameters(), &[WEIGHTS])?;
+    Ok(config)
 }
 
 /// Bytes of the weight file.

@@ -74,6 +74,7 @@ fn set_all<'a, M: Module>(
     memory: impl Fn(&'a [u8]) -> Memory<'a>,
     formats: Formats,
 ) -> Result<M> {
+    super::stored::check_header(name, bytes)?;
     let file = SafeTensors::deserialize(bytes).map_err(|e| {
         Error::bad_file(
             name,

@@ -7,6 +7,7 @@
 pub mod adapter;
 mod clip;
 mod config_file;
+pub(crate) use config_file::check_numbers;
 pub mod dalle_mini;
 pub mod dalle_pytorch;
 pub mod dalle_pytorch_clip;

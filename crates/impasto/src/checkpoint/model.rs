@@ -119,10 +119,7 @@ impl ModelSource {
                     hint: "build the program with the models/ folder of its repository".into(),
                 }),
             ModelSource::Dir(dir) | ModelSource::Published { path: dir, .. } => {
-                let path = dir.join(name);
-                std::fs::read(&path)
-                    .map(Cow::Owned)
-                    .map_err(Error::io("read", &path))
+                files::read(dir.join(name)).map(Cow::Owned)
             }
         }
     }
@@ -163,7 +160,10 @@ impl ModelSource {
 
     /// The model's config, without its weights.
     pub fn config(&self) -> Result<ModelConfig> {
-        self.parsed_config("a model config", ModelConfig::validate)
+        let config = self.parsed_config("a model config", ModelConfig::validate)?;
+        self.check_room(config.dalle.parameters(), &[DALLE])?;
+        self.check_room(config.image_tokenizer.parameters(), &[IMAGE_TOKENIZER])?;
+        Ok(config)
     }
 
     /// The model's text tokenizer.

@@ -13,7 +13,7 @@ use safetensors::tensor::{Dtype, View};
 
 use crate::models::parameters::{matrix, numbers};
 use crate::nn::ops::packed::{WeightFormat, is_packed, with_bytes};
-use crate::{Error, Result, files};
+use crate::{Result, files};
 
 /// Writes all parameters of `module` to `path`, whole or not at all.
 pub fn write<M: Module>(path: &Path, module: &M) -> Result<()> {
@@ -35,7 +35,7 @@ fn write_with<M: Module>(path: &Path, module: &M, rounded: bool) -> Result<()> {
     let tensors = visitor.tensors;
     files::write_atomic_with(path, |temporary| {
         safetensors::serialize_to_file(tensors, None, temporary)
-            .map_err(|e| Error::bad_file(path, format!("can't be written: {e}")))
+            .map_err(|e| super::weights::cannot_be_written(path, e))
     })
 }
 

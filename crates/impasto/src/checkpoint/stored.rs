@@ -237,9 +237,41 @@ fn widened(halves: &[[u8; 2]]) -> Vec<f32> {
     values
 }
 
+/// Refuses a header of a safetensors file that would take many times the file's memory when it is read: of more
+/// tensors, or of more dimensions, than any model has.
+pub(super) fn check_header(name: &Path, bytes: &[u8]) -> Result<()> {
+    const MAX_TENSORS: usize = 1 << 16;
+    /// Between numbers, fields and tensors: a tensor of four dimensions has nine.
+    const MAX_COMMAS: usize = 16 * MAX_TENSORS;
+    let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
+        // Too short, which the parser says.
+        return Ok(());
+    };
+    let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+    let Some(header) = rest.get(..length) else {
+        return Ok(());
+    };
+    let tensors = header
+        .windows(OFFSETS.len())
+        .filter(|window| *window == OFFSETS)
+        .count();
+    let commas = header.iter().filter(|&&byte| byte == b',').count();
+    if tensors > MAX_TENSORS || commas > MAX_COMMAS {
+        return Err(Error::bad_file(
+            name,
+            format!("its header names {tensors} tensors, expected at most {MAX_TENSORS}"),
+        ));
+    }
+    Ok(())
+}
+
+/// Once a tensor in a header.
+const OFFSETS: &[u8] = b"\"data_offsets\"";
+
 /// The tensors of a safetensors file by name; `name` is used in errors.
 pub fn safetensors<'a>(name: &Path, bytes: &'a [u8]) -> Result<Vec<(String, StoredTensor<'a>)>> {
     let bad = |reason: String| Error::bad_file(name, reason);
+    check_header(name, bytes)?;
     let file = SafeTensors::deserialize(bytes).map_err(|e| {
         bad(format!(
             "not a whole safetensors file ({e}); expected a header and all its tensors"

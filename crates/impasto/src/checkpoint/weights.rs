@@ -8,6 +8,7 @@ use std::path::Path;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 use half::{bf16, f16};
+use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 
 pub use super::loading::{Formats, held, load, load_into};
@@ -27,6 +28,7 @@ pub enum Precision {
 
 /// Parses a safetensors file; `name` is used in errors. Floats of any width become f32.
 pub fn parse(name: &Path, bytes: &[u8]) -> Result<Parameters> {
+    super::stored::check_header(name, bytes)?;
     let file = SafeTensors::deserialize(bytes).map_err(|e| {
         Error::bad_file(
             name,
@@ -290,12 +292,20 @@ pub fn write_lazily(path: &Path, source: &Path, tensors: Vec<LazyTensor<'_>>) ->
     });
     files::write_atomic_with(path, |temporary| {
         safetensors::serialize_to_file(views, None, temporary)
-            .map_err(|e| Error::bad_file(path, format!("can't be written: {e}")))?;
+            .map_err(|e| cannot_be_written(path, e))?;
         match failure.take() {
             None => Ok(()),
             Some(reason) => Err(Error::bad_file(source, reason)),
         }
     })
+}
+
+/// A full disk and the like keep their kind, by which there is a hint.
+pub(super) fn cannot_be_written(path: &Path, error: SafeTensorError) -> Error {
+    match error {
+        SafeTensorError::IoError(source) => Error::io("write", path)(source),
+        error => Error::bad_file(path, format!("can't be written: {error}")),
+    }
 }
 
 pub(super) fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
@@ -352,6 +362,23 @@ mod tests {
         let bytes = serialize(&parameters, Precision::F32, None).unwrap();
         let error = parse(Path::new("x"), &bytes).unwrap_err().to_string();
         assert!(error.contains("tensor b holds NaN"), "{error}");
+    }
+
+    /// Read as they are, such headers take 17 times the file's memory.
+    #[test]
+    fn a_header_of_more_tensors_than_any_model_has_is_refused() {
+        let file = |tensors: usize, shape: &str| {
+            let names = (0..tensors).map(|i| {
+                format!("\"{i}\":{{\"dtype\":\"F32\",\"shape\":[{shape}],\"data_offsets\":[0,0]}}")
+            });
+            let header = format!("{{{}}}", names.collect::<Vec<_>>().join(","));
+            [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()
+        };
+        assert_eq!(parse(Path::new("x"), &file(1000, "0")).unwrap().len(), 1000);
+        for bytes in [file(70_000, "0"), file(1, &vec!["0"; 2 << 20].join(","))] {
+            let error = parse(Path::new("x"), &bytes).unwrap_err().to_string();
+            assert!(error.contains("expected at most 65536"), "{error}");
+        }
     }
 
     proptest! {

@@ -124,7 +124,7 @@ impl TokenCache {
 
     /// Reads a file that [`TokenCache::write`] made with the same fingerprint.
     pub fn open(path: &Path, fingerprint: &str) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let bytes = files::read(path)?;
         let bad = |reason: String| Error::bad_file(path, reason);
         let (header, payload) = split_header(&bytes)
             .ok_or_else(|| bad("not a token cache, or not a whole one".into()))?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{folder_of, write_atomic};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// A repository's place in the cache.
 pub(super) struct Repository {
@@ -62,7 +62,7 @@ impl Repository {
     /// The revision, if it is here whole: what our record of it names, or, where another program pulled it,
     /// the wanted files.
     pub fn found(&self, revision: &str, wanted: Option<&[String]>) -> Result<Option<Record>> {
-        let commit = match fs::read_to_string(self.reference(revision)) {
+        let commit = match files::read_to_string(self.reference(revision)) {
             Ok(commit) => commit.trim().to_owned(),
             // A commit's own name needs no reference.
             Err(_) => revision.to_owned(),
@@ -77,7 +77,7 @@ impl Repository {
                 .map(|file| file.len())
         };
         let path = self.record(&commit);
-        if let Ok(text) = fs::read_to_string(&path) {
+        if let Ok(text) = files::read_to_string(&path) {
             let record: Record = serde_json::from_str(&text)
                 .map_err(|error| Error::bad_file(&path, format!("no record of a pull: {error}")))?;
             let whole = record

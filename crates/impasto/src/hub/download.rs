@@ -13,6 +13,9 @@ use super::listing::{Checksum, unreachable};
 use crate::files::folder_of;
 use crate::{Error, Result, files};
 
+/// The most of a file whose size nobody states: several times the largest that is known.
+const MOST_BYTES: u64 = 64 << 30;
+
 /// How far a download is.
 #[derive(Debug, Clone)]
 pub struct Progress {
@@ -84,13 +87,17 @@ impl Download<'_> {
         let partial = beside(".incomplete");
         let mut came = 0;
         let mut idle = 0;
+        let reached = || fs::metadata(&partial).map_or(0, |partial| partial.len());
+        let mut furthest = reached();
         let size = loop {
-            let before = came;
             match self.attempt(&partial, &mut came, &mut tell) {
                 Ok(size) => break size,
                 Err(Cut::Final(error)) => return Err(error),
                 Err(Cut::Transient(reason)) => {
-                    idle = if came > before { 0 } else { idle + 1 };
+                    // A server that begins anew and is cut at the same byte each time brings nothing.
+                    let here = reached();
+                    idle = if here > furthest { 0 } else { idle + 1 };
+                    furthest = furthest.max(here);
                     if idle >= self.attempts {
                         return Err(Error::Unreachable {
                             what: self.name.to_owned(),
@@ -203,11 +210,12 @@ impl Download<'_> {
                 Err(error) => return Err(Cut::Transient(error.to_string())),
             };
             here += count as u64;
-            if total.is_some_and(|total| here > total) {
+            let most = total.unwrap_or(MOST_BYTES);
+            if here > most {
                 file.set_len(0).map_err(write)?;
                 return Err(Cut::Final(unreachable(
                     self.name,
-                    format!("the server sends more than {} bytes", total.unwrap_or(0)),
+                    format!("the server sends more than {most} bytes"),
                 )));
             }
             file.write_all(&buffer[..count]).map_err(write)?;
@@ -247,7 +255,7 @@ impl Download<'_> {
 }
 
 fn hash<D: Digest>(mut digest: D, path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mut file = files::open(path)?;
     let mut buffer = vec![0; 1 << 20];
     loop {
         let count = file.read(&mut buffer).map_err(Error::io("read", path))?;

@@ -46,6 +46,7 @@ pub struct Pulled {
     /// The name that was asked for.
     pub name: String,
     /// The folder with its files.
+    #[serde(serialize_with = "crate::files::lossy")]
     pub folder: PathBuf,
     /// The commit that they are of; none where the publisher has no commits.
     pub commit: Option<String>,
@@ -57,6 +58,9 @@ pub struct Pulled {
     pub downloaded_bytes: u64,
     /// Why the network was not asked, where it was not.
     pub note: Option<String>,
+    /// Files that came without a checksum to hold them against.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unchecked: Vec<String>,
 }
 
 /// Attempts on one file in which nothing came, before giving up.
@@ -104,7 +108,7 @@ impl Hub {
                 .map(|record| pulled(name, &repository, record, 0, None))
                 .ok_or_else(|| not_here(name, "the network must not be asked (offline)"));
         }
-        let agent = agent();
+        let agent = agent(&self.endpoint);
         let listing = match listing::read(&agent, self, repo, revision) {
             Ok(listing) => listing,
             Err(listing::Failure::Refused(error)) => return Err(error),
@@ -123,6 +127,11 @@ impl Hub {
             }
         };
         let chosen = listing.choose(repo, wanted)?;
+        let unchecked: Vec<String> = chosen
+            .iter()
+            .filter(|file| file.checksum.is_none())
+            .map(|file| file.name.clone())
+            .collect();
         let total = chosen.iter().filter_map(|file| file.size).sum();
         let mut record = Record {
             commit: listing.commit.clone(),
@@ -151,7 +160,10 @@ impl Hub {
             record.files.push(RecordedFile::of(&file.name, &blob)?);
         }
         repository.remember(revision, &record)?;
-        Ok(pulled(name, &repository, record, downloaded, None))
+        Ok(Pulled {
+            unchecked,
+            ..pulled(name, &repository, record, downloaded, None)
+        })
     }
 
     fn pull_addresses(
@@ -171,7 +183,8 @@ impl Hub {
                 "the network must not be asked (offline)",
             ));
         }
-        let agent = agent();
+        let https = files.iter().all(|file| file.url.starts_with("https://"));
+        let agent = agent(if https { "https://" } else { "" });
         let mut record = Record {
             commit: registry::NO_COMMITS.to_owned(),
             licence: Some(entry.licence.to_owned()),
@@ -213,12 +226,15 @@ fn pulled(
         files: record.files.into_iter().map(|file| file.name).collect(),
         downloaded_bytes,
         note,
+        unchecked: Vec::new(),
     }
 }
 
 /// A client that gives up on a silent server but lets a long file take its time.
-fn agent() -> Agent {
+/// From an endpoint that is reached by https, no redirect leads to one that is not.
+fn agent(endpoint: &str) -> Agent {
     Agent::config_builder()
+        .https_only(endpoint.starts_with("https://"))
         .http_status_as_error(false)
         .timeout_resolve(Some(Duration::from_secs(15)))
         .timeout_connect(Some(Duration::from_secs(15)))
@@ -305,6 +321,16 @@ fn not_here(name: &str, reason: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn https_is_never_left_for_http() {
+        // Refused before anything is sent.
+        let asked = agent("https://hub").get("http://127.0.0.1:9/").call();
+        assert!(
+            matches!(asked, Err(ureq::Error::RequireHttpsOnly(_))),
+            "{asked:?}"
+        );
+    }
 
     #[test]
     fn repositories_are_told_from_paths() {

@@ -5,8 +5,7 @@ pub mod metrics;
 mod original;
 
 use std::fmt;
-use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::Cursor;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -14,7 +13,7 @@ use fast_image_resize as fir;
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageReader, Limits};
 
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// What a pixel of [`Samples`] consists of.
 pub use image::ExtendedColorType as SampleKind;
@@ -309,10 +308,13 @@ fn decode_image(bytes: &[u8], name: &Path) -> Result<(DynamicImage, Option<Vec<u
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(8 * MAX_PIXELS);
+    limits.max_alloc = Some(most_bytes(bytes));
     reader.limits(limits);
     if reader.format().is_none() {
         return Err(bad("not a picture: expected PNG, JPEG or WebP".into()));
+    }
+    if reader.format() == Some(image::ImageFormat::WebP) {
+        webp_chunks_fit(bytes).map_err(bad)?;
     }
     if reader.format() == Some(image::ImageFormat::Jpeg) && !jpeg_is_whole(bytes) {
         return Err(bad(
@@ -335,20 +337,44 @@ fn decode_image(bytes: &[u8], name: &Path) -> Result<(DynamicImage, Option<Vec<u
     Ok((image, profile))
 }
 
+/// The most memory that a file's decoder may take: for its pixels, 16 bits of four channels each, and for what else it
+/// has. In a PNG the latter is compressed, and a little of it could become very much.
+fn most_bytes(bytes: &[u8]) -> u64 {
+    /// Ten times a large colour profile.
+    const BESIDES: u64 = 16 << 20;
+    const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
+    let side = |at: usize| {
+        let number = bytes.get(at..at + 4)?;
+        Some(u64::from(u32::from_be_bytes(number.try_into().ok()?)))
+    };
+    let pixels = match (bytes.starts_with(SIGNATURE), side(16), side(20)) {
+        (true, Some(width), Some(height)) => width.saturating_mul(height).min(MAX_PIXELS),
+        _ => MAX_PIXELS,
+    };
+    8 * pixels + BESIDES + bytes.len() as u64
+}
+
+/// Says which chunk of a WebP is longer than the file: the decoder would make room for all of it before it read.
+fn webp_chunks_fit(bytes: &[u8]) -> Result<(), String> {
+    // `RIFF`, the length of all, `WEBP`.
+    let mut rest = bytes.get(12..).unwrap_or_default();
+    while let Some((head, behind)) = rest.split_first_chunk::<8>() {
+        let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        if length > behind.len() {
+            return Err(format!(
+                "not a whole picture: its chunk {} has {length} bytes, the file has {} more",
+                head[..4].escape_ascii(),
+                behind.len()
+            ));
+        }
+        rest = behind.get(length + length % 2..).unwrap_or_default();
+    }
+    Ok(())
+}
+
 /// A file's bytes, unless there are more than any picture needs.
 pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(Error::io("read", path))?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(Error::bad_file(
-            path,
-            format!("has more than {MAX_FILE_BYTES} bytes, too many for a picture"),
-        ));
-    }
-    Ok(bytes)
+    files::read_at_most(path, MAX_FILE_BYTES)
 }
 
 /// Whether a JPEG's pixels are followed by its end marker. The decoder fills what is missing with grey and

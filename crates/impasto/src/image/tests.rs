@@ -187,3 +187,61 @@ proptest! {
         prop_assert_eq!(scaled, Picture::filled(size, size, [9, 99, 199]));
     }
 }
+
+/// A PNG with a colour profile of so many bytes, all the same, which is a thousandth in the file.
+fn with_profile(length: usize) -> Vec<u8> {
+    use std::io::Write;
+    let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    let mut profile = vec![0; length];
+    profile[16..20].copy_from_slice(b"RGB ");
+    packed.write_all(&profile).unwrap();
+    let data = [&b"a profile\0\0"[..], &packed.finish().unwrap()].concat();
+    let mut checksum = flate2::Crc::new();
+    checksum.update(b"iCCP");
+    checksum.update(&data);
+    let plain = Picture::filled(8, 6, [1, 2, 3])
+        .encode(Format::Png, 100)
+        .unwrap();
+    // Behind the signature and the header's chunk.
+    let (head, tail) = plain.split_at(33);
+    [
+        head,
+        &(data.len() as u32).to_be_bytes(),
+        b"iCCP",
+        &data,
+        &checksum.sum().to_be_bytes(),
+        tail,
+    ]
+    .concat()
+}
+
+/// Small in the file, such a profile would take a thousand times the file's memory.
+#[test]
+fn a_profile_that_swells_is_not_unpacked() {
+    let profile = |length| {
+        let bytes = with_profile(length);
+        let original = Original::decode(&bytes, "a.png").unwrap();
+        assert_eq!((original.width(), original.height()), (8, 6));
+        original
+            .samples(Format::Png)
+            .profile
+            .map(|profile| profile.len())
+    };
+    assert_eq!(profile(2 << 20), Some(2 << 20));
+    assert_eq!(profile(64 << 20), None);
+}
+
+/// The decoder makes room for a chunk before it finds out that the file is too short for it.
+#[test]
+fn a_chunk_that_is_longer_than_the_file_is_refused() {
+    let whole = Picture::filled(8, 6, [1, 2, 3])
+        .encode(Format::Webp, 100)
+        .unwrap();
+    Picture::decode(&whole, "a.webp").unwrap();
+    for length in [5u32, 0x7fff_fff0, u32::MAX] {
+        let bytes = [&whole[..], b"EXIF", &length.to_le_bytes(), b"1234"].concat();
+        let error = Picture::decode(&bytes, "a.webp").unwrap_err().to_string();
+        let part = format!("its chunk EXIF has {length} bytes, the file has 4 more");
+        assert!(error.contains(&part), "{error}");
+    }
+}

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::checkpoint::pytorch::{self, Archive};
 use crate::checkpoint::stored::{self, StoredTensor};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// The tensors of one or several files.
 pub type Tensors<'a> = BTreeMap<String, StoredTensor<'a>>;
@@ -37,7 +37,7 @@ pub fn read<T>(path: &Path, then: impl FnOnce(Container, Tensors<'_>) -> Result<
     {
         return read_list(path, then);
     }
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = files::read(path)?;
     if !pytorch::is_pytorch(&bytes) {
         return then(Container::Safetensors, safetensors(path, &bytes)?);
     }
@@ -74,7 +74,7 @@ fn read_list<T>(path: &Path, then: impl FnOnce(Container, Tensors<'_>) -> Result
     struct List {
         weight_map: BTreeMap<String, String>,
     }
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = files::read(path)?;
     let list: List = serde_json::from_slice(&bytes)
         .map_err(|e| Error::bad_file(path, format!("no list of weight files: {e}")))?;
     let names: BTreeSet<&String> = list.weight_map.values().collect();
@@ -89,7 +89,7 @@ fn read_list<T>(path: &Path, then: impl FnOnce(Container, Tensors<'_>) -> Result
             return Err(Error::bad_file(path, reason));
         }
         let file = path.with_file_name(name);
-        let bytes = std::fs::read(&file).map_err(Error::io("read", &file))?;
+        let bytes = files::read(&file)?;
         files.push((file, bytes));
     }
     let mut archives = Vec::new();

@@ -47,6 +47,18 @@ impl DvaeConfig {
         {
             return bad("n_groups, n_blocks, codebook_size and code_width must not be 0".into());
         }
+        // Far beyond every model: what these are multiplied by stays a number.
+        for (name, value, most) in [
+            ("picture_size", self.picture_size, 1 << 14),
+            ("n_groups", self.n_groups, 10),
+            ("n_blocks", self.n_blocks, 64),
+            ("width", self.width, 1 << 12),
+            ("code_width", self.code_width, 1 << 14),
+        ] {
+            if value > most {
+                return bad(format!("{name} is {value}, expected at most {most}"));
+            }
+        }
         if self.codebook_size > 1 << 16 {
             return bad(format!(
                 "codebook_size is {}, expected 65536 or fewer",
@@ -64,6 +76,20 @@ impl DvaeConfig {
             ));
         }
         Ok(())
+    }
+
+    /// How many numbers the model has, biases and what changes widths left out; for refusing sizes before any memory
+    /// is taken.
+    pub fn parameters(&self) -> u64 {
+        let of = |n: usize| n as u64;
+        let groups = (0..self.n_groups).map(|group| {
+            let hidden = of(self.width << group) / 4;
+            // Of the four convolutions two stay within the narrow part; one comes from it, one leads to it.
+            2 * of(self.n_blocks) * (18 * hidden * hidden + 8 * hidden * hidden)
+        });
+        let deepest = of(self.width << (self.n_groups.max(1) - 1));
+        let codes = of(self.codebook_size) * (deepest + of(self.code_width));
+        groups.sum::<u64>() + codes
     }
 
     /// A model with fresh weights.

@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::discrete_vae::{DiscreteVae, DiscreteVaeConfig};
@@ -9,7 +10,7 @@ use super::dvae::{Dvae, DvaeConfig};
 use super::taming_vqgan::{TamingVqgan, TamingVqganConfig};
 use super::vqgan::{Vqgan, VqganConfig};
 use crate::image::Picture;
-use crate::nn::Init;
+use crate::nn::{Init, ops};
 use crate::{Error, Result};
 
 /// Which autoencoder, and its sizes.
@@ -77,6 +78,16 @@ impl ImageTokenizerConfig {
         }
     }
 
+    /// How many numbers the model has, some small ones left out; for refusing sizes before any memory is taken.
+    pub fn parameters(&self) -> u64 {
+        match self {
+            ImageTokenizerConfig::Vqgan(config) => config.parameters(),
+            ImageTokenizerConfig::Dvae(config) => config.parameters(),
+            ImageTokenizerConfig::TamingVqgan(config) => config.parameters(),
+            ImageTokenizerConfig::DiscreteVae(config) => config.parameters(),
+        }
+    }
+
     /// A model with fresh weights.
     pub fn init(&self, init: &mut Init) -> ImageTokenizer {
         match self {
@@ -109,6 +120,8 @@ pub enum ImageTokenizer {
 
 /// Pictures through the tokenizer at a time: bounds memory; results do not depend on it.
 const BATCH: usize = 16;
+/// Likewise on a GPU, which is idle with fewer.
+const GPU_BATCH: usize = 256;
 
 impl ImageTokenizer {
     /// Which autoencoder, and its sizes.
@@ -123,6 +136,11 @@ impl ImageTokenizer {
                 ImageTokenizerConfig::DiscreteVae(model.config().clone())
             }
         }
+    }
+
+    /// The device of the weights.
+    fn device(&self) -> Device {
+        self.devices().into_iter().next().unwrap_or_default()
     }
 
     /// `[batch, 3, size, size]` in −1..1 → row-major ids.
@@ -157,10 +175,11 @@ impl ImageTokenizer {
 
     /// Pictures that are worked on at once. Taming's are large and its levels wide: 128 channels at the
     /// picture's full size.
-    fn batch(&self) -> usize {
+    fn batch(&self, device: &Device) -> usize {
         match self {
             ImageTokenizer::TamingVqgan(_) => 1,
-            _ => BATCH,
+            _ if ops::is_cpu(device) => BATCH,
+            _ => GPU_BATCH,
         }
     }
 
@@ -168,7 +187,7 @@ impl ImageTokenizer {
     pub fn encode(&self, pictures: &[Picture], device: &Device) -> Result<Vec<Vec<u32>>> {
         let size = self.config().picture_size();
         let mut ids = Vec::with_capacity(pictures.len());
-        for pictures in pictures.chunks(self.batch()) {
+        for pictures in pictures.chunks(self.batch(device)) {
             ids.extend(self.encode_pixels(pixels(pictures, size, device)?)?);
         }
         Ok(ids)
@@ -243,7 +262,7 @@ impl ImageTokenizer {
         }
         let size = config.picture_size();
         let mut pictures = Vec::with_capacity(ids.len());
-        for rows in ids.chunks(self.batch()) {
+        for rows in ids.chunks(self.batch(&self.device())) {
             for picture in values(self.decode_pixels(rows))?.chunks(3 * size * size) {
                 pictures.push(Picture::from_chw(picture, size, size)?);
             }
@@ -275,7 +294,11 @@ const VQGAN_SHARPNESS: f32 = 32.0;
 
 /// Pictures as a tensor in −1..1: `[batch, 3, size, size]`.
 pub fn pixels(pictures: &[Picture], size: usize, device: &Device) -> Result<Tensor<4>> {
-    let mut values = Vec::with_capacity(pictures.len() * 3 * size * size);
+    Ok(Tensor::from_data(pixel_data(pictures, size)?, device))
+}
+
+/// The data of [`pixels`], in the host's memory.
+pub fn pixel_data(pictures: &[Picture], size: usize) -> Result<TensorData> {
     for picture in pictures {
         if picture.width != size || picture.height != size {
             return Err(Error::invalid(
@@ -286,11 +309,11 @@ pub fn pixels(pictures: &[Picture], size: usize, device: &Device) -> Result<Tens
                 ),
             ));
         }
-        values.extend(picture.to_chw());
     }
-    Ok(Tensor::from_data(
-        TensorData::new(values, [pictures.len(), 3, size, size]),
-        device,
+    let rows: Vec<Vec<f32>> = pictures.par_iter().map(Picture::to_chw).collect();
+    Ok(TensorData::new(
+        rows.concat(),
+        [pictures.len(), 3, size, size],
     ))
 }
 

@@ -7,7 +7,7 @@
 //! arXiv:1711.00937, appendix A.1) and codes that fall out of use are set to encoder outputs again.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{FloatDType, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::nn::{Conv2d, GroupNormSilu, Init, ResBlock, ops};
@@ -51,6 +51,20 @@ impl VqganConfig {
                 "widths, patch, codebook_size and code_width must not be empty or 0".into(),
             );
         }
+        // Far beyond every model: what these are multiplied by stays a number.
+        let widest = self.widths.iter().copied().max().unwrap_or(1);
+        for (name, value, most) in [
+            ("picture_size", self.picture_size, 1 << 14),
+            ("patch", self.patch, 1 << 10),
+            ("levels", self.widths.len(), 10),
+            ("widths", widest, 1 << 14),
+            ("n_res_blocks", self.n_res_blocks, 64),
+            ("code_width", self.code_width, 1 << 14),
+        ] {
+            if value > most {
+                return bad(format!("{name} is {value}, expected at most {most}"));
+            }
+        }
         if self.codebook_size > 1 << 16 {
             return bad(format!(
                 "codebook_size is {}, expected 65536 or fewer",
@@ -78,6 +92,25 @@ impl VqganConfig {
             ));
         }
         Ok(())
+    }
+
+    /// How many numbers the model has, norms and biases left out; for refusing sizes before any memory is taken.
+    pub fn parameters(&self) -> u64 {
+        let of = |n: usize| n as u64;
+        let pixels = 3 * of(self.patch) * of(self.patch);
+        let blocks = self.widths.iter().map(|&width| {
+            // Two convolutions of 3 × 3 each, in the encoder and in the decoder.
+            2 * of(self.n_res_blocks) * 18 * of(width) * of(width)
+        });
+        let resizes = self
+            .widths
+            .windows(2)
+            .map(|pair| 8 * of(pair[0]) * of(pair[1]));
+        let first = self.widths.first().copied().unwrap_or(0);
+        let last = self.widths.last().copied().unwrap_or(0);
+        let ends = 18 * pixels * of(first) + 10 * of(last) * of(self.code_width);
+        let codebook = of(self.codebook_size) * of(self.code_width);
+        blocks.chain(resizes).sum::<u64>() + ends + codebook
     }
 
     /// A model with fresh weights.
@@ -167,7 +200,9 @@ impl Vqgan {
                 x = block.forward(x);
             }
         }
+        // Codes are compared in f32, whatever the convolutions are computed in.
         let x = self.to_code.forward(self.encoder_norm.forward(x));
+        let x = x.cast(FloatDType::F32);
         let [batch, width, rows, columns] = x.dims();
         unit_rows(
             x.permute([0, 2, 3, 1])
@@ -218,10 +253,8 @@ impl Vqgan {
                 x = block.forward(x);
             }
         }
-        shuffle(
-            self.conv_out.forward(self.decoder_norm.forward(x)),
-            self.config.patch,
-        )
+        let pixels = self.conv_out.forward(self.decoder_norm.forward(x));
+        shuffle(pixels.cast(FloatDType::F32), self.config.patch)
     }
 
     /// `[batch, 3, size, size]` → `[batch · grid²]`.

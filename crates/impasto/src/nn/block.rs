@@ -4,7 +4,7 @@
 //! (arXiv:2302.05442), SwiGLU (arXiv:2002.05202).
 
 use burn::module::Module;
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData, activation};
 
 use super::norm::EPSILON;
 use super::rope::Rotation;
@@ -74,7 +74,8 @@ impl KvCache {
             "cache of {} tokens asked to hold {end}",
             self.capacity
         );
-        let held = self.take(batch, n_heads, joint / 3 / n_heads, &qkv.device());
+        let place = (&qkv.device(), qkv.dtype());
+        let held = self.take(batch, n_heads, joint / 3 / n_heads, place);
         let (seen, keys, values) = ops::extend(qkv, turns, held, self.length, EPSILON);
         (self.keys, self.values) = (Some(keys), Some(values));
         self.length = end;
@@ -92,7 +93,8 @@ impl KvCache {
             self.capacity
         );
         let places = self.length..end;
-        let (all_keys, all_values) = self.take(batch, heads, head_width, &keys.device());
+        let place = (&keys.device(), keys.dtype());
+        let (all_keys, all_values) = self.take(batch, heads, head_width, place);
         let area = [0..batch, 0..heads, 0..head_width, places.clone()];
         let all_keys = all_keys.slice_assign(area, keys.swap_dims(2, 3));
         let area = [0..batch, 0..heads, places, 0..head_width];
@@ -112,10 +114,10 @@ impl KvCache {
         batch: usize,
         heads: usize,
         head_width: usize,
-        device: &Device,
+        place: (&Device, DType),
     ) -> (Tensor<4>, Tensor<4>) {
         let room = |slot: &mut Option<Tensor<4>>, shape: [usize; 4]| {
-            slot.take().unwrap_or_else(|| Tensor::zeros(shape, device))
+            slot.take().unwrap_or_else(|| Tensor::zeros(shape, place))
         };
         let keys = room(&mut self.keys, [batch, heads, head_width, self.capacity]);
         let values = room(&mut self.values, [batch, heads, self.capacity, head_width]);
@@ -188,6 +190,14 @@ impl Block {
             down: Linear::new(init, hidden, width, residual_std),
             n_heads,
         }
+    }
+
+    /// `x` in the type that the block computes in; see [`super::precision`].
+    pub fn like_weights<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        if ops::is_cpu(&x.device()) {
+            return x;
+        }
+        ops::like_weight(x, &self.qkv.weight.val())
     }
 
     /// # Shapes

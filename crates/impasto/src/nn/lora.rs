@@ -48,8 +48,9 @@ impl LoraConfig {
     /// Says which value is impossible; the targets are seen only against a model.
     pub fn validate(&self) -> Result<()> {
         let bad = |reason: String| Err(Error::invalid("lora", reason));
-        if self.rank == 0 {
-            return bad("rank is 0, expected 1 or more".into());
+        // No weight of a model has more rows.
+        if self.rank == 0 || self.rank > 1 << 16 {
+            return bad(format!("rank is {}, expected 1 to 65536", self.rank));
         }
         if let Some(alpha) = self.alpha
             && !(alpha > 0.0 && alpha.is_finite())

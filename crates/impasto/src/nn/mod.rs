@@ -9,6 +9,7 @@ pub mod linear;
 pub mod lora;
 pub mod norm;
 pub mod ops;
+pub mod precision;
 pub mod rope;
 
 pub use block::{Block, KvCache};
@@ -18,3 +19,4 @@ pub use layer_norm::LayerNorm;
 pub use linear::{Embedding, Linear};
 pub use lora::{Adapt, Adaptable, Adapter, Lora, LoraConfig};
 pub use norm::RmsNorm;
+pub use precision::ComputePrecision;

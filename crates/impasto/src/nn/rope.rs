@@ -5,10 +5,10 @@
 //! score depends on the offset between a known place and the asked one, whatever the order. The base is
 //! 100, not 10,000, since grids are at most a few dozen wide.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::RmsNorm;
-use super::ops::Turn;
+use super::ops::{self, Turn};
 
 const BASE: f64 = 100.0;
 
@@ -66,6 +66,21 @@ impl RopeTable {
     pub fn rotation(&self, positions: &[u32], batch: usize, device: &Device) -> Rotation {
         let seq = positions.len() / batch;
         let half = self.half;
+        if !ops::is_cpu(device) {
+            // The table and the positions are a fraction of the rows that come of them.
+            let ids: Vec<i32> = positions.iter().map(|&position| position as i32).collect();
+            let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [positions.len()]), device);
+            let rows = |table: &[f32]| {
+                let table = TensorData::new(table.to_vec(), [table.len() / half, half]);
+                Tensor::<2>::from_data(table, device)
+                    .select(0, ids.clone())
+                    .reshape([batch, seq, 1, half])
+            };
+            return Rotation {
+                cos: rows(&self.cos),
+                sin: rows(&self.sin),
+            };
+        }
         let rows = |table: &[f32]| {
             let mut values = Vec::with_capacity(positions.len() * half);
             for &position in positions {
@@ -82,13 +97,20 @@ impl RopeTable {
 }
 
 impl Rotation {
+    /// Cosines and sines in the type of what they are multiplied with.
+    fn of_type(&self, dtype: DType) -> (Tensor<4>, Tensor<4>) {
+        let of = |x: &Tensor<4>| match x.dtype() == dtype {
+            true => x.clone(),
+            false => x.clone().cast(dtype),
+        };
+        (of(&self.cos), of(&self.sin))
+    }
+
     /// What self-attention does to queries or keys of these places.
     pub(super) fn turn(&self, norm: &RmsNorm) -> Turn {
-        Turn {
-            weight: norm.weight.val(),
-            cos: self.cos.clone(),
-            sin: self.sin.clone(),
-        }
+        let weight = norm.weight.val();
+        let (cos, sin) = self.of_type(weight.dtype());
+        Turn { weight, cos, sin }
     }
 
     /// Turns the pairs (i, i + head_width / 2) of each head.
@@ -100,7 +122,7 @@ impl Rotation {
         let half = head_width / 2;
         let first = x.clone().narrow(3, 0, half);
         let second = x.narrow(3, half, half);
-        let (cos, sin) = (self.cos.clone(), self.sin.clone());
+        let (cos, sin) = self.of_type(second.dtype());
         let turned_first = first.clone() * cos.clone() - second.clone() * sin.clone();
         let turned_second = first * sin + second * cos;
         Tensor::cat(vec![turned_first, turned_second], 3)

@@ -13,7 +13,7 @@ use crate::checkpoint::{ModelSource, WeightFormat, adapter};
 use crate::import::dalle_pytorch::tokenizer_folder;
 use crate::nn::{Adapt, lora};
 use crate::sampling::SamplingOptions;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// [`super::open`] with the adapter in a folder beside the model's weights, which stay as they are held.
 pub fn open_adapted(
@@ -41,13 +41,13 @@ pub fn merge(source: &ModelSource, adapter: &Path, dir: &Path) -> Result<()> {
     if is_dalle_mini(source) {
         let mut model = mini(source, &device, Some(WeightFormat::F32), adapter)?.model;
         lora::merge(model.dalle.linears())?;
-        return model.save_as_held(source, dir);
+        return files::write_folder(dir, |dir| model.save_as_held(source, dir));
     }
     if is_dalle_pytorch(source) {
         let mut model = pytorch(source, &device, Some(WeightFormat::F32), adapter)?.model;
         lora::merge(model.dalle.linears())?;
         let folder = source.folder().map(tokenizer_folder).unwrap_or_default();
-        return model.save(dir, &folder, Precision::F32);
+        return files::write_folder(dir, |dir| model.save(dir, &folder, Precision::F32));
     }
     Err(not_adapted())
 }

@@ -237,13 +237,14 @@ pub fn quantise(source: &ModelSource, format: WeightFormat, dir: &Path) -> Resul
     }
     if is_dalle_pytorch(source) {
         let pipeline = DallePytorchPipeline::load_in(source, &device, Some(format))?;
-        return pipeline.save_as_held(source, dir);
+        return files::write_folder(dir, |dir| pipeline.save_as_held(source, dir));
     }
     if is_dalle_mini(source) {
         let pipeline = DalleMiniPipeline::load_in(source, &device, Some(format))?;
-        return pipeline.model.save_as_held(source, dir);
+        return files::write_folder(dir, |dir| pipeline.model.save_as_held(source, dir));
     }
-    Model::load_in(source, &device, Some(format))?.save_as_held(dir)
+    let model = Model::load_in(source, &device, Some(format))?;
+    files::write_folder(dir, |dir| model.save_as_held(dir))
 }
 
 impl AnyPipeline for Pipeline {

@@ -3,34 +3,95 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use crate::data::pairs::is_picture;
-use crate::{Error, Result};
+use serde::Serialize;
 
-/// All pictures below `root` by their names' endings, sorted. What is hidden (its name begins with a dot) is left out.
-pub fn pictures_below(root: &Path) -> Result<Vec<PathBuf>> {
-    let mut pictures = Vec::new();
+use crate::data::pairs::Kind;
+use crate::{Error, Result, files};
+
+/// What is below a folder.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// Pictures by their names' endings, sorted.
+    pub pictures: Vec<PathBuf>,
+    /// Folders that can't be read, and pictures of formats that are not: they should be looked at.
+    pub left_out: Vec<LeftOut>,
+    /// All other files, and what is hidden (its name begins with a dot).
+    pub other: Vec<LeftOut>,
+    /// Those of the folders that can't be read.
+    pub(super) folders: Vec<PathBuf>,
+}
+
+/// A file or folder that is not used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct LeftOut {
+    /// Where it is.
+    #[serde(serialize_with = "files::lossy")]
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+/// Looks through `root` and all folders in it. Everything that is there is in the listing.
+///
+/// # Errors
+/// If `root` itself can't be read.
+pub fn pictures_below(root: &Path) -> Result<Listing> {
+    let mut listing = Listing::default();
     // Links may lead in circles.
     let mut entered = HashSet::new();
     let mut folders = vec![root.to_path_buf()];
     while let Some(folder) = folders.pop() {
-        let fail = || Error::io("read", &folder);
-        if !entered.insert(folder.canonicalize().map_err(fail())?) {
-            continue;
-        }
-        for entry in std::fs::read_dir(&folder).map_err(fail())? {
-            let entry = entry.map_err(fail())?;
-            if entry.file_name().as_encoded_bytes().starts_with(b".") {
-                continue;
+        let entries = folder
+            .canonicalize()
+            .and_then(|real| match entered.insert(real) {
+                true => std::fs::read_dir(&folder)?.collect(),
+                false => Ok(Vec::new()),
+            });
+        match entries {
+            Ok(entries) => {
+                for entry in entries {
+                    listing.add(entry.path(), &mut folders);
+                }
             }
-            let path = entry.path();
-            let extension = path.extension().and_then(|extension| extension.to_str());
-            if path.is_dir() {
-                folders.push(path);
-            } else if extension.is_some_and(is_picture) {
-                pictures.push(path);
+            Err(e) if folder == root => return Err(Error::io("read", root)(e)),
+            Err(e) => {
+                let reason = format!("the folder can't be read: {e}");
+                let path = folder.clone();
+                listing.left_out.push(LeftOut { path, reason });
+                listing.folders.push(folder);
             }
         }
     }
-    pictures.sort();
-    Ok(pictures)
+    listing.pictures.sort();
+    listing.left_out.sort();
+    listing.other.sort();
+    Ok(listing)
+}
+
+impl Listing {
+    fn add(&mut self, path: PathBuf, folders: &mut Vec<PathBuf>) {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let other = |reason: &str| LeftOut {
+            path: path.clone(),
+            reason: reason.to_owned(),
+        };
+        if name.starts_with(b".") {
+            self.other.push(other("is hidden"));
+        } else if path.is_dir() {
+            folders.push(path);
+        } else {
+            match Kind::of(extension.unwrap_or_default()) {
+                Kind::Picture => self.pictures.push(path),
+                Kind::ForeignPicture => {
+                    let extension = extension.unwrap_or_default();
+                    let reason = format!("is a .{extension} file, expected .png, .jpg or .webp");
+                    self.left_out.push(LeftOut { path, reason });
+                }
+                Kind::Text | Kind::Json | Kind::Other => {
+                    self.other.push(other("is no picture by its name"));
+                }
+            }
+        }
+    }
 }

@@ -162,16 +162,15 @@ impl Manifest {
     /// Reads and checks it.
     pub(super) fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(NAME);
-        let bytes = std::fs::read(&path).map_err(|source| {
-            if source.kind() == std::io::ErrorKind::NotFound {
+        let bytes = files::read(&path).map_err(|error| match error {
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 Error::Missing {
                     what: "an index of pictures",
                     path: folder.to_path_buf(),
                     hint: "make one with `impasto index build DIR`".into(),
                 }
-            } else {
-                Error::io("read", &path)(source)
             }
+            error => error,
         })?;
         let manifest: Manifest =
             serde_json::from_slice(&bytes).map_err(|e| damaged(folder, &format!("{NAME}: {e}")))?;
@@ -244,7 +243,9 @@ impl Manifest {
     /// Writes it: what it names has to be there by now.
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
         let bytes = serde_json::to_vec(self).map_err(|e| Error::invalid("index", e.to_string()))?;
-        files::write_atomic(folder.join(NAME), &bytes)
+        files::write_atomic(folder.join(NAME), &bytes)?;
+        files::sync_folder(folder);
+        Ok(())
     }
 }
 

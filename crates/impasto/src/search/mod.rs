@@ -27,7 +27,7 @@ use graph::Graph;
 use manifest::Manifest;
 use vectors::Vectors;
 
-pub use listing::pictures_below;
+pub use listing::{LeftOut, Listing, pictures_below};
 pub use manifest::{Clip, FOLDER};
 pub use writer::{Changes, Event, Writer};
 
@@ -52,6 +52,7 @@ const NOBODY: u32 = u32::MAX;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Hit {
     /// Where it is: below the folder that was indexed, or absolute.
+    #[serde(serialize_with = "crate::files::lossy")]
     pub path: PathBuf,
     /// The cosine with the query, −1 to 1.
     pub score: f32,

@@ -104,9 +104,14 @@ impl Vectors {
         file.set_len(start).map_err(fail())?;
         file.seek(SeekFrom::Start(start)).map_err(fail())?;
         let unwritten = &self.fresh[self.written * self.width - self.stored.len()..];
-        file.write_all(bytemuck::cast_slice(unwritten))
-            .and_then(|()| file.sync_data())
-            .map_err(fail())?;
+        let written = file
+            .write_all(bytemuck::cast_slice(unwritten))
+            .and_then(|()| file.sync_data());
+        if let Err(e) = written {
+            // A full disk is not kept full by rows that nobody reads.
+            let _ = file.set_len(start);
+            return Err(fail()(e));
+        }
         self.written = self.len();
         if self.fresh.len() / self.width >= REMAP {
             self.map(&path, self.written, folder)?;

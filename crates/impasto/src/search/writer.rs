@@ -1,7 +1,7 @@
 //! Adding to an index, and removing from it.
 
 use std::collections::HashMap;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use serde::Serialize;
 use super::graph::{self, Graph};
 use super::manifest::{Clip, FOLDER, Indexed, Manifest, NAME, Stamp};
 use super::vectors::{self, Vectors};
-use super::{EXACT, NOBODY};
+use super::{EXACT, LeftOut, Listing, NOBODY};
 use crate::image::Picture;
 use crate::rank::{Ranker, numbers};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Pictures that are read and embedded at once.
 const BATCH: usize = 64;
@@ -43,7 +43,7 @@ pub struct Writer<'a> {
     /// Removed since the graph was last freed of them.
     removed: usize,
     changed: bool,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 /// What a writer tells while it works.
@@ -68,7 +68,7 @@ pub struct Changes {
     pub removed: usize,
     /// Pictures whose files are as they were.
     pub unchanged: usize,
-    /// Files that are no pictures that can be read.
+    /// Files that are no pictures that can be read, and folders that can't be.
     pub skipped: usize,
 }
 
@@ -79,20 +79,17 @@ impl<'a> Writer<'a> {
     /// If another writer has it open, if its pictures were embedded by another CLIP or lie elsewhere, if it is damaged.
     pub fn open(folder: &Path, root: &Path, ranker: &'a Ranker) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        let lock_path = folder.join("lock");
-        let lock = File::create(&lock_path).map_err(Error::io("write", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::bad_file(
-                    folder,
-                    "is being written by another process; wait until it is done",
-                ));
-            }
-            Err(TryLockError::Error(source)) => return Err(Error::io("lock", &lock_path)(source)),
-        }
+        let lock = files::lock(folder)?.ok_or_else(|| {
+            let reason = "is being written by another process; wait until it is done";
+            Error::bad_file(folder, reason)
+        })?;
+        files::clear_stale(folder);
         let absolute = |path: &Path| std::path::absolute(path).map_err(Error::io("find", path));
         let root = absolute(root)?;
+        if root.to_str().is_none() {
+            let reason = "its name is not UTF-8, which an index can't hold; rename it";
+            return Err(Error::bad_file(&root, reason));
+        }
         let manifest = if folder.join(NAME).exists() {
             let manifest = Manifest::open(folder)?;
             manifest.clip.check_both(ranker, folder)?;
@@ -160,30 +157,45 @@ impl<'a> Writer<'a> {
     }
 
     /// Makes the index that of exactly these pictures: new and changed ones are embedded, others are taken out of it.
+    /// Pictures in folders that can't be read stay as they are.
     ///
     /// # Errors
     /// [`Error::Stopped`] if `observer` says so, after what is done was written down.
     pub fn update(
         &mut self,
-        pictures: &[PathBuf],
+        listing: &Listing,
         observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Changes> {
+        let pictures = &listing.pictures;
         let mut wanted = Vec::with_capacity(pictures.len());
         for path in pictures {
             wanted.push(self.key(path)?);
+        }
+        let mut unknown = Vec::with_capacity(listing.folders.len());
+        for folder in &listing.folders {
+            unknown.push(self.key(folder)?);
+        }
+        for LeftOut { path, reason } in &listing.left_out {
+            let error = Error::bad_file(path, reason);
+            let _ = observer(Event::Skipped(path, &error));
         }
         let wanted: std::collections::HashSet<PathBuf> = wanted.into_iter().collect();
         let gone: Vec<PathBuf> = self
             .places
             .keys()
             .filter(|path| !wanted.contains(*path))
+            .filter(|path| !unknown.iter().any(|folder| path.starts_with(folder)))
             // Those from elsewhere were added one by one.
             .filter(|path| path.is_relative() || !path.exists())
             .cloned()
             .collect();
         let removed = gone.iter().filter(|path| self.forget(path)).count();
         let changes = self.add(pictures, observer)?;
-        Ok(Changes { removed, ..changes })
+        Ok(Changes {
+            removed,
+            skipped: changes.skipped + listing.left_out.len(),
+            ..changes
+        })
     }
 
     /// Embeds the new and the changed ones of these pictures.
@@ -200,8 +212,10 @@ impl<'a> Writer<'a> {
         for path in pictures {
             let key = self.key(path)?;
             let stamp = match Stamp::of(path) {
-                Ok(stamp) => stamp,
-                Err(error) => {
+                Ok(stamp) if key.to_str().is_some() => stamp,
+                other => {
+                    let reason = "its name is not UTF-8, which an index can't hold; rename it";
+                    let error = other.err().unwrap_or_else(|| Error::bad_file(path, reason));
                     changes.skipped += 1;
                     let _ = observer(Event::Skipped(path, &error));
                     continue;

@@ -14,7 +14,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use super::clip::{Cleaning, ClipTokenizer};
 use super::youtokentome::YouTokenToMe;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Files that are looked for, the first one that is there.
 const JSON: [&str; 2] = ["tokenizer.json", "bpe.json"];
@@ -210,5 +210,5 @@ fn read(path: &Path) -> Result<Vec<u8>> {
             format!("has {length} bytes, expected a text tokenizer"),
         ));
     }
-    std::fs::read(path).map_err(Error::io("read", path))
+    files::read(path)
 }

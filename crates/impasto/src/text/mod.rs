@@ -24,6 +24,9 @@ pub const BOS: u32 = 1;
 /// Ends a caption.
 pub const EOS: u32 = 2;
 
+/// The largest `tokenizer.json` that is read: several times the largest published ones of the models that are read.
+const MAX_TOKENIZER_BYTES: usize = 16 << 20;
+
 /// The shortest caption: its start, one id, its end.
 const MIN_LIMIT: usize = 3;
 
@@ -103,7 +106,7 @@ impl TextTokenizer {
     /// Reads `tokenizer.json` in `dir`.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        let bytes = files::read(&path)?;
         TextTokenizer::from_bytes(&bytes).map_err(|e| Error::bad_file(path, e.to_string()))
     }
 
@@ -224,11 +227,29 @@ fn parse_tokenizer(bytes: &[u8]) -> std::result::Result<Tokenizer, String> {
             _ => false,
         }
     }
-    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-    if value.get("normalizer").is_some_and(is_precompiled) {
+    /// Only what is looked at: a document of all would take ten times the file's memory.
+    #[derive(serde::Deserialize)]
+    struct Document {
+        #[serde(default)]
+        normalizer: serde_json::Value,
+    }
+    if bytes.len() > MAX_TOKENIZER_BYTES {
+        return Err(format!(
+            "has {} bytes, expected at most {MAX_TOKENIZER_BYTES}",
+            bytes.len()
+        ));
+    }
+    let document: Document = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    if is_precompiled(&document.normalizer) {
         return Err("has a precompiled normaliser, which is not read".to_owned());
     }
-    Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())
+    let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())?;
+    // Lengths are the model's, which it says itself: a padding to a length of the file's could be of any.
+    tokenizer
+        .with_truncation(None)
+        .map_err(|e| e.to_string())?
+        .with_padding(None);
+    Ok(tokenizer)
 }
 
 #[cfg(test)]
@@ -367,6 +388,25 @@ mod tests {
     fn training_twice_gives_the_same_tokenizer() {
         let json = |tokenizer: TextTokenizer| tokenizer.tokenizer.to_string(false).unwrap();
         assert_eq!(json(tokenizer()), json(tokenizer()));
+    }
+
+    /// A padding of the file's own could be of any length.
+    #[test]
+    fn lengths_that_a_file_states_are_not_its_to_say() {
+        let json = tokenizer().tokenizer.to_string(false).unwrap();
+        let mut document: serde_json::Value = serde_json::from_str(&json).unwrap();
+        document["padding"] = serde_json::json!({
+            "strategy": {"Fixed": 1u64 << 40}, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"
+        });
+        let padded = TextTokenizer::from_bytes(document.to_string().as_bytes()).unwrap();
+        let text = "a red turtle";
+        assert_eq!(
+            padded.encode(text).unwrap(),
+            tokenizer().encode(text).unwrap()
+        );
+        let long = vec![b' '; MAX_TOKENIZER_BYTES + 1];
+        assert!(TextTokenizer::from_bytes(&long).is_err());
     }
 
     proptest! {

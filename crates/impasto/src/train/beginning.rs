@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use burn::tensor::Device;
 
+use super::config::check_trainable;
 use super::dalle::{Config, Sizes};
 use super::image_tokenizer;
 use crate::checkpoint::WeightFormat;
@@ -13,7 +14,7 @@ use crate::checkpoint::{DALLE, IMAGE_TOKENIZER, ModelSource};
 use crate::models::{Dalle, DalleConfig, ImageTokenizer};
 use crate::nn::Init;
 use crate::text::TextTokenizer;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 pub(super) struct Beginning {
     pub text: TextTokenizer,
@@ -44,10 +45,9 @@ impl Beginning {
                 let image = image_tokenizer::load(image, device)?;
                 let config_of = sizes.config(&text, &image);
                 config_of.validate()?;
+                check_trainable("model", config_of.parameters())?;
                 Ok(Beginning {
-                    image_weights: std::fs::read(&path)
-                        .map_err(Error::io("read", &path))?
-                        .into(),
+                    image_weights: files::read(&path)?.into(),
                     dalle: config_of.init(&mut Init::new(config.run.seed, train_device)),
                     text,
                     image,

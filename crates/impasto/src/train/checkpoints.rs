@@ -28,6 +28,7 @@ struct State {
     files: Vec<String>,
 }
 
+const FOLDER: &str = "checkpoints";
 const PREFIX: &str = "step-";
 const TEMPORARY: &str = ".writing-";
 
@@ -40,7 +41,7 @@ pub struct Checkpoints {
 impl Checkpoints {
     /// Those under `run_dir`, of which the last `keep` stay.
     pub fn open(run_dir: &Path, keep: usize) -> Result<Self> {
-        let dir = run_dir.join("checkpoints");
+        let dir = run_dir.join(FOLDER);
         fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         for entry in fs::read_dir(&dir)
             .map_err(Error::io("read", &dir))?
@@ -56,11 +57,21 @@ impl Checkpoints {
 
     /// Steps and directories of the whole checkpoints, oldest first.
     pub fn list(&self) -> Result<Vec<(u64, PathBuf)>> {
+        Self::list_dir(&self.dir)
+    }
+
+    /// [`Self::list`] of a run that may have none yet.
+    pub fn list_in(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
+        let dir = run_dir.join(FOLDER);
+        match dir.exists() {
+            true => Self::list_dir(&dir),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    fn list_dir(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.dir)
-            .map_err(Error::io("read", &self.dir))?
-            .flatten()
-        {
+        for entry in fs::read_dir(dir).map_err(Error::io("read", dir))?.flatten() {
             let name = entry.file_name();
             let step = name
                 .to_string_lossy()
@@ -74,25 +85,57 @@ impl Checkpoints {
         Ok(found)
     }
 
-    /// The newest one.
-    pub fn latest(&self) -> Result<Option<Snapshot>> {
-        let Some((_, dir)) = self.list()?.pop() else {
-            return Ok(None);
-        };
+    /// The newest one that can be read; `damaged` hears of those that are passed over for it.
+    ///
+    /// # Errors
+    /// If there are some, and none of them can be read.
+    pub fn latest(&self, damaged: &mut dyn FnMut(Error)) -> Result<Option<Snapshot>> {
+        let mut list = self.list()?;
+        while let Some((_, dir)) = list.pop() {
+            match Self::read(&dir) {
+                Ok(snapshot) => return Ok(Some(snapshot)),
+                // To start over silently would lose all that was done.
+                Err(error) if list.is_empty() => return Err(error),
+                Err(error) => damaged(error),
+            }
+        }
+        Ok(None)
+    }
+
+    fn read(dir: &Path) -> Result<Snapshot> {
         let path = dir.join("state.json");
-        let text = fs::read(&path).map_err(Error::io("read", &path))?;
+        let text = files::read(&path)?;
         let state: State = serde_json::from_slice(&text)
             .map_err(|e| Error::bad_file(&path, format!("not a checkpoint's state: {e}")))?;
         let mut tensors = BTreeMap::new();
         for name in state.files {
             let path = dir.join(format!("{name}.safetensors"));
-            let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+            let bytes = files::read(&path)?;
             tensors.insert(name, weights::parse(&path, &bytes)?);
         }
-        Ok(Some(Snapshot {
+        Ok(Snapshot {
             step: state.step,
             tensors,
-        }))
+        })
+    }
+
+    fn write(
+        temporary: &Path,
+        step: u64,
+        tensors: BTreeMap<String, Vec<LazyTensor<'_>>>,
+    ) -> Result<()> {
+        fs::create_dir_all(temporary).map_err(Error::io("create", temporary))?;
+        let files = tensors.keys().cloned().collect();
+        for (name, tensors) in tensors {
+            let path = temporary.join(format!("{name}.safetensors"));
+            weights::write_lazily(&path, &path, tensors)?;
+        }
+        let state = State { step, files };
+        let state = serde_json::to_vec_pretty(&state)
+            .map_err(|e| Error::invalid("state", e.to_string()))?;
+        files::write_atomic(temporary.join("state.json"), &state)?;
+        files::sync_folder(temporary);
+        Ok(())
     }
 
     /// Writes a checkpoint, one tensor after the other, and removes the oldest ones.
@@ -104,22 +147,19 @@ impl Checkpoints {
         let temporary = self
             .dir
             .join(format!("{TEMPORARY}{step}-{}", std::process::id()));
-        fs::create_dir_all(&temporary).map_err(Error::io("create", &temporary))?;
-        let files = tensors.keys().cloned().collect();
-        for (name, tensors) in tensors {
-            let path = temporary.join(format!("{name}.safetensors"));
-            weights::write_lazily(&path, &path, tensors)?;
+        if let Err(error) = Self::write(&temporary, step, tensors) {
+            // What a full disk holds of it would keep the disk full.
+            let _ = fs::remove_dir_all(&temporary);
+            return Err(error);
         }
-        let state = State { step, files };
-        let state = serde_json::to_vec_pretty(&state)
-            .map_err(|e| Error::invalid("state", e.to_string()))?;
-        files::write_atomic(temporary.join("state.json"), &state)?;
         let path = self.dir.join(format!("{PREFIX}{step:08}"));
         if path.exists() {
             // The same step again after a resume: the same bits.
             fs::remove_dir_all(&path).map_err(Error::io("replace", &path))?;
         }
         fs::rename(&temporary, &path).map_err(Error::io("write", &path))?;
+        // Before older ones go, this one has to be there for good.
+        files::sync_folder(&self.dir);
         let all = self.list()?;
         for (_, old) in all.iter().take(all.len().saturating_sub(self.keep)) {
             // Renamed first, so that a half-removed checkpoint is never taken for a whole one.

@@ -14,11 +14,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::config::RunConfig;
+use super::config::{RunConfig, check_count, check_trainable};
 use super::drawn::{self, Drawn};
 use super::engine::{self, Evaluation, Observer, Pass, Task};
 use super::image_tokenizer::{self, training_device};
-use super::source::{PictureSource, SourceConfig, open};
+use super::source::{PictureSource, SourceConfig, held_out, open};
 use crate::checkpoint::weights::Precision;
 use crate::checkpoint::{
     CaptionTokenizer, ClipModel, ClipModelConfig, ModelSource, TextTokenizerKind,
@@ -34,7 +34,7 @@ use crate::nn::Init;
 use crate::rank::numbers;
 use crate::text::TextTokenizer;
 use crate::text::clip::LongCaption;
-use crate::{Error, Result, files};
+use crate::{Error, Result};
 
 /// The config file of `impasto train clip`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -120,6 +120,7 @@ pub fn run(
     observer: &mut dyn Observer,
 ) -> Result<PathBuf> {
     config.run.validate()?;
+    check_count("validation", config.validation)?;
     if config.run.batch_size * config.run.gradient_accumulation < 2 {
         return Err(Error::invalid(
             "training config",
@@ -148,20 +149,18 @@ pub fn run(
         }
         None => None,
     };
-    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    let _lock = super::folder::open(dir)?;
     let source = open(&config.data, Some(clip_config.image_size), dir, observer)?;
     let of = (clip_config.image_size, config.run.seed);
     let drawn = config.drawn.as_ref();
     let mut drawn = drawn
         .map(|drawn| Drawn::new(drawn, source.as_ref(), of, device))
         .transpose()?;
-    let resolved =
-        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
-    files::write_atomic(dir.join("config.json"), &resolved)?;
+    super::folder::begin(dir, config, source.as_ref(), resume, observer)?;
     if let Some(drawn) = &mut drawn {
         drawn.draw_all(source.as_ref(), &dir.join("drawn.tokens"), observer)?;
     }
-    let validation = source.validation(config.validation)?;
+    let validation = held_out(source.as_ref(), config.validation, &config.run, observer)?;
     let mut task = ClipTask {
         run: config.run.clone(),
         loss: config.loss,
@@ -215,6 +214,7 @@ fn beginning(config: &Config, device: &Device) -> Result<(TextTokenizer, Clip)> 
                 normalisation: Normalisation::default(),
             };
             clip_config.validate()?;
+            check_trainable("model", clip_config.parameters())?;
             let clip = clip_config.init(&mut Init::new(config.run.seed, device));
             Ok((text, clip))
         }

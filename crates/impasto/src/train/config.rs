@@ -6,7 +6,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Error, Result};
+use crate::nn::ComputePrecision;
+use crate::{Error, Result, files};
 
 /// The part of a training config that does not depend on the model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,6 +17,9 @@ pub struct RunConfig {
     pub seed: u64,
     /// Optimizer steps of the whole run.
     pub steps: u64,
+    /// Seconds of training after which the run is to end, if that is before its last step: the learning rate then
+    /// follows the share of the time instead of the share of the steps, whichever is larger.
+    pub seconds: Option<f64>,
     /// Samples in a forward pass.
     pub batch_size: usize,
     /// Forward passes in a step; their gradients are averaged.
@@ -38,6 +42,8 @@ pub struct RunConfig {
     pub gradient_clip: f64,
     /// Decay of the moving average of the weights, which is what is shipped; 0 switches it off.
     pub ema_decay: f64,
+    /// In which type products are computed; weights, optimizer, norms and losses are in f32.
+    pub precision: ComputePrecision,
     /// Recompute cheap operations in the backward pass instead of keeping their results.
     pub gradient_checkpointing: bool,
     /// Steps between lines of metrics.jsonl.
@@ -96,6 +102,7 @@ impl Default for RunConfig {
         RunConfig {
             seed: 1,
             steps: 10_000,
+            seconds: None,
             batch_size: 64,
             gradient_accumulation: 1,
             optimizer: OptimizerKind::AdamW,
@@ -107,6 +114,7 @@ impl Default for RunConfig {
             beta2: 0.95,
             gradient_clip: 1.0,
             ema_decay: 0.999,
+            precision: ComputePrecision::F32,
             gradient_checkpointing: false,
             log_every: 20,
             checkpoint_every: 1000,
@@ -117,13 +125,15 @@ impl Default for RunConfig {
 }
 
 impl RunConfig {
-    /// The learning rate of a step: linear warm-up, then half a cosine.
-    pub fn learning_rate_at(&self, step: u64) -> f64 {
+    /// The learning rate of a step: linear warm-up, then half a cosine. `elapsed` is the time trained, in seconds.
+    pub fn learning_rate_at(&self, step: u64, elapsed: f64) -> f64 {
         if step < self.warmup_steps {
             return self.learning_rate * (step + 1) as f64 / self.warmup_steps as f64;
         }
         let span = self.steps.saturating_sub(self.warmup_steps).max(1) as f64;
-        let done = ((step - self.warmup_steps) as f64 / span).min(1.0);
+        let done = (step - self.warmup_steps) as f64 / span;
+        let of_time = self.seconds.map_or(0.0, |seconds| elapsed / seconds);
+        let done = done.max(of_time).min(1.0);
         let cosine = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
         self.learning_rate * (self.final_learning_rate + (1.0 - self.final_learning_rate) * cosine)
     }
@@ -144,11 +154,26 @@ impl RunConfig {
                 return bad(format!("{name} is 0, expected 1 or more"));
             }
         }
+        check_count("batch_size", self.batch_size)?;
+        check_count("gradient_accumulation", self.gradient_accumulation)?;
+        // Passes are numbered: the last one's samples, too, have to have a number.
+        let passes = self.steps.checked_mul(self.gradient_accumulation as u64);
+        if passes.is_none_or(|passes| passes > u64::MAX >> 24) {
+            return bad(format!(
+                "steps is {}, too many for gradient_accumulation {}",
+                self.steps, self.gradient_accumulation
+            ));
+        }
         if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
             return bad(format!(
                 "learning_rate is {}, expected a positive number",
                 self.learning_rate
             ));
+        }
+        if let Some(seconds) = self.seconds
+            && !(seconds > 0.0 && seconds.is_finite())
+        {
+            return bad(format!("seconds is {seconds}, expected a positive number"));
         }
         let shares = [
             ("final_learning_rate", self.final_learning_rate),
@@ -172,9 +197,33 @@ impl RunConfig {
     }
 }
 
+/// Refuses a number of samples that nobody means.
+pub(super) fn check_count(name: &str, count: usize) -> Result<()> {
+    if count > 1 << 20 {
+        return Err(Error::invalid(
+            "training config",
+            format!("{name} is {count}, expected at most 2^20"),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses a model that no memory holds, before any is asked for.
+pub(super) fn check_trainable(what: &str, numbers: u64) -> Result<()> {
+    /// A hundred times what one machine trains.
+    const MOST: u64 = 1 << 36;
+    if numbers > MOST {
+        return Err(Error::invalid(
+            "training config",
+            format!("{what} has {numbers} numbers, expected at most 2^36"),
+        ));
+    }
+    Ok(())
+}
+
 /// Reads a config file.
 pub fn read<C: DeserializeOwned>(path: &Path) -> Result<C> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let text = files::read_to_string(path)?;
     serde_json::from_str(&text)
         .map_err(|e| Error::bad_file(path, format!("not a training config: {e}")))
 }
@@ -191,8 +240,8 @@ mod tests {
             learning_rate: 1.0,
             ..RunConfig::default()
         };
-        assert!((config.learning_rate_at(0) - 0.1).abs() < 1e-12);
-        assert!((config.learning_rate_at(10) - 1.0).abs() < 1e-12);
-        assert!((config.learning_rate_at(100) - config.final_learning_rate).abs() < 1e-12);
+        assert!((config.learning_rate_at(0, 0.0) - 0.1).abs() < 1e-12);
+        assert!((config.learning_rate_at(10, 0.0) - 1.0).abs() < 1e-12);
+        assert!((config.learning_rate_at(100, 0.0) - config.final_learning_rate).abs() < 1e-12);
     }
 }

@@ -8,19 +8,20 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::ahead::Ahead;
 use super::beginning::Beginning;
-use super::config::RunConfig;
+use super::config::{RunConfig, check_count};
 use super::encoded::{self, Encoded, Encoding, FilledUp};
 use super::engine::{self, Evaluation, Observer, Pass, Task};
 use super::image_tokenizer::training_device;
-use super::source::{SourceConfig, epoch_index, open};
+use super::source::{PictureSource, SourceConfig, epoch_index, held_out, open};
 use crate::checkpoint::WeightFormat;
 use crate::checkpoint::weights::Precision;
 use crate::checkpoint::{Model, ModelConfig};
 use crate::generate::{Drawing, draw};
 use crate::image::{Format, Picture};
 use crate::models::dalle::{DalleBatch, LossWeights, Order, around_hole, raster, shuffled};
-use crate::models::{Dalle, ImageTokenizer};
+use crate::models::{Dalle, DalleConfig, ImageTokenizer};
 use crate::sampling::SamplingOptions;
 use crate::text::TextTokenizer;
 use crate::{Error, Result, files};
@@ -48,8 +49,8 @@ pub struct Config {
     pub model: Option<Sizes>,
     /// The pairs.
     pub data: SourceConfig,
-    /// Pictures encoded ahead of the training; each step draws from these. None: all of a finite data
-    /// set, required for an endless one.
+    /// Pictures encoded before the training; each step draws from these. None: all of a finite data set; of an
+    /// endless one, each picture is made, encoded and seen once, beside the training.
     #[serde(default)]
     pub encoded_pictures: Option<u64>,
     /// The run.
@@ -123,6 +124,7 @@ pub fn run(
 ) -> Result<PathBuf> {
     config.run.validate()?;
     config.sampling.validate()?;
+    check_count("validation", config.validation)?;
     let shares = [
         config.raster_share,
         config.hole_share,
@@ -143,18 +145,14 @@ pub fn run(
         dalle,
     } = Beginning::of(config, device, &train_device)?;
     let dalle_config = dalle.config().clone();
-    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    let _lock = super::folder::open(dir)?;
     let source = open(
         &config.data,
         Some(image.config().picture_size()),
         dir,
         observer,
     )?;
-    let resolved =
-        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
-    files::write_atomic(dir.join("config.json"), &resolved)?;
-    let count = encoded::count(config.encoded_pictures, source.as_ref())?;
-    let fingerprint = encoded::fingerprint(&config.data, &image_weights, source.as_ref(), count)?;
+    super::folder::begin(dir, config, source.as_ref(), resume, observer)?;
     let encoding = Encoding {
         text: &FilledUp {
             text: &text,
@@ -163,10 +161,23 @@ pub fn run(
         image: &image,
         device,
     };
-    let tokens = dir.join("tokens.bin");
-    let training = encoding.training(source.as_ref(), count, &tokens, &fingerprint, observer)?;
-    let validation = source.validation(config.validation)?;
+    let validation = held_out(source.as_ref(), config.validation, &config.run, observer)?;
     let validation = encoding.samples(&validation)?;
+    let training = match (config.encoded_pictures, source.count()) {
+        (None, None) => Pairs::Streamed {
+            source,
+            image: image.clone(),
+            device: device.clone(),
+        },
+        _ => {
+            let count = encoded::count(config.encoded_pictures, source.as_ref())?;
+            let fingerprint =
+                encoded::fingerprint(&config.data, &image_weights, source.as_ref(), count)?;
+            let tokens = dir.join("tokens.bin");
+            let source = source.as_ref();
+            Pairs::Kept(encoding.training(source, count, &tokens, &fingerprint, observer)?)
+        }
+    };
     let model_config = ModelConfig {
         name: config.name.clone(),
         licence: config.licence.clone(),
@@ -176,13 +187,19 @@ pub fn run(
         any_order: config.raster_share < 1.0,
         precision: WeightFormat::F32,
     };
+    let batches = Batches {
+        config: config.clone(),
+        dalle: model_config.dalle.clone(),
+        text: text.clone(),
+        pairs: training,
+    };
     let mut task = DalleTask {
         config: config.clone(),
         model_config,
         device: device.clone(),
         text,
         image,
-        training,
+        batches: Ahead::new(BATCHES_AHEAD, move |pass| batches.batch(pass)),
         validation,
     };
     let trained = engine::train(&mut task, dalle, &config.run, dir, resume, observer)?.valid();
@@ -195,8 +212,110 @@ struct DalleTask {
     device: Device,
     text: TextTokenizer,
     image: ImageTokenizer,
-    training: Encoded,
+    batches: Ahead<DalleBatch>,
     validation: Encoded,
+}
+
+/// Batches that are ready before they are needed.
+const BATCHES_AHEAD: usize = 4;
+
+/// The pairs that are trained on.
+enum Pairs {
+    /// Encoded before the training.
+    Kept(Encoded),
+    /// Made and encoded beside it.
+    Streamed {
+        source: Box<dyn PictureSource>,
+        image: ImageTokenizer,
+        device: Device,
+    },
+}
+
+/// What makes batches; everything random of a pass comes from (seed, pass).
+struct Batches {
+    config: Config,
+    dalle: DalleConfig,
+    text: TextTokenizer,
+    pairs: Pairs,
+}
+
+impl Batches {
+    /// For each row of a pass: its captions, as ids where they are kept so, and its image ids.
+    fn rows(&self, pass: u64) -> Result<Vec<(Captions<'_>, Vec<u32>)>> {
+        let size = self.config.run.batch_size as u64;
+        match &self.pairs {
+            Pairs::Kept(encoded) => Ok((0..size)
+                .map(|row| {
+                    let pictures = encoded.image_ids.len() as u64;
+                    let sample = epoch_index(self.config.run.seed, pictures, pass * size + row);
+                    let captions = Captions::Encoded(&encoded.text_ids[sample]);
+                    (captions, encoded.image_ids[sample].clone())
+                })
+                .collect()),
+            Pairs::Streamed {
+                source,
+                image,
+                device,
+            } => {
+                let samples = source.train_batch(pass * size, size as usize)?;
+                let (pictures, captions): (Vec<Picture>, Vec<Vec<String>>) = samples
+                    .into_iter()
+                    .map(|sample| (sample.picture, sample.captions))
+                    .unzip();
+                let ids = image.encode(&pictures, device)?;
+                Ok(captions.into_iter().map(Captions::Text).zip(ids).collect())
+            }
+        }
+    }
+
+    fn batch(&self, pass: u64) -> Result<DalleBatch> {
+        let size = self.config.run.batch_size;
+        let mut rng = ChaCha8Rng::seed_from_u64(self.config.run.seed);
+        rng.set_stream(pass + 1);
+        let (positions, length) = (self.dalle.image_length(), self.dalle.text_length);
+        let mut batch = DalleBatch {
+            text_ids: Vec::with_capacity(size),
+            image_ids: Vec::with_capacity(size),
+            orders: Vec::with_capacity(size),
+            captioned: (size as f64 * self.config.captioning_share).round() as usize,
+        };
+        for (row, (captions, image_ids)) in self.rows(pass)?.into_iter().enumerate() {
+            let choice = rng.random_range(0..captions.len());
+            let dropped = rng.random_bool(self.config.caption_dropout) && row >= batch.captioned;
+            batch.text_ids.push(match captions {
+                _ if dropped => self.text.null_caption(length),
+                Captions::Encoded(ids) => ids[choice].clone(),
+                Captions::Text(texts) => self.text.encode_caption(&texts[choice], length, true)?,
+            });
+            batch.image_ids.push(image_ids);
+            let in_raster = rng.random_bool(self.config.raster_share);
+            // No random number is taken for what is switched off: older runs continue as they were.
+            let hole_share = self.config.hole_share;
+            batch.orders.push(if in_raster {
+                raster(positions)
+            } else if hole_share > 0.0 && rng.random_bool(hole_share) {
+                around_hole(self.dalle.grid, &mut rng)
+            } else {
+                shuffled(positions, &mut rng)
+            });
+        }
+        Ok(batch)
+    }
+}
+
+/// A picture's captions.
+enum Captions<'a> {
+    Encoded(&'a [Vec<u32>]),
+    Text(Vec<String>),
+}
+
+impl Captions<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Captions::Encoded(ids) => ids.len(),
+            Captions::Text(texts) => texts.len(),
+        }
+    }
 }
 
 impl DalleTask {
@@ -213,57 +332,13 @@ impl DalleTask {
         model.save(&path, Precision::F16)?;
         Ok(path)
     }
-
-    /// Everything random of a pass comes from (seed, pass).
-    fn batch(&self, pass: u64) -> DalleBatch {
-        let size = self.config.run.batch_size;
-        let mut rng = ChaCha8Rng::seed_from_u64(self.config.run.seed);
-        rng.set_stream(pass + 1);
-        let positions = self.model_config.dalle.image_length();
-        let mut batch = DalleBatch {
-            text_ids: Vec::with_capacity(size),
-            image_ids: Vec::with_capacity(size),
-            orders: Vec::with_capacity(size),
-            captioned: (size as f64 * self.config.captioning_share).round() as usize,
-        };
-        let pictures = self.training.image_ids.len() as u64;
-        for row in 0..size {
-            let sample = epoch_index(
-                self.config.run.seed,
-                pictures,
-                pass * size as u64 + row as u64,
-            );
-            let captions = &self.training.text_ids[sample];
-            let caption = captions[rng.random_range(0..captions.len())].clone();
-            let dropped = rng.random_bool(self.config.caption_dropout) && row >= batch.captioned;
-            batch.text_ids.push(if dropped {
-                self.text.null_caption(self.model_config.dalle.text_length)
-            } else {
-                caption
-            });
-            batch
-                .image_ids
-                .push(self.training.image_ids[sample].clone());
-            let told_in_raster = rng.random_bool(self.config.raster_share);
-            // No random number is taken for what is not asked for: older runs go on as they were.
-            let hole_share = self.config.hole_share;
-            batch.orders.push(if told_in_raster {
-                raster(positions)
-            } else if hole_share > 0.0 && rng.random_bool(hole_share) {
-                around_hole(self.model_config.dalle.grid, &mut rng)
-            } else {
-                shuffled(positions, &mut rng)
-            });
-        }
-        batch
-    }
 }
 
 impl Task for DalleTask {
     type Model = Dalle;
 
     fn pass(&mut self, model: &Dalle, pass: u64, _step: u64) -> Result<Pass> {
-        let losses = model.losses(&self.batch(pass), &self.config.losses);
+        let losses = model.losses(&self.batches.get(pass)?, &self.config.losses);
         let mut metrics = vec![("text_nats", losses.text), ("image_nats", losses.image)];
         metrics.extend(losses.caption.map(|loss| ("caption_nats", loss)));
         metrics.extend(losses.contrastive.map(|loss| ("contrastive", loss)));
@@ -273,6 +348,16 @@ impl Task for DalleTask {
         })
     }
 
+    fn has_mixed_precision(&self) -> bool {
+        true
+    }
+
+    fn pass_operations(&self) -> Option<f64> {
+        let batch = self.config.run.batch_size as f64;
+        let captioned = (batch * self.config.captioning_share).round();
+        Some((batch + captioned) * self.model_config.dalle.training_operations())
+    }
+
     fn describe_pass(&self, pass: u64) -> String {
         let size = self.config.run.batch_size as u64;
         format!("samples {} to {}", pass * size, (pass + 1) * size - 1)
@@ -280,6 +365,8 @@ impl Task for DalleTask {
 
     fn evaluate(&mut self, model: &Dalle, step: u64, dir: &Path) -> Result<Evaluation> {
         let model = model.valid();
+        // The run continues, but its model can be used from here on, whatever becomes of what follows.
+        self.save(model.clone(), dir)?;
         let positions = self.model_config.dalle.image_length();
         let (mut text, mut image, mut batches) = (0.0, 0.0, 0.0f64);
         let rows = self.validation.image_ids.len();
@@ -335,8 +422,6 @@ impl Task for DalleTask {
             let captions = self.validation.captions[..shown].join("\n") + "\n";
             files::write_atomic(samples.join("captions.txt"), captions.as_bytes())?;
         }
-        // The run goes on, but its model can be drawn with from here on.
-        self.save(model, dir)?;
         Ok(evaluation)
     }
 }

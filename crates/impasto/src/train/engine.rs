@@ -11,8 +11,10 @@ use super::checkpoints::{Checkpoints, Snapshot};
 use super::config::RunConfig;
 use super::metrics::MetricsFile;
 use super::optimizer::{Moments, NamedGradients, Optimizer};
+use super::timer::{self, Timer};
 use crate::checkpoint::weights::{self, LazyTensor, Precision};
 use crate::models::parameters::{self, Parameters};
+use crate::nn::precision::{self, ComputePrecision};
 use crate::{Error, Result};
 
 /// What a run tells the one who started it.
@@ -82,6 +84,16 @@ pub trait Task {
     /// The loss of forward pass number `pass` (from 0, `gradient_accumulation` of them a step).
     fn pass(&mut self, model: &Self::Model, pass: u64, step: u64) -> Result<Pass>;
 
+    /// Whether the model can compute in bf16 (see [`crate::nn::precision`]).
+    fn has_mixed_precision(&self) -> bool {
+        false
+    }
+
+    /// Floating-point operations of a forward and backward pass, where they are known.
+    fn pass_operations(&self) -> Option<f64> {
+        None
+    }
+
     /// Which data a pass sees, for the message when its loss is not finite.
     fn describe_pass(&self, pass: u64) -> String;
 
@@ -118,6 +130,8 @@ const MODEL: &str = "model";
 const EMA: &str = "ema";
 const FIRST: &str = "first";
 const SECOND: &str = "second";
+/// Steps after each start that don't count for the speed.
+const WARM_UP: u64 = 5;
 
 /// Trains to the end, or until stopped; returns the averaged model.
 pub fn train<T: Task>(
@@ -128,10 +142,23 @@ pub fn train<T: Task>(
     resume: bool,
     observer: &mut dyn Observer,
 ) -> Result<T::Model> {
+    if config.precision != ComputePrecision::F32 {
+        if !task.has_mixed_precision() {
+            let reason = "this training has no mixed precision; expected \"precision\": \"f32\"";
+            return Err(Error::invalid("training config", reason));
+        }
+        let device = model.devices().into_iter().next().unwrap_or_default();
+        config.precision.check(&device.inner())?;
+    }
     let checkpoints = Checkpoints::open(dir, config.keep_checkpoints)?;
     let mut optimizer = Optimizer::new(config);
     let mut step = 0;
-    let latest = checkpoints.latest()?;
+    let mut timer = Timer::new(config);
+    let latest = checkpoints.latest(&mut |damaged| {
+        observer.event(Event::Warning(format!(
+            "{damaged}; this checkpoint is passed over for the one before it"
+        )));
+    })?;
     match (latest, resume) {
         (Some(_), false) => {
             return Err(Error::invalid(
@@ -144,7 +171,7 @@ pub fn train<T: Task>(
         }
         (Some(snapshot), true) => {
             step = snapshot.step;
-            model = restore(model, &mut optimizer, task, snapshot)?;
+            model = restore(model, &mut optimizer, task, &mut timer, snapshot)?;
             observer.event(Event::Resumed { step });
         }
         (None, _) => {}
@@ -154,7 +181,9 @@ pub fn train<T: Task>(
     let mut clock = Clock::new(config);
     let mut saved_at = step;
     let mut final_values = None;
-    while step < config.steps {
+    let started_at = step;
+    timer.start();
+    while step < config.steps && !timer.is_up() {
         let accumulated = config.gradient_accumulation as u64;
         let mut gradients = NamedGradients::default();
         let mut loss = 0.0;
@@ -162,7 +191,10 @@ pub fn train<T: Task>(
         let logs = (step + 1) % config.log_every == 0 || step + 1 == config.steps;
         for micro in 0..accumulated {
             let number = step * accumulated + micro;
-            let pass = task.pass(&model, number, step)?;
+            let pass = match config.precision {
+                ComputePrecision::F32 => task.pass(&model, number, step)?,
+                ComputePrecision::Bf16 => task.pass(&precision::in_bf16(&model), number, step)?,
+            };
             let value: f64 = pass.loss.clone().into_scalar::<f32>().into();
             if !value.is_finite() {
                 return Err(Error::NonFinite {
@@ -204,7 +236,7 @@ pub fn train<T: Task>(
         } else {
             1.0
         };
-        let learning_rate = config.learning_rate_at(step);
+        let learning_rate = config.learning_rate_at(step, timer.elapsed());
         model = optimizer.step(
             model,
             gradients,
@@ -220,7 +252,7 @@ pub fn train<T: Task>(
             steps: config.steps,
             loss,
             samples_per_second: clock.samples_per_second(),
-            remaining: clock.remaining(config.steps - step),
+            remaining: timer.remaining(clock.remaining(config.steps - step)),
         });
         if logs {
             let mut values = vec![("loss".to_owned(), loss)];
@@ -231,10 +263,15 @@ pub fn train<T: Task>(
             );
             values.push(("gradient_norm".to_owned(), norm));
             values.push(("learning_rate".to_owned(), learning_rate));
+            if let Some(operations) = task.pass_operations() {
+                let rate = operations * accumulated as f64 / clock.seconds_per_step();
+                values.push(("tflops".to_owned(), rate / 1e12));
+            }
             metrics.log(step, &values)?;
         }
         let stopped = observer.stop();
-        let due = step % config.checkpoint_every == 0 || step == config.steps;
+        let last = step == config.steps || timer.is_up();
+        let due = step % config.checkpoint_every == 0 || last;
         if due {
             // Evaluated before the checkpoint is written: it must not change what follows.
             let averaged = optimizer.averaged(model.clone());
@@ -244,7 +281,7 @@ pub fn train<T: Task>(
             }
             metrics.log(step, &evaluation.values)?;
             metrics.plot(dir)?;
-            if step == config.steps {
+            if last {
                 final_values = Some(evaluation.values.clone());
             }
             observer.event(Event::Metrics {
@@ -253,7 +290,7 @@ pub fn train<T: Task>(
             });
         }
         if (due || stopped) && step > saved_at {
-            let path = checkpoints.save(step, snapshot(&model, &optimizer, task))?;
+            let path = checkpoints.save(step, snapshot(&model, &optimizer, task, &timer))?;
             saved_at = step;
             observer.event(Event::Checkpoint {
                 step,
@@ -261,7 +298,8 @@ pub fn train<T: Task>(
             });
             last_good = Some(path);
         }
-        if due {
+        // The first steps of a start compile kernels and ask for memory.
+        if due || step == started_at + WARM_UP {
             clock.restart();
         }
         if stopped {
@@ -305,6 +343,7 @@ fn snapshot<T: Task>(
     model: &T::Model,
     optimizer: &Optimizer,
     task: &T,
+    timer: &Timer,
 ) -> BTreeMap<String, Vec<LazyTensor<'static>>> {
     let lazy = |(name, tensor): (&String, &Tensor<1>)| LazyTensor::of(name.clone(), tensor.clone());
     let moments = |pick: fn(&Moments) -> Option<&Tensor<1>>| {
@@ -321,7 +360,7 @@ fn snapshot<T: Task>(
         ),
         (EMA.to_owned(), optimizer.ema.iter().map(lazy).collect()),
     ]);
-    for (file, parameters) in task.state() {
+    for (file, parameters) in task.state().into_iter().chain(timer.state()) {
         let tensors = parameters.into_iter().map(|(name, data)| {
             let shape = data.shape().to_vec();
             LazyTensor::new(name, Precision::F32, shape, move || {
@@ -337,6 +376,7 @@ fn restore<T: Task>(
     model: T::Model,
     optimizer: &mut Optimizer,
     task: &mut T,
+    timer: &mut Timer,
     mut snapshot: Snapshot,
 ) -> Result<T::Model> {
     let devices = model.devices();
@@ -353,6 +393,11 @@ fn restore<T: Task>(
             "checkpoint",
             format!("does not fit the config: {}", report.summary()),
         ));
+    }
+    let sizes = flat_sizes(&model);
+    let moments = first.iter().chain(&second).chain(&average);
+    for (name, data) in moments {
+        check_flat(name, data, &sizes)?;
     }
     let tensor = |data: TensorData| Tensor::<1>::from_data(data, &device);
     for (name, first) in first {
@@ -375,8 +420,40 @@ fn restore<T: Task>(
         .into_iter()
         .map(|(name, data)| (name, tensor(data)))
         .collect();
+    timer.restore(snapshot.tensors.remove(timer::FILE))?;
     task.restore(snapshot.tensors)?;
     Ok(model)
+}
+
+/// How many numbers each parameter has.
+pub(super) fn flat_sizes<M: Module>(model: &M) -> BTreeMap<String, usize> {
+    let shapes = parameters::shapes(model).into_iter();
+    shapes
+        .map(|(name, shape)| (name, shape.iter().product()))
+        .collect()
+}
+
+/// Refuses what an optimizer keeps of a parameter unless it is a row of as many numbers.
+pub(super) fn check_flat(
+    name: &str,
+    data: &TensorData,
+    sizes: &BTreeMap<String, usize>,
+) -> Result<()> {
+    let found = data.shape();
+    match sizes.get(name) {
+        Some(&size) if found.as_slice() == [size] => Ok(()),
+        Some(size) => Err(Error::invalid(
+            "checkpoint",
+            format!(
+                "a moment or an average of {name} has shape {:?}, expected [{size}]",
+                found.as_slice()
+            ),
+        )),
+        None => Err(Error::invalid(
+            "checkpoint",
+            format!("has a moment or an average of {name}, which the model lacks"),
+        )),
+    }
 }
 
 /// Speed over the last stretch.

@@ -8,16 +8,18 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::config::RunConfig;
-use super::engine::{self, Evaluation, Observer, Pass, Task};
+use super::ahead::Ahead;
+use super::config::{RunConfig, check_count, check_trainable};
+use super::engine::{self, Evaluation, Observer, Pass, Task, check_flat, flat_sizes};
 use super::optimizer::{NamedGradients, Optimizer, rewrap};
-use super::source::{PictureSource, SourceConfig, open};
+use super::source::{SourceConfig, held_out, open};
+use crate::checkpoint::check_numbers;
 use crate::checkpoint::weights::{self, Precision};
 use crate::image::metrics::{psnr, ssim};
 use crate::image::{Format, Picture};
 use crate::models::discriminator::Discriminator;
 use crate::models::dvae::{self, Dvae};
-use crate::models::image_tokenizer::{CodeUsage, pixels};
+use crate::models::image_tokenizer::{CodeUsage, pixel_data};
 use crate::models::parameters::{self, Parameters};
 use crate::models::vqgan::Vqgan;
 use crate::models::{ImageTokenizer, ImageTokenizerConfig};
@@ -30,6 +32,9 @@ use crate::{Error, Result, files};
 pub struct Config {
     /// The autoencoder.
     pub model: ImageTokenizerConfig,
+    /// Output directory of a finished training of the same autoencoder, whose weights this one starts from.
+    #[serde(default)]
+    pub from: Option<PathBuf>,
     /// The pictures.
     pub data: SourceConfig,
     /// The run.
@@ -100,6 +105,23 @@ pub struct Adversarial {
     pub learning_rate: f64,
 }
 
+impl Adversarial {
+    fn validate(&self) -> Result<()> {
+        let bad = |reason: String| Err(Error::invalid("vqgan.adversarial", reason));
+        // Its normalisations have four groups.
+        if self.width == 0 || self.width > 1 << 12 || !self.width.is_multiple_of(4) {
+            return bad(format!(
+                "width is {}, expected a multiple of 4 up to 4096",
+                self.width
+            ));
+        }
+        if !(1..=16).contains(&self.n_layers) {
+            return bad(format!("n_layers is {}, expected 1 to 16", self.n_layers));
+        }
+        Ok(())
+    }
+}
+
 /// The dVAE's schedules (arXiv:2102.12092, appendix A.2, scaled to the length of the run).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -151,28 +173,48 @@ pub fn run(
         return Err(untrained());
     }
     config.run.validate()?;
-    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    check_trainable("model", config.model.parameters())?;
+    if let Some(adversarial) = &config.vqgan.adversarial {
+        adversarial.validate()?;
+    }
+    check_count("validation", config.validation)?;
+    let _lock = super::folder::open(dir)?;
     let source = open(
         &config.data,
         Some(config.model.picture_size()),
         dir,
         observer,
     )?;
-    let resolved =
-        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
-    files::write_atomic(dir.join("config.json"), &resolved)?;
+    super::folder::begin(dir, config, source.as_ref(), resume, observer)?;
     let train_device = training_device(device, &config.run);
-    let model = config
-        .model
-        .init(&mut Init::new(config.run.seed, &train_device));
-    let validation: Vec<Picture> = source
-        .validation(config.validation)?
-        .into_iter()
-        .map(|sample| sample.picture)
-        .collect();
+    let model = match &config.from {
+        None => {
+            let mut init = Init::new(config.run.seed, &train_device);
+            config.model.init(&mut init)
+        }
+        Some(from) => {
+            let model = load(from, &train_device)?;
+            if model.config() != config.model {
+                let reason = format!("{} holds another autoencoder", from.display());
+                return Err(Error::invalid("from", reason));
+            }
+            model
+        }
+    };
+    let validation: Vec<Picture> =
+        held_out(source.as_ref(), config.validation, &config.run, observer)?
+            .into_iter()
+            .map(|sample| sample.picture)
+            .collect();
+    let (size, batch) = (config.model.picture_size(), config.run.batch_size);
+    let pictures = Ahead::new(BATCHES_AHEAD, move |pass| {
+        let samples = source.train_batch(pass * batch as u64, batch)?;
+        let pictures: Vec<Picture> = samples.into_iter().map(|sample| sample.picture).collect();
+        pixel_data(&pictures, size)
+    });
     let mut task = TokenizerTask {
         config: config.clone(),
-        source,
+        pictures,
         validation,
         device: device.clone(),
         train_device: train_device.clone(),
@@ -209,12 +251,15 @@ pub fn run(
 /// Loads what [`run`] wrote.
 pub fn load(dir: &Path, device: &Device) -> Result<ImageTokenizer> {
     let path = dir.join("image_tokenizer.json");
-    let text = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    let text = files::read(&path)?;
     let config: ImageTokenizerConfig = serde_json::from_slice(&text)
         .map_err(|e| Error::bad_file(&path, format!("not an image tokenizer's config: {e}")))?;
-    config.validate()?;
-    let path = dir.join("image_tokenizer.safetensors");
-    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    config
+        .validate()
+        .map_err(|e| Error::bad_file(&path, e.to_string()))?;
+    let (described, path) = (path, dir.join("image_tokenizer.safetensors"));
+    let bytes = files::read(&path)?;
+    check_numbers(&described, config.parameters(), bytes.len() as u64)?;
     weights::load_into(config.init(&mut Init::empty(device)), &path, &bytes)
 }
 
@@ -235,6 +280,9 @@ struct CodeAverages {
     sums: Vec<f32>,
 }
 
+/// Batches that are ready before they are needed.
+const BATCHES_AHEAD: usize = 3;
+
 struct Adversary {
     model: Discriminator,
     optimizer: Optimizer,
@@ -243,7 +291,8 @@ struct Adversary {
 
 struct TokenizerTask {
     config: Config,
-    source: Box<dyn PictureSource>,
+    /// The pixels of each pass.
+    pictures: Ahead<TensorData>,
     validation: Vec<Picture>,
     device: Device,
     train_device: Device,
@@ -254,35 +303,17 @@ struct TokenizerTask {
 }
 
 impl TokenizerTask {
-    fn batch(&self, pass: u64) -> Result<Tensor<4>> {
-        let size = self.config.run.batch_size as u64;
-        let samples = self.source.train_batch(pass * size, size as usize)?;
-        let pictures: Vec<Picture> = samples.into_iter().map(|sample| sample.picture).collect();
-        pixels(
-            &pictures,
-            self.config.model.picture_size(),
-            &self.train_device,
-        )
-    }
-
     fn vqgan_pass(&mut self, model: &Vqgan, step: u64, batch: Tensor<4>) -> Result<Pass> {
         let loss = self.config.vqgan.clone();
-        let vectors = model.encode_vectors(batch.clone());
-        let ids = model.nearest(vectors.clone().detach());
-        let codes = model.codes(ids.clone()).detach();
-        self.seen = Some((vectors.clone().inner(), ids));
-        let commitment = (vectors.clone() - codes.clone()).square().sum_dim(1).mean();
-        // Straight through: the decoder sees codes, their gradient goes to the encoder.
-        let through = vectors.clone() + (codes - vectors).detach();
-        let drawn = model.decode_vectors(through);
-        let error = drawn.clone() - batch.clone();
-        let pixel = multi_scale_square(error.clone());
-        let absolute = error.clone().abs().mean();
-        let gradient = neighbour_differences(error);
-        let mut total = pixel.clone().mul_scalar(loss.pixel)
-            + absolute.mul_scalar(loss.absolute)
-            + gradient.mul_scalar(loss.gradient)
-            + commitment.clone().mul_scalar(loss.commitment);
+        let Reconstruction {
+            mut total,
+            pixel,
+            commitment,
+            drawn,
+            vectors,
+            ids,
+        } = reconstruction(model, &loss, batch.clone());
+        self.seen = Some((vectors.inner(), ids));
         let mut metrics = vec![("pixel", pixel), ("commitment", commitment)];
         if let (Some(adversarial), Some(adversary)) = (&loss.adversarial, &mut self.adversary)
             && step >= adversarial.start_step
@@ -410,8 +441,12 @@ impl TokenizerTask {
 impl Task for TokenizerTask {
     type Model = ImageTokenizer;
 
+    fn has_mixed_precision(&self) -> bool {
+        matches!(self.config.model, ImageTokenizerConfig::Vqgan(_))
+    }
+
     fn pass(&mut self, model: &ImageTokenizer, pass: u64, step: u64) -> Result<Pass> {
-        let batch = self.batch(pass)?;
+        let batch = Tensor::from_data(self.pictures.get(pass)?, &self.train_device);
         match model {
             ImageTokenizer::Vqgan(model) => self.vqgan_pass(model, step, batch),
             ImageTokenizer::Dvae(model) => self.dvae_pass(model, pass, step, batch),
@@ -475,10 +510,17 @@ impl Task for TokenizerTask {
                     .try_into_vec()
                     .map_err(host)
             };
-            self.averages = Some(CodeAverages {
-                counts: take("counts")?,
-                sums: take("sums")?,
-            });
+            let (counts, sums) = (take("counts")?, take("sums")?);
+            if let ImageTokenizerConfig::Vqgan(config) = &self.config.model
+                && (counts.len() != config.codebook_size
+                    || sums.len() != config.codebook_size * config.code_width)
+            {
+                return Err(Error::invalid(
+                    "checkpoint",
+                    "the averages of its codes do not fit the config's codebook",
+                ));
+            }
+            self.averages = Some(CodeAverages { counts, sums });
         }
         if let (Some(adversary), Some(weights)) =
             (&mut self.adversary, state.remove("discriminator"))
@@ -495,6 +537,11 @@ impl Task for TokenizerTask {
                     .map_err(host)?
                     .first()
                     .map_or(0, |&steps| steps as u64);
+            }
+            let sizes = flat_sizes(&adversary.model);
+            for (name, data) in &moments {
+                let parameter = name.split_once('.').map_or("", |(_, parameter)| parameter);
+                check_flat(parameter, data, &sizes)?;
             }
             let names: Vec<String> = moments
                 .keys()
@@ -518,6 +565,9 @@ impl Task for TokenizerTask {
 
     fn evaluate(&mut self, model: &ImageTokenizer, step: u64, dir: &Path) -> Result<Evaluation> {
         use burn::module::Module;
+        if self.validation.is_empty() {
+            return Ok(Evaluation::default());
+        }
         let model = model.valid();
         let ids = model.encode(&self.validation, &self.device)?;
         let drawn = model.decode(&ids)?;
@@ -552,6 +602,52 @@ impl Task for TokenizerTask {
             &grid.encode(Format::Png, 100)?,
         )?;
         Ok(evaluation)
+    }
+}
+
+/// What a VQGAN makes of a batch, and its losses.
+pub(crate) struct Reconstruction {
+    /// The weighted sum of all losses but the PatchGAN's, `[1]`.
+    pub total: Tensor<1>,
+    /// [`VqganLoss::pixel`]'s, unweighted, `[1]`.
+    pub pixel: Tensor<1>,
+    /// [`VqganLoss::commitment`]'s, unweighted, `[1]`.
+    pub commitment: Tensor<1>,
+    /// `[batch, 3, size, size]`.
+    pub drawn: Tensor<4>,
+    /// What was snapped to codes, `[batch · grid², code_width]`.
+    pub vectors: Tensor<2>,
+    /// The codes, `[batch · grid²]`.
+    pub ids: Tensor<1, Int>,
+}
+
+/// A batch through the codebook and back.
+///
+/// # Shapes
+/// - `batch`: `[batch, 3, size, size]` in −1..1
+pub(crate) fn reconstruction(model: &Vqgan, loss: &VqganLoss, batch: Tensor<4>) -> Reconstruction {
+    let vectors = model.encode_vectors(batch.clone());
+    let ids = model.nearest(vectors.clone().detach());
+    let codes = model.codes(ids.clone()).detach();
+    let commitment = (vectors.clone() - codes.clone()).square().sum_dim(1).mean();
+    // Straight through: the decoder sees codes, their gradient goes to the encoder.
+    let through = vectors.clone() + (codes - vectors.clone()).detach();
+    let drawn = model.decode_vectors(through);
+    let error = drawn.clone() - batch;
+    let pixel = multi_scale_square(error.clone());
+    let absolute = error.clone().abs().mean();
+    let gradient = neighbour_differences(error);
+    let total = pixel.clone().mul_scalar(loss.pixel)
+        + absolute.mul_scalar(loss.absolute)
+        + gradient.mul_scalar(loss.gradient)
+        + commitment.clone().mul_scalar(loss.commitment);
+    Reconstruction {
+        total,
+        pixel,
+        commitment,
+        drawn,
+        vectors,
+        ids,
     }
 }
 

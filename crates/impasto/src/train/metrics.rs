@@ -20,7 +20,7 @@ impl MetricsFile {
     /// Opens `metrics.jsonl` for going on after `step` steps: later lines are dropped.
     pub fn open(run_dir: &Path, step: u64) -> Result<Self> {
         let path = run_dir.join("metrics.jsonl");
-        let kept: String = match std::fs::read_to_string(&path) {
+        let kept: String = match files::read_to_string(&path) {
             Ok(text) => text
                 .lines()
                 .filter(|line| {
@@ -34,8 +34,10 @@ impl MetricsFile {
                 })
                 .map(|line| format!("{line}\n"))
                 .collect(),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(e) => return Err(Error::io("read", &path)(e)),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                String::new()
+            }
+            Err(error) => return Err(error),
         };
         files::write_atomic(&path, kept.as_bytes())?;
         let file = OpenOptions::new()
@@ -58,7 +60,7 @@ impl MetricsFile {
 
     /// Draws every metric over the steps into `loss.svg`, one panel each.
     pub fn plot(&self, run_dir: &Path) -> Result<()> {
-        let text = std::fs::read_to_string(&self.path).map_err(Error::io("read", &self.path))?;
+        let text = files::read_to_string(&self.path)?;
         let mut series: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
         for line in text.lines() {
             let Ok(Value::Object(line)) = serde_json::from_str(line) else {

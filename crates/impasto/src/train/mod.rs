@@ -4,6 +4,7 @@
 //! Everything random in a step is drawn from (seed, step), and everything that a step changes is in the
 //! checkpoint, so that a run that was stopped goes on bit for bit.
 
+mod ahead;
 mod beginning;
 mod checkpoints;
 pub mod clip;
@@ -13,12 +14,14 @@ pub mod drawn;
 mod encoded;
 mod engine;
 pub mod fine_tune;
+mod folder;
 pub mod image_tokenizer;
 mod metrics;
 mod muon;
 pub(crate) mod optimizer;
 pub mod source;
 pub mod text_tokenizer;
+mod timer;
 
 pub use config::RunConfig;
 pub use engine::{Event, Observer};

@@ -16,7 +16,7 @@ const EPSILON: f32 = 1e-8;
 /// Gradients by parameter name, flattened.
 #[derive(Default)]
 pub struct NamedGradients {
-    pub(super) by_name: BTreeMap<String, Tensor<1>>,
+    pub(crate) by_name: BTreeMap<String, Tensor<1>>,
 }
 
 impl NamedGradients {
@@ -133,9 +133,12 @@ impl Optimizer {
         step: u64,
     ) -> M {
         let count = (step + 1) as f64;
+        let mut gradients = gradients.by_name;
+        let together = self.muon_together(&module, &mut gradients, scale);
         let mut mapper = Apply {
             path: Vec::new(),
-            gradients: gradients.by_name,
+            gradients,
+            together,
             learning_rate,
             adamw: AdamW {
                 learning_rate: learning_rate as f32,
@@ -154,6 +157,62 @@ impl Optimizer {
         module.map(&mut mapper)
     }
 
+    /// Muon's updates of all its matrices, by name, on devices where those of one shape are quicker together; none
+    /// on the CPU. Takes their gradients and momenta.
+    fn muon_together<M: Module>(
+        &mut self,
+        module: &M,
+        gradients: &mut BTreeMap<String, Tensor<1>>,
+        scale: f64,
+    ) -> BTreeMap<String, (Tensor<1>, Moments)> {
+        let mut updates = BTreeMap::new();
+        if self.kind != OptimizerKind::Muon {
+            return updates;
+        }
+        let mut shapes = MatrixShapes::default();
+        module.visit(&mut shapes);
+        for (shape, names) in shapes.by_shape {
+            let found: Vec<(String, Tensor<1>)> = names
+                .into_iter()
+                .filter_map(|name| gradients.remove_entry(&name))
+                .collect();
+            let Some((_, first)) = found.first() else {
+                continue;
+            };
+            if ops::is_cpu(&first.device()) {
+                gradients.extend(found);
+                continue;
+            }
+            let [rows, columns] = shape;
+            let stack = |all: Vec<Tensor<1>>| {
+                let count = all.len();
+                Tensor::cat(all, 0).reshape([count, rows, columns])
+            };
+            let known: Vec<Option<Moments>> = found
+                .iter()
+                .map(|(name, _)| self.moments.remove(name))
+                .collect();
+            // All have moments, or, at the first step, none.
+            let known: Option<Vec<Tensor<1>>> = known
+                .into_iter()
+                .map(|known| known.map(|known| known.first))
+                .collect();
+            let (names, values): (Vec<String>, Vec<Tensor<1>>) = found.into_iter().unzip();
+            let (update, momentum) =
+                muon::step_together(stack(values).mul_scalar(scale), known.map(stack));
+            let row =
+                |all: &Tensor<3>, i: usize| all.clone().narrow(0, i, 1).reshape([rows * columns]);
+            for (i, name) in names.into_iter().enumerate() {
+                let moments = Moments {
+                    first: row(&momentum, i),
+                    second: None,
+                };
+                updates.insert(name, (row(&update, i), moments));
+            }
+        }
+        updates
+    }
+
     /// `module` with the averaged weights; as it is when there is no average.
     pub fn averaged<M: Module>(&self, module: M) -> M {
         if self.ema.is_empty() {
@@ -166,9 +225,37 @@ impl Optimizer {
     }
 }
 
+/// The names of Muon's matrices, by `[rows, columns]`.
+#[derive(Default)]
+struct MatrixShapes {
+    path: Vec<String>,
+    by_shape: BTreeMap<[usize; 2], Vec<String>>,
+}
+
+impl ModuleVisitor for MatrixShapes {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let name = self.path.join(".");
+        if muon::is_hidden_matrix(&name) {
+            let dims = param.val().dims();
+            let shape = [dims[0], dims.iter().product::<usize>() / dims[0]];
+            self.by_shape.entry(shape).or_default().push(name);
+        }
+    }
+}
+
 struct Apply<'a> {
     path: Vec<String>,
     gradients: BTreeMap<String, Tensor<1>>,
+    /// Muon's updates that are computed already.
+    together: BTreeMap<String, (Tensor<1>, Moments)>,
     learning_rate: f64,
     adamw: AdamW,
     ema_decay: f64,
@@ -189,14 +276,20 @@ impl ModuleMapper for Apply<'_> {
         let dims = param.val().dims();
         let count: usize = dims.iter().product();
         let optimizer = &mut *self.optimizer;
-        let param = match self.gradients.remove(&name) {
-            None => param,
-            Some(gradient) => {
-                let decay = if D >= 2 && !name.contains("embed") && !name.contains("position") {
-                    1.0 - self.learning_rate * optimizer.weight_decay
-                } else {
-                    1.0
-                };
+        let decay = if D >= 2 && !name.contains("embed") && !name.contains("position") {
+            1.0 - self.learning_rate * optimizer.weight_decay
+        } else {
+            1.0
+        };
+        let param = match (self.together.remove(&name), self.gradients.remove(&name)) {
+            (Some((update, moments)), _) => param.map(|old| {
+                optimizer.moments.insert(name.clone(), moments);
+                let values = old.clone().inner().reshape([count]).mul_scalar(decay)
+                    - update.mul_scalar(self.learning_rate);
+                rewrap(old, values.reshape(dims))
+            }),
+            (None, None) => param,
+            (None, Some(gradient)) => {
                 let known = optimizer.moments.remove(&name);
                 param.map(|old| {
                     let values = old.clone().inner().reshape([count]);

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::config::RunConfig;
 use super::engine::{Event, Observer};
 use crate::data::Sample;
 use crate::data::pairs::{PairSource, Pairs, ScanReport};
@@ -181,7 +182,7 @@ pub(super) fn open(
     observer: &mut dyn Observer,
 ) -> Result<Box<dyn PictureSource>> {
     let (source, report) = config.open(size)?;
-    if !report.is_clean() {
+    if !report.lists_nothing() {
         let path = dir.join("excluded.json");
         let json = serde_json::to_vec_pretty(&report)
             .map_err(|e| Error::invalid("report", e.to_string()))?;
@@ -193,6 +194,38 @@ pub(super) fn open(
         )));
     }
     Ok(source)
+}
+
+/// Up to `count` held-out samples, of which a run that was asked to hold some out may have none: small data that all
+/// falls to training is trained on, and the one who started the run knows.
+pub(super) fn held_out(
+    source: &dyn PictureSource,
+    count: usize,
+    run: &RunConfig,
+    observer: &mut dyn Observer,
+) -> Result<Vec<Sample>> {
+    let samples = source.validation(count)?;
+    if !samples.is_empty() {
+        return Ok(samples);
+    }
+    if let Some(name) = run
+        .expect
+        .keys()
+        .find(|name| name.starts_with("validation"))
+    {
+        return Err(Error::invalid(
+            "training config",
+            format!(
+                "expects {name}, but no picture is held out for validation; raise validation_share or give more pictures"
+            ),
+        ));
+    }
+    if count > 0 {
+        observer.event(Event::Warning(
+            "no picture is held out for validation: all are trained on, and checkpoints are not measured; a larger validation_share would hold some out".into(),
+        ));
+    }
+    Ok(samples)
 }
 
 /// [`open`] for a model that reads pictures of `size` pixels, whatever size scenes are drawn at.

@@ -26,7 +26,7 @@ pub struct Config {
 pub fn run(config: &Config, dir: &Path, observer: &mut dyn Observer) -> Result<PathBuf> {
     const CHUNK: u64 = 512;
     TextTokenizer::check_vocab_size(config.vocab_size)?;
-    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    let _lock = super::folder::open(dir)?;
     let source = open(&config.data, None, dir, observer)?;
     let all = source.count();
     let count = match (config.samples, all) {

@@ -21,7 +21,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 use self::pickle::{Node, Pickle, Value};
 use super::stored::StoredTensor;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Classes of TorchScript modules, whose objects are their parameters.
 pub const TORCH_SCRIPT: &[&str] = &["__torch__."];
@@ -40,7 +40,7 @@ const LONGEST_PICKLE: u64 = 16 << 20;
 /// Whether the pickle of a file has all of these words somewhere: a guess at what it is, without reading all of it.
 pub fn mentions(path: &Path, words: &[&str]) -> bool {
     let pickle = || -> Option<Vec<u8>> {
-        let mut file = std::fs::File::open(path).ok()?;
+        let mut file = files::open(path).ok()?;
         let mut pickle = Vec::new();
         if let Ok(mut zip) = ZipArchive::new(&file) {
             let name = zip.file_names().find(|name| name.ends_with("/data.pkl"))?;

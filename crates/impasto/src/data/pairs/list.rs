@@ -1,13 +1,12 @@
 //! Lists of pictures with captions: JSONL and CSV.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use serde::Deserialize;
 
 use super::{Found, Location, Pair, Unreadable};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// One line of a list.
 #[derive(Deserialize)]
@@ -50,7 +49,7 @@ impl Captions {
 /// Reads a JSONL file.
 pub(super) fn read_jsonl(path: &Path) -> Result<Found> {
     const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    let file = files::open(path)?;
     let mut found = Found::default();
     for (number, line) in BufReader::new(file).split(b'\n').enumerate() {
         let line = line.map_err(Error::io("read", path))?;
@@ -65,12 +64,12 @@ pub(super) fn read_jsonl(path: &Path) -> Result<Found> {
 
 /// Reads a CSV file with a header.
 pub(super) fn read_csv(path: &Path) -> Result<Found> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(file);
-    let headers = reader
-        .headers()
-        .map_err(|e| Error::bad_file(path, format!("not a CSV file: {e}")))?
-        .clone();
+    let bytes = files::read(path)?;
+    let mut reader = csv::ReaderBuilder::new()
+        .flexible(true)
+        .from_reader(&bytes[..]);
+    let bad = |e: csv::Error| Error::bad_file(path, format!("not a CSV file: {e}"));
+    let headers = reader.headers().map_err(bad)?.clone();
     for column in ["image", "caption"] {
         if !headers.iter().any(|header| header == column) {
             let columns: Vec<&str> = headers.iter().collect();
@@ -84,25 +83,115 @@ pub(super) fn read_csv(path: &Path) -> Result<Found> {
         }
     }
     let mut found = Found::default();
+    let mut record = csv::StringRecord::new();
+    let place = |reader: &csv::Reader<&[u8]>| {
+        usize::try_from(reader.position().byte()).map_or(bytes.len(), |at| at.min(bytes.len()))
+    };
     // Rows are counted as spreadsheets do, the header being the first: the reader's own line numbers are
     // one too low in files with Windows line ends.
-    for (number, record) in reader.into_records().enumerate() {
-        let row = match record {
-            Err(e) if e.is_io_error() => {
-                return Err(Error::bad_file(path, format!("can't be read: {e}")));
+    for number in 2.. {
+        let start = place(&reader);
+        let row = match reader.read_record(&mut record) {
+            Ok(false) => break,
+            Ok(true) => {
+                let raw = &bytes[start..place(&reader).max(start)];
+                as_meant(raw, &record, &headers, lines_of(&bytes[..start])).and_then(|()| {
+                    record
+                        .deserialize(Some(&headers))
+                        .map_err(|e| e.to_string())
+                })
             }
-            record => record.and_then(|record| record.deserialize::<TableRow>(Some(&headers))),
+            Err(e) if e.is_io_error() => return Err(bad(e)),
+            Err(e) => Err(e.to_string()),
         };
-        let row = row.map_err(|e| e.to_string()).map(|row| Row {
+        let row = row.map(|row: TableRow| Row {
             image: Some(row.image),
             captions: Captions {
                 caption: Some(row.caption),
                 captions: Vec::new(),
             },
         });
-        add(&mut found, path, ("row", number + 2), row);
+        add(&mut found, path, ("row", number), row);
     }
     Ok(found)
+}
+
+fn lines_of(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|&&byte| byte == b'\n').count()
+}
+
+/// Says why a row is hardly what its writer meant. The reader takes any bytes for a table: a quote that is not closed
+/// takes all rows up to the next quote into its field, or all of the file, and a comma outside of quotes cuts a
+/// caption.
+fn as_meant(
+    raw: &[u8],
+    record: &csv::StringRecord,
+    headers: &csv::StringRecord,
+    lines_before: usize,
+) -> Result<(), String> {
+    let lines = || {
+        let blank = raw.iter().take_while(|byte| byte.is_ascii_whitespace());
+        let first = 1 + lines_before + blank.filter(|&&byte| byte == b'\n').count();
+        let last = lines_before + lines_of(raw).max(1);
+        match last > first {
+            true => format!("lines {first} to {last} are not used"),
+            false => format!("line {first} is not used"),
+        }
+    };
+    match quotes(raw) {
+        Quotes::Closed => {}
+        Quotes::Open => return Err(format!("a quote opens in it and never closes: {}", lines())),
+        Quotes::Followed => {
+            let lines = lines();
+            return Err(format!(
+                "text follows a closing quote: one is missing, or one within a text is not doubled; {lines}"
+            ));
+        }
+    }
+    let more = record.iter().skip(headers.len());
+    if more.into_iter().any(|field| !field.trim().is_empty()) {
+        return Err(format!(
+            "has {} fields, the header has {}; expected quotes around a text with commas",
+            record.len(),
+            headers.len()
+        ));
+    }
+    Ok(())
+}
+
+/// How the quoted fields of a row end.
+#[derive(Debug, PartialEq)]
+enum Quotes {
+    /// At a comma or a line's end, as they should.
+    Closed,
+    /// Not at all.
+    Open,
+    /// In front of other text.
+    Followed,
+}
+
+fn quotes(row: &[u8]) -> Quotes {
+    let mut bytes = row.iter().copied().peekable();
+    loop {
+        match bytes.next() {
+            None => return Quotes::Closed,
+            Some(b'"') => loop {
+                match bytes.next() {
+                    None => return Quotes::Open,
+                    // Doubled, it stands for itself.
+                    Some(b'"') if bytes.next_if_eq(&b'"').is_some() => {}
+                    Some(b'"') => match bytes.next() {
+                        None | Some(b',' | b'\r' | b'\n') => break,
+                        Some(_) => return Quotes::Followed,
+                    },
+                    Some(_) => {}
+                }
+            },
+            Some(b',' | b'\r' | b'\n') => {}
+            // A quote within a plain field is a letter like others.
+            Some(_) => while bytes.next_if(|byte| !b",\r\n".contains(byte)).is_some() {},
+        }
+    }
 }
 
 fn add(found: &mut Found, path: &Path, (unit, number): (&str, usize), row: Result<Row, String>) {
@@ -128,6 +217,26 @@ fn add(found: &mut Found, path: &Path, (unit, number): (&str, usize), row: Resul
                 location: Location::File(folder.join(image)),
                 captions,
             });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_close_where_a_field_ends() {
+        for (row, expected) in [
+            (&b"a.png,\"two\r\nlines\"\r\n"[..], Quotes::Closed),
+            (b"a.png,\"a \"\"red\"\" cat\"", Quotes::Closed),
+            (b"a.png,5\" wide,\"\"\n", Quotes::Closed),
+            (b"\n\n\"a\",\"b\"\n", Quotes::Closed),
+            (b"a.png,\"never\nb.png,more\n", Quotes::Open),
+            (b"a.png,\"even \"\"", Quotes::Open),
+            (b"a.png,\"never\nb.png,\"more\"\n", Quotes::Followed),
+        ] {
+            assert_eq!(quotes(row), expected, "{}", row.escape_ascii());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Users' pictures with captions: a folder, a JSONL or CSV list, or WebDataset tars.
 //!
 //! Opening looks at every pair once: pictures that can't be read, pictures without a caption, captions
-//! without a picture and repeated pairs are listed in a [`ScanReport`], never silently dropped.
+//! without a picture, repeated pairs and all other files are listed in a [`ScanReport`], never silently dropped.
 
 mod folder;
 mod list;
@@ -25,7 +25,8 @@ const MAX_CAPTION_BYTES: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum PairSource {
-    /// A folder, with those inside it: `name.png|jpg|jpeg|webp` beside `name.txt`, one caption a line.
+    /// A folder, with those inside it: `name.png|jpg|jpeg|webp` beside `name.txt`, one caption a line. Endings may be
+    /// in capitals, here and in tars.
     Folder(PathBuf),
     /// One JSON object a line: `{"image": "path", "caption": "text"}`, or `"captions": ["…", "…"]`; paths
     /// count from the file's folder.
@@ -33,6 +34,7 @@ pub enum PairSource {
     /// A table with the columns `image` and `caption`; paths count from the file's folder.
     Csv(PathBuf),
     /// WebDataset tars: `key.png|jpg|jpeg|webp` with `key.txt`, or `key.json` with `caption` or `captions`.
+    /// The key ends at the first dot, or at the last one where what follows the first is no known ending.
     /// A folder stands for the tars in it, and `*` in a file's name for anything.
     Tars(Vec<PathBuf>),
 }
@@ -64,6 +66,7 @@ struct Found {
     without_caption: Vec<String>,
     without_picture: Vec<String>,
     unreadable: Vec<Unreadable>,
+    other: Vec<Unreadable>,
 }
 
 /// A picture or line that can't be used.
@@ -97,10 +100,12 @@ pub struct ScanReport {
     pub unreadable: Vec<Unreadable>,
     /// Pairs of which a copy is used.
     pub repeated: Vec<Repeated>,
+    /// Files that are neither pictures nor captions by their names: nothing is missed that was meant to be used.
+    pub other: Vec<Unreadable>,
 }
 
 impl ScanReport {
-    /// Whether everything can be used.
+    /// Whether every picture and every caption can be used.
     pub fn is_clean(&self) -> bool {
         self.without_caption.is_empty()
             && self.without_picture.is_empty()
@@ -108,9 +113,14 @@ impl ScanReport {
             && self.repeated.is_empty()
     }
 
+    /// Whether every file that is there is part of a pair.
+    pub fn lists_nothing(&self) -> bool {
+        self.is_clean() && self.other.is_empty()
+    }
+
     /// One line: how many pairs are used, and how many of which kind are not.
     pub fn summary(&self) -> String {
-        format!(
+        let mut line = format!(
             "{} usable pairs; left out: {} pictures without a caption, {} captions without a picture, \
              {} unreadable, {} repeated",
             self.usable,
@@ -118,7 +128,11 @@ impl ScanReport {
             self.without_picture.len(),
             self.unreadable.len(),
             self.repeated.len()
-        )
+        );
+        if !self.other.is_empty() {
+            line += &format!(", {} other files", self.other.len());
+        }
+        line
     }
 }
 
@@ -154,6 +168,7 @@ impl PairSource {
             without_picture: found.without_picture,
             unreadable: found.unreadable,
             repeated: Vec::new(),
+            other: found.other,
         };
         let (mut pairs, mut digests) = (Vec::new(), Vec::new());
         let mut known: HashMap<([u8; 32], Vec<String>), String> = HashMap::new();
@@ -181,6 +196,7 @@ impl PairSource {
         report.without_caption.sort();
         report.without_picture.sort();
         report.unreadable.sort();
+        report.other.sort();
         Ok((Pairs { pairs, digests }, report))
     }
 }
@@ -276,20 +292,35 @@ impl Pair {
     }
 }
 
-/// Whether a file name ends like that of a picture that can be read.
-pub(crate) fn is_picture(extension: &str) -> bool {
-    matches!(
-        extension.to_ascii_lowercase().as_str(),
-        "png" | "jpg" | "jpeg" | "webp"
-    )
+/// What a file is by the ending of its name, in upper or lower case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// One that can be read.
+    Picture,
+    /// One that can't be.
+    ForeignPicture,
+    /// Captions, line by line.
+    Text,
+    /// Captions, where the source has them in JSON.
+    Json,
+    /// Anything else.
+    Other,
 }
 
-/// Whether a file name ends like that of a picture that can't be read.
-fn is_foreign_picture(extension: &str) -> bool {
-    matches!(
-        extension.to_ascii_lowercase().as_str(),
-        "gif" | "bmp" | "tif" | "tiff" | "avif" | "heic" | "heif" | "jxl" | "jp2" | "ico" | "tga"
-    )
+impl Kind {
+    /// By an ending without its dot.
+    pub(crate) fn of(extension: &str) -> Self {
+        match extension.to_ascii_lowercase().as_str() {
+            "png" | "jpg" | "jpeg" | "webp" => Kind::Picture,
+            "gif" | "bmp" | "tif" | "tiff" | "avif" | "heic" | "heif" | "jxl" | "jp2" | "ico"
+            | "tga" | "jpe" | "jfif" | "apng" | "ppm" | "pgm" | "qoi" | "psd" | "svg" | "dng" => {
+                Kind::ForeignPicture
+            }
+            "txt" => Kind::Text,
+            "json" => Kind::Json,
+            _ => Kind::Other,
+        }
+    }
 }
 
 /// The captions of a text: its lines that are not empty.

@@ -2,60 +2,90 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::list::Captions;
-use super::{
-    Found, Location, MAX_CAPTION_BYTES, Pair, Unreadable, is_foreign_picture, is_picture, lines,
-};
+use super::{Found, Kind, Location, MAX_CAPTION_BYTES, Pair, Unreadable, lines};
 use crate::image::MAX_FILE_BYTES;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
+/// What a tar has under one key.
 #[derive(Default)]
 struct Parts {
-    picture: Option<(u64, u64)>,
+    /// Name, offset and length.
+    picture: Option<(String, u64, u64)>,
     captions: Vec<String>,
-    /// Why a caption can't be read.
-    problem: Option<String>,
-    /// Why the picture can't be read.
-    foreign: Option<String>,
+    /// Names of the entries that can have captions.
+    texts: Vec<String>,
+    /// Which captions can't be read, and why.
+    problems: Vec<Unreadable>,
+    /// Pictures of formats that are not read, and further ones.
+    foreign: Vec<Unreadable>,
 }
 
-/// Reads the indices of tars.
+/// Reads the indices of tars. A damaged tar is listed; what is whole in front of the damage is used.
 pub(super) fn read(paths: &[PathBuf]) -> Result<Found> {
     let mut found = Found::default();
     for pattern in paths {
-        for path in matching(pattern)? {
-            read_one(&path, &mut found)?;
+        for path in matching(pattern, &mut found)? {
+            let file = match files::open(&path) {
+                Ok(file) => file,
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    return Err(Error::io("read", &path)(source));
+                }
+                Err(error) => {
+                    found.unreadable.push(Unreadable {
+                        key: path.display().to_string(),
+                        reason: error.to_string(),
+                    });
+                    continue;
+                }
+            };
+            let mut tar = Tar::new(&path);
+            if let Err(e) = tar.read(file, &mut found) {
+                found.unreadable.push(Unreadable {
+                    key: path.display().to_string(),
+                    reason: format!("not a whole tar: {e}; nothing behind that can be read"),
+                });
+            }
+            tar.finish(&mut found);
         }
     }
     Ok(found)
 }
 
 /// The tars that a path stands for: itself, those in the folder, or those whose names fit its `*`.
-fn matching(pattern: &Path) -> Result<Vec<PathBuf>> {
+fn matching(pattern: &Path, found: &mut Found) -> Result<Vec<PathBuf>> {
     let name = pattern.file_name().unwrap_or_default().to_string_lossy();
-    let (folder, name) = if pattern.is_dir() {
+    let is_folder = pattern.is_dir();
+    let (folder, name) = if is_folder {
         (pattern, "*.tar".into())
     } else if name.contains('*') {
-        let folder = pattern
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty());
-        (folder.unwrap_or(Path::new(".")), name)
+        (files::folder_of(pattern), name)
     } else {
         return Ok(vec![pattern.to_path_buf()]);
     };
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
         let path = entry.map_err(Error::io("read", folder))?.path();
-        if path.is_file()
-            && fits(
-                &name,
-                &path.file_name().unwrap_or_default().to_string_lossy(),
-            )
-        {
+        let file_name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_tar = match is_folder {
+            true => fits(&name, &file_name.to_lowercase()),
+            false => fits(&name, &file_name),
+        };
+        if is_tar && !path.is_dir() {
             paths.push(path);
+        } else if is_folder {
+            let entry = Unreadable {
+                key: file_name.to_string(),
+                reason: not_a_tar(&path),
+            };
+            // It has pictures that are meant to be used.
+            match file_name.to_lowercase().contains(".tar") {
+                true => found.unreadable.push(entry),
+                false => found.other.push(entry),
+            }
         }
     }
     if paths.is_empty() {
@@ -63,6 +93,17 @@ fn matching(pattern: &Path) -> Result<Vec<PathBuf>> {
     }
     paths.sort();
     Ok(paths)
+}
+
+fn not_a_tar(path: &Path) -> String {
+    let reason = if path.is_dir() {
+        "is a folder, whose tars are not looked for"
+    } else if path.to_string_lossy().to_lowercase().contains(".tar.") {
+        "is a compressed tar, expected it unpacked to .tar"
+    } else {
+        "is no tar by its name"
+    };
+    reason.to_owned()
 }
 
 /// Whether a name fits a pattern in which `*` stands for anything.
@@ -83,116 +124,239 @@ fn fits(pattern: &str, name: &str) -> bool {
     rest.ends_with(last)
 }
 
-fn read_one(path: &Path, found: &mut Found) -> Result<()> {
-    let bad = |e: std::io::Error| Error::bad_file(path, format!("not a whole tar: {e}"));
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    let size = file.metadata().map_err(Error::io("read", path))?.len();
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let mut archive = tar::Archive::new(file);
-    let mut parts: BTreeMap<String, Parts> = BTreeMap::new();
-    for entry in archive.entries().map_err(bad)? {
-        let mut entry = entry.map_err(bad)?;
-        if !entry.header().entry_type().is_file() {
-            continue;
-        }
-        let name = entry.path().map_err(bad)?.to_string_lossy().into_owned();
-        // WebDataset: the key ends at the first dot behind the last slash.
-        let start = name.rfind('/').map_or(0, |slash| slash + 1);
-        let Some(dot) = name[start..].find('.') else {
-            continue;
-        };
-        let (key, extension) = (
-            name[..start + dot].to_owned(),
-            name[start + dot + 1..].to_owned(),
-        );
-        let (offset, length) = (entry.raw_file_position(), entry.size());
-        if offset.checked_add(length).is_none_or(|end| end > size) {
-            return Err(Error::bad_file(
-                path,
-                format!("not a whole tar: {name} reaches beyond its end"),
-            ));
-        }
-        let part = parts.entry(key).or_default();
-        match extension.as_str() {
-            extension if is_picture(extension) && part.picture.is_some() => {
-                found.unreadable.push(Unreadable {
-                    key: format!("{stem}/{name}"),
-                    reason: "is a second picture of its key".into(),
-                });
-            }
-            extension if is_picture(extension) => part.picture = Some((offset, length)),
-            extension if is_foreign_picture(extension) => {
-                part.foreign = Some(format!(
-                    "is a .{extension} file, expected .png, .jpg or .webp"
-                ));
-            }
-            "txt" | "json" if length > MAX_CAPTION_BYTES => {
-                part.problem = Some(format!(
-                    "{name} has {length} bytes, expected at most {MAX_CAPTION_BYTES}"
-                ));
-            }
-            "txt" => {
-                let mut text = String::new();
-                match entry.read_to_string(&mut text) {
-                    Ok(_) => part.captions.extend(lines(&text)),
-                    Err(e) => part.problem = Some(format!("{name}: {e}")),
-                }
-            }
-            "json" => {
-                let mut bytes = Vec::new();
-                entry.read_to_end(&mut bytes).map_err(bad)?;
-                match serde_json::from_slice::<Captions>(&bytes) {
-                    Ok(captions) => part.captions.extend(captions.all()),
-                    Err(e) => part.problem = Some(format!("{name}: {e}")),
-                }
-            }
-            _ => {}
+/// A tar's entries as they are read.
+struct Tar<'a> {
+    path: &'a Path,
+    /// In front of its keys.
+    stem: String,
+    /// WebDataset's: a key ends at the first dot behind the last slash.
+    parts: BTreeMap<String, Parts>,
+    /// Names with further dots, whose endings are none of WebDataset's for the key in front of the first one: keys
+    /// end at the last dot. Such as `track 2.0 (clean).png`, but also `0001.mask.png`.
+    dotted: BTreeMap<String, Parts>,
+}
+
+impl<'a> Tar<'a> {
+    fn new(path: &'a Path) -> Self {
+        Tar {
+            path,
+            stem: path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            parts: BTreeMap::new(),
+            dotted: BTreeMap::new(),
         }
     }
-    for (key, part) in parts {
-        let key = format!("{stem}/{key}");
-        let mut unreadable = |key, reason| found.unreadable.push(Unreadable { key, reason });
-        let Some((offset, length)) = part.picture else {
-            match part.foreign {
-                Some(reason) => unreadable(key, reason),
-                None if part.captions.is_empty() && part.problem.is_none() => {}
-                None => found.without_picture.push(key),
+
+    fn other(&self, found: &mut Found, name: &str, reason: &str) {
+        found.other.push(Unreadable {
+            key: format!("{}/{name}", self.stem),
+            reason: reason.to_owned(),
+        });
+    }
+
+    fn read(&mut self, file: File, found: &mut Found) -> io::Result<()> {
+        let size = file.metadata()?.len();
+        let mut archive = tar::Archive::new(file);
+        // Tars may be joined end to end.
+        archive.set_ignore_zeros(true);
+        for entry in archive.entries()? {
+            let mut entry = entry?;
+            let kind = entry.header().entry_type();
+            if kind.is_dir() {
+                continue;
             }
-            continue;
-        };
-        if length > MAX_FILE_BYTES {
-            unreadable(
-                key,
-                format!("has {length} bytes, expected at most {MAX_FILE_BYTES}"),
-            );
-        } else if part.captions.is_empty() {
-            match part.problem {
-                Some(reason) => unreadable(key, reason),
-                None => found.without_caption.push(key),
+            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            if !(kind.is_file() || kind.is_contiguous()) {
+                self.other(found, &name, "is a link or a special file");
+                continue;
             }
-        } else {
-            // The same caption stands in .txt and .json of our own exports.
-            let mut captions = part.captions;
-            let mut seen = HashSet::new();
-            captions.retain(|caption| seen.insert(caption.clone()));
-            let location = Location::Tar {
-                path: path.to_path_buf(),
-                offset,
-                length,
+            let (offset, length) = (entry.raw_file_position(), entry.size());
+            if offset.checked_add(length).is_none_or(|end| end > size) {
+                let reason = format!("{name} reaches beyond its end");
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, reason));
+            }
+            let start = name.rfind('/').map_or(0, |slash| slash + 1);
+            let file_name = &name[start..];
+            let Some(first) = file_name.find('.') else {
+                self.other(found, &name, "has no ending");
+                continue;
             };
-            found.pairs.push(Pair {
+            let last = file_name.rfind('.').unwrap_or(first);
+            let (dotted, at, kind) = match Kind::of(&file_name[first + 1..]) {
+                Kind::Other => (true, last, Kind::of(&file_name[last + 1..])),
+                kind => (false, first, kind),
+            };
+            if kind == Kind::Other {
+                self.other(
+                    found,
+                    &name,
+                    "is neither a picture nor a caption by its ending",
+                );
+                continue;
+            }
+            let parts = match dotted {
+                true => &mut self.dotted,
+                false => &mut self.parts,
+            };
+            let part = parts.entry(name[..start + at].to_owned()).or_default();
+            let place = (name, offset, length);
+            part.take(&self.stem, kind, place, &mut entry)?;
+        }
+        Ok(())
+    }
+
+    /// The pairs, and what is part of none.
+    fn finish(self, found: &mut Found) {
+        let whole: HashSet<&String> = self
+            .parts
+            .iter()
+            .filter(|(_, part)| part.picture.is_some())
+            .map(|(key, _)| key)
+            .collect();
+        let mut loose = Vec::new();
+        let mut pairs = Vec::new();
+        for (key, part) in self.dotted {
+            let start = key.rfind('/').map_or(0, |slash| slash + 1);
+            let first = key[start..].find('.').map_or(key.len(), |dot| start + dot);
+            let belongs = whole.contains(&key[..first].to_owned());
+            let pair = part.picture.is_some() && !part.captions.is_empty();
+            match belongs && !pair {
+                // Such as a mask of a picture that is used.
+                true => loose.push(part),
+                false => pairs.push((key, part)),
+            }
+        }
+        for part in loose {
+            let picture = part.picture.map(|(name, _, _)| name);
+            let listed = part.problems.into_iter().chain(part.foreign);
+            let names = picture.into_iter().chain(part.texts);
+            let names = names.map(|name| format!("{}/{name}", self.stem));
+            let keys = names.chain(listed.map(|entry| entry.key));
+            found.other.extend(keys.map(|key| Unreadable {
                 key,
-                location,
-                captions,
-            });
+                reason: "has an ending of its own beside the picture of its key".to_owned(),
+            }));
+        }
+        for (key, part) in self.parts.into_iter().chain(pairs) {
+            part.finish(found, format!("{}/{key}", self.stem), self.path);
         }
     }
-    Ok(())
+}
+
+impl Parts {
+    fn take(
+        &mut self,
+        stem: &str,
+        kind: Kind,
+        (name, offset, length): (String, u64, u64),
+        entry: &mut impl Read,
+    ) -> io::Result<()> {
+        let listed = |reason: String| Unreadable {
+            key: format!("{stem}/{name}"),
+            reason,
+        };
+        match kind {
+            Kind::Picture if self.picture.is_some() => self
+                .foreign
+                .push(listed("is a second picture of its key".into())),
+            Kind::Picture => self.picture = Some((name, offset, length)),
+            Kind::ForeignPicture => {
+                let ending = name.rsplit('.').next().unwrap_or_default();
+                self.foreign.push(listed(format!(
+                    "is a .{ending} file, expected .png, .jpg or .webp"
+                )));
+            }
+            Kind::Text | Kind::Json if length > MAX_CAPTION_BYTES => {
+                self.problems.push(listed(format!(
+                    "has {length} bytes, expected at most {MAX_CAPTION_BYTES}"
+                )));
+            }
+            Kind::Text | Kind::Json => {
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes)?;
+                let captions = match kind {
+                    Kind::Text => String::from_utf8(bytes)
+                        .map(|text| lines(&text))
+                        .map_err(|e| format!("is not UTF-8: {}", e.utf8_error())),
+                    _ => serde_json::from_slice::<Captions>(&bytes)
+                        .map(|captions| captions.all())
+                        .map_err(|e| e.to_string()),
+                };
+                match captions {
+                    Ok(captions) => {
+                        self.captions.extend(captions);
+                        self.texts.push(name);
+                    }
+                    Err(reason) => self.problems.push(listed(reason)),
+                }
+            }
+            Kind::Other => {}
+        }
+        Ok(())
+    }
+
+    fn finish(self, found: &mut Found, key: String, path: &Path) {
+        let unreadable = |found: &mut Found, key, reason| {
+            found.unreadable.push(Unreadable { key, reason });
+        };
+        let Some((_, offset, length)) = self.picture else {
+            // A caption's picture is there, but not one that is read.
+            if self.foreign.is_empty() {
+                let has_caption = !self.captions.is_empty() || !self.problems.is_empty();
+                match has_caption {
+                    true => found.without_picture.push(key),
+                    // A .json of something else.
+                    false => found
+                        .other
+                        .extend(self.texts.into_iter().map(|_| Unreadable {
+                            key: key.clone(),
+                            reason: "has neither a picture nor a caption".to_owned(),
+                        })),
+                }
+            } else {
+                found.unreadable.extend(self.foreign);
+                found.unreadable.extend(self.problems);
+            }
+            return;
+        };
+        found.unreadable.extend(self.foreign);
+        if length > MAX_FILE_BYTES {
+            let reason = format!("has {length} bytes, expected at most {MAX_FILE_BYTES}");
+            return unreadable(found, key, reason);
+        }
+        if self.captions.is_empty() {
+            return match self.problems.first() {
+                Some(problem) => {
+                    let reason = format!("its caption {}: {}", problem.key, problem.reason);
+                    unreadable(found, key, reason);
+                }
+                None => found.without_caption.push(key),
+            };
+        }
+        found.unreadable.extend(self.problems);
+        // The same caption stands in .txt and .json of our own exports.
+        let mut captions = self.captions;
+        let mut seen = HashSet::new();
+        captions.retain(|caption| seen.insert(caption.clone()));
+        let location = Location::Tar {
+            path: path.to_path_buf(),
+            offset,
+            length,
+        };
+        found.pairs.push(Pair {
+            key,
+            location,
+            captions,
+        });
+    }
 }
 
 /// A stretch of a file.
 pub(super) fn read_at(path: &Path, offset: u64, length: u64) -> Result<Vec<u8>> {
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mut file = files::open(path)?;
     file.seek(SeekFrom::Start(offset))
         .map_err(Error::io("read", path))?;
     let mut bytes = Vec::new();

@@ -95,8 +95,11 @@ fn tars_are_read_at_random_places() {
         (sample.captions[0].as_str(), sample.picture.rgb[0]),
         ("one", 20)
     );
+    // Damaged tars are listed.
     fs::write(&path, &bytes[..700]).unwrap();
-    assert!(PairSource::Tars(vec![path]).open().is_err());
+    let (pairs, report) = PairSource::Tars(vec![path.clone()]).open().unwrap();
+    assert_eq!((pairs.len(), report.unreadable.len()), (0, 1));
+    assert_eq!(report.unreadable[0].key, path.display().to_string());
 }
 
 /// `n` pairs of pictures that don't exist, known by their hashes.
@@ -259,6 +262,27 @@ fn shards_are_found_by_folder_and_by_pattern() {
         fs::write(dir.path().join(format!("{shard}.tar")), bytes).unwrap();
     }
     fs::write(dir.path().join("notes.md"), "notes").unwrap();
+    fs::create_dir(dir.path().join("deeper")).unwrap();
+    fs::write(
+        dir.path().join("UPPER.TAR"),
+        tar_of(&[("0.png", &png([9; 3])), ("0.txt", b"0")]),
+    )
+    .unwrap();
+    let folder = PairSource::Tars(vec![dir.path().to_path_buf()]);
+    let (pairs, report) = folder.open().unwrap();
+    assert_eq!((pairs.len(), report.is_clean()), (4, true));
+    let other: Vec<&str> = report
+        .other
+        .iter()
+        .map(|other| other.key.as_str())
+        .collect();
+    assert_eq!(other, ["deeper", "notes.md"]);
+    fs::write(dir.path().join("c-0.tar.gz"), b"\x1f\x8b").unwrap();
+    let (_, report) = folder.open().unwrap();
+    assert_eq!(report.unreadable[0].key, "c-0.tar.gz");
+    assert!(report.unreadable[0].reason.contains("compressed"));
+    fs::remove_file(dir.path().join("c-0.tar.gz")).unwrap();
+    fs::remove_file(dir.path().join("UPPER.TAR")).unwrap();
     let keys = |path: PathBuf| -> Vec<String> {
         let (pairs, report) = PairSource::Tars(vec![path]).open().unwrap();
         assert!(report.is_clean());
@@ -296,7 +320,7 @@ fn tars_list_what_they_cannot_use() {
     );
     assert_eq!(report.without_picture, ["s/1"]);
     let keys: Vec<&str> = report.unreadable.iter().map(|u| u.key.as_str()).collect();
-    assert_eq!(keys, ["s/0.jpg", "s/2", "s/3", "s/4"]);
+    assert_eq!(keys, ["s/0.jpg", "s/2.gif", "s/3", "s/4"]);
 }
 
 #[test]

@@ -130,16 +130,16 @@ const NAMES: [(&str, &str, &str); 7] = [
 
 /// The spoken names of an annotations file, by character.
 fn annotations(path: &Path) -> Result<BTreeMap<String, String>> {
-    let text = match std::fs::read_to_string(path) {
+    let text = match crate::files::read_to_string(path) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::Missing {
                 what: "CLDR annotations",
                 path: path.to_path_buf(),
                 hint: "install Debian's package unicode-cldr-core, or pass --cldr FOLDER".into(),
             });
         }
-        Err(e) => return Err(Error::io("read", path)(e)),
+        Err(error) => return Err(error),
     };
     let bad = |e: &dyn std::fmt::Display| Error::bad_file(path, e.to_string());
     let mut reader = Reader::from_str(&text);

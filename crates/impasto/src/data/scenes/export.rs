@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{Glyphs, Scene, Split, World, render};
 use crate::files::write_atomic;
 use crate::image::Picture;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// How the files lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,7 +156,7 @@ fn agree(what: &Export, folder: &Path) -> Result<()> {
     };
     let path = folder.join("world.json");
     if path.exists() {
-        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let text = files::read_to_string(&path)?;
         let there: Origin = serde_json::from_str(&text)
             .map_err(|e| Error::bad_file(&path, format!("expected a scenes' origin: {e}")))?;
         if there != origin {
@@ -178,7 +178,7 @@ fn shard_path(folder: &Path, number: u64) -> PathBuf {
 
 /// How many pictures a whole tar holds: a shorter last one grows when `count` does.
 fn entries(path: &Path) -> Result<u64> {
-    let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
+    let file = files::open(path)?;
     let mut archive = tar::Archive::new(std::io::BufReader::new(file));
     let files = archive.entries().map_err(Error::io("read", path))?.count() as u64;
     Ok(files / 3)

@@ -274,17 +274,20 @@ pub(super) struct Font {
 
 impl Font {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        match std::fs::read(path) {
+        match crate::files::read(path) {
             Ok(bytes) => Ok(Font {
                 path: path.to_path_buf(),
                 bytes,
             }),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Error::Missing {
-                what: "colour emoji font",
-                path: path.to_path_buf(),
-                hint: "install Debian's package fonts-noto-color-emoji, or pass --font FILE".into(),
-            }),
-            Err(e) => Err(Error::io("read", path)(e)),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Err(Error::Missing {
+                    what: "colour emoji font",
+                    path: path.to_path_buf(),
+                    hint: "install Debian's package fonts-noto-color-emoji, or pass --font FILE"
+                        .into(),
+                })
+            }
+            Err(error) => Err(error),
         }
     }
 

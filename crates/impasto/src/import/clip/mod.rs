@@ -24,7 +24,7 @@ use super::ImportReport;
 use super::weights::Tensors;
 use crate::models::clip::{Clip, ClipConfig, TowerConfig};
 use crate::text::clip::{Cleaning, ClipTokenizer};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Which of the formats a model had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -101,7 +101,7 @@ pub fn load(path: &Path, options: &Options, device: &Device) -> Result<Published
     let folder = match &options.tokenizer {
         Some(folder) => folder,
         None if path.is_dir() => path,
-        None => crate::files::folder_of(path),
+        None => files::folder_of(path),
     };
     let vocab_size = clip.config().text_vocab_size;
     let text = ClipTokenizer::load(folder, vocab_size, format.cleaning())?;
@@ -154,6 +154,6 @@ fn check_size(path: &Path, config: &ClipConfig, tensors: &Tensors<'_>) -> Result
 
 /// Parses a JSON file.
 fn json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = files::read(path)?;
     serde_json::from_slice(&bytes).map_err(|e| Error::bad_file(path, e.to_string()))
 }

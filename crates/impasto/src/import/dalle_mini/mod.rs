@@ -56,7 +56,7 @@ pub struct Imported {
 pub fn is_dalle_mini(folder: &Path) -> bool {
     min_dalle_file(folder, "decoder", "pt").is_some()
         || (folder.join(FLAX).is_file()
-            && std::fs::read(folder.join(CONFIG))
+            && files::read(folder.join(CONFIG))
                 .ok()
                 .and_then(|bytes| serde_json::from_slice::<FlaxConfig>(&bytes).ok())
                 .is_some_and(|config| config.is_dalle_bart()))
@@ -103,7 +103,7 @@ pub fn import(
         model.text.save(output)?;
         let words = folder.join(WORD_FREQUENCIES);
         if words.is_file() {
-            let words_bytes = std::fs::read(&words).map_err(Error::io("read", &words))?;
+            let words_bytes = files::read(&words)?;
             files::write_atomic(output.join(WORD_FREQUENCIES), &words_bytes)?;
         }
         model.config.save(output)?;
@@ -127,11 +127,12 @@ pub fn load(
     format: WeightFormat,
 ) -> Result<DalleMini> {
     let words = folder.join(WORD_FREQUENCIES);
-    let words = match std::fs::read(&words) {
+    let words = match files::read(&words) {
         Ok(bytes) => Some(
             WordFrequencies::parse(&bytes).map_err(|e| Error::bad_file(&words, e.to_string()))?,
         ),
-        Err(_) => None,
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
     };
     understand(folder, image_tokenizer, name, |model| {
         let mut init = Init::empty(device);
@@ -288,7 +289,7 @@ fn complete(path: &Path, report: &ImportReport) -> Result<()> {
 fn tokenizer(folder: &Path) -> Result<BartTokenizer> {
     let vocabulary = min_dalle_file(folder, "vocab", "json");
     let merges = min_dalle_file(folder, "merges", "txt");
-    let read = |path: &Path| std::fs::read(path).map_err(Error::io("read", path));
+    let read = |path: &Path| files::read(path);
     match (vocabulary, merges) {
         (Some(vocabulary), Some(merges)) => {
             BartTokenizer::from_vocabulary(&read(&vocabulary)?, &read(&merges)?)
@@ -329,7 +330,7 @@ fn read_json(path: &Path) -> Result<Option<FlaxConfig>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = files::read(path)?;
     serde_json::from_slice(&bytes)
         .map(Some)
         .map_err(|e| Error::bad_file(path, format!("not a DALL·E mini config: {e}")))

@@ -10,7 +10,7 @@ use super::mapping::{Entry, Layout, Part, Source, collect};
 use crate::checkpoint::weights::LazyTensor;
 use crate::import::{ImportReport, taming};
 use crate::models::taming_vqgan::{PixelRange, TamingVqganConfig};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// `config.json` of vqgan-jax, with its defaults.
 #[derive(Deserialize)]
@@ -55,7 +55,7 @@ impl Default for FlaxConfig {
 pub fn config(source: &Source<'_>, file: &Path, image_length: usize) -> Result<TamingVqganConfig> {
     let config = if source.is_flax() {
         let path = file.with_file_name(super::CONFIG);
-        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        let bytes = files::read(&path)?;
         let config: FlaxConfig = serde_json::from_slice(&bytes)
             .map_err(|e| Error::bad_file(&path, format!("not a VQGAN config: {e}")))?;
         let fits = config.in_channels == 3

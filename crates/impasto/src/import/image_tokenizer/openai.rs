@@ -14,7 +14,7 @@ use crate::models::ImageTokenizer;
 use crate::models::dvae::DvaeConfig;
 use crate::models::parameters::shapes;
 use crate::nn::Init;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// The classes of the pickled modules, whose objects are read as plain data.
 const CLASSES: [&str; 6] = [
@@ -34,11 +34,7 @@ pub fn load(
     decoder: &Path,
     device: &Device,
 ) -> Result<(ImageTokenizer, ImportReport)> {
-    let files = [encoder, decoder].map(|path| {
-        std::fs::read(path)
-            .map(|bytes| (path, bytes))
-            .map_err(Error::io("read", path))
-    });
+    let files = [encoder, decoder].map(|path| files::read(path).map(|bytes| (path, bytes)));
     let [encoder, decoder] = files;
     let ((encoder_path, encoder), (decoder_path, decoder)) = (encoder?, decoder?);
     let encoder = Archive::parse(encoder_path, &encoder, &CLASSES)?;

@@ -81,7 +81,7 @@ fn read_config(path: &Path) -> Result<TamingVqganConfig> {
     if length > LONGEST_CONFIG {
         return Err(bad(format!("has {length} bytes, expected a config")));
     }
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let text = files::read_to_string(path)?;
     let config: Config = serde_saphyr::from_str(&text).map_err(|e| {
         let reason = e.to_string();
         let first = reason.lines().next().unwrap_or_default().to_owned();

@@ -130,6 +130,14 @@ impl TowerConfig {
         for (field, value) in positive {
             check(&format!("{name}.{field}"), value)?;
         }
+        for (field, value) in [("n_layers", self.n_layers), ("n_heads", self.n_heads)] {
+            if value > 1 << 10 {
+                return Err(Error::invalid(
+                    "clip config",
+                    format!("{name}.{field} is {value}, expected 1 to 1024"),
+                ));
+            }
+        }
         if !self.width.is_multiple_of(self.n_heads) {
             return Err(Error::invalid(
                 "clip config",
@@ -140,6 +148,15 @@ impl TowerConfig {
             ));
         }
         Ok(())
+    }
+}
+
+impl TowerConfig {
+    /// The weights of the blocks.
+    fn parameters(&self) -> u64 {
+        let of = |n: usize| n as u64;
+        let block = 4 * of(self.width) * of(self.width) + 2 * of(self.width) * of(self.hidden);
+        of(self.n_layers) * block
     }
 }
 
@@ -198,6 +215,15 @@ impl ClipConfig {
             ));
         }
         Ok(())
+    }
+
+    /// How many numbers the model has, norms and biases left out; for refusing sizes before any memory is taken.
+    pub fn parameters(&self) -> u64 {
+        let of = |n: usize| n as u64;
+        let patch = 3 * of(self.patch_size) * of(self.patch_size);
+        let image = (patch + of(self.patches()) + of(self.projection_width)) * of(self.image.width);
+        let rows = of(self.text_vocab_size) + of(self.text_length) + of(self.projection_width);
+        image + rows * of(self.text.width) + self.image.parameters() + self.text.parameters()
     }
 
     /// A model with fresh weights, as openai/CLIP's `initialize_parameters` draws them; the text tower's

@@ -93,6 +93,20 @@ impl DalleConfig {
         self.text_length + 1 + self.image_length()
     }
 
+    /// Floating-point operations of a forward and backward pass over one pair: two for each weight of a product
+    /// and token forward, four backward (Kaplan et al. 2020, arXiv:2001.08361, section 2.1), and those of the
+    /// lower triangle of attention; each head only where it is used.
+    pub fn training_operations(&self) -> f64 {
+        let sequence = (self.text_length + self.image_length()) as f64;
+        let width = self.width as f64;
+        let block = 4.0 * width * width + 3.0 * width * self.hidden as f64;
+        let heads = self.text_length as f64 * self.text_vocab_size as f64
+            + self.image_length() as f64 * self.codebook_size as f64;
+        let attention = sequence * sequence * width;
+        let layers = self.n_layers as f64;
+        6.0 * (layers * block * sequence + width * heads + layers * attention)
+    }
+
     /// Says which size is impossible.
     pub fn validate(&self) -> Result<()> {
         let positive = [
@@ -112,11 +126,26 @@ impl DalleConfig {
                 ));
             }
         }
-        if self.text_length < 3 {
-            return Err(Error::invalid(
-                "dalle config",
-                format!("text_length is {}, expected 3 or more", self.text_length),
-            ));
+        // Far beyond every model: what these are multiplied by stays a number.
+        let bounded = [
+            ("n_layers", self.n_layers, 1, 1 << 10),
+            ("n_heads", self.n_heads, 1, 1 << 10),
+            ("grid", self.grid, 1, 1 << 10),
+            ("text_length", self.text_length, 3, 1 << 16),
+            (
+                "contrastive_width",
+                self.contrastive_width.unwrap_or(1),
+                1,
+                1 << 20,
+            ),
+        ];
+        for (name, value, least, most) in bounded {
+            if !(least..=most).contains(&value) {
+                return Err(Error::invalid(
+                    "dalle config",
+                    format!("{name} is {value}, expected {least} to {most}"),
+                ));
+            }
         }
         if !self.width.is_multiple_of(self.n_heads)
             || !(self.width / self.n_heads).is_multiple_of(4)
@@ -130,6 +159,17 @@ impl DalleConfig {
             ));
         }
         Ok(())
+    }
+
+    /// How many numbers the model has, norms left out; for refusing sizes before any memory is taken.
+    pub fn parameters(&self) -> u64 {
+        let of = |n: usize| n as u64;
+        let width = of(self.width);
+        let layer = 4 * width * width + 3 * width * of(self.hidden);
+        let rows = 2 * of(self.text_vocab_size) + of(self.text_length) + 2 * of(self.codebook_size);
+        let positions = 2 * of(self.image_length());
+        let contrastive = 2 * of(self.contrastive_width.unwrap_or(0));
+        of(self.n_layers) * layer + (rows + positions + contrastive) * width
     }
 
     /// A model with fresh weights.
@@ -256,6 +296,9 @@ impl Dalle {
         } else {
             Tensor::cat(embedded, 1)
         };
+        if let Some(block) = self.blocks.first() {
+            x = block.like_weights(x);
+        }
         match caches {
             Some(caches) => {
                 for (block, cache) in self.blocks.iter().zip(caches) {

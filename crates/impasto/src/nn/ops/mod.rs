@@ -1,8 +1,11 @@
 //! The hot operations of our models, as functions on tensors.
 //!
 //! On the CPU (Burn's Flex backend) they run the kernels of `impasto_kernels`, plugged in as a
-//! backend extension with hand-written backward passes; on every other device they are composed of
-//! Burn's own operations ([`plain`]), which also are the reference of the tests.
+//! backend extension with hand-written backward passes; on LibTorch the ones that it fuses; on every other
+//! device they are composed of Burn's own operations ([`plain`]), which also are the reference of the tests.
+//!
+//! Mixed precision: where a weight of a product is in bf16 (on devices other than the CPU), the other operand
+//! is cast to it, and so is what comes of it; see [`crate::nn::precision`].
 //!
 //! Batch and thread invariance: on the CPU, a row's result does not depend on the rows beside it,
 //! nor on the number of threads.
@@ -11,24 +14,40 @@ mod flex;
 mod inference;
 pub mod packed;
 pub mod plain;
+#[cfg(feature = "tch")]
+mod torch;
 
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::prelude::*;
-use burn::tensor::DType;
+use burn::tensor::{DType, FloatDType};
 use flex::KernelOps;
 pub use impasto_kernels::adamw::AdamW;
 use inference::InferenceOps;
 
 /// Whether the kernels can take it: it is on the CPU, in `f32`.
 fn has_kernels<const D: usize>(x: &Tensor<D>) -> bool {
-    let device = x.device();
-    let cpu = match device.as_dispatch() {
+    is_cpu(&x.device()) && x.dtype() == DType::F32
+}
+
+/// Whether a device is the CPU with our kernels.
+pub(crate) fn is_cpu(device: &Device) -> bool {
+    match device.as_dispatch() {
         DispatchDevice::Flex(_) => true,
         DispatchDevice::Autodiff(inner) => matches!(&**inner, DispatchDevice::Flex(_)),
         #[allow(unreachable_patterns)]
         _ => false,
-    };
-    cpu && x.dtype() == DType::F32
+    }
+}
+
+/// `x` in the type of the weight that it is multiplied with; see [`crate::nn::precision`].
+pub(crate) fn like_weight<const D: usize, const W: usize>(
+    x: Tensor<D>,
+    w: &Tensor<W>,
+) -> Tensor<D> {
+    match w.dtype() {
+        DType::BF16 if x.dtype() == DType::F32 => x.cast(FloatDType::BF16),
+        _ => x,
+    }
 }
 
 /// Whether the kernels that only go forward can take it: [`has_kernels`], and no gradients are kept.
@@ -45,7 +64,7 @@ fn has_inference<const D: usize>(x: &Tensor<D>) -> bool {
 /// - returns: `[.., outputs]`
 pub fn linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
     if !has_kernels(&x) || !(has_kernels(&w) || packed::is_packed(&w)) {
-        return plain::linear(x, w, bias);
+        return plain::linear(like_weight(x, &w), w, bias);
     }
     let [inputs, _] = w.dims();
     assert_eq!(
@@ -79,6 +98,10 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tens
         "causal queries are the last of the keys"
     );
     if !(has_kernels(&q) && has_kernels(&k) && has_kernels(&v)) || keys == 0 {
+        #[cfg(feature = "tch")]
+        if torch::has(&q) && keys > 0 {
+            return torch::attention(q, k, v, causal);
+        }
         return plain::attention(q, k, v, causal);
     }
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
@@ -117,6 +140,10 @@ pub fn self_attention(qkv: Tensor<3>, query: Turn, key: Turn, heads: usize, eps:
     let has =
         |turn: &Turn| has_kernels(&turn.weight) && has_kernels(&turn.cos) && has_kernels(&turn.sin);
     if batch * length == 0 || !(has_kernels(&qkv) && has(&query) && has(&key)) {
+        #[cfg(feature = "tch")]
+        if torch::has(&qkv) && batch * length > 0 {
+            return torch::self_attention(qkv, query, key, heads, eps);
+        }
         return plain::self_attention(qkv, query, key, heads, eps);
     }
     Tensor::from_dispatch(Dispatch::kernel_self_attention(
@@ -203,6 +230,10 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
         "last dimension of x against the weight"
     );
     if !has_kernels(&x) || !has_kernels(&weight) {
+        #[cfg(feature = "tch")]
+        if torch::has(&x) {
+            return torch::rms_norm(x, weight, eps);
+        }
         return plain::rms_norm(x, weight, eps);
     }
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
@@ -283,6 +314,10 @@ pub fn swiglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
         "last dimension has two halves"
     );
     if !has_kernels(&x) {
+        #[cfg(feature = "tch")]
+        if torch::has(&x) {
+            return torch::swiglu(x);
+        }
         return plain::swiglu(x);
     }
     Tensor::from_dispatch(Dispatch::kernel_swiglu(x.into_dispatch()))
@@ -301,6 +336,10 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
         "rows of logits against targets"
     );
     if !has_kernels(&logits) {
+        #[cfg(feature = "tch")]
+        if torch::has(&logits) {
+            return torch::cross_entropy(logits, targets);
+        }
         return plain::cross_entropy(logits, targets);
     }
     let (logits, targets) = (logits.into_dispatch(), targets.into_dispatch());
@@ -327,7 +366,7 @@ pub fn conv2d(
         "the kernel fits into x"
     );
     if !has_kernels(&x) || !has_kernels(&w) || padding >= kh.min(kw) {
-        return plain::conv2d(x, w, bias, stride, padding);
+        return plain::conv2d(like_weight(x, &w), w, bias, stride, padding);
     }
     let (x, w) = (x.into_dispatch(), w.into_dispatch());
     Tensor::from_dispatch(match bias {
@@ -349,7 +388,7 @@ pub fn conv_transpose2d(
     stride: usize,
     padding: usize,
 ) -> Tensor<4> {
-    plain::conv_transpose2d(x, w, bias, stride, padding)
+    plain::conv_transpose2d(like_weight(x, &w), w, bias, stride, padding)
 }
 
 /// Group normalisation with a weight and bias per channel.
@@ -388,6 +427,10 @@ fn group_norm_with(
 ) -> Tensor<4> {
     check_groups(&x, groups, &weight, &bias);
     if !has_kernels(&x) || !has_kernels(&weight) {
+        #[cfg(feature = "tch")]
+        if torch::has(&x) {
+            return torch::group_norm(x, groups, weight, bias, eps, silu);
+        }
         let plain = if silu {
             plain::group_norm_silu
         } else {

@@ -1,7 +1,10 @@
 //! The operations of [`super`] composed of Burn's own: for the devices that have no kernels of ours,
 //! and the reference that the kernels are tested against. Shapes and meaning: see [`super`].
+//!
+//! Inputs in bf16 give results in bf16; sums, normalisations and the softmax are computed in f32.
 
 use burn::prelude::*;
+use burn::tensor::FloatDType;
 use burn::tensor::activation::{log_softmax, sigmoid, silu, softmax};
 use burn::tensor::module;
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
@@ -16,6 +19,7 @@ pub fn linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, bias: Option<Tensor<1>
     shape[D - 1] = outputs;
     let mut y = x.reshape([rows, inputs]).matmul(w);
     if let Some(bias) = bias {
+        let bias = bias.cast(y.dtype());
         y = y + bias.unsqueeze();
     }
     y.reshape(shape)
@@ -34,7 +38,10 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tens
         );
         scores = scores.mask_fill(hidden.unsqueeze(), f32::NEG_INFINITY);
     }
-    softmax(scores, 3).matmul(v)
+    let dtype = v.dtype();
+    softmax(scores.cast(FloatDType::F32), 3)
+        .cast(dtype)
+        .matmul(v)
 }
 
 /// See [`super::self_attention`].
@@ -64,8 +71,10 @@ fn turned(x: Tensor<4>, turn: Turn, eps: f64) -> Tensor<4> {
         x.clone().narrow(3, 0, dim / 2),
         x.narrow(3, dim / 2, dim / 2),
     );
-    let left = first.clone() * turn.cos.clone() - second.clone() * turn.sin.clone();
-    let right = first * turn.sin + second * turn.cos;
+    let dtype = first.dtype();
+    let (cos, sin) = (turn.cos.cast(dtype), turn.sin.cast(dtype));
+    let left = first.clone() * cos.clone() - second.clone() * sin.clone();
+    let right = first * sin + second * cos;
     Tensor::cat(vec![left, right], 3).swap_dims(1, 2)
 }
 
@@ -119,8 +128,10 @@ pub fn adamw<const D: usize>(
 
 /// See [`super::rms_norm`].
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    let dtype = x.dtype();
+    let x = x.cast(FloatDType::F32);
     let mean_square = (x.clone() * x.clone()).mean_dim(D - 1);
-    x / (mean_square + eps).sqrt() * weight.unsqueeze()
+    (x / (mean_square + eps).sqrt() * weight.unsqueeze()).cast(dtype)
 }
 
 /// See [`super::gelu`]. Burn's own has the slope of an approximation.
@@ -150,7 +161,7 @@ pub fn swiglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// See [`super::cross_entropy`].
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     let [rows, _] = logits.dims();
-    log_softmax(logits, 1)
+    log_softmax(logits.cast(FloatDType::F32), 1)
         .gather(1, targets.reshape([rows, 1]))
         .neg()
         .reshape([rows])
@@ -164,6 +175,7 @@ pub fn conv2d(
     stride: usize,
     padding: usize,
 ) -> Tensor<4> {
+    let bias = bias.map(|bias| bias.cast(w.dtype()));
     let options = ConvOptions::new([stride, stride], [padding, padding], [1, 1], 1);
     module::conv2d(x, w, bias, options)
 }
@@ -176,6 +188,7 @@ pub fn conv_transpose2d(
     stride: usize,
     padding: usize,
 ) -> Tensor<4> {
+    let bias = bias.map(|bias| bias.cast(w.dtype()));
     let pair = |value| [value, value];
     let options = ConvTransposeOptions::new(pair(stride), pair(padding), pair(0), pair(1), 1);
     module::conv_transpose2d(x, w, bias, options)
@@ -190,11 +203,14 @@ pub fn group_norm(
     eps: f64,
 ) -> Tensor<4> {
     let [batch, channels, height, width] = x.dims();
+    let dtype = x.dtype();
+    let x = x.cast(FloatDType::F32);
     let grouped = x.reshape([batch, groups, channels / groups * height * width]);
     let centred = grouped.clone() - grouped.mean_dim(2);
     let variance = (centred.clone() * centred.clone()).mean_dim(2);
     let normal = (centred / (variance + eps).sqrt()).reshape([batch, channels, height, width]);
-    normal * weight.reshape([1, channels, 1, 1]) + bias.reshape([1, channels, 1, 1])
+    let y = normal * weight.reshape([1, channels, 1, 1]) + bias.reshape([1, channels, 1, 1]);
+    y.cast(dtype)
 }
 
 /// See [`super::group_norm_silu`].

@@ -183,10 +183,7 @@ impl ClipTokenizer {
 
     /// From the files of a folder: `tokenizer.json`, else `vocab.json` and `merges.txt`, else OpenAI's list.
     pub fn load(folder: &Path, vocab_size: usize, cleaning: Cleaning) -> Result<Self> {
-        let read = |name: &str| {
-            let path = folder.join(name);
-            std::fs::read(&path).map_err(Error::io("read", &path))
-        };
+        let read = |name: &str| files::read(folder.join(name));
         let named = |name: &str, loaded: Result<Self>| {
             let path = folder.join(name);
             loaded.map_err(|e| Error::bad_file(path, e.to_string()))

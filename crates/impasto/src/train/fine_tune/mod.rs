@@ -21,11 +21,11 @@ use serde::{Deserialize, Serialize};
 
 use self::published::Published;
 use self::task::{Adapted, Session, Whole};
-use super::config::{OptimizerKind, RunConfig};
+use super::config::{OptimizerKind, RunConfig, check_count};
 use super::encoded::{self, Encoding};
 use super::engine::{self, Observer};
 use super::image_tokenizer::training_device;
-use super::source::{SourceConfig, open_scaled};
+use super::source::{SourceConfig, held_out, open_scaled};
 use crate::checkpoint::adapter::{self, AdapterConfig, Architecture, fingerprint};
 use crate::checkpoint::{ModelSource, WeightFormat};
 use crate::models::{ImageTokenizer, parameters};
@@ -33,7 +33,7 @@ use crate::nn::{Adapt, Adapter, Init, LoraConfig};
 use crate::pipeline::dalle_mini::{DalleMiniPipeline, is_dalle_mini};
 use crate::pipeline::dalle_pytorch::{DallePytorchPipeline, is_dalle_pytorch};
 use crate::sampling::SamplingOptions;
-use crate::{Error, Result, files};
+use crate::{Error, Result};
 
 /// The config file of `impasto train dalle` where the model that is trained on is a published one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -97,6 +97,7 @@ impl Config {
     fn validate(&self) -> Result<()> {
         let bad = |reason: String| Err(Error::invalid("training config", reason));
         self.run.validate()?;
+        check_count("validation", self.validation)?;
         if self.run.optimizer == OptimizerKind::Muon {
             return bad("optimizer is muon, which knows our own blocks; expected adamw".into());
         }
@@ -220,12 +221,10 @@ fn train<P: Published>(
             Some((adapter, about))
         }
     };
-    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    let _lock = super::folder::open(dir)?;
     let size = published.image().config().picture_size();
     let source = open_scaled(&config.data, size, dir, observer)?;
-    let resolved =
-        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
-    files::write_atomic(dir.join("config.json"), &resolved)?;
+    super::folder::begin(dir, config, source.as_ref(), resume, observer)?;
     let count = encoded::count(config.encoded_pictures, source.as_ref())?;
     let image_weights = digest(published.image());
     let fingerprint_of_data =
@@ -244,7 +243,8 @@ fn train<P: Published>(
         fingerprint_of_data,
         observer,
     )?;
-    let validation = encoding.samples(&source.validation(config.validation)?)?;
+    let held_out = held_out(source.as_ref(), config.validation, &config.run, observer)?;
+    let validation = encoding.samples(&held_out)?;
     let session = Session {
         config: config.clone(),
         published,

@@ -1,0 +1,139 @@
+//! `impasto selftest`: whether a device computes what the CPU computes.
+
+use std::ops::ControlFlow;
+
+use anyhow::{Result, anyhow};
+use clap::{Args, ValueEnum};
+use impasto::Error;
+use impasto::selftest::{Options, Outcome, Precision, Report, run as check};
+use serde::Serialize;
+
+use crate::arguments::DeviceFlags;
+use crate::terminal;
+
+/// Check that a device computes what the CPU computes
+///
+/// Runs every operation with its gradients, a tiny model of every family, training steps and drawings on the device
+/// and on the CPU, on the same random inputs and weights; needs no files. Prints one line a check: the relative error
+/// of the result, what it may be, and the time on the device. The exit code is 0 if none failed.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    device: DeviceFlags,
+    /// f32; tf32 (the same, judged by what products with rounded factors can reach); bf16 (skipped where the device
+    /// can't compute in it); or all
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "FORMAT",
+        default_values = ["f32", "bf16"]
+    )]
+    precision: Vec<Choice>,
+    /// Run only checks whose names contain this, such as ops/, conv or training/dalle
+    #[arg(long, value_name = "FILTER")]
+    only: Option<String>,
+    /// Seed of inputs, weights and drawings
+    #[arg(long, default_value = "0")]
+    seed: u64,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Choice {
+    F32,
+    Tf32,
+    Bf16,
+    All,
+}
+
+impl Choice {
+    fn precisions(self) -> Vec<Precision> {
+        match self {
+            Choice::F32 => vec![Precision::F32],
+            Choice::Tf32 => vec![Precision::Tf32],
+            Choice::Bf16 => vec![Precision::Bf16],
+            Choice::All => Precision::ALL.to_vec(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Document {
+    device: String,
+    #[serde(flatten)]
+    report: Report,
+}
+
+/// Checks and prints.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let (device, description) = arguments.device.select_described()?;
+    let options = Options {
+        precisions: arguments
+            .precision
+            .iter()
+            .flat_map(|choice| choice.precisions())
+            .collect(),
+        only: arguments.only,
+        seed: arguments.seed,
+    };
+    terminal::catch_interrupts()?;
+    if !arguments.json {
+        terminal::result(HEADER)?;
+    }
+    let mut written = Ok(());
+    let checked = check(&options, &device, &mut |outcome| {
+        if arguments.json {
+            terminal::note(line(outcome));
+        } else {
+            // As it is known: a run that is cut still says what it found.
+            written = terminal::result(line(outcome));
+        }
+        match written {
+            Ok(()) => terminal::go_on(),
+            Err(_) => ControlFlow::Break(()),
+        }
+    });
+    let report = match (checked, written) {
+        (Err(Error::Stopped), Err(error)) => return Err(error),
+        (checked, _) => checked?,
+    };
+    let (failed, summary) = (report.failed, report.summary());
+    if arguments.json {
+        let device = description;
+        terminal::json(&Document { device, report })?;
+    } else {
+        terminal::result(&summary)?;
+    }
+    match failed {
+        0 => Ok(()),
+        1 => Err(anyhow!("1 check failed")),
+        _ => Err(anyhow!("{failed} checks failed")),
+    }
+}
+
+const HEADER: &str =
+    "result  check                         precision   error  allowed          ms  sizes";
+
+fn line(outcome: &Outcome) -> String {
+    let result = if outcome.passed { "ok" } else { "FAIL" };
+    let error = match outcome.error {
+        Some(0.0) => "0".to_owned(),
+        Some(error) => format!("{error:.1e}"),
+        None => "-".to_owned(),
+    };
+    let allowed = match outcome.tolerance {
+        0.0 => "0".to_owned(),
+        tolerance => format!("{tolerance:.0e}"),
+    };
+    let detail = match &outcome.detail {
+        Some(detail) if !outcome.passed => format!("  ({detail})"),
+        _ => String::new(),
+    };
+    format!(
+        "{result:<6}  {:<30} {:<7} {error:>8} {allowed:>8} {:>11.1}  {}{detail}",
+        outcome.name, outcome.precision, outcome.milliseconds, outcome.shapes
+    )
+}
