@@ -34,6 +34,12 @@ impl World {
             (_, Arrangement::Quadrants, _) => self.long_caption(scene, language, wording),
             (Grammar::Plain, _, Language::English) => self.english(scene, wording),
             (Grammar::Plain, _, Language::Chinese) => self.chinese(scene, wording),
+            (Grammar::Rich, _, _) if wording >= STYLED_WORDINGS => {
+                // Two of the long ones, others for another thing.
+                let shift = scene.kinds.first().map_or(0, |kind| kind.thing);
+                let wording = 2 * (wording - STYLED_WORDINGS) + shift;
+                self.long_caption(scene, language, wording)
+            }
             (Grammar::Rich, _, Language::English) => self.styled_english(scene, wording),
             (Grammar::Rich, _, Language::Chinese) => self.styled_chinese(scene, wording),
         }
@@ -44,7 +50,7 @@ impl World {
         match (self.grammar, scene.arrangement) {
             (_, Arrangement::Quadrants) => LONG_WORDINGS,
             (Grammar::Plain, _) => WORDINGS,
-            (Grammar::Rich, _) => STYLED_WORDINGS,
+            (Grammar::Rich, _) => STYLED_WORDINGS + 2,
         }
     }
 

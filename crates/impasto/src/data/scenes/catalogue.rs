@@ -93,11 +93,40 @@ pub(super) fn drawn_in(
         .filter_map(|style| style.pack())
         .map(|name| Pack::open(&sources.art, name))
         .collect::<Result<Vec<_>>>()?;
-    Ok(things
+    let mut things: Vec<Thing> = things
         .into_iter()
-        .filter(|thing| packs.iter().all(|pack| pack.has(&thing.emoji)))
-        .collect())
+        .filter(|thing| {
+            !SIGNS.contains(&thing.emoji.trim_end_matches('\u{fe0f}'))
+                && packs.iter().all(|pack| pack.has(&thing.emoji))
+        })
+        .collect();
+    for thing in &mut things {
+        let better = NAMES.iter().find(|(emoji, ..)| *emoji == thing.emoji);
+        if let Some(&(_, english, plural)) = better {
+            thing.english = english.into();
+            thing.plural = plural.into();
+        }
+    }
+    Ok(things)
 }
+
+/// What the blocks of pictures have besides things: signs, operators, and a gesture that nobody asks for.
+const SIGNS: [&str; 49] = [
+    "☑", "☢", "☣", "☪", "☯", "☸", "♠", "♣", "♥", "♨", "♾", "⚜", "⚠", "⛎", "✖", "✡", "✳", "✴", "❇",
+    "➕", "➖", "➗", "➰", "➿", "🌐", "🌁", "🎦", "💟", "💱", "💹", "📳", "📴", "📶", "🔕", "🔯",
+    "🖕", "🚮", "🚰", "🚸", "🚹", "🚺", "🚻", "🚼", "🚾", "🛐", "🛗", "🗾", "💤", "🕳",
+];
+
+/// Better names than those that follow by rule: emoji, one, several.
+const NAMES: [(&str, &str, &str); 7] = [
+    ("🦏", "rhinoceros", "rhinoceroses"),
+    ("🥹", "face holding back tears", "faces holding back tears"),
+    ("🎭", "pair of theatre masks", "pairs of theatre masks"),
+    ("💫", "dizzy star", "dizzy stars"),
+    ("🏸", "badminton racket", "badminton rackets"),
+    ("🗻", "Mount Fuji", "Mount Fujis"),
+    ("🍳", "frying pan with egg", "frying pans with egg"),
+];
 
 /// The spoken names of an annotations file, by character.
 fn annotations(path: &Path) -> Result<BTreeMap<String, String>> {

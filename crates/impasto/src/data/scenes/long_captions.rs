@@ -2,7 +2,7 @@
 //! the colour of what has no other, the corner and the direction that a list follows.
 
 use super::captions::{
-    Language, Statement, Words, chinese_ground, english_ground, english_ground_alone,
+    Language, Statement, Words, article, chinese_ground, english_ground, english_ground_alone,
 };
 use super::colour::Colour;
 use super::scene::{Arrangement, Kind, Place, Scene};
@@ -20,6 +20,8 @@ const CORNERS: [Place; 4] = [
     Place::BottomRight,
     Place::BottomLeft,
 ];
+
+type Pairs<'a> = Vec<(&'a Kind, &'a Kind)>;
 
 /// The kinds of a scene by the corner they stand in, clockwise from the top left.
 struct Corners<'a> {
@@ -55,6 +57,15 @@ impl<'a> Corners<'a> {
         (start, clockwise)
     }
 
+    /// Those side by side, the left one first, and those one above the other, the upper one first.
+    fn neighbours(&self) -> (Pairs<'a>, Pairs<'a>) {
+        let [a, b, c, d] = self.kinds;
+        let both = |pairs: [(Option<&'a Kind>, Option<&'a Kind>); 2]| -> Pairs<'a> {
+            pairs.into_iter().filter_map(|(x, y)| x.zip(y)).collect()
+        };
+        (both([(a, b), (d, c)]), both([(a, d), (b, c)]))
+    }
+
     /// The kinds in the order of such a walk.
     fn along(&self, (start, clockwise): (usize, bool)) -> Vec<&'a Kind> {
         let step = if clockwise { 1 } else { 3 };
@@ -78,12 +89,16 @@ fn usual_colour(scene: &Scene) -> Option<Colour> {
 
 impl World {
     /// A caption of several sentences from which everything in the scene follows; `wording` counts round five. Of
-    /// three and four kinds these are all the captions that [`World::all_captions`] has.
+    /// three and four kinds these are all the captions that [`World::all_captions`] has, of fewer some.
     pub fn long_caption(&self, scene: &Scene, language: Language, wording: usize) -> String {
         let wording = wording % LONG_WORDINGS;
         match (scene.arrangement, language) {
-            (Arrangement::Quadrants, Language::English) => self.long_english(scene, wording),
-            (Arrangement::Quadrants, Language::Chinese) => self.long_chinese(scene, wording),
+            (Arrangement::Quadrants, Language::English) => {
+                self.long_english(scene, wording) + &self.english_recap(scene)
+            }
+            (Arrangement::Quadrants, Language::Chinese) => {
+                self.long_chinese(scene, wording) + &self.chinese_recap(scene)
+            }
             (_, Language::English) => self.slow_english(scene, wording),
             (_, Language::Chinese) => self.slow_chinese(scene, wording),
         }
@@ -98,7 +113,7 @@ impl World {
             "four"
         };
         let on = english_ground(scene.background, 0);
-        let ground = english_ground_alone(scene.background);
+        let ground = with_article(&english_ground_alone(scene.background));
         let style = label(scene.style);
         match wording {
             0 => {
@@ -168,7 +183,7 @@ impl World {
                 };
                 let [a, b, c, d] = corners.kinds;
                 format!(
-                    "The picture has two rows and a {ground}. The upper row has {}. The lower row has {}. \
+                    "The picture has two rows and {ground}. The upper row has {}. The lower row has {}. \
                      What was named here, all {number} things, is shown in {style}.",
                     row(a, b),
                     row(d, c)
@@ -200,6 +215,39 @@ impl World {
         }
     }
 
+    /// The same seen once more: the first two neighbours in a row and in a column.
+    fn english_recap(&self, scene: &Scene) -> String {
+        let (rows, columns) = Corners::of(self, scene).neighbours();
+        let name = |kind: &Kind| format!("the {}", self.things[kind.thing].english);
+        match (rows.first(), columns.first()) {
+            (Some((left, right)), Some((upper, lower))) => format!(
+                " So {} is left of {}, and {} is below {}.",
+                name(left),
+                name(right),
+                name(lower),
+                name(upper)
+            ),
+            _ => String::new(),
+        }
+    }
+
+    /// The same for all neighbours: Chinese says it in fewer ids.
+    fn chinese_recap(&self, scene: &Scene) -> String {
+        let (rows, columns) = Corners::of(self, scene).neighbours();
+        let list = |pairs: &[(&Kind, &Kind)], side: &str| -> Vec<String> {
+            let name = |kind: &Kind| self.things[kind.thing].chinese.clone();
+            pairs
+                .iter()
+                .map(|(a, b)| format!("{}在{}的{side}", name(a), name(b)))
+                .collect()
+        };
+        format!(
+            "横着看，{}；竖着看，{}。",
+            list(&rows, "左边").join("，"),
+            list(&columns, "上面").join("，")
+        )
+    }
+
     /// A thing where all have the colour `usual` unless it is said.
     fn but_for(&self, usual: Option<Colour>, kind: &Kind) -> String {
         let thing = &self.things[kind.thing].english;
@@ -209,7 +257,7 @@ impl World {
             (_, Some(colour)) => format!("{} {thing}", colour.english()),
             (_, None) => format!("unpainted {thing}"),
         };
-        format!("{} {words}", super::captions::article(&words))
+        with_article(&words)
     }
 
     fn long_chinese(&self, scene: &Scene, wording: usize) -> String {
@@ -311,24 +359,24 @@ impl World {
         } = self.english_statement(scene, 0, wording % 2 == 1, Words::default());
         let verb = if is_plural { "are" } else { "is" };
         let on = english_ground(scene.background, 0);
-        let ground = english_ground_alone(scene.background);
+        let ground = with_article(&english_ground_alone(scene.background));
         let style = label(scene.style);
         match wording {
             0 => format!(
                 "Everything here is drawn in {style}. There {verb} {subject}{place}, {on}, and nothing else is in the picture."
             ),
             1 => format!(
-                "This is a picture {}. It shows {subject}{place}, and it has a {ground}. There is nothing more to be seen.",
+                "This is a picture {}. It shows {subject}{place}, and it has {ground}. There is nothing more to be seen.",
                 picture_in(scene.style)
             ),
             2 => format!(
-                "Take a {ground} first, then add {subject}{place}. Nothing else is needed. The whole picture should be in {style}."
+                "Take {ground} first, then add {subject}{place}. Nothing else is needed. The whole picture should be in {style}."
             ),
             3 => format!(
                 "What is shown {on}, in {style}, is no more than this: {subject}{place}. The rest of the picture stays empty."
             ),
             _ => format!(
-                "The style of the whole picture is {style}, whatever is named later. Later named {verb} {subject}{place}, {on}."
+                "Keep to {style}, whatever comes. What comes {verb} {subject}{place}, {on}, and that is all there is."
             ),
         }
     }
@@ -346,6 +394,11 @@ impl World {
             _ => format!("无论后面说到什么，整幅画都是{style}。{sentence}。"),
         }
     }
+}
+
+/// "an orange background"
+fn with_article(words: &str) -> String {
+    format!("{} {words}", article(words))
 }
 
 fn picture_in(style: Style) -> String {

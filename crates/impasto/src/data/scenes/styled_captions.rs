@@ -1,4 +1,4 @@
-//! Captions of a rich grammar for one or two kinds of things: three wordings in four name the style, some the size.
+//! Captions of a rich grammar for one or two kinds of things: most wordings name the style, some the size.
 
 use serde::{Deserialize, Serialize};
 

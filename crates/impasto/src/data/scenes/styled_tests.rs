@@ -386,7 +386,7 @@ fn scenes_have_the_shares_and_sizes_that_the_world_says() {
 }
 
 #[test]
-fn captions_name_the_style_in_three_of_four_wordings_and_first() {
+fn captions_name_the_style_in_four_of_five_wordings_and_first() {
     let world = worded();
     let words: HashMap<Style, &[&str]> = HashMap::from([
         (Style::Noto, &["Noto", "谷歌表情"] as &[&str]),
@@ -423,7 +423,7 @@ fn captions_name_the_style_in_three_of_four_wordings_and_first() {
         if scene.arrangement == Arrangement::Quadrants {
             assert_eq!(named, captions.len());
         } else {
-            assert_eq!(named * 4, captions.len() * 3, "{captions:?}");
+            assert_eq!(named * 5, captions.len() * 4, "{captions:?}");
         }
         for caption in &captions {
             for style in Style::ART.into_iter().filter(|&style| style != scene.style) {
@@ -549,6 +549,7 @@ fn long_captions_say_where_everything_is_and_in_which_colour() {
         // 2: a walk round the corners.
         let caption = say(2);
         let (rule, items) = caption.split_once(" these are ").unwrap();
+        let (items, _) = items.split_once(". So ").unwrap();
         let start = corner_names
             .iter()
             .position(|name| rule.contains(&format!("stands in the {name} corner")))
@@ -561,6 +562,27 @@ fn long_captions_say_where_everything_is_and_in_which_colour() {
             .collect();
         read.sort();
         assert_eq!(read, there, "{caption}");
+
+        // In all: the first neighbours, once more.
+        let name = |corner: usize| {
+            let kind = scene
+                .kinds
+                .iter()
+                .find(|kind| kind.boxes[0].quadrant(128) == corner_places[corner]);
+            kind.map(|kind| format!("the {}", world.things[kind.thing].english))
+        };
+        let pair = |pairs: [(usize, usize); 2]| {
+            pairs
+                .into_iter()
+                .find_map(|(a, b)| name(a).zip(name(b)))
+                .unwrap()
+        };
+        let ((left, right), (upper, lower)) = (pair([(0, 1), (3, 2)]), pair([(0, 3), (1, 2)]));
+        let recap = format!(" So {left} is left of {right}, and {lower} is below {upper}.");
+        assert!(
+            (0..5).all(|wording| say(wording).ends_with(&recap)),
+            "{caption}"
+        );
 
         // 4: all seen from the first.
         let caption = say(4);
