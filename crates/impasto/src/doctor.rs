@@ -426,7 +426,7 @@ fn worlds(sources: &Sources, missing: &mut Vec<MissingPart>) -> Vec<WorldState> 
     if !has_font {
         missing.push(MissingPart {
             what: format!("the font {}", sources.font.display()),
-            needed_for: "the worlds small and full: training, eval and data scenes".to_owned(),
+            needed_for: "the worlds small, full and styles: training, eval and data scenes".to_owned(),
             how: "apt-get install fonts-noto-color-emoji, or name another colour emoji font with --font"
                 .to_owned(),
         });
@@ -434,25 +434,35 @@ fn worlds(sources: &Sources, missing: &mut Vec<MissingPart>) -> Vec<WorldState> 
     if !has_cldr {
         missing.push(MissingPart {
             what: format!("CLDR's annotations in {}", sources.cldr.display()),
-            needed_for: "the world full".to_owned(),
+            needed_for: "the worlds full and styles".to_owned(),
             how: "apt-get install unicode-cldr-core, or name their folder with --cldr".to_owned(),
+        });
+    }
+    let has_art = sources.art.is_dir();
+    if !has_art {
+        missing.push(MissingPart {
+            what: format!("the art packs in {}", sources.art.display()),
+            needed_for: "the world styles".to_owned(),
+            how: "recipes/art/fetch, or name their folder with --art".to_owned(),
         });
     }
     World::PRESETS
         .into_iter()
         .map(|name| {
-            let (font, cldr) = match name {
-                "tiny" => (false, false),
-                "small" => (true, false),
-                _ => (true, true),
+            let (font, cldr, art) = match name {
+                "tiny" => (false, false, false),
+                "small" => (true, false, false),
+                "full" => (true, true, false),
+                _ => (true, true, true),
             };
-            let needs = [(font, "font"), (cldr, "CLDR")];
+            let needs = [(font, "font"), (cldr, "CLDR"), (art, "art packs")];
             WorldState {
                 name,
-                usable: (has_font || !font) && (has_cldr || !cldr),
+                usable: (has_font || !font) && (has_cldr || !cldr) && (has_art || !art),
                 needs: needs
                     .into_iter()
-                    .filter_map(|(needed, what)| needed.then(|| what.to_owned()))
+                    .filter(|&(needed, _)| needed)
+                    .map(|(_, what)| what.to_owned())
                     .collect(),
             }
         })

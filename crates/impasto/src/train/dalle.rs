@@ -166,7 +166,7 @@ pub fn run(
     let training = match (config.encoded_pictures, source.count()) {
         (None, None) => Pairs::Streamed {
             source,
-            image: image.clone(),
+            image: Box::new(image.clone()),
             device: device.clone(),
         },
         _ => {
@@ -226,7 +226,7 @@ enum Pairs {
     /// Made and encoded beside it.
     Streamed {
         source: Box<dyn PictureSource>,
-        image: ImageTokenizer,
+        image: Box<ImageTokenizer>,
         device: Device,
     },
 }
