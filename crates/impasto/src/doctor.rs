@@ -53,7 +53,7 @@ pub struct Diagnosis {
 pub struct Program {
     /// Of the library.
     pub version: &'static str,
-    /// Built-in devices beside the CPU.
+    /// Features of the build.
     pub features: Vec<&'static str>,
     /// "x86_64-linux".
     pub target: String,
@@ -191,6 +191,9 @@ fn program() -> Program {
         ("vulkan", cfg!(feature = "vulkan")),
         ("metal", cfg!(feature = "metal")),
         ("cuda", cfg!(feature = "cuda")),
+        ("cuda-nvrtc", cfg!(feature = "cuda-nvrtc")),
+        ("gpu-cache", cfg!(feature = "gpu-cache")),
+        ("tch", cfg!(feature = "tch")),
     ];
     Program {
         version: env!("CARGO_PKG_VERSION"),
@@ -278,19 +281,17 @@ fn kernels() -> Kernels {
     }
 }
 
-/// What `--device` takes by name.
-const DEVICES: [&str; 4] = ["cpu", "cuda", "metal", "vulkan"];
-
 fn devices(missing: &mut Vec<MissingPart>) -> Vec<DeviceState> {
-    let states: Vec<DeviceState> = DEVICES.into_iter().map(device_state).collect();
+    let states: Vec<DeviceState> = device::NAMES.into_iter().map(device_state).collect();
+    let is_gpu = |state: &DeviceState| !["cpu", "tch"].contains(&state.name);
     if !states
         .iter()
-        .any(|state| state.name != "cpu" && state.answer.is_some())
+        .any(|state| is_gpu(state) && state.answer.is_some())
     {
         missing.push(MissingPart {
             what: "a GPU that answers".to_owned(),
-            needed_for: "--device other than cpu: faster drawing and training".to_owned(),
-            how: "build with --features cuda, metal or vulkan, with the driver installed"
+            needed_for: "faster drawing and training".to_owned(),
+            how: "build with --features cuda, vulkan, metal or tch, with the driver installed (docs/gpu.md)"
                 .to_owned(),
         });
     }
