@@ -438,7 +438,7 @@ impl Work<'_> {
         if self.arguments.json {
             return Ok(());
         }
-        terminal::result(terminal::shown(&path))
+        terminal::result(terminal::shown(path))
     }
 
     /// What is written into the file of `picture`, which shows what was `drawn`.
