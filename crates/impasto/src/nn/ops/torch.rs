@@ -21,7 +21,7 @@ use burn::prelude::*;
 use impasto_torch::Rotation;
 use tch::{Kind, Reduction};
 
-use super::Turn;
+use super::QkNormRope;
 
 type Torch = tch::Tensor;
 
@@ -91,8 +91,8 @@ pub(super) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) 
 /// See [`super::self_attention`].
 pub(super) fn self_attention(
     qkv: Tensor<3>,
-    query: Turn,
-    key: Turn,
+    query: QkNormRope,
+    key: QkNormRope,
     heads: usize,
     eps: f64,
 ) -> Tensor<3> {
