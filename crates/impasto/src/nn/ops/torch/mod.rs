@@ -18,7 +18,7 @@ use burn::backend::{
 };
 use burn::prelude::*;
 
-use super::Turn;
+use super::QkNormRope;
 use tape::{differentiable, fused};
 
 type Torch = tch::Tensor;
@@ -89,8 +89,8 @@ pub(super) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) 
 /// See [`super::self_attention`].
 pub(super) fn self_attention(
     qkv: Tensor<3>,
-    query: Turn,
-    key: Turn,
+    query: QkNormRope,
+    key: QkNormRope,
     heads: usize,
     eps: f64,
 ) -> Tensor<3> {
