@@ -4,7 +4,10 @@ pub use burn::tensor::Device;
 
 use crate::{Error, Result};
 
-/// The device called `name` ("auto", "cpu", "cuda", "vulkan", "metal", "tch-cuda", "tch") and a line that describes it.
+/// The names of devices, whether this build has them or not; "auto" is none of them.
+pub const NAMES: [&str; 6] = ["cpu", "cuda", "vulkan", "metal", "tch-cuda", "tch"];
+
+/// The device called `name`, one of [`NAMES`] or "auto", and a line that describes it.
 pub fn select(name: &str) -> Result<(Device, String)> {
     let refused = |reason: String| {
         Err(Error::Device {
@@ -24,7 +27,7 @@ pub fn select(name: &str) -> Result<(Device, String)> {
                 ))
             }
         },
-        _ => refused("expected auto, cpu, cuda, vulkan, metal, tch-cuda or tch".into()),
+        _ => refused(format!("expected auto, {}", NAMES.join(", "))),
     }
 }
 

@@ -53,7 +53,7 @@ pub struct Diagnosis {
 pub struct Program {
     /// Of the library.
     pub version: &'static str,
-    /// Built-in devices beside the CPU.
+    /// Features of the build.
     pub features: Vec<&'static str>,
     /// "x86_64-linux".
     pub target: String,
@@ -191,6 +191,9 @@ fn program() -> Program {
         ("vulkan", cfg!(feature = "vulkan")),
         ("metal", cfg!(feature = "metal")),
         ("cuda", cfg!(feature = "cuda")),
+        ("cuda-nvrtc", cfg!(feature = "cuda-nvrtc")),
+        ("gpu-cache", cfg!(feature = "gpu-cache")),
+        ("tch", cfg!(feature = "tch")),
     ];
     Program {
         version: env!("CARGO_PKG_VERSION"),
@@ -278,19 +281,17 @@ fn kernels() -> Kernels {
     }
 }
 
-/// What `--device` takes by name.
-const DEVICES: [&str; 4] = ["cpu", "cuda", "metal", "vulkan"];
-
 fn devices(missing: &mut Vec<MissingPart>) -> Vec<DeviceState> {
-    let states: Vec<DeviceState> = DEVICES.into_iter().map(device_state).collect();
+    let states: Vec<DeviceState> = device::NAMES.into_iter().map(device_state).collect();
+    let is_gpu = |state: &DeviceState| !["cpu", "tch"].contains(&state.name);
     if !states
         .iter()
-        .any(|state| state.name != "cpu" && state.answer.is_some())
+        .any(|state| is_gpu(state) && state.answer.is_some())
     {
         missing.push(MissingPart {
             what: "a GPU that answers".to_owned(),
-            needed_for: "--device other than cpu: faster drawing and training".to_owned(),
-            how: "build with --features cuda, metal or vulkan, with the driver installed"
+            needed_for: "faster drawing and training".to_owned(),
+            how: "build with --features cuda, vulkan, metal or tch, with the driver installed (docs/gpu.md)"
                 .to_owned(),
         });
     }
@@ -426,7 +427,7 @@ fn worlds(sources: &Sources, missing: &mut Vec<MissingPart>) -> Vec<WorldState> 
     if !has_font {
         missing.push(MissingPart {
             what: format!("the font {}", sources.font.display()),
-            needed_for: "the worlds small and full: training, eval and data scenes".to_owned(),
+            needed_for: "the worlds small, full and styles: training, eval and data scenes".to_owned(),
             how: "apt-get install fonts-noto-color-emoji, or name another colour emoji font with --font"
                 .to_owned(),
         });
@@ -434,25 +435,35 @@ fn worlds(sources: &Sources, missing: &mut Vec<MissingPart>) -> Vec<WorldState> 
     if !has_cldr {
         missing.push(MissingPart {
             what: format!("CLDR's annotations in {}", sources.cldr.display()),
-            needed_for: "the world full".to_owned(),
+            needed_for: "the worlds full and styles".to_owned(),
             how: "apt-get install unicode-cldr-core, or name their folder with --cldr".to_owned(),
+        });
+    }
+    let has_art = sources.art.is_dir();
+    if !has_art {
+        missing.push(MissingPart {
+            what: format!("the art packs in {}", sources.art.display()),
+            needed_for: "the world styles".to_owned(),
+            how: "recipes/art/fetch, or name their folder with --art".to_owned(),
         });
     }
     World::PRESETS
         .into_iter()
         .map(|name| {
-            let (font, cldr) = match name {
-                "tiny" => (false, false),
-                "small" => (true, false),
-                _ => (true, true),
+            let (font, cldr, art) = match name {
+                "tiny" => (false, false, false),
+                "small" => (true, false, false),
+                "full" => (true, true, false),
+                _ => (true, true, true),
             };
-            let needs = [(font, "font"), (cldr, "CLDR")];
+            let needs = [(font, "font"), (cldr, "CLDR"), (art, "art packs")];
             WorldState {
                 name,
-                usable: (has_font || !font) && (has_cldr || !cldr),
+                usable: (has_font || !font) && (has_cldr || !cldr) && (has_art || !art),
                 needs: needs
                     .into_iter()
-                    .filter_map(|(needed, what)| needed.then(|| what.to_owned()))
+                    .filter(|&(needed, _)| needed)
+                    .map(|(_, what)| what.to_owned())
                     .collect(),
             }
         })

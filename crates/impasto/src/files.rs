@@ -248,26 +248,56 @@ pub fn clear_stale(folder: &Path) {
     }
 }
 
-/// Keeps other programs out of a folder for as long as the result lives, by a lock of the system's on the file `lock`
-/// in it: it ends with the process, however that ends. None if another one has it; nothing is locked on file systems
-/// that have no locks.
-#[allow(clippy::option_option)] // held by another; not there; ours
-pub fn lock(folder: &Path) -> Result<Option<Option<File>>> {
+/// Keeps other programs out of a folder for as long as it lives, by a lock of the system's on the file `lock` in it,
+/// which ends with the process, however that ends.
+#[derive(Debug)]
+pub struct FolderLock {
+    path: PathBuf,
+    /// None on file systems that have no locks.
+    file: Option<File>,
+}
+
+/// Takes the lock of a folder that is there; none if another program has it.
+pub fn lock(folder: &Path) -> Result<Option<FolderLock>> {
     let path = folder.join("lock");
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(Error::io("write", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(Some(file))),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => {
-            Ok(Some(None))
-        }
-        Err(TryLockError::Error(e)) => Err(Error::io("lock", &path)(e)),
+    loop {
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(Error::io("write", &path))?;
+        let file = match file.try_lock() {
+            // The one who had it removed the file in between: others would lock a new one.
+            Ok(()) if is_removed(&file) => continue,
+            Ok(()) => Some(file),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => None,
+            Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path)(e)),
+        };
+        return Ok(Some(FolderLock { path, file }));
     }
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Only where whoever locks the removed file finds out.
+        if cfg!(unix) && self.file.is_some() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Whether an open file has no name any more.
+#[cfg(unix)]
+fn is_removed(file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+}
+
+#[cfg(not(unix))]
+fn is_removed(_: &File) -> bool {
+    false
 }
 
 fn remove_unlocked(path: &Path) {
@@ -364,17 +394,14 @@ fn locked_temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
         #[cfg(unix)]
         builder.permissions(permissions);
         let file = builder.tempfile_in(folder).map_err(plain)?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::MetadataExt;
+        if cfg!(unix) {
             // File systems without locks have no stale files removed either.
             let _ = file.as_file().try_lock();
-            // Someone who clears may have been here between making and locking.
-            if file.as_file().metadata()?.nlink() == 0 {
-                continue;
-            }
         }
-        return Ok(file);
+        // Someone who clears may have been here between making and locking.
+        if !is_removed(file.as_file()) {
+            return Ok(file);
+        }
     }
 }
 

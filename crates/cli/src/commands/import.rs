@@ -146,7 +146,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             tensors.ignored.len()
         ));
     }
-    terminal::result(terminal::shown(&output))
+    terminal::result(terminal::shown(output))
 }
 
 impl Arguments {

@@ -113,5 +113,5 @@ fn decode(path: &Path, output: &Path, model: &ModelFlags) -> Result<()> {
     };
     let picture = pipeline.decode(&ids)?;
     files::write_atomic(output, &picture.encode(format, 95)?)?;
-    terminal::result(terminal::shown(&output))
+    terminal::result(terminal::shown(output))
 }

@@ -206,9 +206,14 @@ impl Observer for Report {
                 steps,
                 loss,
                 samples_per_second,
+                operations_per_second,
                 remaining,
             } => {
-                let text = format!("loss {loss:.4}, {samples_per_second:.0} samples/s");
+                let mut text = format!("loss {loss:.4}, {samples_per_second:.0} samples/s");
+                // Small models on a CPU: next to nothing.
+                if let Some(rate) = operations_per_second.filter(|&rate| rate >= 1e11) {
+                    text += &format!(", {:.1} TFLOP/s", rate / 1e12);
+                }
                 if let Err(error) = self
                     .step(step, steps, &text, remaining)
                     .context("progress can't be shown")

@@ -153,6 +153,7 @@ fn a_second_training_into_a_folder_is_refused() {
     first.wait().unwrap();
     let ran = trains(&program, &config(1, 1), true);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(!program.path("out/lock").exists());
     // Checkpoints keep the config that they were made with.
     let before = fs::read(program.path("out/config.json")).unwrap();
     let ran = trains(&program, &config(9, 1), false);

@@ -1,7 +1,6 @@
 //! Adding to an index, and removing from it.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,9 +12,10 @@ use super::graph::{self, Graph};
 use super::manifest::{Clip, FOLDER, Indexed, Manifest, NAME, Stamp};
 use super::vectors::{self, Vectors};
 use super::{EXACT, LeftOut, Listing, NOBODY};
+use crate::files::{self, FolderLock};
 use crate::image::Picture;
 use crate::rank::{Ranker, numbers};
-use crate::{Error, Result, files};
+use crate::{Error, Result};
 
 /// Pictures that are read and embedded at once.
 const BATCH: usize = 64;
@@ -43,7 +43,7 @@ pub struct Writer<'a> {
     /// Removed since the graph was last freed of them.
     removed: usize,
     changed: bool,
-    _lock: Option<File>,
+    _lock: FolderLock,
 }
 
 /// What a writer tells while it works.

@@ -21,8 +21,11 @@ pub(super) struct Check {
     /// Whether it is computed in bf16, too.
     pub bf16: bool,
     /// Computes.
-    pub compute: Box<dyn Fn(&mut Room) -> Result<Values>>,
+    pub compute: Compute,
 }
+
+/// What a check computes, on the device of its room.
+type Compute = Box<dyn Fn(&mut Room) -> Result<Values>>;
 
 /// A gradient that is smaller than this share of all has nothing but rounding in it, such as that of queries with one
 /// key: it counts as if it were as large.

@@ -233,6 +233,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_learning_rate_follows_the_time_where_that_is_limited() {
+        let config = RunConfig {
+            steps: 1000,
+            seconds: Some(60.0),
+            warmup_steps: 10,
+            learning_rate: 1.0,
+            final_learning_rate: 0.0,
+            ..RunConfig::default()
+        };
+        assert_eq!(config.learning_rate_at(9, 59.0), 1.0);
+        assert!((config.learning_rate_at(10, 30.0) - 0.5).abs() < 1e-12);
+        assert!(config.learning_rate_at(10, 60.0).abs() < 1e-12);
+        assert!(config.learning_rate_at(10, 90.0).abs() < 1e-12);
+        // Whichever is further: here the steps.
+        assert!(config.learning_rate_at(1000, 1.0).abs() < 1e-12);
+    }
+
+    #[test]
     fn the_learning_rate_rises_and_falls() {
         let config = RunConfig {
             steps: 100,

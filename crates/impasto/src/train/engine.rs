@@ -35,6 +35,8 @@ pub enum Event {
         loss: f64,
         /// Samples trained per second, over the last few seconds.
         samples_per_second: f64,
+        /// Floating-point operations of forward and backward passes per second, where they are known.
+        operations_per_second: Option<f64>,
         /// Until the end at this speed.
         remaining: Duration,
     },
@@ -252,6 +254,9 @@ pub fn train<T: Task>(
             steps: config.steps,
             loss,
             samples_per_second: clock.samples_per_second(),
+            operations_per_second: task
+                .pass_operations()
+                .map(|operations| operations * accumulated as f64 / clock.seconds_per_step()),
             remaining: timer.remaining(clock.remaining(config.steps - step)),
         });
         if logs {
@@ -263,10 +268,6 @@ pub fn train<T: Task>(
             );
             values.push(("gradient_norm".to_owned(), norm));
             values.push(("learning_rate".to_owned(), learning_rate));
-            if let Some(operations) = task.pass_operations() {
-                let rate = operations * accumulated as f64 / clock.seconds_per_step();
-                values.push(("tflops".to_owned(), rate / 1e12));
-            }
             metrics.log(step, &values)?;
         }
         let stopped = observer.stop();

@@ -1,6 +1,5 @@
 //! A run's folder: one training at a time, and what it was started with.
 
-use std::fs::File;
 use std::path::Path;
 
 use serde::Serialize;
@@ -9,7 +8,8 @@ use serde_json::Value;
 use super::checkpoints::Checkpoints;
 use super::engine::{Event, Observer};
 use super::source::PictureSource;
-use crate::{Error, Result, files};
+use crate::files::{self, FolderLock};
+use crate::{Error, Result};
 
 /// The config that a run was started with, defaults filled in.
 const CONFIG: &str = "config.json";
@@ -18,7 +18,7 @@ const DATA: &str = "data.json";
 
 /// Makes a run's folder and keeps other trainings out of it for as long as the result lives; files that a killed
 /// run was writing are removed.
-pub(super) fn open(dir: &Path) -> Result<Option<File>> {
+pub(super) fn open(dir: &Path) -> Result<FolderLock> {
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     let lock = files::lock(dir)?.ok_or_else(|| {
         Error::bad_file(

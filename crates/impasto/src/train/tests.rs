@@ -216,6 +216,85 @@ fn resumed_transformers_equal_uninterrupted_ones() {
     assert_same_files(&dir.path().join("whole"), &dir.path().join("parts"));
 }
 
+/// Pictures of an endless world that are made beside the training: the same as without a stop, too.
+#[test]
+fn streamed_pictures_resume_where_they_were() {
+    let dir = TempDir::new().unwrap();
+    let mut config = prepare(dir.path());
+    config.encoded_pictures = None;
+    let run = |out: &str, resume: bool, stop: u64| {
+        let out = dir.path().join(out);
+        let mut observer = StopAfter::steps(stop);
+        dalle::run(&config, &out, &Device::flex(), resume, &mut observer)
+    };
+    run("whole", false, NEVER).unwrap();
+    assert!(matches!(run("parts", false, 3), Err(Error::Stopped)));
+    run("parts", true, NEVER).unwrap();
+    assert_same_files(&dir.path().join("whole"), &dir.path().join("parts"));
+}
+
+/// A run whose time is up measures, writes its model and does nothing when it is resumed.
+#[test]
+fn a_run_ends_when_its_time_is_up() {
+    let dir = TempDir::new().unwrap();
+    let mut config = vqgan();
+    config.run.seconds = Some(1e-3);
+    let weights = train_image_tokenizer(&config, dir.path(), false, NEVER).unwrap();
+    let checkpoints = || {
+        let found = std::fs::read_dir(dir.path().join("checkpoints")).unwrap();
+        found
+            .map(|entry| entry.unwrap().file_name())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(checkpoints(), ["step-00000001"]);
+    let before = std::fs::read(&weights).unwrap();
+    train_image_tokenizer(&config, dir.path(), true, NEVER).unwrap();
+    assert_eq!(checkpoints(), ["step-00000001"]);
+    assert!(before == std::fs::read(&weights).unwrap());
+}
+
+#[test]
+fn an_image_tokenizer_starts_from_another() {
+    let dir = TempDir::new().unwrap();
+    let mut config = vqgan();
+    config.run.steps = 1;
+    let first = dir.path().join("first");
+    train_image_tokenizer(&config, &first, false, NEVER).unwrap();
+    config.from = Some(first.clone());
+    config.run.learning_rate = 1e-9;
+    config.run.warmup_steps = 0;
+    config.run.weight_decay = 0.0;
+    let second = dir.path().join("second");
+    train_image_tokenizer(&config, &second, false, NEVER).unwrap();
+    let load = |dir: &Path| image_tokenizer::load(dir, &Device::flex()).unwrap();
+    let weights = crate::models::parameters::export(&load(&second));
+    for (name, before) in crate::models::parameters::export(&load(&first)) {
+        // The codebook moves by averages, whatever the learning rate.
+        if !name.contains("codebook") {
+            before
+                .assert_approx_eq::<f32>(&weights[&name], burn::tensor::Tolerance::absolute(1e-5));
+        }
+    }
+    let image_tokenizer::Config { model, .. } = &mut config;
+    if let crate::models::ImageTokenizerConfig::Vqgan(sizes) = model {
+        sizes.code_width = 8;
+    }
+    let third = dir.path().join("third");
+    let error = train_image_tokenizer(&config, &third, false, NEVER).unwrap_err();
+    assert!(error.to_string().contains("another autoencoder"), "{error}");
+}
+
+#[test]
+fn bf16_is_refused_where_the_kernels_have_none() {
+    let dir = TempDir::new().unwrap();
+    for mut config in [vqgan(), dvae()] {
+        config.run.precision = crate::nn::ComputePrecision::Bf16;
+        let error = train_image_tokenizer(&config, dir.path(), false, NEVER).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("expected \"precision\": \"f32\""), "{text}");
+    }
+}
+
 #[test]
 fn a_run_does_not_overwrite_another_unasked() {
     let dir = TempDir::new().unwrap();

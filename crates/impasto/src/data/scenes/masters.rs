@@ -13,12 +13,11 @@ use crate::image::Picture;
 pub(super) struct Master {
     /// Width and height of the box in px.
     size: usize,
-    /// The ink's left upper corner in the box, width and height.
+    /// The ink's left upper corner in the box, and its width.
     left: usize,
     top: usize,
     width: usize,
-    height: usize,
-    /// `height * width` pixels: red, green, blue (each times alpha / 255), alpha.
+    /// Rows of `width` pixels: red, green, blue (each times alpha / 255), alpha.
     ink: Vec<[u8; 4]>,
     tones: Tones,
     style: Style,
@@ -57,7 +56,6 @@ impl Master {
             left,
             top,
             width,
-            height,
             ink,
             tones: glyph.tones(),
             style,
