@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::sprites::Glyph;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Whose art a pack is: its `pack.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ pub struct Pack {
     /// Whose art it is.
     pub info: PackInfo,
     folder: PathBuf,
-    files: HashMap<char, PathBuf>,
+    pictures: HashMap<char, PathBuf>,
 }
 
 impl Pack {
@@ -49,17 +49,14 @@ impl Pack {
     pub fn open(art: &Path, name: &str) -> Result<Self> {
         let folder = art.join(name);
         let path = folder.join("pack.json");
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::Missing {
-                    what: "art pack",
-                    path: folder,
-                    hint: "run recipes/art/fetch, or pass --art FOLDER".into(),
-                });
-            }
-            Err(e) => return Err(Error::io("read", &path)(e)),
-        };
+        if !path.exists() {
+            return Err(Error::Missing {
+                what: "art pack",
+                path: folder,
+                hint: "run recipes/art/fetch, or pass --art FOLDER".into(),
+            });
+        }
+        let text = files::read_to_string(&path)?;
         let info: PackInfo = serde_json::from_str(&text)
             .map_err(|e| Error::bad_file(&path, format!("expected an art pack's origin: {e}")))?;
         if info.name != name {
@@ -68,7 +65,7 @@ impl Pack {
                 format!("expected the pack {name}, found {}", info.name),
             ));
         }
-        let mut files = HashMap::new();
+        let mut pictures = HashMap::new();
         for entry in std::fs::read_dir(&folder).map_err(Error::io("read", &folder))? {
             let path = entry.map_err(Error::io("read", &folder))?.path();
             let is_picture = path
@@ -79,13 +76,13 @@ impl Pack {
                 .and_then(|stem| u32::from_str_radix(stem.to_str()?, 16).ok())
                 .and_then(char::from_u32);
             if let (true, Some(emoji)) = (is_picture, emoji) {
-                files.insert(emoji, path);
+                pictures.insert(emoji, path);
             }
         }
         Ok(Pack {
             info,
             folder,
-            files,
+            pictures,
         })
     }
 
@@ -102,7 +99,7 @@ impl Pack {
                 format!("has no picture for {emoji}; run recipes/art/fetch again"),
             ));
         };
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let bytes = files::read(path)?;
         let picture = ::image::load_from_memory(&bytes)
             .map_err(|e| Error::bad_file(path, e.to_string()))?
             .into_rgba8();
@@ -114,7 +111,7 @@ impl Pack {
     fn file(&self, emoji: &str) -> Option<&PathBuf> {
         let mut characters = emoji.chars().filter(|&c| c != '\u{fe0f}');
         match (characters.next(), characters.next()) {
-            (Some(character), None) => self.files.get(&character),
+            (Some(character), None) => self.pictures.get(&character),
             _ => None,
         }
     }

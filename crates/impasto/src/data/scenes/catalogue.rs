@@ -96,7 +96,7 @@ pub(super) fn drawn_in(
     let mut things: Vec<Thing> = things
         .into_iter()
         .filter(|thing| {
-            !SIGNS.contains(&thing.emoji.trim_end_matches('\u{fe0f}'))
+            !SIGNS.contains(thing.emoji.trim_end_matches('\u{fe0f}'))
                 && packs.iter().all(|pack| pack.has(&thing.emoji))
         })
         .collect();
@@ -110,15 +110,18 @@ pub(super) fn drawn_in(
     Ok(things)
 }
 
-/// What the blocks of pictures have besides things: signs, operators, and a gesture that nobody asks for.
-const SIGNS: [&str; 49] = [
-    "☑", "☢", "☣", "☪", "☯", "☸", "♠", "♣", "♥", "♨", "♾", "⚜", "⚠", "⛎", "✖", "✡", "✳", "✴", "❇",
-    "➕", "➖", "➗", "➰", "➿", "🌐", "🌁", "🎦", "💟", "💱", "💹", "📳", "📴", "📶", "🔕", "🔯",
-    "🖕", "🚮", "🚰", "🚸", "🚹", "🚺", "🚻", "🚼", "🚾", "🛐", "🛗", "🗾", "💤", "🕳",
-];
+/// What the blocks of pictures have besides things: signs, operators, views in a frame of their own, and a gesture
+/// that nobody asks for.
+const SIGNS: &str = "☑☢☣☪☯☸♠♣♥♨♾⚜⚠⛎✖✡✳✴❇➕➖➗➰➿🌁🌃🌄🌅🌆🌇🌉🌌🌐🌠🎆🎇🎑🎦🏙🏞💟💤💱💹📳📴📶🔕🔯🕳🖕🗾🚮🚰🚸🚹🚺🚻🚼🚾\
+                     🛐🛗🛣🛤";
 
 /// Better names than those that follow by rule: emoji, one, several.
-const NAMES: [(&str, &str, &str); 7] = [
+const NAMES: [(&str, &str, &str); 12] = [
+    ("⛅", "sun behind cloud", "suns behind clouds"),
+    ("🌤", "sun behind small cloud", "suns behind small clouds"),
+    ("🌥", "sun behind large cloud", "suns behind large clouds"),
+    ("🌦", "sun behind rain cloud", "suns behind rain clouds"),
+    ("🎿", "pair of skis", "pairs of skis"),
     ("🦏", "rhinoceros", "rhinoceroses"),
     ("🥹", "face holding back tears", "faces holding back tears"),
     ("🎭", "pair of theatre masks", "pairs of theatre masks"),

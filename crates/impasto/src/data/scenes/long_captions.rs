@@ -13,6 +13,10 @@ use super::world::World;
 /// Wordings per language.
 pub(super) const LONG_WORDINGS: usize = 5;
 
+/// Bytes of an English caption above which nothing is said twice: with the longest names it stays below 128 ids of a
+/// byte-level tokenizer of 4096, which takes four bytes to an id here.
+const LONGEST: usize = 440;
+
 /// The corners clockwise.
 const CORNERS: [Place; 4] = [
     Place::TopLeft,
@@ -94,7 +98,12 @@ impl World {
         let wording = wording % LONG_WORDINGS;
         match (scene.arrangement, language) {
             (Arrangement::Quadrants, Language::English) => {
-                self.long_english(scene, wording) + &self.english_recap(scene)
+                let caption = self.long_english(scene, wording);
+                let recap = self.english_recap(scene);
+                if caption.len() + recap.len() > LONGEST {
+                    return caption;
+                }
+                caption + &recap
             }
             (Arrangement::Quadrants, Language::Chinese) => {
                 self.long_chinese(scene, wording) + &self.chinese_recap(scene)
