@@ -1,4 +1,4 @@
-//! How a failure is told: `error: …` on one line, `hint: …` where there is something to do about it.
+//! How a failure is reported: `error: …` on one line, `hint: …` where there is something to do about it.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -37,7 +37,7 @@ impl std::fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// Tells an error of the work and returns its exit code.
+/// Prints an error of the work and returns its exit code.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     // Whoever reads our output has seen enough (`impasto … | head`).
     let closed = error
@@ -47,18 +47,18 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(Error::Stopped) = error.downcast_ref() {
-        tell("stopped", None);
+        print_to_stderr("stopped", None);
         return ExitCode::from(STOPPED);
     }
     let (code, hint) = match error.downcast_ref::<Usage>() {
         Some(usage) => (WRONG_USAGE, usage.hint.clone()),
         None => (FAILED, error.downcast_ref().and_then(hint)),
     };
-    tell(&format!("error: {}", message(error)), hint.as_deref());
+    print_to_stderr(&format!("error: {}", message(error)), hint.as_deref());
     ExitCode::from(code)
 }
 
-/// Tells what clap found, in our form; prints help and version as they are.
+/// Prints what clap found, in our form; prints help and version as they are.
 pub fn usage(error: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind;
     if matches!(
@@ -80,11 +80,11 @@ pub fn usage(error: &clap::Error) -> ExitCode {
         Some(one_line(tip))
     });
     let hint = tip.unwrap_or_else(|| "pass --help to see what can be given".to_owned());
-    tell(&message, Some(&hint));
+    print_to_stderr(&message, Some(&hint));
     ExitCode::from(WRONG_USAGE)
 }
 
-/// An error with its causes, each told once: library errors tell their source themselves.
+/// An error with its causes, each printed once: library errors include their source themselves.
 fn message(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
@@ -119,9 +119,9 @@ fn hint(error: &Error) -> Option<String> {
     Some(hint.to_owned())
 }
 
-fn tell(line: &str, hint: Option<&str>) {
+fn print_to_stderr(line: &str, hint: Option<&str>) {
     let mut stderr = io::stderr().lock();
-    // A closed stderr leaves only the exit code to tell by.
+    // A closed stderr leaves only the exit code to report it.
     let _ = writeln!(stderr, "{}", harmless(line));
     if let Some(hint) = hint {
         let _ = writeln!(stderr, "hint: {}", harmless(hint));

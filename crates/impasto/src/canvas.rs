@@ -1,10 +1,11 @@
-//! A picture with its words of which some is known and the rest is asked for. Drawing, editing, completing and
-//! varying ask for image ids, captioning for text ids: the same model tells whichever part is missing.
+//! A picture and its caption, of which a part is known and the rest is masked. Drawing, editing, completing and
+//! varying mask image ids, captioning masks text ids: the same model predicts whichever part is missing.
 //!
-//! The model was trained on pictures told in random orders (σ-GPT, arXiv:2404.09562), so what is known is told
-//! first, wherever it lies, and what is asked for follows. A model that was trained in raster order only can't
-//! be asked so: its known ids are forced where raster order comes to them ([`Telling::RasterForced`]), and what
-//! is below or to the right of a hole is then unknown while the hole is drawn.
+//! The model was trained on image ids in random orders (σ-GPT, arXiv:2404.09562), so the known ids come first, as
+//! a prefix, wherever they are in the picture, and the masked ones follow. A model that was trained in raster order
+//! only doesn't support this: its known ids are forced at their positions in raster order
+//! ([`Conditioning::TeacherForced`]), and what is below or to the right of a hole is then unknown while the hole is
+//! drawn.
 
 use std::collections::BTreeMap;
 
@@ -21,18 +22,18 @@ use crate::{Error, Result};
 pub enum Caption {
     /// Padded text ids.
     Known(Vec<u32>),
-    /// To be told by the model.
+    /// To be predicted by the model.
     Asked,
 }
 
-/// A picture's ids, known or asked for, and its words.
+/// A picture's ids, known or masked, and its caption.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Canvas {
-    /// Row-major; `None` is asked for.
+    /// Row-major; `None` is masked.
     pub image_ids: Vec<Option<u32>>,
     /// The words.
     pub caption: Caption,
-    /// What else is known about asked ids, such as the pixels of a patch that is half hidden: by position, a
+    /// What else is known about masked ids, such as the pixels of a patch that is half hidden: by position, a
     /// value for each code, added to its logit.
     pub leanings: BTreeMap<u32, Vec<f32>>,
 }
@@ -56,7 +57,7 @@ impl Canvas {
         }
     }
 
-    /// The same with `positions` asked for.
+    /// The same with `positions` masked.
     pub fn asking(mut self, positions: impl IntoIterator<Item = u32>) -> Self {
         for position in positions {
             self.image_ids[position as usize] = None;
@@ -64,7 +65,7 @@ impl Canvas {
         self
     }
 
-    /// How many ids are asked for.
+    /// How many ids are masked.
     pub fn asked(&self) -> usize {
         self.image_ids.iter().filter(|id| id.is_none()).count()
     }
@@ -92,7 +93,7 @@ impl Canvas {
         Ok(())
     }
 
-    /// Says what of the picture does not fit a model of so many places and codes.
+    /// Returns an error that names what does not fit a model with this many positions and codes.
     pub fn check_picture(&self, positions: usize, codes: usize) -> Result<()> {
         if self.image_ids.len() != positions {
             return Err(Error::invalid(
@@ -128,33 +129,34 @@ impl Canvas {
     }
 }
 
-/// How a canvas is told to the model.
+/// How the known ids of a canvas condition the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Telling {
-    /// What is known first, then what is asked for: for models trained on random orders.
+pub enum Conditioning {
+    /// The known ids first, then the masked ones: for models trained on random orders.
     #[default]
-    KnownFirst,
-    /// All in raster order, known ids in their places. What follows a hole is only seen by the likelihood of
+    #[serde(rename = "known-first")]
+    Prefix,
+    /// All in raster order, known ids forced at their positions. What follows a hole is only seen by the likelihood of
     /// the whole ([`crate::generate::log_likelihoods`]).
-    RasterForced,
+    #[serde(rename = "raster-forced")]
+    TeacherForced,
 }
 
-impl Telling {
+impl Conditioning {
     /// The order of all positions for a canvas of this seed.
     pub fn order(self, canvas: &Canvas, order: Order, seed: u64) -> Vec<u32> {
         let positions = canvas.image_ids.len();
-        let told = match (self, order) {
-            (Telling::RasterForced, _) => return raster(positions),
-            (Telling::KnownFirst, Order::Raster) => raster(positions),
+        let visited = match (self, order) {
+            (Conditioning::TeacherForced, _) => return raster(positions),
+            (Conditioning::Prefix, Order::Raster) => raster(positions),
             // One order for a batch would tie pictures together: a row's order comes from its own seed.
-            (Telling::KnownFirst, Order::Parallel { .. }) => {
+            (Conditioning::Prefix, Order::Parallel { .. }) => {
                 let mut random = ChaCha8Rng::seed_from_u64(seed);
                 random.set_stream(u64::MAX);
                 shuffled(positions, &mut random)
             }
         };
-        let (known, asked): (Vec<u32>, Vec<u32>) = told
+        let (known, asked): (Vec<u32>, Vec<u32>) = visited
             .into_iter()
             .partition(|&position| canvas.image_ids[position as usize].is_some());
         [known, asked].concat()
@@ -170,16 +172,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_is_told_first() {
+    fn known_ids_come_first() {
         let canvas = canvas();
         assert_eq!((canvas.asked(), canvas.whole()), (2, None));
-        let told = |telling: Telling, order| telling.order(&canvas, order, 3);
-        assert_eq!(told(Telling::KnownFirst, Order::Raster), [1, 3, 0, 2]);
-        assert_eq!(told(Telling::RasterForced, Order::Raster), [0, 1, 2, 3]);
+        let visited = |conditioning: Conditioning, order| conditioning.order(&canvas, order, 3);
+        assert_eq!(visited(Conditioning::Prefix, Order::Raster), [1, 3, 0, 2]);
+        assert_eq!(
+            visited(Conditioning::TeacherForced, Order::Raster),
+            [0, 1, 2, 3]
+        );
         let parallel = Order::Parallel { steps: 2 };
-        assert_eq!(told(Telling::RasterForced, parallel), [0, 1, 2, 3]);
-        let mut shuffled = told(Telling::KnownFirst, parallel);
-        assert_eq!(shuffled, told(Telling::KnownFirst, parallel));
+        assert_eq!(visited(Conditioning::TeacherForced, parallel), [0, 1, 2, 3]);
+        let mut shuffled = visited(Conditioning::Prefix, parallel);
+        assert_eq!(shuffled, visited(Conditioning::Prefix, parallel));
         shuffled[..2].sort_unstable();
         shuffled[2..].sort_unstable();
         assert_eq!(shuffled, [1, 3, 0, 2]);

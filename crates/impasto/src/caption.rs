@@ -1,11 +1,11 @@
-//! Words from a picture: a canvas whose ids are known and whose caption is asked for. And words from their beginning,
-//! without a picture.
+//! Captioning: from a canvas whose image ids are known and whose caption is masked, or from the first words of a
+//! caption, without an image.
 //!
-//! Beam search as usual (Graves 2012, arXiv:1211.3711, without length penalty), or drawing from a seed. Padding and the
-//! start are never told; likelihoods are the model's own all the same.
+//! Beam search as usual (Graves 2012, arXiv:1211.3711, without length penalty), or sampling from a seed. Padding and
+//! the start are never generated; likelihoods are still those of the unrestricted model.
 //!
-//! What is found is ranked by ln p(caption | picture) + ln p(picture | caption): the model tells both, and each is wrong
-//! where the other need not be. The second is the noisy channel's (Brown et al. 1993).
+//! What is found is ranked by ln p(caption | picture) + ln p(picture | caption): the model predicts both, and their
+//! errors differ. The second is the noisy channel's (Brown et al. 1993).
 
 use burn::tensor::Tensor;
 use serde::Serialize;
@@ -15,7 +15,7 @@ use crate::checkpoint::Model;
 use crate::generate::pair_log_likelihoods;
 use crate::models::dalle::{Part, image_part, raster};
 use crate::nn::KvCache;
-use crate::nn::block::Sight;
+use crate::nn::block::AttentionMask;
 use crate::sampling::{Sampler, SamplingOptions, log_prob};
 use crate::text::{BOS, EOS, PAD};
 use crate::{Error, Result};
@@ -26,7 +26,7 @@ use crate::{Error, Result};
 pub enum Search {
     /// The likeliest ones, as far as a beam of this many sees.
     Beam {
-        /// Captions kept at each step; at least as many as are asked for.
+        /// Captions kept at each step; at least the number of captions requested.
         width: usize,
     },
     /// Drawn; caption number i has the seed `seed + i`. Guidance is not used.
@@ -38,15 +38,15 @@ pub enum Search {
     },
 }
 
-/// A caption that the model told.
+/// A generated caption.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ToldCaption {
+pub struct GeneratedCaption {
     /// The words.
     pub text: String,
     /// ln p(caption | picture), its end included, in nats; where captions are drawn without the picture and ranked by
     /// it, among those that were drawn.
     pub log_likelihood: f64,
-    /// ln p(picture | caption), in nats, by models that tell both.
+    /// ln p(picture | caption), in nats, by models that predict both.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub picture_log_likelihood: Option<f64>,
     /// Tokens counted, the end among them.
@@ -65,71 +65,72 @@ pub fn captions(
     canvas: &Canvas,
     n: usize,
     search: &Search,
-) -> Result<Vec<ToldCaption>> {
+) -> Result<Vec<GeneratedCaption>> {
     let config = &model.config.dalle;
     canvas.check(config)?;
     if canvas.caption != Caption::Asked {
-        return Err(Error::invalid(
-            "caption",
-            "is known, expected one that is asked for",
-        ));
+        return Err(Error::invalid("caption", "is known, expected a masked one"));
     }
     let Some(image_ids) = canvas.whole() else {
-        let reason =
-            "expected all ids to be known: a picture and its words can't both be asked for";
+        let reason = "expected all ids to be known: a picture and its caption can't both be masked";
         return Err(Error::invalid("image ids", reason));
     };
     if n == 0 || n > MAX_CAPTIONS {
         let reason = format!("expected 1 to {MAX_CAPTIONS} captions, got {n}");
         return Err(Error::invalid("n", reason));
     }
-    let telling = Telling::begin(model, image_ids.clone());
-    let told = match search {
+    let decoder = CaptionDecoder::with_image(model, image_ids.clone());
+    let candidates = match search {
         Search::Beam { width } => {
             if *width < n || *width > MAX_CAPTIONS {
                 let reason =
-                    format!("expected {n} (the captions asked for) to {MAX_CAPTIONS}, got {width}");
+                    format!("expected {n} (the captions requested) to {MAX_CAPTIONS}, got {width}");
                 return Err(Error::invalid("beam", reason));
             }
-            telling.beam(*width, *width)?
+            decoder.beam(*width, *width)?
         }
-        Search::Sampling { options, seed } => telling.sample(n, options, *seed)?,
+        Search::Sampling { options, seed } => decoder.sample(n, options, *seed)?,
     };
-    let mut captions = ranked(model, told, &image_ids)?;
+    let mut captions = ranked(model, candidates, &image_ids)?;
     captions.truncate(n);
     Ok(captions)
 }
 
-/// With how well the picture goes with each, the best first.
-fn ranked(model: &Model, told: Vec<Told>, image_ids: &[u32]) -> Result<Vec<ToldCaption>> {
+/// Adds ln p(picture | caption) to each and sorts, the best first.
+fn ranked(
+    model: &Model,
+    candidates: Vec<Candidate>,
+    image_ids: &[u32],
+) -> Result<Vec<GeneratedCaption>> {
     let length = model.config.dalle.text_length;
-    let filled: Vec<Vec<u32>> = told
+    let filled: Vec<Vec<u32>> = candidates
         .iter()
-        .map(|told| {
-            let mut ids = told.text_ids.clone();
+        .map(|candidate| {
+            let mut ids = candidate.text_ids.clone();
             ids.resize(length, PAD);
             ids
         })
         .collect();
-    let pictures = vec![image_ids.to_vec(); told.len()];
+    let pictures = vec![image_ids.to_vec(); candidates.len()];
     let of_picture = pair_log_likelihoods(&model.dalle, &filled, &pictures)?;
-    let mut captions = Vec::with_capacity(told.len());
-    for (told, of_picture) in told.into_iter().zip(of_picture) {
-        captions.push(ToldCaption {
+    let mut captions = Vec::with_capacity(candidates.len());
+    for (candidate, of_picture) in candidates.into_iter().zip(of_picture) {
+        captions.push(GeneratedCaption {
             picture_log_likelihood: Some(of_picture),
-            ..told.caption(model, 1)?
+            ..candidate.caption(model, 1)?
         });
     }
-    let score =
-        |told: &ToldCaption| told.log_likelihood + told.picture_log_likelihood.unwrap_or(0.0);
+    let score = |candidate: &GeneratedCaption| {
+        candidate.log_likelihood + candidate.picture_log_likelihood.unwrap_or(0.0)
+    };
     captions.sort_by(|a, b| score(b).total_cmp(&score(a)));
     Ok(captions)
 }
 
-/// What a caption may go on with, drawn; number i has the seed `seed + i`. Guidance is not used.
+/// A request to continue a caption by sampling; number i has the seed `seed + i`. Guidance is not used.
 #[derive(Clone, Debug)]
 pub struct ContinueRequest {
-    /// Its first words; none ask for whole captions.
+    /// Its first words; empty for whole captions.
     pub beginning: String,
     /// Captions.
     pub n: usize,
@@ -151,43 +152,44 @@ impl ContinueRequest {
     }
 }
 
-/// Captions with one beginning, in the order of their seeds; their likelihood is that of what was told.
-pub fn continuations(model: &Model, request: &ContinueRequest) -> Result<Vec<ToldCaption>> {
+/// Captions with a common prefix, in the order of their seeds; their likelihood is that of the generated ids.
+pub fn continuations(model: &Model, request: &ContinueRequest) -> Result<Vec<GeneratedCaption>> {
     request.seeds()?;
     let limit = model.config.dalle.text_length;
-    let mut told = vec![BOS];
+    let mut prefix = vec![BOS];
     // An empty text has no ids of its own.
     if !request.beginning.trim().is_empty() {
-        told.extend(model.text.encode(&request.beginning)?);
+        prefix.extend(model.text.encode(&request.beginning)?);
     }
-    if told.len() >= limit {
+    if prefix.len() >= limit {
         return Err(Error::CaptionTooLong {
-            tokens: told.len() + 1,
+            tokens: prefix.len() + 1,
             limit,
             caption: crate::text::shortened(&request.beginning),
         });
     }
-    let known = told.len();
-    let telling = Telling::go_on(model, told);
-    let mut told = telling.sample(request.n, &request.sampling, request.seed)?;
-    told.sort_by_key(|told| told.seed.map(|seed| seed.wrapping_sub(request.seed)));
-    told.into_iter()
-        .map(|told| told.caption(model, known))
+    let known = prefix.len();
+    let decoder = CaptionDecoder::text_only(model, prefix);
+    let mut candidates = decoder.sample(request.n, &request.sampling, request.seed)?;
+    candidates.sort_by_key(|candidate| candidate.seed.map(|seed| seed.wrapping_sub(request.seed)));
+    candidates
+        .into_iter()
+        .map(|candidate| candidate.caption(model, known))
         .collect()
 }
 
-/// A caption so far, from its start on.
+/// A partial caption, its start included.
 #[derive(Clone, Debug)]
-struct Told {
+struct Candidate {
     text_ids: Vec<u32>,
     log_likelihood: f64,
     seed: Option<u64>,
 }
 
-impl Told {
-    /// Without counting the first `known` ids, which were not asked for.
-    fn caption(self, model: &Model, known: usize) -> Result<ToldCaption> {
-        Ok(ToldCaption {
+impl Candidate {
+    /// Without counting the first `known` ids, which were given.
+    fn caption(self, model: &Model, known: usize) -> Result<GeneratedCaption> {
+        Ok(GeneratedCaption {
             text: model.text.decode(&self.text_ids)?,
             log_likelihood: self.log_likelihood,
             picture_log_likelihood: None,
@@ -197,17 +199,17 @@ impl Told {
     }
 }
 
-/// A picture in the caches, with the logits of the caption's next id for each row.
-struct Telling<'a> {
+/// A transformer whose caches hold the image and the captions so far, with each row's last state.
+struct CaptionDecoder<'a> {
     model: &'a Model,
-    /// The start, and what is known behind it.
+    /// The start and the prefix after it.
     known: Vec<u32>,
     caches: Vec<KvCache>,
     states: Tensor<3>,
 }
 
-impl<'a> Telling<'a> {
-    fn begin(model: &'a Model, image_ids: Vec<u32>) -> Self {
+impl<'a> CaptionDecoder<'a> {
+    fn with_image(model: &'a Model, image_ids: Vec<u32>) -> Self {
         let config = &model.config.dalle;
         let order = raster(config.image_length());
         let image = image_part(&[image_ids], &[order], config.codebook_size, true);
@@ -216,14 +218,15 @@ impl<'a> Telling<'a> {
             start: 0,
         };
         let mut caches = model.dalle.caches();
-        let states = model
-            .dalle
-            .forward(&[image, start], 1, Some(&mut caches), Sight::Causal);
-        Telling::after(model, vec![BOS], caches, states)
+        let states =
+            model
+                .dalle
+                .forward(&[image, start], 1, Some(&mut caches), AttentionMask::Causal);
+        CaptionDecoder::from_states(model, vec![BOS], caches, states)
     }
 
-    /// Without a picture, behind `known`.
-    fn go_on(model: &'a Model, known: Vec<u32>) -> Self {
+    /// Without an image, after `known`.
+    fn text_only(model: &'a Model, known: Vec<u32>) -> Self {
         let text = Part::Text {
             ids: known.clone(),
             start: 0,
@@ -231,13 +234,18 @@ impl<'a> Telling<'a> {
         let mut caches = model.dalle.caches();
         let states = model
             .dalle
-            .forward(&[text], 1, Some(&mut caches), Sight::Causal);
-        Telling::after(model, known, caches, states)
+            .forward(&[text], 1, Some(&mut caches), AttentionMask::Causal);
+        CaptionDecoder::from_states(model, known, caches, states)
     }
 
-    fn after(model: &'a Model, known: Vec<u32>, caches: Vec<KvCache>, states: Tensor<3>) -> Self {
+    fn from_states(
+        model: &'a Model,
+        known: Vec<u32>,
+        caches: Vec<KvCache>,
+        states: Tensor<3>,
+    ) -> Self {
         let [_, seq, _] = states.dims();
-        Telling {
+        CaptionDecoder {
             model,
             known,
             caches,
@@ -265,26 +273,28 @@ impl<'a> Telling<'a> {
         Ok(logits.chunks(vocab).map(<[f32]>::to_vec).collect())
     }
 
-    /// Goes on with `rows` of the batch, each with its next id, which stands at `place`.
-    fn tell(&mut self, rows: &[usize], ids: Vec<u32>, place: usize) {
+    /// Continues `rows` of the batch, each with its next id, which is at position `place`.
+    fn step(&mut self, rows: &[usize], ids: Vec<u32>, place: usize) {
         for cache in &mut self.caches {
             cache.select_rows(rows);
         }
         let text = Part::Text { ids, start: place };
-        self.states =
-            self.model
-                .dalle
-                .forward(&[text], rows.len(), Some(&mut self.caches), Sight::Causal);
+        self.states = self.model.dalle.forward(
+            &[text],
+            rows.len(),
+            Some(&mut self.caches),
+            AttentionMask::Causal,
+        );
     }
 
-    fn beam(mut self, n: usize, width: usize) -> Result<Vec<Told>> {
+    fn beam(mut self, n: usize, width: usize) -> Result<Vec<Candidate>> {
         let limit = self.model.config.dalle.text_length;
-        let mut beams = vec![Told {
+        let mut beams = vec![Candidate {
             text_ids: vec![BOS],
             log_likelihood: 0.0,
             seed: None,
         }];
-        let mut finished: Vec<Told> = Vec::new();
+        let mut finished: Vec<Candidate> = Vec::new();
         for place in 1..limit {
             // (score, row, id), the best first; equals by row and id, so that the result is always the same.
             let mut next = Vec::new();
@@ -306,43 +316,45 @@ impl<'a> Telling<'a> {
                 if going.len() == width {
                     break;
                 }
-                let mut told = beams[row].clone();
-                told.text_ids.push(id);
-                told.log_likelihood = score;
+                let mut candidate = beams[row].clone();
+                candidate.text_ids.push(id);
+                candidate.log_likelihood = score;
                 if id == EOS {
-                    finished.push(told);
+                    finished.push(candidate);
                 } else {
                     rows.push(row);
-                    going.push(told);
+                    going.push(candidate);
                 }
             }
             finished.sort_by(|a, b| b.log_likelihood.total_cmp(&a.log_likelihood));
             finished.truncate(n);
-            // A likelihood only falls: what is behind the last finished one stays behind.
-            let worst = finished.get(n - 1).map(|told| told.log_likelihood);
-            let best = going.first().map(|told| told.log_likelihood);
+            // A likelihood only falls: what is below the last finished one stays below.
+            let worst = finished
+                .get(n - 1)
+                .map(|candidate| candidate.log_likelihood);
+            let best = going.first().map(|candidate| candidate.log_likelihood);
             if going.is_empty() || worst.is_some_and(|worst| best.is_some_and(|best| best < worst))
             {
                 break;
             }
             let ids = going
                 .iter()
-                .filter_map(|told| told.text_ids.last().copied());
-            self.tell(&rows, ids.collect(), place);
+                .filter_map(|candidate| candidate.text_ids.last().copied());
+            self.step(&rows, ids.collect(), place);
             beams = going;
         }
         Ok(finished)
     }
 
-    fn sample(mut self, n: usize, options: &SamplingOptions, seed: u64) -> Result<Vec<Told>> {
+    fn sample(mut self, n: usize, options: &SamplingOptions, seed: u64) -> Result<Vec<Candidate>> {
         let limit = self.model.config.dalle.text_length;
         let options = SamplingOptions {
             guidance_scale: 1.0,
             ..options.clone()
         };
         options.validate()?;
-        let mut going: Vec<Told> = (0..n as u64)
-            .map(|i| Told {
+        let mut going: Vec<Candidate> = (0..n as u64)
+            .map(|i| Candidate {
                 text_ids: self.known.clone(),
                 log_likelihood: 0.0,
                 seed: Some(seed.wrapping_add(i)),
@@ -355,7 +367,7 @@ impl<'a> Telling<'a> {
             let logits = self.logits()?;
             let mut next = Vec::new();
             let mut next_rows = Vec::new();
-            for (mut told, &row) in going.into_iter().zip(&rows) {
+            for (mut candidate, &row) in going.into_iter().zip(&rows) {
                 let mut allowed = logits[row].clone();
                 for banned in [PAD, BOS] {
                     // The sampler refuses what is not finite; e^-1e30 is 0 all the same.
@@ -364,25 +376,27 @@ impl<'a> Telling<'a> {
                 let id = if place + 1 == limit {
                     EOS
                 } else {
-                    let seed = told.seed.unwrap_or_default();
+                    let seed = candidate.seed.unwrap_or_default();
                     Sampler::new(&options, seed)
                         .sample(&allowed, None, place as u64)?
                         .id
                 };
-                told.text_ids.push(id);
-                told.log_likelihood += log_prob(&logits[row], id as usize);
+                candidate.text_ids.push(id);
+                candidate.log_likelihood += log_prob(&logits[row], id as usize);
                 if id == EOS {
-                    finished.push(told);
+                    finished.push(candidate);
                 } else {
                     next_rows.push(row);
-                    next.push(told);
+                    next.push(candidate);
                 }
             }
             if next.is_empty() {
                 break;
             }
-            let ids = next.iter().filter_map(|told| told.text_ids.last().copied());
-            self.tell(&next_rows, ids.collect(), place);
+            let ids = next
+                .iter()
+                .filter_map(|candidate| candidate.text_ids.last().copied());
+            self.step(&next_rows, ids.collect(), place);
             rows = (0..next.len()).collect();
             going = next;
         }

@@ -12,20 +12,20 @@ use std::ops::ControlFlow;
 
 use burn::tensor::Tensor;
 
-use crate::canvas::{Canvas, Caption, Telling};
+use crate::canvas::{Canvas, Caption, Conditioning};
 use crate::models::Dalle;
 use crate::models::dalle::{DalleBatch, Order, Part, image_part, raster};
 use crate::nn::KvCache;
-use crate::nn::block::Sight;
+use crate::nn::block::AttentionMask;
 use crate::sampling::{Sampler, SamplingOptions};
 use crate::{Error, Result};
 
-pub use canvas_model::{CanvasModel, FillOptions, ReadPrompt, Under};
+pub use canvas_model::{Condition, ConditionedModel, FillOptions, InfillModel};
 pub use raster::Progress;
 
 /// One picture to draw from words alone.
 #[derive(Clone, Debug)]
-pub struct Drawing {
+pub struct SampleSpec {
     /// The padded caption.
     pub text_ids: Vec<u32>,
     /// Its seed.
@@ -34,63 +34,63 @@ pub struct Drawing {
 
 /// A canvas to be filled.
 #[derive(Clone, Debug)]
-pub struct Filling {
+pub struct InfillSpec {
     /// What is known; its caption among that.
     pub canvas: Canvas,
-    /// The seed of what is asked for.
+    /// The seed of the masked ids.
     pub seed: u64,
 }
 
 /// One picture drawn.
 #[derive(Clone, Debug)]
-pub struct DrawnIds {
+pub struct SampledTokens {
     /// Row-major.
     pub image_ids: Vec<u32>,
-    /// log p of the ids that were asked for, given the caption and what was told before, without guidance,
+    /// log p of the masked ids, given the caption and the ids before them, without guidance,
     /// leanings, temperature and cuts, in nats.
     pub log_likelihood: f64,
 }
 
-/// Draws all of `drawings` in one batch. `null_caption` stands in for the captions where guidance asks
-/// what the picture would be without. `progress` gets the tokens done and to do, and may stop the work.
+/// Draws all of `drawings` in one batch. `null_caption` stands in for the captions in the
+/// unconditional rows of guidance. `progress` gets the tokens done and to do, and may stop the work.
 pub fn draw(
     model: &Dalle,
-    drawings: &[Drawing],
+    drawings: &[SampleSpec],
     null_caption: &[u32],
     options: &SamplingOptions,
     order: Order,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-) -> Result<Vec<DrawnIds>> {
+) -> Result<Vec<SampledTokens>> {
     let positions = model.config().image_length();
-    let fillings: Vec<Filling> = drawings
+    let fillings: Vec<InfillSpec> = drawings
         .iter()
-        .map(|drawing| Filling {
+        .map(|drawing| InfillSpec {
             canvas: Canvas::blank(positions, Caption::Known(drawing.text_ids.clone())),
             seed: drawing.seed,
         })
         .collect();
-    let telling = Telling::KnownFirst;
+    let conditioning = Conditioning::Prefix;
     fill(
         model,
         &fillings,
         null_caption,
         options,
         order,
-        telling,
+        conditioning,
         progress,
     )
 }
 
-/// Draws what the canvases ask for, each as it would be alone; see [`draw`].
+/// Fills the masked ids of the canvases, each as it would be alone; see [`draw`].
 pub fn fill(
     model: &Dalle,
-    fillings: &[Filling],
+    fillings: &[InfillSpec],
     null_caption: &[u32],
     options: &SamplingOptions,
     order: Order,
-    telling: Telling,
+    conditioning: Conditioning,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-) -> Result<Vec<DrawnIds>> {
+) -> Result<Vec<SampledTokens>> {
     options.validate()?;
     for filling in fillings {
         filling.canvas.check(model.config())?;
@@ -98,20 +98,20 @@ pub fn fill(
     // Passes and the prefix differ with the number of known ids; rows of one number go together.
     let mut groups = std::collections::BTreeMap::<usize, Vec<usize>>::new();
     for (row, filling) in fillings.iter().enumerate() {
-        let known = leading_known(filling, order, telling);
+        let known = leading_known(filling, order, conditioning);
         groups.entry(known).or_default().push(row);
     }
     let mut drawn = vec![None; fillings.len()];
     let mut finished = 0;
     for rows in groups.values() {
-        let group: Vec<&Filling> = rows.iter().map(|&row| &fillings[row]).collect();
+        let group: Vec<&InfillSpec> = rows.iter().map(|&row| &fillings[row]).collect();
         let of_group = fill_group(
             model,
             &group,
             null_caption,
             options,
             order,
-            telling,
+            conditioning,
             &mut |done, total| {
                 let share = finished * total + done * rows.len();
                 progress(share / fillings.len(), total)
@@ -125,26 +125,26 @@ pub fn fill(
     Ok(drawn.into_iter().flatten().collect())
 }
 
-/// How many known ids are told before anything is asked.
-fn leading_known(filling: &Filling, order: Order, telling: Telling) -> usize {
+/// How many known ids come before the first masked one.
+fn leading_known(filling: &InfillSpec, order: Order, conditioning: Conditioning) -> usize {
     let known = &filling.canvas.image_ids;
-    telling
+    conditioning
         .order(&filling.canvas, order, filling.seed)
         .iter()
         .take_while(|&&position| known[position as usize].is_some())
         .count()
 }
 
-/// Fills canvases that have the same number of ids to tell before the first asked one.
+/// Fills canvases that have the same number of ids before the first masked one.
 fn fill_group(
     model: &Dalle,
-    fillings: &[&Filling],
+    fillings: &[&InfillSpec],
     null_caption: &[u32],
     options: &SamplingOptions,
     order: Order,
-    telling: Telling,
+    conditioning: Conditioning,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-) -> Result<Vec<DrawnIds>> {
+) -> Result<Vec<SampledTokens>> {
     let guided = options.needs_unconditional();
     let rows = fillings.len();
     let batch = if guided { 2 * rows } else { rows };
@@ -153,8 +153,7 @@ fn fill_group(
         match &filling.canvas.caption {
             Caption::Known(ids) => text_ids.extend_from_slice(ids),
             Caption::Asked => {
-                let reason =
-                    "expected a known one: a picture and its words can't both be asked for";
+                let reason = "expected a known one: a picture and its caption can't both be masked";
                 return Err(Error::invalid("caption", reason));
             }
         }
@@ -168,7 +167,7 @@ fn fill_group(
     };
     let orders: Vec<Vec<u32>> = fillings
         .iter()
-        .map(|filling| telling.order(&filling.canvas, order, filling.seed))
+        .map(|filling| conditioning.order(&filling.canvas, order, filling.seed))
         .collect();
     let mut session = Session {
         model,
@@ -192,10 +191,10 @@ fn fill_group(
     };
     let known = fillings
         .first()
-        .map_or(0, |filling| leading_known(filling, order, telling));
+        .map_or(0, |filling| leading_known(filling, order, conditioning));
     if known < model.config().image_length() {
-        match (order, telling) {
-            (Order::Parallel { steps }, Telling::KnownFirst) => {
+        match (order, conditioning) {
+            (Order::Parallel { steps }, Conditioning::Prefix) => {
                 session.parallel(text, &orders, known, steps, progress)?;
             }
             _ => session.one_by_one(text, &orders, known, progress)?,
@@ -205,14 +204,14 @@ fn fill_group(
         .image_ids
         .into_iter()
         .zip(session.log_likelihoods)
-        .map(|(image_ids, log_likelihood)| DrawnIds {
+        .map(|(image_ids, log_likelihood)| SampledTokens {
             image_ids,
             log_likelihood,
         })
         .collect())
 }
 
-/// ln p of whole pictures given one caption, told row after row, in nats.
+/// ln p of whole pictures given one caption, in raster order, in nats.
 pub fn log_likelihoods(
     model: &Dalle,
     text_ids: &[u32],
@@ -221,7 +220,7 @@ pub fn log_likelihoods(
     pair_log_likelihoods(model, &vec![text_ids.to_vec(); image_ids.len()], image_ids)
 }
 
-/// ln p of whole pictures given a caption each, told row after row, in nats.
+/// ln p of whole pictures given a caption each, in raster order, in nats.
 pub fn pair_log_likelihoods(
     model: &Dalle,
     text_ids: &[Vec<u32>],
@@ -245,14 +244,14 @@ pub fn pair_log_likelihoods(
             start: 0,
         };
         let image = image_part(&batch.image_ids, &batch.orders, config.codebook_size, false);
-        let states = model.forward(&[text, image], rows, None, Sight::Causal);
+        let states = model.forward(&[text, image], rows, None, AttentionMask::Causal);
         let states = states.narrow(1, config.text_length, positions);
         likelihoods.extend(sums(model.image_nats(states, &batch, rows), rows)?);
     }
     Ok(likelihoods)
 }
 
-/// The likelihoods of so many pictures from the nats of all their ids.
+/// The likelihoods of this many pictures from the nats of all their ids.
 fn sums(nats: Tensor<1>, pictures: usize) -> Result<Vec<f64>> {
     let nats: Vec<f32> = nats
         .into_data()
@@ -272,7 +271,7 @@ fn sums(nats: Tensor<1>, pictures: usize) -> Result<Vec<f64>> {
     nats.chunks(nats.len() / pictures).map(of_picture).collect()
 }
 
-/// The state of a batch under way; guided rows stand behind the captioned ones.
+/// The state of a batch being decoded; the unconditional rows of guidance come after the captioned ones.
 struct Session<'a> {
     model: &'a Dalle,
     caches: Vec<KvCache>,
@@ -287,7 +286,7 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Tells each row in its own order, one token a pass behind the first `known`, which are told in one.
+    /// Decodes each row in its own order, one token a pass after the first `known`, which are run in one pass.
     fn one_by_one(
         &mut self,
         text: Part,
@@ -296,11 +295,14 @@ impl Session<'_> {
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<()> {
         let positions = self.model.config().image_length();
-        let mut parts = vec![text, self.told(orders, 0..known + 1)];
+        let mut parts = vec![text, self.inputs(orders, 0..known + 1)];
         for step in known..positions {
-            let states =
-                self.model
-                    .forward(&parts, self.batch, Some(&mut self.caches), Sight::Causal);
+            let states = self.model.forward(
+                &parts,
+                self.batch,
+                Some(&mut self.caches),
+                AttentionMask::Causal,
+            );
             let [_, seq, _] = states.dims();
             let asked: Vec<Vec<u32>> = orders.iter().map(|order| vec![order[step]]).collect();
             self.sample_by_row(states.narrow(1, seq - 1, 1), &asked)?;
@@ -308,13 +310,13 @@ impl Session<'_> {
                 return Err(Error::Stopped);
             }
             if step + 1 < positions {
-                parts = vec![self.told(orders, step + 1..step + 2)];
+                parts = vec![self.inputs(orders, step + 1..step + 2)];
             }
         }
         Ok(())
     }
 
-    /// Each pass asks for several positions at once, all seeing what is known before the pass.
+    /// Each pass predicts several positions at once, all seeing what is known before the pass.
     fn parallel(
         &mut self,
         text: Part,
@@ -325,14 +327,18 @@ impl Session<'_> {
     ) -> Result<()> {
         let positions = self.model.config().image_length();
         let counts = pass_sizes(positions - known, steps);
-        // All that is known but the last id, which each pass is asked from; the start stands in for it where
+        // All known ids but the last, which is the input of each pass; the start stands in for it where
         // nothing is known.
         let mut parts = vec![text];
         if known > 0 {
-            parts.push(self.told(orders, 0..known));
+            parts.push(self.inputs(orders, 0..known));
         }
-        self.model
-            .forward(&parts, self.batch, Some(&mut self.caches), Sight::Causal);
+        self.model.forward(
+            &parts,
+            self.batch,
+            Some(&mut self.caches),
+            AttentionMask::Causal,
+        );
         let mut done = known;
         for count in counts {
             let asked: Vec<Vec<u32>> = orders
@@ -352,25 +358,29 @@ impl Session<'_> {
                 &[questions],
                 self.batch,
                 Some(&mut self.caches),
-                Sight::Questions,
+                AttentionMask::QueryOnly,
             );
             self.sample_by_row(states, &asked)?;
-            // Told in order into the cache, all but the newest.
-            let told = self.told(orders, done..done + count);
+            // Appended to the cache in order, all but the newest.
+            let inputs = self.inputs(orders, done..done + count);
             done += count;
             if progress(done, positions).is_break() {
                 return Err(Error::Stopped);
             }
             if done < positions {
-                self.model
-                    .forward(&[told], self.batch, Some(&mut self.caches), Sight::Causal);
+                self.model.forward(
+                    &[inputs],
+                    self.batch,
+                    Some(&mut self.caches),
+                    AttentionMask::Causal,
+                );
             }
         }
         Ok(())
     }
 
-    /// The inputs that ask for the places `asked` of each row's order, each from the one before it.
-    fn told(&self, orders: &[Vec<u32>], asked: std::ops::Range<usize>) -> Part {
+    /// The inputs that predict the places `asked` of each row's order, each from the one before it.
+    fn inputs(&self, orders: &[Vec<u32>], asked: std::ops::Range<usize>) -> Part {
         let places: Vec<Vec<(Option<u32>, u32)>> = orders
             .iter()
             .map(|order| {
@@ -400,7 +410,7 @@ impl Session<'_> {
         Part::Image { ids, own, target }
     }
 
-    /// Draws an id for each asked position of each row from `[batch, asked, width]` states, unless it is known.
+    /// Draws an id for each target position of each row from `[batch, asked, width]` states, unless it is known.
     fn sample_by_row(&mut self, states: Tensor<3>, asked: &[Vec<u32>]) -> Result<()> {
         let codes = self.model.config().codebook_size;
         let per_row = asked[0].len();
@@ -483,16 +493,16 @@ mod tests {
         config.init(&mut Init::new(11, &Device::flex()))
     }
 
-    fn drawings(seeds: std::ops::Range<u64>) -> Vec<Drawing> {
+    fn drawings(seeds: std::ops::Range<u64>) -> Vec<SampleSpec> {
         seeds
-            .map(|seed| Drawing {
+            .map(|seed| SampleSpec {
                 text_ids: vec![1, 40 + seed as u32, 50, 2, 0, 0],
                 seed,
             })
             .collect()
     }
 
-    fn draw_all(drawings: &[Drawing], order: Order) -> Vec<DrawnIds> {
+    fn draw_all(drawings: &[SampleSpec], order: Order) -> Vec<SampledTokens> {
         let null = [1, 2, 0, 0, 0, 0];
         let options = SamplingOptions {
             guidance_scale: 2.0,
@@ -536,7 +546,7 @@ mod tests {
         let model = model();
         for order in [Order::Raster, Order::Parallel { steps: 16 }] {
             for (drawn, drawing) in draw_all(&drawings(0..3), order).iter().zip(drawings(0..3)) {
-                let told = match order {
+                let visited = match order {
                     Order::Raster => raster(16),
                     Order::Parallel { .. } => {
                         use rand::SeedableRng;
@@ -548,7 +558,7 @@ mod tests {
                 let batch = DalleBatch {
                     text_ids: vec![drawing.text_ids.clone()],
                     image_ids: vec![drawn.image_ids.clone()],
-                    orders: vec![told],
+                    orders: vec![visited],
                     captioned: 0,
                 };
                 let text = Part::Text {
@@ -556,7 +566,7 @@ mod tests {
                     start: 0,
                 };
                 let image = image_part(&batch.image_ids, &batch.orders, CODES, false);
-                let states = model.forward(&[text, image], 1, None, Sight::Causal);
+                let states = model.forward(&[text, image], 1, None, AttentionMask::Causal);
                 let nats = model
                     .image_nats(states.narrow(1, LENGTH, 16), &batch, 1)
                     .sum();
@@ -571,7 +581,7 @@ mod tests {
     }
 
     /// Canvases with holes of several sizes and places; number 0 has none.
-    fn fillings() -> Vec<Filling> {
+    fn fillings() -> Vec<InfillSpec> {
         let known: Vec<u32> = (0..16).map(|i| (i * 7 + 3) % CODES as u32).collect();
         let holes: [&[u32]; 5] = [
             &[],
@@ -583,7 +593,7 @@ mod tests {
         drawings(0..5)
             .into_iter()
             .zip(holes)
-            .map(|(drawing, hole)| Filling {
+            .map(|(drawing, hole)| InfillSpec {
                 canvas: Canvas::of(&known, Caption::Known(drawing.text_ids))
                     .asking(hole.iter().copied()),
                 seed: drawing.seed,
@@ -591,7 +601,11 @@ mod tests {
             .collect()
     }
 
-    fn fill_all(fillings: &[Filling], order: Order, telling: Telling) -> Vec<DrawnIds> {
+    fn fill_all(
+        fillings: &[InfillSpec],
+        order: Order,
+        conditioning: Conditioning,
+    ) -> Vec<SampledTokens> {
         let null = [1, 2, 0, 0, 0, 0];
         let options = SamplingOptions {
             guidance_scale: 2.0,
@@ -604,28 +618,34 @@ mod tests {
             &null,
             &options,
             order,
-            telling,
+            conditioning,
             progress,
         )
         .unwrap()
     }
 
-    const TELLINGS: [(Order, Telling); 3] = [
-        (Order::Raster, Telling::KnownFirst),
-        (Order::Parallel { steps: 3 }, Telling::KnownFirst),
-        (Order::Raster, Telling::RasterForced),
+    const TELLINGS: [(Order, Conditioning); 3] = [
+        (Order::Raster, Conditioning::Prefix),
+        (Order::Parallel { steps: 3 }, Conditioning::Prefix),
+        (Order::Raster, Conditioning::TeacherForced),
     ];
 
     #[test]
     fn known_ids_stay_and_a_canvas_does_not_depend_on_its_batch() {
-        for (order, telling) in TELLINGS {
-            let together = fill_all(&fillings(), order, telling);
+        for (order, conditioning) in TELLINGS {
+            let together = fill_all(&fillings(), order, conditioning);
             for (filling, filled) in fillings().iter().zip(&together) {
                 for (known, &id) in filling.canvas.image_ids.iter().zip(&filled.image_ids) {
-                    assert!(known.is_none_or(|known| known == id), "{order} {telling:?}");
+                    assert!(
+                        known.is_none_or(|known| known == id),
+                        "{order} {conditioning:?}"
+                    );
                 }
-                let alone = fill_all(std::slice::from_ref(filling), order, telling);
-                assert_eq!(alone[0].image_ids, filled.image_ids, "{order} {telling:?}");
+                let alone = fill_all(std::slice::from_ref(filling), order, conditioning);
+                assert_eq!(
+                    alone[0].image_ids, filled.image_ids,
+                    "{order} {conditioning:?}"
+                );
             }
             assert_eq!(together[0].log_likelihood, 0.0);
         }
@@ -635,21 +655,24 @@ mod tests {
     #[test]
     fn likelihoods_of_holes_equal_one_pass_without_a_cache() {
         let model = model();
-        for (order, telling) in TELLINGS {
+        for (order, conditioning) in TELLINGS {
             // Parallel passes don't see one another's tokens: theirs is another likelihood.
             let order = match order {
                 Order::Parallel { .. } => Order::Parallel { steps: 16 },
                 Order::Raster => order,
             };
-            for (filled, filling) in fill_all(&fillings(), order, telling).iter().zip(fillings()) {
-                let told = telling.order(&filling.canvas, order, filling.seed);
+            for (filled, filling) in fill_all(&fillings(), order, conditioning)
+                .iter()
+                .zip(fillings())
+            {
+                let visited = conditioning.order(&filling.canvas, order, filling.seed);
                 let Caption::Known(text_ids) = &filling.canvas.caption else {
                     panic!("the caption is known")
                 };
                 let batch = DalleBatch {
                     text_ids: vec![text_ids.clone()],
                     image_ids: vec![filled.image_ids.clone()],
-                    orders: vec![told.clone()],
+                    orders: vec![visited.clone()],
                     captioned: 0,
                 };
                 let text = Part::Text {
@@ -657,20 +680,20 @@ mod tests {
                     start: 0,
                 };
                 let image = image_part(&batch.image_ids, &batch.orders, CODES, false);
-                let states = model.forward(&[text, image], 1, None, Sight::Causal);
+                let states = model.forward(&[text, image], 1, None, AttentionMask::Causal);
                 let nats: Vec<f32> = model
                     .image_nats(states.narrow(1, LENGTH, 16), &batch, 1)
                     .into_data()
                     .try_into_vec()
                     .unwrap();
-                let asked: f64 = told
+                let asked: f64 = visited
                     .iter()
                     .zip(&nats)
                     .filter(|(position, _)| filling.canvas.image_ids[**position as usize].is_none())
                     .map(|(_, &nats)| -f64::from(nats))
                     .sum();
                 assert!((asked - filled.log_likelihood).abs() < 1e-3);
-                if told == raster(16) {
+                if visited == raster(16) {
                     let all: f64 = nats.iter().map(|&nats| -f64::from(nats)).sum();
                     let image_ids = std::slice::from_ref(&filled.image_ids);
                     let whole = log_likelihoods(&model, text_ids, image_ids).unwrap();
@@ -691,8 +714,11 @@ mod tests {
             let hole = hole.unwrap() as u32;
             filling.canvas.leanings.insert(hole, leaning.clone());
         }
-        for (order, telling) in TELLINGS {
-            for (filled, filling) in fill_all(&fillings, order, telling).iter().zip(&fillings) {
+        for (order, conditioning) in TELLINGS {
+            for (filled, filling) in fill_all(&fillings, order, conditioning)
+                .iter()
+                .zip(&fillings)
+            {
                 for &position in filling.canvas.leanings.keys() {
                     assert_eq!(filled.image_ids[position as usize], 17);
                 }

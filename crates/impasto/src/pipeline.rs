@@ -15,10 +15,10 @@ use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 
 use crate::checkpoint::{Model, ModelSource, WeightFormat};
-use crate::generate::{Drawing, draw};
+use crate::generate::{SampleSpec, draw};
 use crate::image::Picture;
 use crate::models::dalle::{DalleBatch, Order, Part, image_part, raster};
-use crate::nn::block::Sight;
+use crate::nn::block::AttentionMask;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
@@ -52,7 +52,7 @@ pub struct GenerateRequest {
     pub order: Order,
     /// Cut a caption that is too long instead of refusing it.
     pub truncate: bool,
-    /// Row-major ids that every picture begins with; published models go on from them.
+    /// Row-major ids that every picture starts with; published models continue from them.
     pub beginning: Vec<u32>,
 }
 
@@ -70,7 +70,7 @@ pub struct Progress<'a> {
 
 /// A picture drawn.
 #[derive(Clone, Debug)]
-pub struct Drawn {
+pub struct GeneratedImage {
     /// The pixels.
     pub picture: Picture,
     /// Its seed.
@@ -137,7 +137,7 @@ impl Pipeline {
         &self,
         request: &GenerateRequest,
         progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
-    ) -> Result<(Vec<Drawn>, Timings)> {
+    ) -> Result<(Vec<GeneratedImage>, Timings)> {
         let batches = Batches::begin(request, self.load_time)?;
         if !request.beginning.is_empty() {
             return Err(Error::invalid(
@@ -151,14 +151,14 @@ impl Pipeline {
             .text
             .encode_caption(&request.prompt, length, request.truncate)?;
         let null_caption = self.model.text.null_caption(length);
-        let drawing = |&seed: &u64| Drawing {
+        let drawing = |&seed: &u64| SampleSpec {
             text_ids: text_ids.clone(),
             seed,
         };
         batches.draw(
             &self.model.image,
             |seeds, progress| {
-                let drawings: Vec<Drawing> = seeds.iter().map(drawing).collect();
+                let drawings: Vec<SampleSpec> = seeds.iter().map(drawing).collect();
                 draw(
                     &self.model.dalle,
                     &drawings,
@@ -201,7 +201,7 @@ impl Pipeline {
         let states = self
             .model
             .dalle
-            .forward(&[text, image], 1, None, Sight::Causal);
+            .forward(&[text, image], 1, None, AttentionMask::Causal);
         let (text_nats, counted) = self.model.dalle.text_nats(
             states.clone().narrow(1, 0, config.text_length),
             &batch.text_ids,

@@ -82,7 +82,7 @@ pub struct Ranker {
     pub model: Box<dyn EmbeddingModel>,
 }
 
-/// What stands in a template for the words that are asked about.
+/// The placeholder of a template, which the label replaces.
 const BLANK: &str = "{}";
 
 impl Ranker {
@@ -111,7 +111,7 @@ impl Ranker {
         self.compare(self.model.embed_pictures(pictures)?, text)
     }
 
-    /// Compares all pictures with all labels, each of them told in every template: the mean of the templates'
+    /// Compares all pictures with all labels, each of them in every template: the mean of the templates'
     /// embeddings, of length one again, stands for the label (section 3.1.4).
     pub fn classify(
         &self,

@@ -9,7 +9,7 @@ use crate::vector::{dot, dot3, multiply_add, vectorised};
 
 /// What is done to queries or keys.
 #[derive(Clone, Copy, Debug)]
-pub struct Turn<'a> {
+pub struct QkNormRope<'a> {
     /// Weight of the normalisation, `[dim]`.
     pub weight: &'a [f32],
     /// Cosines, `[batch, length, dim / 2]`.
@@ -38,7 +38,7 @@ impl Sizes {
         self.heads * self.dim
     }
 
-    fn check(&self, qkv: &[f32], turns: [&Turn; 2]) {
+    fn check(&self, qkv: &[f32], turns: [&QkNormRope; 2]) {
         let positions = self.batch * self.length;
         assert!(
             self.dim > 0 && self.dim.is_multiple_of(2),
@@ -93,7 +93,12 @@ pub struct Saved {
 
 /// The joined heads, `[batch, length, width]`. A position of `qkv` holds queries, keys and values, each
 /// head after head.
-pub fn forward(qkv: &[f32], query: &Turn, key: &Turn, sizes: &Sizes) -> (Vec<f32>, Saved) {
+pub fn forward(
+    qkv: &[f32],
+    query: &QkNormRope,
+    key: &QkNormRope,
+    sizes: &Sizes,
+) -> (Vec<f32>, Saved) {
     sizes.check(qkv, [query, key]);
     let width = sizes.width();
     let queries = turn(qkv, query, sizes);
@@ -131,7 +136,7 @@ pub struct Cache<'a> {
 /// and keys attend as they are. Gives the joined heads.
 pub fn extend(
     qkv: &[f32],
-    turns: Option<(&Turn, &Turn)>,
+    turns: Option<(&QkNormRope, &QkNormRope)>,
     cache: &mut Cache,
     sizes: &Sizes,
 ) -> Vec<f32> {
@@ -218,7 +223,7 @@ impl Cache<'_> {
 }
 
 /// Normalises and turns every head of positions that are `3 · width` apart.
-fn turn(x: &[f32], turn: &Turn, sizes: &Sizes) -> Vec<f32> {
+fn turn(x: &[f32], turn: &QkNormRope, sizes: &Sizes) -> Vec<f32> {
     let (width, half) = (sizes.width(), sizes.dim / 2);
     let positions = sizes.batch * sizes.length;
     let mut y = fresh(positions * width);
@@ -260,7 +265,7 @@ vectorised! {
 pub fn backward(
     dout: &[f32],
     qkv: &[f32],
-    (query, key): (&Turn, &Turn),
+    (query, key): (&QkNormRope, &QkNormRope),
     (out, saved): (&[f32], &Saved),
     sizes: &Sizes,
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
@@ -300,7 +305,7 @@ pub fn backward(
 const POSITIONS: usize = 32;
 
 /// Writes the gradients of what was turned; returns the weight's.
-fn turn_back(dx: &mut [f32], dy: &[f32], x: &[f32], turn: &Turn, sizes: &Sizes) -> Vec<f32> {
+fn turn_back(dx: &mut [f32], dy: &[f32], x: &[f32], turn: &QkNormRope, sizes: &Sizes) -> Vec<f32> {
     let (width, dim, half) = (sizes.width(), sizes.dim, sizes.dim / 2);
     let positions = sizes.batch * sizes.length;
     assert!(
@@ -434,7 +439,7 @@ mod tests {
                     part(&cos, dim / 2, first, count),
                     part(&sin, dim / 2, first, count),
                 );
-                let turns = weights.each_ref().map(|weight| Turn {
+                let turns = weights.each_ref().map(|weight| QkNormRope {
                     weight,
                     cos: &cos,
                     sin: &sin,
@@ -460,7 +465,7 @@ mod tests {
                 first += count;
             }
             if turned {
-                let turns = weights.each_ref().map(|weight| Turn {
+                let turns = weights.each_ref().map(|weight| QkNormRope {
                     weight,
                     cos: &cos,
                     sin: &sin,
@@ -495,8 +500,8 @@ mod tests {
             let sin = angles
                 .each_ref()
                 .map(|x| x.iter().map(|x| (3.0 * x).sin()).collect::<Vec<_>>());
-            let turns: Vec<Turn> = (0..2)
-                .map(|i| Turn {
+            let turns: Vec<QkNormRope> = (0..2)
+                .map(|i| QkNormRope {
                     weight: &weights[i],
                     cos: &cos[i],
                     sin: &sin[i],

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use impasto::caption::{Search, ToldCaption};
+use impasto::caption::{GeneratedCaption, Search};
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
@@ -29,17 +29,17 @@ pub struct Arguments {
     #[arg(short, long = "count", value_name = "N", default_value = "1",
           value_parser = clap::value_parser!(u16).range(1..=256))]
     n: u16,
-    /// Captions that the search keeps at each step [default: 8, or as many as are asked for]
+    /// Captions that the search keeps at each step [default: 8, or --count if that is more]
     #[arg(long, value_name = "WIDTH", value_parser = clap::value_parser!(u16).range(1..=256))]
     beam: Option<u16>,
     /// Draw captions instead of searching the likeliest
     #[arg(long, conflicts_with = "beam")]
     sample: bool,
-    /// Draw so many and tell the likeliest [default: as many as are told; models that tell captions before pictures: 16]
+    /// Draw this many and print the likeliest [default: --count; models whose captions come before pictures: 16]
     #[arg(long, value_name = "K", conflicts_with = "beam",
           value_parser = clap::value_parser!(u16).range(1..=256))]
     best_of: Option<u16>,
-    /// Seed of the first drawn caption [default: random, and told]
+    /// Seed of the first drawn caption [default: random, printed to stderr]
     #[arg(long, requires = "sample", allow_negative_numbers = true)]
     seed: Option<u64>,
     /// How freely to draw; 0 always takes the likeliest [default: 1]
@@ -70,13 +70,13 @@ struct Report<'a> {
 struct Captioned {
     #[serde(serialize_with = "impasto::files::lossy")]
     path: PathBuf,
-    captions: Vec<ToldCaption>,
+    captions: Vec<GeneratedCaption>,
 }
 
 /// Captions that are drawn where the picture only ranks them.
 const RANKED: usize = 16;
 
-/// Reads, searches, tells.
+/// Reads, searches, prints.
 pub fn run(arguments: Arguments) -> Result<()> {
     let opened = pictures::open(&arguments.images)?;
     let (images, pictures) = (opened.paths(&arguments.images), &opened.pictures);
@@ -104,8 +104,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     };
     if drawn < n {
         return Err(Usage::new(
-            format!("--best-of {drawn} draws fewer captions than --count {n} tells"),
-            "draw as many as are told, or more",
+            format!("--best-of {drawn} draws fewer captions than --count {n} prints"),
+            "draw at least as many as are printed",
         )
         .into());
     }
@@ -114,7 +114,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     if ranks && samples {
         terminal::note(format_args!(
-            "note: {} tells captions before pictures: {drawn} are drawn without the picture, and how well it goes with them ranks them",
+            "note: {} generates captions before pictures: {drawn} are drawn without the picture, and ranked by the picture's likelihood given each",
             pipeline.name()
         ));
     }
@@ -129,7 +129,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
                 } else {
                     String::new()
                 };
-                // A caption a line, whatever a model tells.
+                // A caption a line, whatever a model generates.
                 let words: Vec<&str> = told.text.split_whitespace().collect();
                 terminal::result(format_args!(
                     "{name}{}\t{:.4} nats in {} tokens",

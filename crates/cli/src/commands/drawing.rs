@@ -1,14 +1,14 @@
-//! Candidates of a picture with holes: how `edit` and `complete` draw, rank, write and tell them.
+//! Candidates of a picture with holes: how `edit` and `complete` draw, rank, write and report them.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use impasto::canvas::Telling;
+use impasto::canvas::Conditioning;
 use impasto::checkpoint::{EMBEDDED_CLIP, EMBEDDED_NAME};
 use impasto::edit::{self, Area, EditRequest, Edited, Mask};
-use impasto::generate::CanvasModel;
+use impasto::generate::InfillModel;
 use impasto::image::{Format, Original};
 use impasto::models::dalle::Order;
 use impasto::pipeline::AnyPipeline;
@@ -35,14 +35,14 @@ pub struct DrawingFlags {
     #[arg(short, long = "count", value_name = "N", default_value = "1",
           value_parser = clap::value_parser!(u32).range(1..=256))]
     n: u32,
-    /// Write only so many of the candidates, the likeliest [default: all]
+    /// Write only this many of the candidates, the likeliest [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep: Option<u32>,
     /// Rank the tries and the candidates by how near a CLIP finds the picture to the prompt, too: by the sum of both
     /// ranks; or none [default: impasto-clip for impasto-mini, none for other models]
     #[arg(long, value_name = "NAME|DIR", num_args = 0..=1, default_missing_value = EMBEDDED_CLIP)]
     clip: Option<String>,
-    /// Seed of the first candidate [default: random, and told]
+    /// Seed of the first candidate [default: random, printed to stderr]
     #[arg(long, allow_negative_numbers = true)]
     seed: Option<u64>,
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub struct DrawingFlags {
     /// raster: token by token; parallel:STEPS: in that many passes, in random order
     #[arg(long, default_value = "raster")]
     order: Order,
-    /// Draw each candidate so many times and take the best
+    /// Draw each candidate this many times and take the best
     #[arg(long, value_name = "N", default_value_t = edit::TRIES as u32,
           value_parser = clap::value_parser!(u32).range(1..=16))]
     tries: u32,
@@ -105,7 +105,8 @@ struct Report<'a> {
     prompt: Option<&'a str>,
     sampling: &'a SamplingOptions,
     order: Order,
-    telling: Telling,
+    #[serde(rename = "telling")]
+    conditioning: Conditioning,
     /// x, y, width, height of the rectangle around the mask.
     mask: [usize; 4],
     masked_pixels: usize,
@@ -137,15 +138,15 @@ fn lossy<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<
 }
 
 /// Says on stderr what a model without mixed orders does instead.
-pub fn telling_of(pipeline: &dyn AnyPipeline, model: &dyn CanvasModel) -> Telling {
-    let telling = model.telling();
-    if telling == Telling::RasterForced {
+pub fn conditioning_of(pipeline: &dyn AnyPipeline, model: &dyn InfillModel) -> Conditioning {
+    let conditioning = model.conditioning();
+    if conditioning == Conditioning::TeacherForced {
         terminal::note(format_args!(
-            "note: {} was trained in raster order only: known ids are forced in that order, and tries that what is known behind a hole speaks against are rejected",
+            "note: {} was trained in raster order only: known ids are forced in that order, and tries under which the ids after a hole are unlikely are rejected",
             pipeline.name()
         ));
     }
-    telling
+    conditioning
 }
 
 impl DrawingFlags {
@@ -175,7 +176,7 @@ impl DrawingFlags {
                 )
                 .into());
             }
-            // It was not asked for: no reason to refuse a prompt that the model can read.
+            // It was not requested: no reason to refuse a prompt that the model can read.
             (None, Some(_)) if self.model.model == EMBEDDED_NAME => {
                 (EMBEDDED_CLIP, LongCaption::Truncate)
             }
@@ -217,7 +218,7 @@ impl DrawingFlags {
             .collect())
     }
 
-    /// Draws the candidates, writes and tells them.
+    /// Draws the candidates, writes and reports them.
     pub fn draw(
         &self,
         pipeline: &dyn AnyPipeline,
@@ -233,7 +234,7 @@ impl DrawingFlags {
             seed,
             sampling: self.sampling.over(pipeline.sampling()),
             order: self.order,
-            telling: telling_of(pipeline, model),
+            conditioning: conditioning_of(pipeline, model),
             tries: self.tries as usize,
             ranker: ranker.as_ref(),
             window: self.window.map(|side| side as usize).or(task.window),
@@ -315,7 +316,7 @@ impl DrawingFlags {
             prompt: task.prompt.as_deref(),
             sampling: &request.sampling,
             order: request.order,
-            telling: request.telling,
+            conditioning: request.conditioning,
             mask: task.mask.bounds().map_or([0; 4], corners),
             masked_pixels: task.mask.count(),
             windows: edits.windows.iter().copied().map(corners).collect(),

@@ -9,7 +9,7 @@ use clap::Args;
 use impasto::checkpoint::{EMBEDDED_CLIP, ModelSource};
 use impasto::image::{Format, Picture};
 use impasto::models::dalle::Order;
-use impasto::pipeline::{AnyPipeline, Drawn, GenerateRequest, Timings};
+use impasto::pipeline::{AnyPipeline, GenerateRequest, GeneratedImage, Timings};
 use impasto::provenance::{self, Settings};
 use impasto::rank::Ranker;
 use impasto::sampling::SamplingOptions;
@@ -48,7 +48,7 @@ pub struct Arguments {
     /// The CLIP that chooses: a name, or a folder that `train clip` or `import` wrote
     #[arg(long, value_name = "NAME|DIR", default_value = EMBEDDED_CLIP)]
     clip: String,
-    /// Seed of the first picture of each prompt [default: random, and told]
+    /// Seed of the first picture of each prompt [default: random, printed to stderr]
     #[arg(long, allow_negative_numbers = true)]
     seed: Option<u64>,
     #[command(flatten)]
@@ -59,7 +59,7 @@ pub struct Arguments {
     /// Shorten a prompt that is too long for the model instead of refusing it
     #[arg(long)]
     truncate: bool,
-    /// A picture whose upper part the drawn ones begin with, for published models; others `complete` pictures
+    /// A picture whose upper part the drawn ones start with, for published models; others `complete` pictures
     #[arg(long, value_name = "IMAGE")]
     begin_with: Option<PathBuf>,
     /// Rows of ids that are taken of it [default: seven of sixteen]
@@ -118,7 +118,7 @@ struct ReportedPicture {
 /// A picture that was drawn and where it is written.
 struct Made {
     prompt: String,
-    drawn: Drawn,
+    drawn: GeneratedImage,
     clip_score: Option<f32>,
     /// The grid's where all pictures are in one.
     path: PathBuf,
@@ -148,10 +148,10 @@ const BATCH: usize = 16;
 /// Rows of ids between two previews.
 const PREVIEWED_ROWS: usize = 2;
 
-/// Draws, writes and tells.
+/// Draws, writes and reports.
 pub fn run(mut arguments: Arguments) -> Result<()> {
     if arguments.text_only {
-        return arguments.tell();
+        return arguments.print_result();
     }
     let files = if arguments.grid {
         1
@@ -203,7 +203,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
 
 impl Arguments {
     /// What models say about prompts, without drawing.
-    fn tell(&self) -> Result<()> {
+    fn print_result(&self) -> Result<()> {
         let pipeline = self.model.open()?;
         let seed = self.seed.unwrap_or_else(random_seed);
         terminal::note(format_args!("seed: {seed}"));
@@ -216,7 +216,7 @@ impl Arguments {
         finishing.print(prompts, self.n as usize, self.json)
     }
 
-    /// The ids that every picture begins with.
+    /// The ids that every picture starts with.
     fn beginning(&self, pipeline: &dyn AnyPipeline) -> Result<Vec<u32>> {
         let Some(path) = &self.begin_with else {
             return Ok(Vec::new());
@@ -336,8 +336,8 @@ impl Work<'_> {
                 if !self.arguments.grid {
                     let settings = self.settings(prompt, &drawn, clip_score, &drawn.picture);
                     path = self.write(&drawn.picture, prompt, &settings)?;
-                    // Told at once: it stays there if a later prompt fails or is stopped.
-                    bar.suspend(|| self.tell(&path))?;
+                    // Printed at once: it stays there if a later prompt fails or is stopped.
+                    bar.suspend(|| self.print_result(&path))?;
                 }
                 made.push(Made {
                     prompt: prompt.clone(),
@@ -351,7 +351,7 @@ impl Work<'_> {
         Ok((made, timings))
     }
 
-    /// What is told of the pictures so far, every [`PREVIEWED_ROWS`] rows.
+    /// The preview of the pictures so far, every [`PREVIEWED_ROWS`] rows.
     fn show_beginnings(&self, screen: &mut preview::Screen, image_ids: &[Vec<u32>]) -> Result<()> {
         let told = image_ids.first().map_or(0, Vec::len);
         let (step, all) = (
@@ -370,7 +370,11 @@ impl Work<'_> {
     }
 
     /// The pictures that are kept, the best first where a CLIP chooses.
-    fn kept(&self, prompt: &str, drawn: Vec<Drawn>) -> Result<Vec<(Drawn, Option<f32>)>> {
+    fn kept(
+        &self,
+        prompt: &str,
+        drawn: Vec<GeneratedImage>,
+    ) -> Result<Vec<(GeneratedImage, Option<f32>)>> {
         let Some(ranker) = &self.ranker else {
             return Ok(drawn.into_iter().map(|drawn| (drawn, None)).collect());
         };
@@ -381,7 +385,7 @@ impl Work<'_> {
             &pictures,
             LongCaption::cut_if(self.arguments.truncate),
         )?;
-        let mut drawn: Vec<Option<Drawn>> = drawn.into_iter().map(Some).collect();
+        let mut drawn: Vec<Option<GeneratedImage>> = drawn.into_iter().map(Some).collect();
         Ok(scores
             .best_pictures(0)
             .into_iter()
@@ -416,7 +420,7 @@ impl Work<'_> {
         let prompts = self.arguments.prompts.join("\n");
         let settings = self.settings(&prompts, &first.drawn, first.clip_score, &grid);
         let path = self.write(&grid, &first.prompt, &settings)?;
-        self.tell(&path)?;
+        self.print_result(&path)?;
         for made in made {
             made.path.clone_from(&path);
         }
@@ -434,7 +438,7 @@ impl Work<'_> {
     }
 
     /// The path on stdout, unless a whole document follows there.
-    fn tell(&self, path: &Path) -> Result<()> {
+    fn print_result(&self, path: &Path) -> Result<()> {
         if self.arguments.json {
             return Ok(());
         }
@@ -445,7 +449,7 @@ impl Work<'_> {
     fn settings(
         &self,
         prompt: &str,
-        drawn: &Drawn,
+        drawn: &GeneratedImage,
         clip_score: Option<f32>,
         picture: &Picture,
     ) -> Settings {

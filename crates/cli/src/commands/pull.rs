@@ -164,7 +164,7 @@ fn describe(entry: &Known) -> String {
     text
 }
 
-/// Whether a licence's name tells that it is for non-commercial use.
+/// Whether a licence's name says that it is for non-commercial use.
 fn forbids_commerce(licence: &str) -> bool {
     let licence = licence.to_ascii_lowercase();
     licence.contains("non-commercial")

@@ -27,7 +27,7 @@ pub struct Arguments {
     /// The one picture that captions are compared with
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// With --image: sentences with a {} in which each of the words is told, such as "a photo of a {}"; may
+    /// With --image: sentences with a {} in which each of the words is inserted, such as "a photo of a {}"; may
     /// be given several times, and their mean counts
     #[arg(long = "template", value_name = "TEXT", requires = "image")]
     templates: Vec<String>,
@@ -66,7 +66,7 @@ fn caption_or_path() -> impl TypedValueParser<Value = OsString> {
     })
 }
 
-/// Compares, sorts and tells.
+/// Compares, sorts and prints.
 pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.image.clone() {
         Some(image) => captions(&arguments, image),
@@ -107,7 +107,7 @@ fn pictures(arguments: &Arguments) -> Result<()> {
         logit: scores.logit(picture, 0),
         probability: shares[picture],
     });
-    tell(arguments, ranker.model.name(), caption, rows.collect())?;
+    print_result(arguments, ranker.model.name(), caption, rows.collect())?;
     opened.finish()
 }
 
@@ -136,10 +136,10 @@ fn captions(arguments: &Arguments, image: PathBuf) -> Result<()> {
         probability: shares[caption],
     });
     let image = image.display().to_string();
-    tell(arguments, ranker.model.name(), &image, rows.collect())
+    print_result(arguments, ranker.model.name(), &image, rows.collect())
 }
 
-fn tell(arguments: &Arguments, model: &str, of: &str, scores: Vec<Score>) -> Result<()> {
+fn print_result(arguments: &Arguments, model: &str, of: &str, scores: Vec<Score>) -> Result<()> {
     if arguments.json {
         return terminal::json(&Report { model, of, scores });
     }

@@ -80,16 +80,16 @@ pub fn run(arguments: Arguments) -> Result<()> {
         seed: arguments.seed,
     };
     terminal::catch_interrupts()?;
-    if !arguments.json {
-        terminal::result(HEADER)?;
-    }
+    // Printed before the first check: what is refused prints nothing.
+    let mut header = Some(HEADER);
     let mut written = Ok(());
     let checked = check(&options, &device, &mut |outcome| {
         if arguments.json {
             terminal::note(line(outcome));
         } else {
             // As it is known: a run that is cut still says what it found.
-            written = terminal::result(line(outcome));
+            let header = header.take().map(|header| format!("{header}\n"));
+            written = terminal::result(header.unwrap_or_default() + &line(outcome));
         }
         match written {
             Ok(()) => terminal::go_on(),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use impasto::canvas::Telling;
+use impasto::canvas::Conditioning;
 use impasto::edit::{Choice, TRIES, VaryRequest, vary};
 use impasto::image::{Format, Picture};
 use impasto::models::dalle::Order;
@@ -13,7 +13,7 @@ use impasto::provenance::{self, Settings};
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
-use super::drawing::telling_of;
+use super::drawing::conditioning_of;
 use super::generate::random_seed;
 use crate::arguments::{ModelFlags, SamplingFlags, prompt};
 use crate::{outputs, terminal};
@@ -39,7 +39,7 @@ pub struct Arguments {
     #[arg(short, long = "count", value_name = "N", default_value = "1",
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
     n: u32,
-    /// Seed of the first one [default: random, and told]
+    /// Seed of the first one [default: random, printed to stderr]
     #[arg(long, allow_negative_numbers = true)]
     seed: Option<u64>,
     #[command(flatten)]
@@ -47,7 +47,7 @@ pub struct Arguments {
     /// raster: token by token; parallel:STEPS: in that many passes, in random order
     #[arg(long, default_value = "raster")]
     order: Order,
-    /// Draw each variation so many times and take the likeliest [default: 1; 8 of models of one order]
+    /// Draw each variation this many times and take the likeliest [default: 1; 8 with models of raster order only]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
     tries: Option<u32>,
     /// Shorten a prompt that is too long for the model instead of refusing it
@@ -85,7 +85,8 @@ struct Report<'a> {
     choice: Choice,
     sampling: &'a SamplingOptions,
     order: Order,
-    telling: Telling,
+    #[serde(rename = "telling")]
+    conditioning: Conditioning,
     variations: Vec<Variation>,
     seconds: f64,
 }
@@ -105,7 +106,7 @@ fn strength(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Reads, draws, writes, tells.
+/// Reads, draws, writes, reports.
 pub fn run(arguments: Arguments) -> Result<()> {
     let n = arguments.n as usize;
     let (target, format) = outputs::plan(arguments.output.as_deref(), arguments.format, n)?;
@@ -113,10 +114,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let pipeline = arguments.model.open()?;
     let model = pipeline.canvas_model()?;
     let picture = picture.fit_square(pipeline.picture_size())?;
-    let telling = telling_of(pipeline.as_ref(), model);
-    let usual = match telling {
-        Telling::KnownFirst => 1,
-        Telling::RasterForced => TRIES,
+    let conditioning = conditioning_of(pipeline.as_ref(), model);
+    let usual = match conditioning {
+        Conditioning::Prefix => 1,
+        Conditioning::TeacherForced => TRIES,
     };
     let request = VaryRequest {
         prompt: arguments.prompt.clone(),
@@ -129,7 +130,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         seed: arguments.seed.unwrap_or_else(random_seed),
         sampling: arguments.sampling.over(pipeline.sampling()),
         order: arguments.order,
-        telling,
+        conditioning,
         tries: arguments.tries.map_or(usual, |tries| tries as usize),
         truncate: arguments.truncate,
     };
@@ -182,7 +183,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             choice: request.choice,
             sampling: &request.sampling,
             order: request.order,
-            telling: request.telling,
+            conditioning: request.conditioning,
             variations,
             seconds: clock.elapsed().as_secs_f64(),
         });

@@ -1,7 +1,7 @@
 //! What `generate` does with words before it draws, or instead: prompts in the model's own words.
 
 use anyhow::Result;
-use impasto::caption::{ContinueRequest, ToldCaption};
+use impasto::caption::{ContinueRequest, GeneratedCaption};
 use impasto::pipeline::AnyPipeline;
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
@@ -27,7 +27,7 @@ struct Report<'a> {
 struct ReportedText<'a> {
     prompt: &'a str,
     #[serde(flatten)]
-    told: ToldCaption,
+    told: GeneratedCaption,
 }
 
 impl<'a> Finishing<'a> {
@@ -44,7 +44,7 @@ impl<'a> Finishing<'a> {
         }
     }
 
-    fn texts(&self, beginning: &str, n: usize) -> Result<Vec<ToldCaption>> {
+    fn texts(&self, beginning: &str, n: usize) -> Result<Vec<GeneratedCaption>> {
         Ok(self.pipeline.continue_text(&ContinueRequest {
             beginning: beginning.to_owned(),
             n,
@@ -53,7 +53,7 @@ impl<'a> Finishing<'a> {
         })?)
     }
 
-    /// Prints `n` texts that begin with each prompt, or one document.
+    /// Prints `n` texts that start with each prompt, or one document.
     pub fn print(&self, prompts: &[String], n: usize, json: bool) -> Result<()> {
         let mut texts = Vec::new();
         for prompt in prompts {
@@ -74,7 +74,7 @@ impl<'a> Finishing<'a> {
         })
     }
 
-    /// One text that begins with a prompt, told on stderr.
+    /// One text that starts with a prompt, printed to stderr.
     pub fn finished(&self, prompt: &str) -> Result<String> {
         let told = self.texts(prompt, 1)?;
         let text = told
@@ -85,7 +85,7 @@ impl<'a> Finishing<'a> {
     }
 }
 
-/// A text a line, whatever a model tells.
+/// A text a line, whatever a model generates.
 fn one_line(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     words.join(" ")

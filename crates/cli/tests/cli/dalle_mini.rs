@@ -223,7 +223,7 @@ fn what_it_can_not_do_is_refused() {
     ];
     program.refuses(1, &drawn, &["raster order"]);
     let caption = ["caption", "in.png", "--model", &own];
-    program.refuses(1, &caption, &["reads captions and tells none"]);
+    program.refuses(1, &caption, &["cannot generate captions"]);
     let eval = ["eval", "edits", "--model", &own];
     program.refuses(2, &eval, &["published model"]);
     let decoder = published(MIN_DALLE);

@@ -214,7 +214,7 @@ fn a_prompt_is_finished_in_the_models_own_words() {
 
     let mini = published("dalle_mini/goldens/flax_stacked");
     let refused = ["generate", "a cat", "--text-only", "--model", &mini];
-    program.refuses(1, &refused, &["reads captions and tells none"]);
+    program.refuses(1, &refused, &["cannot generate captions"]);
     program.refuses(
         2,
         &["generate", "a", "--text-only", "-o", "a.png"],

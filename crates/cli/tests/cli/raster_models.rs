@@ -1,4 +1,4 @@
-//! `edit`, `complete`, `vary` and `caption` with published models, which tell pictures in raster order only.
+//! `edit`, `complete`, `vary` and `caption` with published models, which support raster order only.
 //!
 //! The models are random: what they draw is noise, where and with what they draw is what is tested.
 
@@ -163,7 +163,7 @@ fn captions_are_drawn_and_ranked_where_a_model_tells_them() {
         let ran = run(&program, LEARNED, &[&caption[..], &[n]].concat());
         assert!(
             ran.stderr
-                .contains("note: learned tells captions before pictures: 9 are drawn")
+                .contains("note: learned generates captions before pictures: 9 are drawn")
         );
         let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
         report["pictures"][0]["captions"]
@@ -181,7 +181,7 @@ fn captions_are_drawn_and_ranked_where_a_model_tells_them() {
 
     let model = published(LEARNED);
     let beam = ["caption", "in.png", "--beam", "4", "--model", &model];
-    program.refuses(1, &beam, &["tells captions before pictures"]);
+    program.refuses(1, &beam, &["generates captions before pictures"]);
     let few = [
         "caption",
         "in.png",
@@ -200,7 +200,7 @@ fn captions_are_drawn_and_ranked_where_a_model_tells_them() {
     program.refuses(
         1,
         &mini,
-        &["reads captions and tells none", "DALLE-pytorch's do"],
+        &["cannot generate captions", "DALLE-pytorch's can"],
     );
 }
 

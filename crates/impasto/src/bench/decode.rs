@@ -8,7 +8,7 @@ use impasto_kernels::machine;
 use super::sizes::{bart_config, linear_sizes, own_config, random, streamed};
 use super::{Bench, Of, READINGS, What, median};
 use crate::checkpoint::WeightFormat;
-use crate::generate::{Drawing, dalle_mini, draw};
+use crate::generate::{SampleSpec, dalle_mini, draw};
 use crate::models::dalle::Order;
 use crate::nn::Init;
 use crate::sampling::SamplingOptions;
@@ -74,8 +74,8 @@ impl Bench<'_> {
             };
             let known = config.text_length + self.options.tokens / 2;
             let bytes = weights + cached(rows, config.n_layers, known, config.width);
-            let drawings: Vec<Drawing> = (0..pictures)
-                .map(|seed| Drawing {
+            let drawings: Vec<SampleSpec> = (0..pictures)
+                .map(|seed| SampleSpec {
                     text_ids: (3..3 + config.text_length as u32).collect(),
                     seed: seed as u64,
                 })
@@ -110,8 +110,8 @@ impl Bench<'_> {
                 weights + cached(2 * pictures, config.decoder.n_layers, known, config.width);
             let seeds: Vec<u64> = (0..pictures as u64).collect();
             self.drawn(("DALL·E mini, guided", format, pictures), bytes, |token| {
-                let caption = model.read(&text_ids)?;
-                let null = model.read(&[0, 2])?;
+                let caption = model.encode(&text_ids)?;
+                let null = model.encode(&[0, 2])?;
                 dalle_mini::draw(
                     &model,
                     &caption,

@@ -1,7 +1,7 @@
 //! Scratches and holes of one colour, found and proposed as a mask.
 //!
-//! Paint over a picture is exactly one colour, and the picture goes on behind it: on the way across a spot of it,
-//! the pixels just before and just behind are like each other and unlike the spot. A flat thing in front of a
+//! Paint over a picture is exactly one colour, and the picture continues after it: on the way across a spot of it,
+//! the pixels just before and just after are like each other and unlike the spot. A flat thing in front of a
 //! plain background looks the same; that is why this proposes, and the colour can be named.
 
 use super::mask::Mask;

@@ -82,7 +82,7 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// Nothing is asked for.
+    /// Nothing is masked.
     pub fn empty(width: usize, height: usize) -> Self {
         Mask {
             width,
@@ -128,23 +128,23 @@ impl Mask {
         Ok(mask)
     }
 
-    /// What was known is asked for, and the other way round.
+    /// Inverts the mask.
     pub fn inverted(mut self) -> Self {
         self.asked.iter_mut().for_each(|asked| *asked = !*asked);
         self
     }
 
-    /// Whether a pixel is asked for.
+    /// Whether a pixel is masked.
     pub fn asks(&self, x: usize, y: usize) -> bool {
         self.asked[y * self.width + x]
     }
 
-    /// How many pixels are asked for.
+    /// How many pixels are masked.
     pub fn count(&self) -> usize {
         self.asked.iter().filter(|&&asked| asked).count()
     }
 
-    /// The smallest rectangle that holds all asked pixels.
+    /// The smallest rectangle that holds all masked pixels.
     pub fn bounds(&self) -> Option<Area> {
         self.bounds_within(Area {
             x: 0,
@@ -191,7 +191,7 @@ impl Mask {
         }
     }
 
-    /// With all pixels that are at most `reach` from an asked one, diagonal steps counting as one.
+    /// With all pixels that are at most `reach` from a masked one, diagonal steps counting as one.
     pub fn grown(&self, reach: usize) -> Self {
         let known = Mask {
             asked: self.asked.iter().map(|asked| !asked).collect(),
@@ -304,7 +304,7 @@ impl Mask {
             )),
             all if all == self.asked.len() => Err(Error::invalid(
                 "mask",
-                "covers the whole picture: expected some known pixels to go on from",
+                "covers the whole picture: expected some known pixels to continue from",
             )),
             _ => Ok(()),
         }
@@ -316,7 +316,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// '#' is asked for.
+    /// '#' is masked.
     pub fn mask(rows: &[&str]) -> Mask {
         Mask {
             width: rows[0].len(),

@@ -1,7 +1,7 @@
 //! Drawing on what is there: holes of any shape in pictures of any size.
 //!
 //! A square window around the hole is scaled to the model's size and encoded, its hole filled smoothly so that
-//! what was in it leaves no trace. Ids whose patch is wholly known stay; the others are asked for
+//! what was in it leaves no trace. Ids whose patch is wholly known stay; the others are masked
 //! ([`crate::canvas`]). An id whose patch is known in part leans towards what the known pixels say, and is read
 //! off the picture again once the rest is drawn. The drawn pixels are scaled back, their seam closed inside the
 //! mask, and put into the picture; no other pixel is touched.
@@ -17,8 +17,10 @@ use std::ops::ControlFlow;
 pub use mask::{Area, Mask};
 pub use vary::{Choice, VaryRequest, vary};
 
-use crate::canvas::{Canvas, Telling};
-use crate::generate::{CanvasModel, DrawnIds, FillOptions, Filling, ReadPrompt, Under};
+use crate::canvas::{Canvas, Conditioning};
+use crate::generate::{
+    Condition, ConditionedModel, FillOptions, InfillModel, InfillSpec, SampledTokens,
+};
 use crate::image::{Original, Picture};
 use crate::models::dalle::Order;
 use crate::rank::{Ranker, agreed, best};
@@ -39,8 +41,8 @@ pub struct EditRequest<'a> {
     pub sampling: SamplingOptions,
     /// In which order, and how many at a time, ids are drawn.
     pub order: Order,
-    /// How known ids are told; see [`CanvasModel::telling`].
-    pub telling: Telling,
+    /// How known ids condition the model; see [`InfillModel::conditioning`].
+    pub conditioning: Conditioning,
     /// Fillings of each window for each candidate, of which the best is taken ([`Edited::score`]); 1 or more.
     pub tries: usize,
     /// Has a say in that, with the same weight as the likelihood, where there is a prompt. One that is too long for it
@@ -61,7 +63,7 @@ pub struct Edited {
     pub picture: Picture,
     /// Its seed.
     pub seed: u64,
-    /// ln p of all windows' ids given the caption, told in raster order, in nats: what was drawn and what was
+    /// ln p of all windows' ids given the caption, in raster order, in nats: what was drawn and what was
     /// known, so it says how well they go together.
     pub log_likelihood: f64,
     /// The same with guidance, as ids are drawn: how far the caption speaks for it counts more.
@@ -94,13 +96,13 @@ const BATCH: usize = 16;
 pub const TRIES: usize = 8;
 
 /// The side of the windows that [`edit`] takes for a mask if none is given.
-pub fn window_for(mask: &Mask, model: &dyn CanvasModel) -> usize {
+pub fn window_for(mask: &Mask, model: &dyn InfillModel) -> usize {
     windows::side_for(mask, model.image_tokenizer().config().picture_size())
 }
 
 /// Draws what the mask asks for. `progress` gets the ids done and to do, and may stop the work.
 pub fn edit(
-    model: &dyn CanvasModel,
+    model: &dyn InfillModel,
     original: &Original,
     mask: &Mask,
     request: &EditRequest<'_>,
@@ -197,13 +199,13 @@ pub fn edit(
 
 /// A prompt that is read, and how strongly it is followed.
 struct Words<'a> {
-    read: Box<dyn ReadPrompt + 'a>,
+    read: Box<dyn ConditionedModel + 'a>,
     sampling: SamplingOptions,
 }
 
 impl<'a> Words<'a> {
     fn of(
-        model: &'a dyn CanvasModel,
+        model: &'a dyn InfillModel,
         prompt: Option<&str>,
         sampling: &SamplingOptions,
         truncate: bool,
@@ -222,7 +224,7 @@ impl<'a> Words<'a> {
 
 /// One window of all candidates.
 struct Window<'a> {
-    model: &'a dyn CanvasModel,
+    model: &'a dyn InfillModel,
     request: &'a EditRequest<'a>,
     words: &'a Words<'a>,
     /// What of it is still to be drawn.
@@ -275,7 +277,7 @@ impl Window<'_> {
                     .insert(position, of_position.iter().map(|v| v * known).collect());
             }
             for attempt in 0..tries {
-                fillings.push(Filling {
+                fillings.push(InfillSpec {
                     canvas: canvas.clone(),
                     seed: own_seed(seed, self.number * tries + attempt),
                 });
@@ -284,7 +286,7 @@ impl Window<'_> {
         let options = FillOptions {
             sampling: &self.words.sampling,
             order: request.order,
-            telling: request.telling,
+            conditioning: request.conditioning,
             tries,
         };
         let read = &self.words.read;
@@ -336,7 +338,7 @@ struct Best {
 
 impl Window<'_> {
     /// Of each candidate's attempts the one with the highest score.
-    fn best(&self, drawn: Vec<DrawnIds>, tries: usize) -> Result<Vec<Best>> {
+    fn best(&self, drawn: Vec<SampledTokens>, tries: usize) -> Result<Vec<Best>> {
         let ids: Vec<Vec<u32>> = drawn.into_iter().map(|drawn| drawn.image_ids).collect();
         let scores = Scores::of(self.words, &ids)?;
         let cosines = match (self.request.ranker, &self.request.prompt) {
@@ -383,13 +385,13 @@ struct Scores {
 
 impl Scores {
     fn of(words: &Words, ids: &[Vec<u32>]) -> Result<Self> {
-        let given = words.read.log_likelihoods(Under::Prompt, ids)?;
+        let given = words.read.log_likelihoods(Condition::Prompt, ids)?;
         if !words.sampling.needs_unconditional() {
             let guided = given.clone();
             return Ok(Scores { given, guided });
         }
         let scale = f64::from(words.sampling.guidance_scale);
-        let alone = words.read.log_likelihoods(Under::Nothing, ids)?;
+        let alone = words.read.log_likelihoods(Condition::Unconditional, ids)?;
         let guided = given.iter().zip(alone);
         let guided = guided.map(|(given, alone)| alone + (given - alone) * scale);
         Ok(Scores {
@@ -410,7 +412,7 @@ fn positions_where(shares: &[f64], test: impl Fn(f64) -> bool) -> Vec<u32> {
     positions.map(|(position, _)| position as u32).collect()
 }
 
-/// The share of asked pixels of each cell of the grid, row-major; a pixel on the border counts for both cells.
+/// The share of masked pixels of each cell of the grid, row-major; a pixel on the border counts for both cells.
 fn asked_shares(mask: &Mask, grid: usize) -> Vec<f64> {
     let span = |cell: usize, side: usize| {
         let start = cell * side / grid;
@@ -431,7 +433,7 @@ fn asked_shares(mask: &Mask, grid: usize) -> Vec<f64> {
     shares
 }
 
-/// The mask at another size: a pixel is asked for if any of those that it stands for is.
+/// The mask at another size: a pixel is masked if any of those that it stands for is.
 fn scaled(mask: &Mask, size: usize) -> Mask {
     let shares = asked_shares(mask, size);
     Mask {

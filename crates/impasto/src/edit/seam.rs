@@ -1,4 +1,4 @@
-//! Pixels that go on smoothly: into a hole before it is drawn, and over the seam afterwards.
+//! Pixels that continue smoothly: into a hole before it is drawn, and over the seam afterwards.
 //!
 //! Holes are filled by push and pull (Gortler et al. 1996, "The Lumigraph", section 3.3): means of what is
 //! known on ever coarser levels, then down again. Seams are closed as in Poisson image editing (Pérez et al.

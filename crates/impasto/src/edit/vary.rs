@@ -7,11 +7,11 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{Scores, Words, own_seed};
-use crate::canvas::{Canvas, Telling};
-use crate::generate::{CanvasModel, DrawnIds, FillOptions, Filling};
+use crate::canvas::{Canvas, Conditioning};
+use crate::generate::{FillOptions, InfillModel, InfillSpec, SampledTokens};
 use crate::image::Picture;
 use crate::models::dalle::Order;
-use crate::pipeline::Drawn;
+use crate::pipeline::GeneratedImage;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
@@ -44,8 +44,8 @@ pub struct VaryRequest {
     pub sampling: SamplingOptions,
     /// In which order, and how many at a time, ids are drawn.
     pub order: Order,
-    /// How known ids are told.
-    pub telling: Telling,
+    /// How known ids condition the model.
+    pub conditioning: Conditioning,
     /// Fillings of each variation, of which the likeliest is taken; 1 or more. Models of one order find by it what
     /// goes with the ids that stay.
     pub tries: usize,
@@ -59,11 +59,11 @@ const BATCH: usize = 16;
 /// Draws variations of a picture of the model's size, in the order of their seeds. `progress` gets the ids done
 /// and to do, and may stop the work.
 pub fn vary(
-    model: &dyn CanvasModel,
+    model: &dyn InfillModel,
     picture: &Picture,
     request: &VaryRequest,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-) -> Result<Vec<Drawn>> {
+) -> Result<Vec<GeneratedImage>> {
     if !(0.0..=1.0).contains(&request.strength) {
         return Err(Error::invalid(
             "strength",
@@ -98,7 +98,7 @@ pub fn vary(
     let options = FillOptions {
         sampling: &words.sampling,
         order: request.order,
-        telling: request.telling,
+        conditioning: request.conditioning,
         tries,
     };
     let mut drawn = Vec::with_capacity(request.n);
@@ -111,7 +111,7 @@ pub fn vary(
             let chosen = chosen(&odds, count, seed);
             let canvas = Canvas::of(&ids, words.read.caption()).asking(chosen);
             for attempt in 0..tries {
-                fillings.push(Filling {
+                fillings.push(InfillSpec {
                     canvas: canvas.clone(),
                     seed: own_seed(seed, attempt),
                 });
@@ -126,7 +126,7 @@ pub fn vary(
         let image_ids: Vec<Vec<u32>> = filled.iter().map(|ids| ids.image_ids.clone()).collect();
         let pictures = image.decode(&image_ids)?;
         for ((picture, ids), seed) in pictures.into_iter().zip(filled).zip(seeds) {
-            drawn.push(Drawn {
+            drawn.push(GeneratedImage {
                 picture,
                 seed,
                 image_ids: ids.image_ids,
@@ -138,10 +138,14 @@ pub fn vary(
 }
 
 /// Of each picture's tries that with the highest likelihood of all ids, with guidance; the first of equals.
-fn likeliest(words: &Words, filled: Vec<DrawnIds>, tries: usize) -> Result<Vec<DrawnIds>> {
+fn likeliest(
+    words: &Words,
+    filled: Vec<SampledTokens>,
+    tries: usize,
+) -> Result<Vec<SampledTokens>> {
     let ids: Vec<Vec<u32>> = filled.iter().map(|ids| ids.image_ids.clone()).collect();
     let scores = Scores::of(words, &ids)?.guided;
-    let scored: Vec<(DrawnIds, f64)> = filled.into_iter().zip(scores).collect();
+    let scored: Vec<(SampledTokens, f64)> = filled.into_iter().zip(scores).collect();
     let best = scored.chunks(tries).filter_map(|tries| {
         let best = tries.iter().reduce(|best, next| match next.1 > best.1 {
             true => next,

@@ -24,7 +24,7 @@ pub fn side_for(mask: &Mask, picture_size: usize) -> usize {
     wanted.max(picture_size).min(limit)
 }
 
-/// The windows, each `side` pixels wide and high. Every asked pixel is in one; what one window draws, the next
+/// The windows, each `side` pixels wide and high. Every masked pixel is in one; what one window draws, the next
 /// ones know.
 pub fn plan(mask: &Mask, side: usize) -> Result<Vec<Area>> {
     let limit = mask.width.min(mask.height);
@@ -78,7 +78,7 @@ fn around(start: usize, length: usize, side: usize, whole: usize) -> usize {
         .min(whole - side)
 }
 
-/// Whether a window with so many asked pixels knows enough of its others.
+/// Whether a window with this many masked pixels has enough known ones.
 fn knows_enough(asked: usize, side: usize) -> bool {
     let all = (side * side) as f64;
     all - asked as f64 >= KNOWN * all
@@ -136,7 +136,7 @@ fn best(open: &Mask, rest: Area, side: usize) -> Area {
             }
         }
     }
-    // Candidates cover all of `rest`, which has an asked pixel.
+    // Candidates cover all of `rest`, which has a masked pixel.
     best.map_or(rest, |(_, window)| window)
 }
 
@@ -210,7 +210,7 @@ mod tests {
             covers(&mask, &windows);
             assert!((2..12).contains(&windows.len()), "{windows:?}");
         }
-        // Each goes on from something known.
+        // Each continues something known.
         let outpainted = of(128, 64, &["0,0,64,64"]);
         let windows = plan(&outpainted, 64).unwrap();
         assert_eq!(windows[0].x, 32);

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::detector::{Detection, Detector};
 use super::scenes::{Accuracy, Prompt, Tally, held_out_prompts, score};
-use crate::canvas::{Canvas, Caption, Telling};
+use crate::canvas::{Canvas, Caption, Conditioning};
 use crate::caption::{Search, captions};
 use crate::data::scenes::{Glyphs, Language, Scene, SceneBox, World, render};
 use crate::edit::{self, Area, Choice, EditRequest, Mask, VaryRequest, edit, vary};
@@ -169,11 +169,11 @@ pub fn run(
     };
     let mut outside_unchanged = Accuracy::default();
     let mut drawn = Vec::new();
-    for (telling, tries) in [
-        (Telling::KnownFirst, 1),
-        (Telling::RasterForced, 1),
-        (Telling::KnownFirst, edit::TRIES),
-        (Telling::RasterForced, edit::TRIES),
+    for (conditioning, tries) in [
+        (Conditioning::Prefix, 1),
+        (Conditioning::TeacherForced, 1),
+        (Conditioning::Prefix, edit::TRIES),
+        (Conditioning::TeacherForced, edit::TRIES),
     ] {
         let mut pictures = Vec::with_capacity(cases.len());
         for (index, (case, picture)) in cases.iter().zip(&rendered).enumerate() {
@@ -183,7 +183,7 @@ pub fn run(
                 seed: options.seed.wrapping_add(index as u64),
                 sampling: options.sampling.clone(),
                 order: options.order,
-                telling,
+                conditioning,
                 tries,
                 ranker,
                 window: None,
@@ -246,7 +246,7 @@ pub fn run(
                 seed: options.seed.wrapping_add((index * VARIATIONS) as u64),
                 sampling: options.sampling.clone(),
                 order: options.order,
-                telling: Telling::KnownFirst,
+                conditioning: Conditioning::Prefix,
                 tries: 1,
                 truncate: false,
             };

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::detector::Detector;
 use super::scenes::{Accuracy, Prompt, Scores, Tally, held_out_prompts, score};
 use crate::data::scenes::{Glyphs, Language, World, render};
-use crate::generate::{Drawing, draw};
+use crate::generate::{SampleSpec, draw};
 use crate::image::Picture;
 use crate::image::metrics::{psnr, ssim};
 use crate::models::dalle::Order;
@@ -213,7 +213,7 @@ fn draw_each(
         let text_ids = model.text.encode_caption(&prompt.caption, length, false)?;
         for attempt in 0..tries {
             let number = ((start + number) * tries + attempt) as u64;
-            drawings.push(Drawing {
+            drawings.push(SampleSpec {
                 text_ids: text_ids.clone(),
                 seed: options.seed.wrapping_add(number),
             });

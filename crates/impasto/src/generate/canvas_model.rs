@@ -1,8 +1,8 @@
 //! What drawing on what is there ([`crate::edit`]) needs of a model, of whichever family: it reads words once and then
 //! fills canvases and judges pictures under them.
 //!
-//! Models of our own see what is known wherever it lies, if they were trained to ([`Telling::KnownFirst`]). Published
-//! ones tell ids in raster order only; what they do about known ids behind a hole stands in [`super::raster`].
+//! Models of our own see what is known wherever it lies, if they were trained to ([`Conditioning::Prefix`]). Published
+//! ones support raster order only; how they handle known ids after a hole is described in [`super::raster`].
 
 use std::ops::ControlFlow;
 
@@ -10,32 +10,35 @@ use burn::tensor::{Device, Tensor};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{DrawnIds, Filling, dalle_mini, dalle_pytorch, log_likelihoods, sums};
-use crate::canvas::{Caption, Telling};
+use super::{InfillSpec, SampledTokens, dalle_mini, dalle_pytorch, log_likelihoods, sums};
+use crate::canvas::{Caption, Conditioning};
 use crate::checkpoint::Model;
 use crate::checkpoint::dalle_mini::DalleMini;
 use crate::checkpoint::dalle_pytorch::DallePytorchModel;
 use crate::models::ImageTokenizer;
 use crate::models::dalle::{Order, Part, image_part, shuffled};
-use crate::models::dalle_bart::{Followers, ReadCaption};
-use crate::nn::block::Sight;
+use crate::models::dalle_bart::{CaptionRows, CrossAttentionKv};
+use crate::nn::block::AttentionMask;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
 /// A model that fills canvases.
-pub trait CanvasModel {
+pub trait InfillModel {
     /// Pixels ↔ image ids.
     fn image_tokenizer(&self) -> &ImageTokenizer;
 
     /// Where the weights are.
     fn device(&self) -> Device;
 
-    /// How known ids are told to it.
-    fn telling(&self) -> Telling;
+    /// How known ids condition it.
+    fn conditioning(&self) -> Conditioning;
 
     /// Reads what pictures show; nothing in particular without a prompt.
-    fn read<'a>(&'a self, prompt: Option<&str>, truncate: bool)
-    -> Result<Box<dyn ReadPrompt + 'a>>;
+    fn read<'a>(
+        &'a self,
+        prompt: Option<&str>,
+        truncate: bool,
+    ) -> Result<Box<dyn ConditionedModel + 'a>>;
 }
 
 /// How canvases are filled.
@@ -45,37 +48,37 @@ pub struct FillOptions<'a> {
     pub sampling: &'a SamplingOptions,
     /// In which order, and how many at a time, ids are drawn.
     pub order: Order,
-    /// How known ids are told.
-    pub telling: Telling,
-    /// How many fillings, one behind the other, are tries at one canvas.
+    /// How known ids condition the model.
+    pub conditioning: Conditioning,
+    /// How many consecutive fillings are tries at one canvas.
     pub tries: usize,
 }
 
 /// Which words a picture is judged under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Under {
+pub enum Condition {
     /// Those that were read.
     Prompt,
     /// None, as for guidance.
-    Nothing,
+    Unconditional,
 }
 
 /// A model that has read a prompt.
-pub trait ReadPrompt {
+pub trait ConditionedModel {
     /// What canvases have as their caption.
     fn caption(&self) -> Caption;
 
-    /// Draws what the canvases ask for, each as it would be alone. `progress` gets the ids done and to do, and may
+    /// Fills the masked ids of the canvases, each as it would be alone. `progress` gets the ids done and to do, and may
     /// stop the work.
     fn fill(
         &self,
-        fillings: &[Filling],
+        fillings: &[InfillSpec],
         options: &FillOptions<'_>,
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-    ) -> Result<Vec<DrawnIds>>;
+    ) -> Result<Vec<SampledTokens>>;
 
-    /// ln p of whole pictures told row after row, in nats.
-    fn log_likelihoods(&self, under: Under, image_ids: &[Vec<u32>]) -> Result<Vec<f64>>;
+    /// ln p of whole pictures in raster order, in nats.
+    fn log_likelihoods(&self, condition: Condition, image_ids: &[Vec<u32>]) -> Result<Vec<f64>>;
 
     /// How unsure the model is of each id of a picture, in nats: its entropy given the prompt and the ids before it.
     /// Never quite 0, so that all ids can be drawn by it.
@@ -89,7 +92,7 @@ const LEAST: f64 = 1e-6;
 /// Pictures judged in one pass: their logits are all in memory.
 const ROWS: usize = 4;
 
-impl CanvasModel for Model {
+impl InfillModel for Model {
     fn image_tokenizer(&self) -> &ImageTokenizer {
         &self.image
     }
@@ -98,11 +101,11 @@ impl CanvasModel for Model {
         self.device.clone()
     }
 
-    fn telling(&self) -> Telling {
+    fn conditioning(&self) -> Conditioning {
         if self.config.any_order {
-            Telling::KnownFirst
+            Conditioning::Prefix
         } else {
-            Telling::RasterForced
+            Conditioning::TeacherForced
         }
     }
 
@@ -110,14 +113,14 @@ impl CanvasModel for Model {
         &'a self,
         prompt: Option<&str>,
         truncate: bool,
-    ) -> Result<Box<dyn ReadPrompt + 'a>> {
+    ) -> Result<Box<dyn ConditionedModel + 'a>> {
         let length = self.config.dalle.text_length;
         let null_caption = self.text.null_caption(length);
         let text_ids = match prompt {
             Some(prompt) => self.text.encode_caption(prompt, length, truncate)?,
             None => null_caption.clone(),
         };
-        Ok(Box::new(Own {
+        Ok(Box::new(NativeConditioned {
             model: self,
             text_ids,
             null_caption,
@@ -125,38 +128,38 @@ impl CanvasModel for Model {
     }
 }
 
-struct Own<'a> {
+struct NativeConditioned<'a> {
     model: &'a Model,
     text_ids: Vec<u32>,
     null_caption: Vec<u32>,
 }
 
-impl ReadPrompt for Own<'_> {
+impl ConditionedModel for NativeConditioned<'_> {
     fn caption(&self) -> Caption {
         Caption::Known(self.text_ids.clone())
     }
 
     fn fill(
         &self,
-        fillings: &[Filling],
+        fillings: &[InfillSpec],
         options: &FillOptions<'_>,
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-    ) -> Result<Vec<DrawnIds>> {
+    ) -> Result<Vec<SampledTokens>> {
         super::fill(
             &self.model.dalle,
             fillings,
             &self.null_caption,
             options.sampling,
             options.order,
-            options.telling,
+            options.conditioning,
             progress,
         )
     }
 
-    fn log_likelihoods(&self, under: Under, image_ids: &[Vec<u32>]) -> Result<Vec<f64>> {
-        let text_ids = match under {
-            Under::Prompt => &self.text_ids,
-            Under::Nothing => &self.null_caption,
+    fn log_likelihoods(&self, condition: Condition, image_ids: &[Vec<u32>]) -> Result<Vec<f64>> {
+        let text_ids = match condition {
+            Condition::Prompt => &self.text_ids,
+            Condition::Unconditional => &self.null_caption,
         };
         log_likelihoods(&self.model.dalle, text_ids, image_ids)
     }
@@ -179,7 +182,7 @@ impl ReadPrompt for Own<'_> {
         let image = image_part(&pictures, &orders, config.codebook_size, false);
         let dalle = &self.model.dalle;
         let states = dalle
-            .forward(&[text, image], ORDERS, None, Sight::Causal)
+            .forward(&[text, image], ORDERS, None, AttentionMask::Causal)
             .narrow(1, config.text_length, positions);
         let told = entropies(dalle.image_logits(states), config.codebook_size)?;
         let mut entropies = vec![0.0; positions];
@@ -199,17 +202,17 @@ impl FillOptions<'_> {
                 format!("{family} draws in raster order, got {}", self.order),
             ));
         }
-        if self.telling != Telling::RasterForced {
+        if self.conditioning != Conditioning::TeacherForced {
             return Err(Error::invalid(
                 "telling",
-                format!("{family} is told ids in raster order only"),
+                format!("{family} supports raster order only"),
             ));
         }
         Ok(())
     }
 }
 
-impl CanvasModel for DallePytorchModel {
+impl InfillModel for DallePytorchModel {
     fn image_tokenizer(&self) -> &ImageTokenizer {
         &self.image
     }
@@ -218,33 +221,33 @@ impl CanvasModel for DallePytorchModel {
         self.dalle.device()
     }
 
-    fn telling(&self) -> Telling {
-        Telling::RasterForced
+    fn conditioning(&self) -> Conditioning {
+        Conditioning::TeacherForced
     }
 
     fn read<'a>(
         &'a self,
         prompt: Option<&str>,
         truncate: bool,
-    ) -> Result<Box<dyn ReadPrompt + 'a>> {
+    ) -> Result<Box<dyn ConditionedModel + 'a>> {
         let length = self.dalle.config().text_length;
         let text_ids = match prompt {
             Some(prompt) => self.text.encode_caption(prompt, length, truncate)?,
             None => Vec::new(),
         };
-        Ok(Box::new(ReadByPytorch {
+        Ok(Box::new(DallePytorchConditioned {
             model: self,
             text_ids,
         }))
     }
 }
 
-struct ReadByPytorch<'a> {
+struct DallePytorchConditioned<'a> {
     model: &'a DallePytorchModel,
     text_ids: Vec<u32>,
 }
 
-impl ReadPrompt for ReadByPytorch<'_> {
+impl ConditionedModel for DallePytorchConditioned<'_> {
     /// It is read already.
     fn caption(&self) -> Caption {
         Caption::Asked
@@ -252,10 +255,10 @@ impl ReadPrompt for ReadByPytorch<'_> {
 
     fn fill(
         &self,
-        fillings: &[Filling],
+        fillings: &[InfillSpec],
         options: &FillOptions<'_>,
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-    ) -> Result<Vec<DrawnIds>> {
+    ) -> Result<Vec<SampledTokens>> {
         options.check_raster("DALLE-pytorch")?;
         dalle_pytorch::fill(
             &self.model.dalle,
@@ -267,10 +270,10 @@ impl ReadPrompt for ReadByPytorch<'_> {
         )
     }
 
-    fn log_likelihoods(&self, under: Under, image_ids: &[Vec<u32>]) -> Result<Vec<f64>> {
-        let text_ids = match under {
-            Under::Prompt => &self.text_ids[..],
-            Under::Nothing => &[],
+    fn log_likelihoods(&self, condition: Condition, image_ids: &[Vec<u32>]) -> Result<Vec<f64>> {
+        let text_ids = match condition {
+            Condition::Prompt => &self.text_ids[..],
+            Condition::Unconditional => &[],
         };
         let of = |ids: &Vec<u32>| {
             let (_, nats) = self.model.dalle.nats(text_ids, ids)?;
@@ -287,7 +290,7 @@ impl ReadPrompt for ReadByPytorch<'_> {
     }
 }
 
-impl CanvasModel for DalleMini {
+impl InfillModel for DalleMini {
     fn image_tokenizer(&self) -> &ImageTokenizer {
         &self.image
     }
@@ -296,21 +299,21 @@ impl CanvasModel for DalleMini {
         self.device.clone()
     }
 
-    fn telling(&self) -> Telling {
-        Telling::RasterForced
+    fn conditioning(&self) -> Conditioning {
+        Conditioning::TeacherForced
     }
 
     fn read<'a>(
         &'a self,
         prompt: Option<&str>,
         truncate: bool,
-    ) -> Result<Box<dyn ReadPrompt + 'a>> {
-        let nothing = self.dalle.read(&self.text.null_caption())?;
+    ) -> Result<Box<dyn ConditionedModel + 'a>> {
+        let nothing = self.dalle.encode(&self.text.null_caption())?;
         let caption = match prompt {
-            Some(prompt) => self.dalle.read(&self.encode_caption(prompt, truncate)?)?,
+            Some(prompt) => self.dalle.encode(&self.encode_caption(prompt, truncate)?)?,
             None => nothing.clone(),
         };
-        Ok(Box::new(ReadByMini {
+        Ok(Box::new(DalleMiniConditioned {
             model: self,
             caption,
             nothing,
@@ -318,13 +321,13 @@ impl CanvasModel for DalleMini {
     }
 }
 
-struct ReadByMini<'a> {
+struct DalleMiniConditioned<'a> {
     model: &'a DalleMini,
-    caption: ReadCaption,
-    nothing: ReadCaption,
+    caption: CrossAttentionKv,
+    nothing: CrossAttentionKv,
 }
 
-impl ReadPrompt for ReadByMini<'_> {
+impl ConditionedModel for DalleMiniConditioned<'_> {
     /// It is read already.
     fn caption(&self) -> Caption {
         Caption::Asked
@@ -332,10 +335,10 @@ impl ReadPrompt for ReadByMini<'_> {
 
     fn fill(
         &self,
-        fillings: &[Filling],
+        fillings: &[InfillSpec],
         options: &FillOptions<'_>,
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-    ) -> Result<Vec<DrawnIds>> {
+    ) -> Result<Vec<SampledTokens>> {
         options.check_raster("DALL·E mini")?;
         dalle_mini::fill(
             &self.model.dalle,
@@ -347,16 +350,16 @@ impl ReadPrompt for ReadByMini<'_> {
         )
     }
 
-    fn log_likelihoods(&self, under: Under, image_ids: &[Vec<u32>]) -> Result<Vec<f64>> {
-        let caption = match under {
-            Under::Prompt => &self.caption,
-            Under::Nothing => &self.nothing,
+    fn log_likelihoods(&self, condition: Condition, image_ids: &[Vec<u32>]) -> Result<Vec<f64>> {
+        let caption = match condition {
+            Condition::Prompt => &self.caption,
+            Condition::Unconditional => &self.nothing,
         };
         let mut likelihoods = Vec::with_capacity(image_ids.len());
         for pictures in image_ids.chunks(ROWS) {
             let rows = pictures.len();
-            let followers = [Followers { caption, rows }];
-            let nats = self.model.dalle.image_nats(pictures, &followers)?;
+            let caption_rows = [CaptionRows { caption, rows }];
+            let nats = self.model.dalle.image_nats(pictures, &caption_rows)?;
             likelihoods.extend(sums(nats, rows)?);
         }
         Ok(likelihoods)
@@ -364,11 +367,11 @@ impl ReadPrompt for ReadByMini<'_> {
 
     fn entropies(&self, image_ids: &[u32], _seed: u64) -> Result<Vec<f64>> {
         let dalle = &self.model.dalle;
-        let followers = [Followers {
+        let caption_rows = [CaptionRows {
             caption: &self.caption,
             rows: 1,
         }];
-        let logits = dalle.logits(&[image_ids.to_vec()], &followers)?;
+        let logits = dalle.logits(&[image_ids.to_vec()], &caption_rows)?;
         entropies(logits, dalle.config().codebook_size)
     }
 }

@@ -1,4 +1,4 @@
-//! Drawing with DALL·E mini: row after row, each caption read once for all of its pictures.
+//! Drawing with DALL·E mini: row after row, each caption is encoded once for all of its images.
 //!
 //! Guidance is the original's "super conditioning": a second decoder pass of each picture over the caption
 //! of nothing (`<s></s>`), and the mix of logits that [`crate::sampling::Sampler`] makes. Only ids of the image tokenizer are
@@ -6,25 +6,25 @@
 
 use burn::tensor::Tensor;
 
-use super::raster::{self, Progress, Sizes, Teller};
-use super::{DrawnIds, Filling};
+use super::raster::{self, Progress, Sizes, StepModel};
+use super::{InfillSpec, SampledTokens};
 use crate::Result;
 use crate::models::DalleBart;
-use crate::models::dalle_bart::{Followers, ReadCaption};
+use crate::models::dalle_bart::{CaptionRows, CrossAttentionKv};
 use crate::nn::KvCache;
 use crate::sampling::SamplingOptions;
 
-/// Draws a picture of one caption for each seed, all in one batch, each going on from `beginning`.
+/// Draws a picture of one caption for each seed, all in one batch, each continuing `prefix_ids`.
 pub fn draw(
     model: &DalleBart,
-    caption: &ReadCaption,
-    null_caption: &ReadCaption,
-    beginning: &[u32],
+    caption: &CrossAttentionKv,
+    null_caption: &CrossAttentionKv,
+    prefix_ids: &[u32],
     seeds: &[u64],
     options: &SamplingOptions,
     progress: &mut Progress<'_>,
-) -> Result<Vec<DrawnIds>> {
-    let fillings = raster::begun(beginning, model.config().image_length(), seeds)?;
+) -> Result<Vec<SampledTokens>> {
+    let fillings = raster::with_prefix(prefix_ids, model.config().image_length(), seeds)?;
     fill(
         model,
         [caption, null_caption],
@@ -35,16 +35,16 @@ pub fn draw(
     )
 }
 
-/// Draws what canvases ask for, all of the first of `captions`; the second is that of nothing. What captions the
-/// canvases tell is not looked at. Each `tries` of them one behind the other are the same and look ahead together.
+/// Fills the masked ids of canvases that share the first of `captions`; the second is the empty one. The captions of
+/// the canvases are ignored. Each `tries` consecutive canvases are equal and are resampled together.
 pub fn fill(
     model: &DalleBart,
-    captions: [&ReadCaption; 2],
-    fillings: &[Filling],
+    captions: [&CrossAttentionKv; 2],
+    fillings: &[InfillSpec],
     tries: usize,
     options: &SamplingOptions,
     progress: &mut Progress<'_>,
-) -> Result<Vec<DrawnIds>> {
+) -> Result<Vec<SampledTokens>> {
     let config = model.config();
     let sizes = Sizes {
         positions: config.image_length(),
@@ -53,43 +53,43 @@ pub fn fill(
     };
     let begin = |rows| {
         let read = 1 + usize::from(options.needs_unconditional());
-        let followers = captions[..read].iter();
+        let caption_rows = captions[..read].iter();
         Ok(Pictures {
             model,
-            followers: followers
-                .map(|caption| Followers { caption, rows })
+            caption_rows: caption_rows
+                .map(|caption| CaptionRows { caption, rows })
                 .collect(),
             caches: model.caches(),
-            told: 0,
+            n_tokens: 0,
         })
     };
     raster::fill(sizes, fillings, options, begin, progress)
 }
 
-/// Pictures that follow their captions.
+/// A batch of images, each conditioned on its caption.
 struct Pictures<'a> {
     model: &'a DalleBart,
-    followers: Vec<Followers<'a>>,
+    caption_rows: Vec<CaptionRows<'a>>,
     caches: Vec<KvCache>,
-    /// The start and ids.
-    told: usize,
+    /// Input tokens so far, the start included.
+    n_tokens: usize,
 }
 
-impl Teller for Pictures<'_> {
-    fn tell(&mut self, newest: Vec<Vec<u32>>, asked: usize) -> Result<Tensor<3>> {
-        let start = (self.told == 0).then_some(self.model.config().start_id);
-        let inputs: Vec<Vec<u32>> = newest
+impl StepModel for Pictures<'_> {
+    fn step(&mut self, new_ids: Vec<Vec<u32>>, n_logits: usize) -> Result<Tensor<3>> {
+        let start = (self.n_tokens == 0).then_some(self.model.config().start_id);
+        let inputs: Vec<Vec<u32>> = new_ids
             .into_iter()
             .map(|ids| start.into_iter().chain(ids).collect())
             .collect();
         let caches = Some(&mut self.caches[..]);
         let states = self
             .model
-            .decode(&inputs, self.told, &self.followers, caches)?;
-        let [_, told, _] = states.dims();
-        self.told += told;
-        let asking = states.narrow(1, told - asked, asked);
-        Ok(self.model.image_logits(asking))
+            .decode(&inputs, self.n_tokens, &self.caption_rows, caches)?;
+        let [_, length, _] = states.dims();
+        self.n_tokens += length;
+        let last = states.narrow(1, length - n_logits, n_logits);
+        Ok(self.model.image_logits(last))
     }
 
     fn select_rows(&mut self, rows: &[usize]) {
@@ -134,9 +134,9 @@ mod tests {
         config.init(&mut Init::new(5, &Device::flex()))
     }
 
-    fn draw_all(model: &DalleBart, seeds: &[u64]) -> Vec<DrawnIds> {
-        let caption = model.read(&[0, 7, 9, 2]).unwrap();
-        let null = model.read(&[0, 2]).unwrap();
+    fn draw_all(model: &DalleBart, seeds: &[u64]) -> Vec<SampledTokens> {
+        let caption = model.encode(&[0, 7, 9, 2]).unwrap();
+        let null = model.encode(&[0, 2]).unwrap();
         let options = SamplingOptions {
             guidance_scale: 3.0,
             ..SamplingOptions::default()
@@ -183,24 +183,24 @@ mod tests {
     #[test]
     fn cached_drawing_equals_one_pass_without_a_cache() {
         let model = model();
-        let caption = model.read(&[0, 7, 9, 2]).unwrap();
+        let caption = model.encode(&[0, 7, 9, 2]).unwrap();
         for drawn in draw_all(&model, &[1, 2]) {
-            let followers = [Followers {
+            let caption_rows = [CaptionRows {
                 caption: &caption,
                 rows: 1,
             }];
-            let nats = model.image_nats(&[drawn.image_ids], &followers).unwrap();
+            let nats = model.image_nats(&[drawn.image_ids], &caption_rows).unwrap();
             let whole = -f64::from(nats.sum().into_scalar::<f32>());
             assert!((whole - drawn.log_likelihood).abs() < 1e-3);
         }
     }
 
     #[test]
-    fn a_picture_that_is_begun_goes_on_as_if_it_had_been_drawn() {
+    fn a_continued_prefix_gives_the_same_image() {
         let model = model();
         let whole = draw_all(&model, &[3]).remove(0).image_ids;
-        let caption = model.read(&[0, 7, 9, 2]).unwrap();
-        let null = model.read(&[0, 2]).unwrap();
+        let caption = model.encode(&[0, 7, 9, 2]).unwrap();
+        let null = model.encode(&[0, 2]).unwrap();
         let options = SamplingOptions {
             guidance_scale: 3.0,
             ..SamplingOptions::default()
@@ -217,22 +217,22 @@ mod tests {
     #[test]
     fn ids_and_lengths_that_the_model_lacks_are_refused() {
         let model = model();
-        assert!(model.read(&[]).is_err());
-        assert!(model.read(&[50]).is_err());
-        assert!(model.read(&[1; 9]).is_err());
-        let caption = model.read(&[0, 2]).unwrap();
-        let followers = [Followers {
+        assert!(model.encode(&[]).is_err());
+        assert!(model.encode(&[50]).is_err());
+        assert!(model.encode(&[1; 9]).is_err());
+        let caption = model.encode(&[0, 2]).unwrap();
+        let caption_rows = [CaptionRows {
             caption: &caption,
             rows: 1,
         }];
-        assert!(model.image_nats(&[vec![24; 9]], &followers).is_err());
-        assert!(model.image_nats(&[vec![1; 8]], &followers).is_err());
-        assert!(model.decode(&[vec![31]], 0, &followers, None).is_err());
+        assert!(model.image_nats(&[vec![24; 9]], &caption_rows).is_err());
+        assert!(model.image_nats(&[vec![1; 8]], &caption_rows).is_err());
+        assert!(model.decode(&[vec![31]], 0, &caption_rows, None).is_err());
         assert!(
             model
-                .decode(&[vec![1], vec![1]], 0, &followers, None)
+                .decode(&[vec![1], vec![1]], 0, &caption_rows, None)
                 .is_err()
         );
-        assert!(model.decode(&[vec![1]], 9, &followers, None).is_err());
+        assert!(model.decode(&[vec![1]], 9, &caption_rows, None).is_err());
     }
 }

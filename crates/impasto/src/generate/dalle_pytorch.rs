@@ -1,42 +1,42 @@
 //! Drawing with DALLE-pytorch's models: the caption is read once for all of its pictures.
 //!
-//! Guidance is the original's `cond_scale`: a second pass of each picture over the caption of nothing but filling,
+//! Guidance is the original's `cond_scale`: a second pass of each picture over a caption of padding only,
 //! and the mix of logits that [`Sampler`] makes. Its `filter_thres` keeps a share of the joint vocabulary, which is
 //! a `top_k` here; see [`crate::pipeline::dalle_pytorch`].
 //!
-//! Words are told one by one (`generate_texts`), until what fills captions up begins.
+//! Text is generated one id at a time (`generate_texts`), until the first padding id.
 
 use burn::tensor::Tensor;
 
-use super::raster::{self, Progress, Sizes, Teller};
-use super::{DrawnIds, Filling};
-use crate::models::dalle_pytorch::{DallePytorch, Known};
+use super::raster::{self, Progress, Sizes, StepModel};
+use super::{InfillSpec, SampledTokens};
+use crate::models::dalle_pytorch::{DallePytorch, DecodeState};
 use crate::sampling::{Sampler, SamplingOptions, log_prob};
 use crate::{Error, Result};
 
-/// Draws a picture of one caption for each seed, all in one batch, each going on from `beginning`.
+/// Draws a picture of one caption for each seed, all in one batch, each continuing `prefix_ids`.
 pub fn draw(
     model: &DallePytorch,
     caption: &[u32],
-    beginning: &[u32],
+    prefix_ids: &[u32],
     seeds: &[u64],
     options: &SamplingOptions,
     progress: &mut Progress<'_>,
-) -> Result<Vec<DrawnIds>> {
-    let fillings = raster::begun(beginning, model.config().image_length(), seeds)?;
+) -> Result<Vec<SampledTokens>> {
+    let fillings = raster::with_prefix(prefix_ids, model.config().image_length(), seeds)?;
     fill(model, caption, &fillings, 1, options, progress)
 }
 
-/// Draws what canvases of one caption ask for; the captions that they tell are not looked at. Each `tries` of them one
-/// behind the other are the same and look ahead together.
+/// Fills the masked ids of canvases that share `caption`; their own captions are ignored. Each `tries` consecutive
+/// canvases are equal and are resampled together.
 pub fn fill(
     model: &DallePytorch,
     caption: &[u32],
-    fillings: &[Filling],
+    fillings: &[InfillSpec],
     tries: usize,
     options: &SamplingOptions,
     progress: &mut Progress<'_>,
-) -> Result<Vec<DrawnIds>> {
+) -> Result<Vec<SampledTokens>> {
     let config = model.config();
     let sizes = Sizes {
         positions: config.image_length(),
@@ -48,12 +48,12 @@ pub fn fill(
         captions.push(Vec::new());
     }
     let begin = |rows| {
-        let (prefix, mut known) = model.read(&captions)?;
+        let (prefix, mut state) = model.prefill(&captions)?;
         // The pictures once for each caption that they follow.
         let of: Vec<usize> = (0..captions.len())
             .flat_map(|caption| std::iter::repeat_n(caption, rows))
             .collect();
-        known.select_rows(&of);
+        state.select_rows(&of);
         let last = prefix.narrow(1, config.text_length, 1);
         let parts = of
             .iter()
@@ -61,81 +61,81 @@ pub fn fill(
             .collect();
         Ok(Pictures {
             model,
-            known,
+            state,
             captions: Tensor::cat(parts, 0),
         })
     };
     raster::fill(sizes, fillings, options, begin, progress)
 }
 
-/// Pictures behind their captions.
+/// A batch of images after their captions.
 struct Pictures<'a> {
     model: &'a DallePytorch,
-    known: Known,
-    /// The captions' last states, which ask for the first ids.
+    state: DecodeState,
+    /// The captions' last states, which predict the first ids.
     captions: Tensor<3>,
 }
 
-impl Teller for Pictures<'_> {
-    fn tell(&mut self, newest: Vec<Vec<u32>>, asked: usize) -> Result<Tensor<3>> {
-        let states = match newest.first().map_or(0, Vec::len) {
+impl StepModel for Pictures<'_> {
+    fn step(&mut self, new_ids: Vec<Vec<u32>>, n_logits: usize) -> Result<Tensor<3>> {
+        let states = match new_ids.first().map_or(0, Vec::len) {
             0 => self.captions.clone(),
-            _ => self.model.go_on(&newest, &mut self.known)?,
+            _ => self.model.step(&new_ids, &mut self.state)?,
         };
-        let [_, told, _] = states.dims();
-        let asking = states.narrow(1, told - asked, asked);
-        Ok(self.model.image_logits(asking))
+        let [_, length, _] = states.dims();
+        let last = states.narrow(1, length - n_logits, n_logits);
+        Ok(self.model.image_logits(last))
     }
 
     fn select_rows(&mut self, rows: &[usize]) {
-        self.known.select_rows(rows);
+        self.state.select_rows(rows);
     }
 }
 
-/// A text told.
+/// A generated text.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ToldText {
-    /// Its ids, from the beginning that was given on.
+pub struct GeneratedText {
+    /// Its ids, the given prefix included.
     pub text_ids: Vec<u32>,
-    /// ln p of what was told, in nats.
+    /// ln p of the generated ids, in nats.
     pub log_likelihood: f64,
-    /// Ids counted; that of the end, if it was told, is one.
+    /// Number of generated ids, the end included if it was generated.
     pub tokens: usize,
     /// Its seed.
     pub seed: u64,
 }
 
-/// Goes on with the beginning of a caption, once for each seed. Guidance is not used.
-pub fn tell(
+/// Continues a caption from `prefix_ids`, once for each seed. Guidance is not used.
+pub fn continue_text(
     model: &DallePytorch,
-    beginning: &[u32],
+    prefix_ids: &[u32],
     seeds: &[u64],
     options: &SamplingOptions,
-) -> Result<Vec<ToldText>> {
+) -> Result<Vec<GeneratedText>> {
     let options = SamplingOptions {
         guidance_scale: 1.0,
         ..options.clone()
     };
     options.validate()?;
     let config = model.config();
-    if beginning.len() > config.text_length {
+    if prefix_ids.len() > config.text_length {
         return Err(Error::invalid(
             "beginning",
             format!(
                 "expected {} ids at most, got {}",
                 config.text_length,
-                beginning.len()
+                prefix_ids.len()
             ),
         ));
     }
-    let start = [&[0], beginning].concat();
-    let mut known = model.begin();
-    let mut states = model.go_on_words(&[start], &mut known)?;
-    states = states.narrow(1, beginning.len(), 1);
-    let mut going: Vec<ToldText> = seeds
+    let start = [&[0], prefix_ids].concat();
+    let mut state = model.empty_state();
+    let mut states = model.step_text(&[start], &mut state)?;
+    states = states.narrow(1, prefix_ids.len(), 1);
+    let mut going: Vec<GeneratedText> = seeds
         .iter()
-        .map(|&seed| ToldText {
-            text_ids: beginning.to_vec(),
+        .map(|&seed| GeneratedText {
+            text_ids: prefix_ids.to_vec(),
             log_likelihood: 0.0,
             tokens: 0,
             seed,
@@ -144,7 +144,7 @@ pub fn tell(
     // Before the first word all share one row.
     let mut rows = vec![0; seeds.len()];
     let mut finished = Vec::new();
-    for place in beginning.len()..config.text_length {
+    for place in prefix_ids.len()..config.text_length {
         let logits: Vec<f32> = model
             .text_logits(states)
             .into_data()
@@ -152,34 +152,34 @@ pub fn tell(
             .try_into_vec()
             .map_err(|e| Error::invalid("logits", format!("{e:?}")))?;
         let (mut next, mut next_rows) = (Vec::new(), Vec::new());
-        for (mut told, row) in going.into_iter().zip(rows) {
+        for (mut text, row) in going.into_iter().zip(rows) {
             let of_row = &logits[row * config.text_rows()..][..config.text_rows()];
             let mut allowed = of_row.to_vec();
-            // The start is never told. (The sampler refuses what is not finite; e^-1e30 is 0 all the same.)
+            // The start is never generated. (The sampler refuses what is not finite; e^-1e30 is 0 all the same.)
             allowed[0] = -1e30;
-            let sampler = Sampler::new(&options, told.seed);
+            let sampler = Sampler::new(&options, text.seed);
             let id = sampler.sample(&allowed, None, place as u64)?.id;
-            told.log_likelihood += log_prob(of_row, id as usize);
-            told.tokens += 1;
+            text.log_likelihood += log_prob(of_row, id as usize);
+            text.tokens += 1;
             if id as usize >= config.text_vocab_size {
-                finished.push(told);
+                finished.push(text);
             } else {
-                told.text_ids.push(id);
+                text.text_ids.push(id);
                 next_rows.push(row);
-                next.push(told);
+                next.push(text);
             }
         }
         going = next;
         if going.is_empty() || place + 1 == config.text_length {
             break;
         }
-        known.select_rows(&next_rows);
-        let newest = going.iter().filter_map(|told| told.text_ids.last());
+        state.select_rows(&next_rows);
+        let newest = going.iter().filter_map(|text| text.text_ids.last());
         let newest: Vec<Vec<u32>> = newest.map(|&id| vec![id]).collect();
-        states = model.go_on_words(&newest, &mut known)?;
+        states = model.step_text(&newest, &mut state)?;
         rows = (0..going.len()).collect();
     }
     finished.extend(going);
-    finished.sort_by_key(|told| seeds.iter().position(|&seed| seed == told.seed));
+    finished.sort_by_key(|text| seeds.iter().position(|&seed| seed == text.seed));
     Ok(finished)
 }

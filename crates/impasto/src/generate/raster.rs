@@ -1,9 +1,9 @@
-//! Filling canvases with models that tell pictures in raster order only, as published ones do: all ids in that
-//! order, those that are known in their places. Each id is asked once for every picture of a batch.
+//! Fills canvases with models that support raster order only, as published ones do: known ids are forced at their
+//! positions (teacher forcing). Each id is predicted once for every image of a batch.
 //!
-//! Such a model does not see the known ids behind a hole while it draws the hole. So several tries at one canvas go
-//! on side by side, and where known ids follow what was drawn, those tries under which they are unlikely give way
-//! to copies of the others: a particle filter (Gordon, Salmond and Smith 1993) whose observations are the known ids,
+//! Such a model does not see the known ids after a hole while it fills the hole. So several tries at one canvas run
+//! in parallel, and where known ids follow sampled ones, the tries under which they are unlikely are replaced by
+//! copies of the others: a particle filter (Gordon, Salmond and Smith 1993) whose observations are the known ids,
 //! resampled where fewer than half of the tries count (Kong, Liu and Wong 1994).
 
 use std::collections::BTreeMap;
@@ -13,44 +13,48 @@ use burn::tensor::Tensor;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{DrawnIds, Filling};
+use super::{InfillSpec, SampledTokens};
 use crate::canvas::{Canvas, Caption};
 use crate::sampling::{Sampler, SamplingOptions, log_prob};
 use crate::{Error, Result};
 
-/// Gets the ids of a picture known and to know, with all pictures' ids so far; may stop the work.
+/// Receives the number of ids done and in total for one image, and all images' ids so far; may stop the work.
 pub type Progress<'a> = dyn FnMut(usize, usize, &[Vec<u32>]) -> ControlFlow<()> + 'a;
 
-/// A batch of pictures under way in a model that has read their caption.
-pub(super) trait Teller {
-    /// Tells each picture's next ids, of equal number, and asks for those behind the last `asked` of them. Before
-    /// any is told, the caption counts as one more.
+/// A batch of images being decoded by a model that is conditioned on their caption.
+pub(super) trait StepModel {
+    /// Runs each image's next ids, of equal number, and returns the logits after the last `n_logits` of them. In the
+    /// first call the caption counts as one more id.
     ///
     /// # Shapes
-    /// - returns: logits, `[batch, asked, vocabulary]`; the vocabulary begins with the codes
-    fn tell(&mut self, newest: Vec<Vec<u32>>, asked: usize) -> Result<Tensor<3>>;
+    /// - returns: logits, `[batch, n_logits, vocabulary]`; the vocabulary starts with the codes
+    fn step(&mut self, new_ids: Vec<Vec<u32>>, n_logits: usize) -> Result<Tensor<3>>;
 
-    /// Goes on with these rows of the batch.
+    /// Keeps these rows of the batch, in this order.
     fn select_rows(&mut self, rows: &[usize]);
 }
 
-/// Canvases that go on from `beginning`, one for each seed.
-pub(super) fn begun(beginning: &[u32], positions: usize, seeds: &[u64]) -> Result<Vec<Filling>> {
-    if beginning.len() >= positions {
+/// Canvases whose first ids are `prefix_ids`, one for each seed.
+pub(super) fn with_prefix(
+    prefix_ids: &[u32],
+    positions: usize,
+    seeds: &[u64],
+) -> Result<Vec<InfillSpec>> {
+    if prefix_ids.len() >= positions {
         return Err(Error::invalid(
             "beginning",
             format!(
                 "expected fewer than {positions} ids, got {}",
-                beginning.len()
+                prefix_ids.len()
             ),
         ));
     }
-    // The teller knows the caption.
+    // The model has the caption already.
     let mut canvas = Canvas::blank(positions, Caption::Asked);
-    for (known, &id) in canvas.image_ids.iter_mut().zip(beginning) {
+    for (known, &id) in canvas.image_ids.iter_mut().zip(prefix_ids) {
         *known = Some(id);
     }
-    let of = |&seed| Filling {
+    let of = |&seed| InfillSpec {
         canvas: canvas.clone(),
         seed,
     };
@@ -64,26 +68,26 @@ pub(super) struct Sizes {
     pub positions: usize,
     /// Ids of the image tokenizer.
     pub codes: usize,
-    /// How many fillings in a row are tries at the same canvas, which look ahead together.
+    /// How many consecutive canvases are tries at the same one, which are resampled together.
     pub tries: usize,
 }
 
-/// Fills canvases. `begin` makes a teller for so many pictures, and behind them for the same ones without the
-/// caption where guidance asks for it.
-pub(super) fn fill<T: Teller>(
+/// Fills canvases. `begin` starts a [`StepModel`] for this many images, followed by the same number without the
+/// caption where guidance needs them.
+pub(super) fn fill<T: StepModel>(
     sizes: Sizes,
-    fillings: &[Filling],
+    fillings: &[InfillSpec],
     options: &SamplingOptions,
     mut begin: impl FnMut(usize) -> Result<T>,
     progress: &mut Progress<'_>,
-) -> Result<Vec<DrawnIds>> {
+) -> Result<Vec<SampledTokens>> {
     options.validate()?;
     let Sizes {
         positions,
         codes,
         tries,
     } = sizes;
-    let same = |tries: &[Filling]| {
+    let same = |tries: &[InfillSpec]| {
         tries
             .iter()
             .all(|filling| filling.canvas == tries[0].canvas)
@@ -95,12 +99,12 @@ pub(super) fn fill<T: Teller>(
     {
         return Err(Error::invalid(
             "tries",
-            format!("expected {tries} fillings of each canvas, one behind the other"),
+            format!("expected {tries} consecutive fillings of each canvas"),
         ));
     }
-    // What is known before anything is asked is told in one pass; rows that agree in its length go together.
+    // The known prefix of a canvas is run in one pass; rows with prefixes of equal length share a batch.
     let mut groups = BTreeMap::<usize, Vec<usize>>::new();
-    for (row, Filling { canvas, .. }) in fillings.iter().enumerate() {
+    for (row, InfillSpec { canvas, .. }) in fillings.iter().enumerate() {
         canvas.check_picture(positions, codes)?;
         let known = canvas.image_ids.iter().take_while(|id| id.is_some());
         groups.entry(known.count()).or_default().push(row);
@@ -108,11 +112,11 @@ pub(super) fn fill<T: Teller>(
     let mut drawn = vec![None; fillings.len()];
     let mut finished = 0;
     for (known, rows) in groups {
-        let group: Vec<&Filling> = rows.iter().map(|&row| &fillings[row]).collect();
+        let group: Vec<&InfillSpec> = rows.iter().map(|&row| &fillings[row]).collect();
         let mut batch = Batch::new(&group, options, sizes);
         if known < positions {
-            let mut teller = begin(rows.len())?;
-            batch.go_on(&mut teller, &mut |done, _, ids| {
+            let mut model = begin(rows.len())?;
+            batch.run(&mut model, &mut |done, _, ids| {
                 let share = finished * positions + done * rows.len();
                 progress(share / fillings.len(), positions, ids)
             })?;
@@ -125,27 +129,27 @@ pub(super) fn fill<T: Teller>(
     Ok(drawn.into_iter().flatten().collect())
 }
 
-/// Known ids that are told and weighed in one pass: their logits are all in memory.
+/// Known ids that are run and weighed in one pass: their logits are all in memory.
 const WEIGHED: usize = 16;
 
-/// Canvases with equally many ids in front of the first asked one.
+/// Canvases with equally many ids before the first masked one.
 struct Batch<'a> {
     canvases: Vec<&'a Canvas>,
     samplers: Vec<Sampler>,
     guidance: Option<f64>,
     sizes: Sizes,
-    /// What is told or drawn so far, of equal length.
+    /// The ids so far, known or sampled, of equal length.
     image_ids: Vec<Vec<u32>>,
     log_likelihoods: Vec<f64>,
-    /// ln p of the known ids told since the tries were last chosen among.
+    /// ln p of the known ids since the last resampling.
     weights: Vec<f64>,
     /// One for each canvas's tries.
     choosers: Vec<ChaCha8Rng>,
 }
 
 impl<'a> Batch<'a> {
-    fn new(fillings: &[&'a Filling], options: &SamplingOptions, sizes: Sizes) -> Self {
-        let chooser = |tries: &[&Filling]| {
+    fn new(fillings: &[&'a InfillSpec], options: &SamplingOptions, sizes: Sizes) -> Self {
+        let chooser = |tries: &[&InfillSpec]| {
             let mut random = ChaCha8Rng::seed_from_u64(tries[0].seed);
             // Ids have streams from 0 on, what else is drawn the last ones.
             random.set_stream(u64::MAX - 3);
@@ -173,23 +177,23 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn go_on(&mut self, teller: &mut impl Teller, progress: &mut Progress<'_>) -> Result<()> {
-        let (mut begun, mut told) = (false, 0);
+    fn run(&mut self, model: &mut impl StepModel, progress: &mut Progress<'_>) -> Result<()> {
+        let (mut begun, mut fed) = (false, 0);
         while let Some(asked) = self.next_asked() {
-            // What is known in front counts for all tries alike.
+            // The known prefix has the same weight for all tries.
             let weighs = begun && self.sizes.tries > 1;
-            while weighs && told + WEIGHED < asked {
-                self.weigh(teller, told..told + WEIGHED)?;
-                told += WEIGHED;
+            while weighs && fed + WEIGHED < asked {
+                self.weigh(model, fed..fed + WEIGHED)?;
+                fed += WEIGHED;
             }
-            let count = if weighs { asked - told } else { 1 };
-            let newest = self.newest(told..asked);
-            let mut logits = Logits::of(teller.tell(newest, count)?)?;
+            let count = if weighs { asked - fed } else { 1 };
+            let new_ids = self.new_ids(fed..asked);
+            let mut logits = Logits::of(model.step(new_ids, count)?)?;
             for place in 0..count - 1 {
-                self.weigh_all(&logits, place, told + 1 + place)?;
+                self.weigh_all(&logits, place, fed + 1 + place)?;
             }
-            (begun, told) = (true, asked);
-            self.choose(teller, &mut logits, asked);
+            (begun, fed) = (true, asked);
+            self.choose(model, &mut logits, asked);
             self.sample(asked, &logits, count - 1)?;
             let done = asked + 1;
             if progress(done, self.sizes.positions, &self.image_ids).is_break() {
@@ -199,7 +203,7 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Writes down what all rows know, up to the next id that one of them asks for.
+    /// Appends the ids that all rows know, up to the next position that is masked in one of them.
     fn next_asked(&mut self) -> Option<usize> {
         loop {
             let next = self.image_ids.first().map_or(0, Vec::len);
@@ -220,8 +224,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// What is to be told of each row, and once more of each without the caption.
-    fn newest(&self, places: std::ops::Range<usize>) -> Vec<Vec<u32>> {
+    /// The next input ids of each row, and once more of each without the caption.
+    fn new_ids(&self, places: std::ops::Range<usize>) -> Vec<Vec<u32>> {
         let of = |ids: &Vec<u32>| ids[places.clone()].to_vec();
         let mut newest: Vec<Vec<u32>> = self.image_ids.iter().map(of).collect();
         if self.guidance.is_some() {
@@ -230,10 +234,10 @@ impl<'a> Batch<'a> {
         newest
     }
 
-    /// Tells ids behind which known ones stand: how likely those are counts for the tries.
-    fn weigh(&mut self, teller: &mut impl Teller, places: std::ops::Range<usize>) -> Result<()> {
+    /// Runs ids that are followed by known ones, whose likelihood is added to the weights of the tries.
+    fn weigh(&mut self, model: &mut impl StepModel, places: std::ops::Range<usize>) -> Result<()> {
         let count = places.len();
-        let logits = Logits::of(teller.tell(self.newest(places.clone()), count)?)?;
+        let logits = Logits::of(model.step(self.new_ids(places.clone()), count)?)?;
         for place in 0..count {
             self.weigh_all(&logits, place, places.start + 1 + place)?;
         }
@@ -271,13 +275,13 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Before an id is drawn, the tries under which the known ids so far are unlikely give way to copies of others.
-    fn choose(&mut self, teller: &mut impl Teller, logits: &mut Logits, asked: usize) {
+    /// Before an id is sampled, replaces the tries under which the known ids so far are unlikely by copies of others.
+    fn choose(&mut self, model: &mut impl StepModel, logits: &mut Logits, asked: usize) {
         let tries = self.sizes.tries;
         let mut rows: Vec<usize> = (0..self.canvases.len()).collect();
         for (number, random) in self.choosers.iter_mut().enumerate() {
             let all = number * tries..(number + 1) * tries;
-            // Only where this canvas asks: what others in the batch ask for must not matter.
+            // Only where this canvas is masked: the masks of others in the batch must not matter.
             if self.canvases[all.start].image_ids[asked].is_some() {
                 continue;
             }
@@ -303,7 +307,7 @@ impl<'a> Batch<'a> {
             let alone: Vec<usize> = rows.iter().map(|row| rows.len() + row).collect();
             rows.extend(alone);
         }
-        teller.select_rows(&rows);
+        model.select_rows(&rows);
         logits.rows = rows;
     }
 
@@ -335,9 +339,9 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    fn drawn(self) -> impl Iterator<Item = DrawnIds> {
+    fn drawn(self) -> impl Iterator<Item = SampledTokens> {
         let drawn = self.image_ids.into_iter().zip(self.log_likelihoods);
-        drawn.map(|(image_ids, log_likelihood)| DrawnIds {
+        drawn.map(|(image_ids, log_likelihood)| SampledTokens {
             image_ids,
             log_likelihood,
         })
@@ -412,9 +416,9 @@ mod tests {
 
     const CODES: usize = 6;
 
-    /// Even places are anything; an odd one is what is in front of it in nine of ten cases.
+    /// Even places are anything; an odd one repeats the id before it in nine of ten cases.
     struct Pairs {
-        told: Vec<Vec<u32>>,
+        ids: Vec<Vec<u32>>,
     }
 
     fn probability(position: usize, before: Option<u32>, id: usize) -> f32 {
@@ -427,34 +431,34 @@ mod tests {
         }
     }
 
-    impl Teller for Pairs {
-        fn tell(&mut self, newest: Vec<Vec<u32>>, asked: usize) -> Result<Tensor<3>> {
-            if self.told.is_empty() {
-                self.told = vec![Vec::new(); newest.len()];
+    impl StepModel for Pairs {
+        fn step(&mut self, new_ids: Vec<Vec<u32>>, n_logits: usize) -> Result<Tensor<3>> {
+            if self.ids.is_empty() {
+                self.ids = vec![Vec::new(); new_ids.len()];
             }
             let mut logits = Vec::new();
-            for (told, newest) in self.told.iter_mut().zip(&newest) {
-                told.extend(newest);
-                for position in told.len() + 1 - asked..told.len() + 1 {
-                    let before = position.checked_sub(1).map(|last| told[last]);
+            for (row, new) in self.ids.iter_mut().zip(&new_ids) {
+                row.extend(new);
+                for position in row.len() + 1 - n_logits..row.len() + 1 {
+                    let before = position.checked_sub(1).map(|last| row[last]);
                     let of = |id| probability(position, before, id).ln();
                     logits.extend((0..CODES).map(of));
                 }
             }
-            let data = TensorData::new(logits, [newest.len(), asked, CODES]);
+            let data = TensorData::new(logits, [new_ids.len(), n_logits, CODES]);
             Ok(Tensor::from_data(data, &Device::flex()))
         }
 
         fn select_rows(&mut self, rows: &[usize]) {
-            self.told = rows.iter().map(|&row| self.told[row].clone()).collect();
+            self.ids = rows.iter().map(|&row| self.ids[row].clone()).collect();
         }
     }
 
-    fn filled(canvases: &[(Canvas, u64)], tries: usize, guided: bool) -> Vec<DrawnIds> {
+    fn filled(canvases: &[(Canvas, u64)], tries: usize, guided: bool) -> Vec<SampledTokens> {
         let mut fillings = Vec::new();
         for (canvas, seed) in canvases {
             for attempt in 0..tries as u64 {
-                fillings.push(Filling {
+                fillings.push(InfillSpec {
                     canvas: canvas.clone(),
                     seed: seed * 1000 + attempt,
                 });
@@ -471,7 +475,7 @@ mod tests {
             codes: CODES,
             tries,
         };
-        let begin = |_| Ok(Pairs { told: Vec::new() });
+        let begin = |_| Ok(Pairs { ids: Vec::new() });
         let go = &mut |_, _, _: &[Vec<u32>]| ControlFlow::Continue(());
         fill(sizes, &fillings, &options, begin, go).unwrap()
     }
@@ -488,7 +492,7 @@ mod tests {
     /// For each hole 5 % of the canvases have no try with the right id ((5 / 6)^16), and one in ten tries with a wrong
     /// one stays; without looking ahead one in six is right. (Of 100 seeds, with 4 standard errors on each side.)
     #[test]
-    fn holes_go_with_the_known_ids_behind_them() {
+    fn holes_fit_the_known_ids_after_them() {
         let canvas = canvas();
         let canvases: Vec<(Canvas, u64)> = (0..100).map(|seed| (canvas.clone(), seed)).collect();
         for (tries, guided, range) in [
@@ -499,7 +503,7 @@ mod tests {
             let drawn = filled(&canvases, tries, guided);
             // The last pair is chosen by the whole picture's likelihood, not here.
             for (position, id) in [(0, 4), (2, 2), (4, 5)] {
-                let right = |drawn: &&DrawnIds| drawn.image_ids[position] == id;
+                let right = |drawn: &&SampledTokens| drawn.image_ids[position] == id;
                 let share = drawn.iter().filter(right).count() as f64 / drawn.len() as f64;
                 assert!(range.contains(&share), "{tries} {position}: {share}");
             }
@@ -533,7 +537,7 @@ mod tests {
 
     #[test]
     fn tries_have_one_canvas() {
-        let filling = |canvas| Filling { canvas, seed: 1 };
+        let filling = |canvas| InfillSpec { canvas, seed: 1 };
         let other = Canvas::blank(canvas().image_ids.len(), Caption::Asked);
         let fillings = [filling(canvas()), filling(other)];
         let sizes = |tries| Sizes {
@@ -543,7 +547,7 @@ mod tests {
         };
         let options = SamplingOptions::greedy();
         let go = &mut |_, _, _: &[Vec<u32>]| ControlFlow::Continue(());
-        let begin = |_| Ok(Pairs { told: Vec::new() });
+        let begin = |_| Ok(Pairs { ids: Vec::new() });
         assert!(fill(sizes(1), &fillings, &options, begin, go).is_ok());
         for tries in [0, 2, 3] {
             let filled = fill(sizes(tries), &fillings, &options, begin, go);

@@ -12,7 +12,7 @@ use super::dalle::{DalleBatch, LossWeights, Part, image_part};
 use super::parameters::{self, Parameters};
 use super::vqgan::VqganConfig;
 use crate::nn::Init;
-use crate::nn::block::Sight;
+use crate::nn::block::AttentionMask;
 
 struct Golden(&'static [u8]);
 
@@ -89,7 +89,7 @@ fn check_dalle(golden: Golden) {
         start: 0,
     };
     let image = image_part(&batch.image_ids, &batch.orders, config.codebook_size, false);
-    let states = model.forward(&[text, image], rows, None, Sight::Causal);
+    let states = model.forward(&[text, image], rows, None, AttentionMask::Causal);
     let length = config.text_length;
     let text_logits = model.text_logits(states.clone().narrow(1, 0, length));
     let image_logits = model.image_logits(states.narrow(1, length, config.image_length()));

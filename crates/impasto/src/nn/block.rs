@@ -64,7 +64,7 @@ impl KvCache {
     pub fn extend(
         &mut self,
         qkv: Tensor<3>,
-        turns: Option<(ops::Turn, ops::Turn)>,
+        turns: Option<(ops::QkNormRope, ops::QkNormRope)>,
         n_heads: usize,
     ) -> Tensor<3> {
         let [batch, n, joint] = qkv.dims();
@@ -124,7 +124,7 @@ impl KvCache {
         (keys, values)
     }
 
-    /// What it holds, with `keys` and `values` behind, leaving the cache as it is.
+    /// What it holds, followed by `keys` and `values`, leaving the cache as it is.
     fn peek(&self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let (Some(known_keys), Some(known_values)) = (&self.keys, &self.values) else {
             return (keys, values);
@@ -138,14 +138,14 @@ impl KvCache {
     }
 }
 
-/// Which earlier tokens a token sees.
+/// Which tokens a token attends to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sight {
+pub enum AttentionMask {
     /// All before it, and itself; the new tokens join the cache.
     Causal,
-    /// The cache, and itself, but none of the other new tokens; the cache stays as it is. Several questions
-    /// are asked of one context in one pass (σ-GPT, arXiv:2404.09562, section 4).
-    Questions,
+    /// The cache, and itself, but none of the other new tokens; the cache stays as it is. Several positions
+    /// are predicted from one context in one pass (σ-GPT, arXiv:2404.09562, section 4).
+    QueryOnly,
 }
 
 /// One layer.
@@ -202,24 +202,24 @@ impl Block {
 
     /// # Shapes
     /// - `x`: `[batch, seq, width]`
-    /// - `own`, `target`: the rotations of the tokens' own places (keys) and of the asked ones (queries)
+    /// - `own`, `target`: the rotations of the tokens' own places (keys) and of the target ones (queries)
     pub fn forward(
         &self,
         x: Tensor<3>,
         own: &Rotation,
         target: &Rotation,
         cache: Option<&mut KvCache>,
-        sight: Sight,
+        mask: AttentionMask,
     ) -> Tensor<3> {
         let qkv = self.qkv.forward(self.attention_norm.forward(x.clone()));
         let turns = || (target.turn(&self.query_norm), own.turn(&self.key_norm));
-        let seen = match (cache, sight) {
-            (None, Sight::Causal) => {
+        let seen = match (cache, mask) {
+            (None, AttentionMask::Causal) => {
                 let (query, key) = turns();
                 ops::self_attention(qkv, query, key, self.n_heads, EPSILON)
             }
-            (Some(cache), Sight::Causal) => cache.extend(qkv, Some(turns()), self.n_heads),
-            (cache, Sight::Questions) => self.ask(qkv, own, target, cache.as_deref()),
+            (Some(cache), AttentionMask::Causal) => cache.extend(qkv, Some(turns()), self.n_heads),
+            (cache, AttentionMask::QueryOnly) => self.ask(qkv, own, target, cache.as_deref()),
         };
         let x = x + self.attention_out.forward(seen);
         let inner = ops::swiglu(self.gate_up.forward(self.mlp_norm.forward(x.clone())));

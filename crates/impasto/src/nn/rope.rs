@@ -8,7 +8,7 @@
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::RmsNorm;
-use super::ops::{self, Turn};
+use super::ops::{self, QkNormRope};
 
 const BASE: f64 = 100.0;
 
@@ -107,10 +107,10 @@ impl Rotation {
     }
 
     /// What self-attention does to queries or keys of these places.
-    pub(super) fn turn(&self, norm: &RmsNorm) -> Turn {
+    pub(super) fn turn(&self, norm: &RmsNorm) -> QkNormRope {
         let weight = norm.weight.val();
         let (cos, sin) = self.of_type(weight.dtype());
-        Turn { weight, cos, sin }
+        QkNormRope { weight, cos, sin }
     }
 
     /// Turns the pairs (i, i + head_width / 2) of each head.

@@ -9,11 +9,11 @@ use burn::tensor::Device;
 use super::dalle_mini::{DalleMiniPipeline, is_dalle_mini};
 use super::dalle_pytorch::{DallePytorchPipeline, is_dalle_pytorch};
 use super::image_tokenizer::{ImageTokenizerPipeline, is_image_tokenizer};
-use super::{Drawn, GenerateRequest, Likelihood, Pipeline, Progress, Timings};
+use super::{GenerateRequest, GeneratedImage, Likelihood, Pipeline, Progress, Timings};
 use crate::canvas::{Canvas, Caption};
-use crate::caption::{ContinueRequest, Search, ToldCaption, captions, continuations};
+use crate::caption::{ContinueRequest, GeneratedCaption, Search, captions, continuations};
 use crate::checkpoint::{Model, ModelSource, WeightFormat};
-use crate::generate::CanvasModel;
+use crate::generate::InfillModel;
 use crate::image::Picture;
 use crate::models::ImageTokenizer;
 use crate::sampling::SamplingOptions;
@@ -30,7 +30,7 @@ pub trait AnyPipeline: Debug {
     /// Pixels ↔ image ids.
     fn image_tokenizer(&self) -> &ImageTokenizer;
 
-    /// What the model draws with where nothing else is asked for.
+    /// The default sampling options for pictures.
     fn sampling(&self) -> &SamplingOptions;
 
     /// Whether the model can read a prompt.
@@ -41,9 +41,9 @@ pub trait AnyPipeline: Debug {
         &self,
         request: &GenerateRequest,
         progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
-    ) -> Result<(Vec<Drawn>, Timings)>;
+    ) -> Result<(Vec<GeneratedImage>, Timings)>;
 
-    /// What the model tells words with where nothing else is asked for.
+    /// The default sampling options for text.
     fn text_sampling(&self) -> SamplingOptions {
         SamplingOptions {
             guidance_scale: 1.0,
@@ -54,14 +54,14 @@ pub trait AnyPipeline: Debug {
     }
 
     /// Captions with one beginning, in the model's own words.
-    fn continue_text(&self, _request: &ContinueRequest) -> Result<Vec<ToldCaption>> {
-        tells_none(self.name())
+    fn continue_text(&self, _request: &ContinueRequest) -> Result<Vec<GeneratedCaption>> {
+        no_captions(self.name())
     }
 
     /// The model as one that fills canvases.
-    fn canvas_model(&self) -> Result<&dyn CanvasModel>;
+    fn canvas_model(&self) -> Result<&dyn InfillModel>;
 
-    /// Whether captions of a picture are drawn without it and ranked by it: the model tells captions first.
+    /// Whether captions of a picture are drawn without it and ranked by it: in its sequence captions come first.
     fn ranks_captions(&self) -> bool {
         false
     }
@@ -72,11 +72,11 @@ pub trait AnyPipeline: Debug {
         _picture: &Picture,
         _n: usize,
         _search: &Search,
-    ) -> Result<Vec<ToldCaption>> {
-        tells_none(self.name())
+    ) -> Result<Vec<GeneratedCaption>> {
+        no_captions(self.name())
     }
 
-    /// ln p of a caption, where the model tells any, and of a picture given it.
+    /// ln p of a caption, where the model generates any, and of a picture given it.
     fn likelihood(&self, caption: &str, picture: &Picture, truncate: bool) -> Result<Likelihood>;
 
     /// Side of the pictures in pixels.
@@ -151,13 +151,11 @@ pub trait AnyPipeline: Debug {
     }
 }
 
-/// What a model says that only reads captions.
-fn tells_none<T>(name: &str) -> Result<T> {
+/// The error of models that cannot generate captions.
+fn no_captions<T>(name: &str) -> Result<T> {
     Err(Error::invalid(
         "model",
-        format!(
-            "{name} reads captions and tells none; impasto's own models and DALLE-pytorch's do"
-        ),
+        format!("{name} cannot generate captions; impasto's own models and DALLE-pytorch's can"),
     ))
 }
 
@@ -276,19 +274,24 @@ impl AnyPipeline for Pipeline {
         &self,
         request: &GenerateRequest,
         progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
-    ) -> Result<(Vec<Drawn>, Timings)> {
+    ) -> Result<(Vec<GeneratedImage>, Timings)> {
         Pipeline::generate(self, request, progress)
     }
 
-    fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<ToldCaption>> {
+    fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<GeneratedCaption>> {
         continuations(&self.model, request)
     }
 
-    fn canvas_model(&self) -> Result<&dyn CanvasModel> {
+    fn canvas_model(&self) -> Result<&dyn InfillModel> {
         Ok(&self.model)
     }
 
-    fn captions(&self, picture: &Picture, n: usize, search: &Search) -> Result<Vec<ToldCaption>> {
+    fn captions(
+        &self,
+        picture: &Picture,
+        n: usize,
+        search: &Search,
+    ) -> Result<Vec<GeneratedCaption>> {
         let canvas = Canvas::of(&self.encode(picture)?, Caption::Asked);
         captions(&self.model, &canvas, n, search)
     }

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use super::{Drawn, GenerateRequest, Progress, Timings};
-use crate::generate::{self, DrawnIds};
+use super::{GenerateRequest, GeneratedImage, Progress, Timings};
+use crate::generate::{self, SampledTokens};
 use crate::models::ImageTokenizer;
 use crate::models::dalle::Order;
 use crate::{Error, Result};
@@ -20,7 +20,7 @@ pub(super) struct Batches<'a> {
 }
 
 impl<'a> Batches<'a> {
-    /// Begins with the request's words; `load` is how long loading took.
+    /// Starts with the request's words; `load` is how long loading took.
     pub fn begin(request: &'a GenerateRequest, load: Duration) -> Result<Self> {
         if request.n == 0 {
             return Err(Error::invalid("n", "expected 1 or more pictures, got 0"));
@@ -50,9 +50,9 @@ impl<'a> Batches<'a> {
     pub fn draw(
         mut self,
         image: &ImageTokenizer,
-        mut draw: impl FnMut(&[u64], &mut generate::Progress<'_>) -> Result<Vec<DrawnIds>>,
+        mut draw: impl FnMut(&[u64], &mut generate::Progress<'_>) -> Result<Vec<SampledTokens>>,
         progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
-    ) -> Result<(Vec<Drawn>, Timings)> {
+    ) -> Result<(Vec<GeneratedImage>, Timings)> {
         self.timings.text = self.lap();
         let n = self.request.n;
         let positions = image.config().grid().pow(2);
@@ -74,7 +74,7 @@ impl<'a> Batches<'a> {
             let pictures = image.decode(&image_ids)?;
             self.timings.pixels += self.lap();
             for ((picture, ids), seed) in pictures.into_iter().zip(ids).zip(seeds) {
-                drawn.push(Drawn {
+                drawn.push(GeneratedImage {
                     picture,
                     seed,
                     image_ids: ids.image_ids,

@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use burn::tensor::Device;
 
 use super::batches::Batches;
-use super::{AnyPipeline, Drawn, GenerateRequest, Likelihood, Progress, Timings};
+use super::{AnyPipeline, GenerateRequest, GeneratedImage, Likelihood, Progress, Timings};
 use crate::Result;
 use crate::checkpoint::dalle_mini::{self as checkpoint, DalleMini, DalleMiniConfig};
 use crate::checkpoint::{ModelSource, WeightFormat};
-use crate::generate::CanvasModel;
+use crate::generate::InfillModel;
 use crate::generate::dalle_mini::draw;
 use crate::image::Picture;
 use crate::import::{dalle_mini as published, name_of};
 use crate::models::ImageTokenizer;
-use crate::models::dalle_bart::Followers;
+use crate::models::dalle_bart::CaptionRows;
 use crate::sampling::SamplingOptions;
 
 /// A DALL·E mini that draws.
@@ -106,12 +106,12 @@ impl AnyPipeline for DalleMiniPipeline {
         &self,
         request: &GenerateRequest,
         progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
-    ) -> Result<(Vec<Drawn>, Timings)> {
+    ) -> Result<(Vec<GeneratedImage>, Timings)> {
         let batches = Batches::begin(request, self.load_time)?.in_raster_order("DALL·E mini")?;
         let model = &self.model;
         let text_ids = model.encode_caption(&request.prompt, request.truncate)?;
-        let caption = model.dalle.read(&text_ids)?;
-        let null_caption = model.dalle.read(&model.text.null_caption())?;
+        let caption = model.dalle.encode(&text_ids)?;
+        let null_caption = model.dalle.encode(&model.text.null_caption())?;
         batches.draw(
             &model.image,
             |seeds, progress| {
@@ -123,21 +123,21 @@ impl AnyPipeline for DalleMiniPipeline {
         )
     }
 
-    fn canvas_model(&self) -> Result<&dyn CanvasModel> {
+    fn canvas_model(&self) -> Result<&dyn InfillModel> {
         Ok(&self.model)
     }
 
     /// Captions themselves have no likelihood: the model reads them only.
     fn likelihood(&self, caption: &str, picture: &Picture, truncate: bool) -> Result<Likelihood> {
         let text_ids = self.model.encode_caption(caption, truncate)?;
-        let caption = self.model.dalle.read(&text_ids)?;
+        let caption = self.model.dalle.encode(&text_ids)?;
         let image_ids = self.encode(picture)?;
-        let followers = [Followers {
+        let caption_rows = [CaptionRows {
             caption: &caption,
             rows: 1,
         }];
         let image_tokens = image_ids.len();
-        let nats = self.model.dalle.image_nats(&[image_ids], &followers)?;
+        let nats = self.model.dalle.image_nats(&[image_ids], &caption_rows)?;
         Ok(Likelihood {
             text_log_likelihood: 0.0,
             image_log_likelihood: super::negative_sum(nats)?,

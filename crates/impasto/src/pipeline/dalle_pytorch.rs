@@ -6,14 +6,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::batches::Batches;
-use super::{AnyPipeline, Drawn, GenerateRequest, Likelihood, Progress, Timings};
-use crate::caption::{ContinueRequest, Search, ToldCaption};
+use super::{AnyPipeline, GenerateRequest, GeneratedImage, Likelihood, Progress, Timings};
+use crate::caption::{ContinueRequest, GeneratedCaption, Search};
 use crate::checkpoint::dalle_pytorch::{
     self as checkpoint, DallePytorchModel, DallePytorchModelConfig,
 };
 use crate::checkpoint::{ModelSource, WeightFormat};
-use crate::generate::CanvasModel;
-use crate::generate::dalle_pytorch::{draw, tell};
+use crate::generate::InfillModel;
+use crate::generate::dalle_pytorch::{continue_text, draw};
 use crate::image::Picture;
 use crate::import::dalle_pytorch as published;
 use crate::models::ImageTokenizer;
@@ -112,7 +112,7 @@ impl AnyPipeline for DallePytorchPipeline {
         &self,
         request: &GenerateRequest,
         progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
-    ) -> Result<(Vec<Drawn>, Timings)> {
+    ) -> Result<(Vec<GeneratedImage>, Timings)> {
         let batches = Batches::begin(request, self.load_time)?.in_raster_order("DALLE-pytorch")?;
         let caption = self.encode_caption(&request.prompt, request.truncate)?;
         batches.draw(
@@ -144,16 +144,16 @@ impl AnyPipeline for DallePytorchPipeline {
         }
     }
 
-    fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<ToldCaption>> {
+    fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<GeneratedCaption>> {
         let seeds = request.seeds()?;
         let beginning = match request.beginning.trim() {
             "" => Vec::new(),
             beginning => self.encode_caption(beginning, false)?,
         };
-        let told = tell(&self.model.dalle, &beginning, &seeds, &request.sampling)?;
+        let told = continue_text(&self.model.dalle, &beginning, &seeds, &request.sampling)?;
         told.into_iter()
             .map(|told| {
-                Ok(ToldCaption {
+                Ok(GeneratedCaption {
                     text: self.model.text.decode(&told.text_ids)?,
                     log_likelihood: told.log_likelihood,
                     picture_log_likelihood: None,
@@ -164,7 +164,7 @@ impl AnyPipeline for DallePytorchPipeline {
             .collect()
     }
 
-    fn canvas_model(&self) -> Result<&dyn CanvasModel> {
+    fn canvas_model(&self) -> Result<&dyn InfillModel> {
         Ok(&self.model)
     }
 
@@ -172,12 +172,17 @@ impl AnyPipeline for DallePytorchPipeline {
         true
     }
 
-    /// Captions are told before pictures here: they are drawn without the picture, and then it decides, by Bayes' rule,
+    /// Captions come before pictures here: they are drawn without the picture, and then it decides, by Bayes' rule,
     /// how likely each is of those that were drawn.
-    fn captions(&self, picture: &Picture, n: usize, search: &Search) -> Result<Vec<ToldCaption>> {
+    fn captions(
+        &self,
+        picture: &Picture,
+        n: usize,
+        search: &Search,
+    ) -> Result<Vec<GeneratedCaption>> {
         let Search::Sampling { options, seed } = search else {
             let reason = format!(
-                "{} tells captions before pictures: they can be drawn and ranked (sampling), not searched",
+                "{} generates captions before pictures: they can be sampled and ranked, not found by beam search",
                 self.name()
             );
             return Err(Error::invalid("search", reason));
@@ -192,14 +197,14 @@ impl AnyPipeline for DallePytorchPipeline {
         let dalle = &self.model.dalle;
         let mut seen = BTreeSet::new();
         let mut ranked = Vec::new();
-        for told in tell(dalle, &[], &request.seeds()?, options)? {
+        for told in continue_text(dalle, &[], &request.seeds()?, options)? {
             if !seen.insert(told.text_ids.clone()) {
                 continue;
             }
             let (text, image) = dalle.nats(&told.text_ids, &image_ids)?;
             let of_picture = super::negative_sum(image)?;
             let joint = super::negative_sum(text)? + of_picture;
-            ranked.push(ToldCaption {
+            ranked.push(GeneratedCaption {
                 text: self.model.text.decode(&told.text_ids)?,
                 log_likelihood: joint,
                 picture_log_likelihood: Some(of_picture),

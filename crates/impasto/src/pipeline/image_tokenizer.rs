@@ -4,13 +4,13 @@ use std::ops::ControlFlow;
 
 use burn::tensor::Device;
 
-use super::{AnyPipeline, Drawn, GenerateRequest, Likelihood, Progress, Timings};
-use crate::caption::{ContinueRequest, Search, ToldCaption};
+use super::{AnyPipeline, GenerateRequest, GeneratedImage, Likelihood, Progress, Timings};
+use crate::caption::{ContinueRequest, GeneratedCaption, Search};
 use crate::checkpoint::ModelSource;
 use crate::checkpoint::image_tokenizer::{
     self as checkpoint, Architecture, ImageTokenizerModelConfig,
 };
-use crate::generate::CanvasModel;
+use crate::generate::InfillModel;
 use crate::image::Picture;
 use crate::import::image_tokenizer as published;
 use crate::models::ImageTokenizer;
@@ -111,11 +111,11 @@ impl AnyPipeline for ImageTokenizerPipeline {
         &self,
         _request: &GenerateRequest,
         _progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
-    ) -> Result<(Vec<Drawn>, Timings)> {
+    ) -> Result<(Vec<GeneratedImage>, Timings)> {
         self.no_transformer()
     }
 
-    fn canvas_model(&self) -> Result<&dyn CanvasModel> {
+    fn canvas_model(&self) -> Result<&dyn InfillModel> {
         self.no_transformer()
     }
 
@@ -124,11 +124,11 @@ impl AnyPipeline for ImageTokenizerPipeline {
         _picture: &Picture,
         _n: usize,
         _search: &Search,
-    ) -> Result<Vec<ToldCaption>> {
+    ) -> Result<Vec<GeneratedCaption>> {
         self.no_transformer()
     }
 
-    fn continue_text(&self, _request: &ContinueRequest) -> Result<Vec<ToldCaption>> {
+    fn continue_text(&self, _request: &ContinueRequest) -> Result<Vec<GeneratedCaption>> {
         self.no_transformer()
     }
 

@@ -76,7 +76,7 @@ impl AnyConfig {
         }
     }
 
-    /// What `generate` uses where nothing else is asked for.
+    /// The defaults of `generate`.
     pub fn sampling(&self) -> Option<&SamplingOptions> {
         match self {
             AnyConfig::Own(config) => Some(&config.sampling),

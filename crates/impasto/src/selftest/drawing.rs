@@ -14,11 +14,11 @@ use super::compare::{Scores, Values};
 use super::models::{dalle_bart_config, dalle_configs, dalle_pytorch_configs};
 use super::weights::random;
 use crate::Result;
-use crate::generate::{Drawing, DrawnIds, dalle_mini, dalle_pytorch, draw};
+use crate::generate::{SampleSpec, SampledTokens, dalle_mini, dalle_pytorch, draw};
 use crate::models::dalle::{Order, Part, image_part, raster};
-use crate::models::dalle_bart::Followers;
+use crate::models::dalle_bart::CaptionRows;
 use crate::nn::Init;
-use crate::nn::block::Sight;
+use crate::nn::block::AttentionMask;
 use crate::sampling::{Sampler, SamplingOptions};
 
 /// All of them.
@@ -31,7 +31,7 @@ pub(super) fn checks() -> Vec<Check> {
             all.push(forward("drawing/dalle", shapes, Kind::Model, move |room| {
                 let model = random(config.init(&mut Init::empty(&room.device)), room);
                 let text_ids = room.ids(config.text_length, config.text_vocab_size);
-                let drawings = [Drawing {
+                let drawings = [SampleSpec {
                     text_ids: text_ids.clone(),
                     seed: room.seed,
                 }];
@@ -50,7 +50,7 @@ pub(super) fn checks() -> Vec<Check> {
                     start: 0,
                 };
                 let image = image_part(&told, &[raster(positions)], config.codebook_size, false);
-                let states = model.forward(&[text, image], 1, None, Sight::Causal);
+                let states = model.forward(&[text, image], 1, None, AttentionMask::Causal);
                 let states = states.narrow(1, config.text_length, positions);
                 let logits = model
                     .image_logits(states)
@@ -84,7 +84,7 @@ fn seeded() -> SamplingOptions {
 }
 
 fn values(
-    drawn: Vec<DrawnIds>,
+    drawn: Vec<SampledTokens>,
     logits: Tensor<2>,
     codes: usize,
     options: &SamplingOptions,
@@ -110,7 +110,7 @@ fn dalle_bart(room: &mut Room, options: &SamplingOptions) -> Result<Values> {
     // As many codes as the head has logits but the start's, so that shares of probability are those drawn from.
     let config = dalle_bart_config(false);
     let model = random(config.init(&mut Init::empty(&room.device)), room);
-    let caption = model.read(&room.ids(7, config.text_vocab_size))?;
+    let caption = model.encode(&room.ids(7, config.text_vocab_size))?;
     let drawn = dalle_mini::draw(
         &model,
         &caption,
@@ -121,11 +121,11 @@ fn dalle_bart(room: &mut Room, options: &SamplingOptions) -> Result<Values> {
         &mut |_, _, _| ControlFlow::Continue(()),
     )?;
     let told: Vec<Vec<u32>> = drawn.iter().map(|one| one.image_ids.clone()).collect();
-    let followers = [Followers {
+    let caption_rows = [CaptionRows {
         caption: &caption,
         rows: 1,
     }];
-    let logits = model.logits(&told, &followers)?;
+    let logits = model.logits(&told, &caption_rows)?;
     values(drawn, logits, config.codebook_size, options, room)
 }
 

@@ -11,7 +11,7 @@ use crate::generate::pair_log_likelihoods;
 use crate::image::Picture;
 use crate::models::clip::{Activation, EndOfText, Normalisation, TowerConfig};
 use crate::models::dalle::{Part, image_part, shuffled};
-use crate::models::dalle_bart::{Followers, StackConfig};
+use crate::models::dalle_bart::{CaptionRows, StackConfig};
 use crate::models::dalle_pytorch::{AttentionKind, DallePytorchClipConfig, DallePytorchTower};
 use crate::models::discrete_vae::{DiscreteVaeConfig, Normalization};
 use crate::models::dvae::DvaeConfig;
@@ -22,7 +22,7 @@ use crate::models::{
     ImageTokenizerConfig,
 };
 use crate::nn::Init;
-use crate::nn::block::Sight;
+use crate::nn::block::AttentionMask;
 
 /// Pictures in a batch.
 const ROWS: usize = 3;
@@ -172,18 +172,18 @@ fn dalle_logits(room: &mut Room, config: &DalleConfig) -> Result<Values> {
     };
     let image = image_part(&image_ids, &orders, config.codebook_size, false);
     let mut values = Values::default();
-    let states = model.forward(&[text(), image.clone()], ROWS, None, Sight::Causal);
+    let states = model.forward(&[text(), image.clone()], ROWS, None, AttentionMask::Causal);
     let text_states = states.clone().narrow(1, 0, config.text_length);
     values.add("text logits", model.text_logits(text_states))?;
     let image_states = states.narrow(1, config.text_length, positions);
     values.add("image logits", model.image_logits(image_states))?;
     let mut caches = model.caches();
-    model.forward(&[text()], ROWS, Some(&mut caches), Sight::Causal);
+    model.forward(&[text()], ROWS, Some(&mut caches), AttentionMask::Causal);
     let split = positions / 2;
     for (range, sight) in [
-        (0..split, Sight::Causal),
-        (split..split + 1, Sight::Causal),
-        (split + 1..positions, Sight::Questions),
+        (0..split, AttentionMask::Causal),
+        (split..split + 1, AttentionMask::Causal),
+        (split + 1..positions, AttentionMask::QueryOnly),
     ] {
         let part = columns(&image, positions, range.clone());
         let states = model.forward(&[part], ROWS, Some(&mut caches), sight);
@@ -236,21 +236,21 @@ pub(super) fn dalle_bart_config(scaled_norms: bool) -> DalleBartConfig {
 fn dalle_bart(room: &mut Room, config: &DalleBartConfig) -> Result<Values> {
     let model = random(config.init(&mut Init::empty(&room.device)), room);
     let captions = [room.ids(9, 60), room.ids(5, 60)];
-    let read = model.read_all(&[&captions[0], &captions[1]])?;
+    let read = model.encode_all(&[&captions[0], &captions[1]])?;
     let images = room.id_rows(ROWS, config.image_length(), config.codebook_size);
-    let followers = [
-        Followers {
+    let caption_rows = [
+        CaptionRows {
             caption: &read[0],
             rows: ROWS - 1,
         },
-        Followers {
+        CaptionRows {
             caption: &read[1],
             rows: 1,
         },
     ];
     let mut values = Values::default();
-    values.add("logits", model.logits(&images, &followers)?)?;
-    values.add("nats", model.image_nats(&images, &followers)?)?;
+    values.add("logits", model.logits(&images, &caption_rows)?)?;
+    values.add("nats", model.image_nats(&images, &caption_rows)?)?;
     let mut caches = model.caches();
     let mut known = 0;
     for length in [6, 1, 9] {
@@ -258,7 +258,7 @@ fn dalle_bart(room: &mut Room, config: &DalleBartConfig) -> Result<Values> {
             .iter()
             .map(|row| row[known..known + length].to_vec())
             .collect();
-        let states = model.decode(&inputs, known, &followers, Some(&mut caches))?;
+        let states = model.decode(&inputs, known, &caption_rows, Some(&mut caches))?;
         values.add(
             format!("logits {known} on through the cache"),
             model.image_logits(states),
@@ -316,10 +316,10 @@ fn dalle_pytorch(room: &mut Room, config: &DallePytorchConfig) -> Result<Values>
     values.add("text nats", text)?;
     values.add("image nats", image)?;
     // Step by step, as it draws.
-    let (_, mut known) = model.read(&captions)?;
+    let (_, mut known) = model.prefill(&captions)?;
     for place in 0..3 {
         let newest: Vec<Vec<u32>> = images.iter().map(|row| vec![row[place]]).collect();
-        let states = model.go_on(&newest, &mut known)?;
+        let states = model.step(&newest, &mut known)?;
         values.add(format!("logits after {place}"), model.image_logits(states))?;
     }
     Ok(values)

@@ -7,7 +7,7 @@ use super::Kind;
 use super::check::{Check, Room, forward, with_gradients};
 use super::compare::Values;
 use crate::models::vqgan::{shuffle, unshuffle};
-use crate::nn::ops::{self, AdamW, Turn};
+use crate::nn::ops::{self, AdamW, QkNormRope};
 
 /// All of them, at two or three shapes each.
 pub(super) fn checks() -> Vec<Check> {
@@ -49,7 +49,7 @@ fn linear(all: &mut Vec<Check>) {
 }
 
 /// Cosines and sines of some angles.
-fn turn(room: &mut Room, batch: usize, length: usize, dim: usize) -> Turn {
+fn turn(room: &mut Room, batch: usize, length: usize, dim: usize) -> QkNormRope {
     let count = batch * length * dim / 2;
     let angles: Vec<f32> = (0..count).map(|i| i as f32 * 0.37 % 6.0).collect();
     let of = |function: fn(f32) -> f32| {
@@ -57,7 +57,7 @@ fn turn(room: &mut Room, batch: usize, length: usize, dim: usize) -> Turn {
         room.place(values, [batch, length, 1, dim / 2])
     };
     let (cos, sin) = (of(f32::cos), of(f32::sin));
-    Turn {
+    QkNormRope {
         weight: room.input([dim]),
         cos,
         sin,

@@ -13,7 +13,7 @@ use super::weights::random;
 use crate::Result;
 use crate::models::clip::{Activation, ContrastiveLoss};
 use crate::models::dalle::{DalleBatch, LossWeights, shuffled};
-use crate::models::dalle_bart::Followers;
+use crate::models::dalle_bart::CaptionRows;
 use crate::models::discriminator::Discriminator;
 use crate::models::{dvae, parameters};
 use crate::nn::Init;
@@ -177,13 +177,13 @@ fn clip(room: &mut Room) -> Result<Values> {
 fn dalle_bart(room: &mut Room) -> Result<Values> {
     let config = dalle_bart_config(true);
     let model = random(config.init(&mut Init::empty(&room.device)), room);
-    let caption = model.read(&room.ids(6, config.text_vocab_size))?;
+    let caption = model.encode(&room.ids(6, config.text_vocab_size))?;
     let images = room.id_rows(2, config.image_length(), config.codebook_size);
-    let followers = [Followers {
+    let caption_rows = [CaptionRows {
         caption: &caption,
         rows: 2,
     }];
-    let loss = model.image_nats(&images, &followers)?.mean();
+    let loss = model.image_nats(&images, &caption_rows)?.mean();
     Ok(gradients(&model, loss)?.0)
 }
 

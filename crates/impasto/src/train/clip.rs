@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::config::{RunConfig, check_count, check_trainable};
-use super::drawn::{self, Drawn};
+use super::drawn::{self, SyntheticPairs};
 use super::engine::{self, Evaluation, Observer, Pass, Task};
 use super::image_tokenizer::{self, training_device};
 use super::source::{PictureSource, SourceConfig, held_out, open};
@@ -154,7 +154,7 @@ pub fn run(
     let of = (clip_config.image_size, config.run.seed);
     let drawn = config.drawn.as_ref();
     let mut drawn = drawn
-        .map(|drawn| Drawn::new(drawn, source.as_ref(), of, device))
+        .map(|drawn| SyntheticPairs::new(drawn, source.as_ref(), of, device))
         .transpose()?;
     super::folder::begin(dir, config, source.as_ref(), resume, observer)?;
     if let Some(drawn) = &mut drawn {
@@ -252,7 +252,7 @@ struct ClipTask {
     source: Box<dyn PictureSource>,
     /// With the share of the pictures that go through it.
     reconstructed: Option<(ImageTokenizer, f64)>,
-    drawn: Option<Drawn>,
+    drawn: Option<SyntheticPairs>,
     device: Device,
     validation: Vec<Sample>,
     shared: Option<Shared>,

@@ -18,7 +18,7 @@ use super::source::{PictureSource, SourceConfig, epoch_index, held_out, open};
 use crate::checkpoint::WeightFormat;
 use crate::checkpoint::weights::Precision;
 use crate::checkpoint::{Model, ModelConfig};
-use crate::generate::{Drawing, draw};
+use crate::generate::{SampleSpec, draw};
 use crate::image::{Format, Picture};
 use crate::models::dalle::{DalleBatch, LossWeights, Order, around_hole, raster, shuffled};
 use crate::models::{Dalle, DalleConfig, ImageTokenizer};
@@ -395,8 +395,8 @@ impl Task for DalleTask {
             ];
         }
         let shown = rows.min(8);
-        let drawings: Vec<Drawing> = (0..shown)
-            .map(|row| Drawing {
+        let drawings: Vec<SampleSpec> = (0..shown)
+            .map(|row| SampleSpec {
                 text_ids: self.validation.text_ids[row][0].clone(),
                 seed: row as u64,
             })

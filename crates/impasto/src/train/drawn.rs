@@ -18,7 +18,7 @@ use super::engine::{Event, Observer};
 use super::source::PictureSource;
 use crate::checkpoint::{Model, ModelSource};
 use crate::data::tokens::TokenCache;
-use crate::generate::{Drawing, draw};
+use crate::generate::{SampleSpec, draw};
 use crate::image::Picture;
 use crate::models::dalle::Order;
 use crate::{Error, Result, files};
@@ -45,7 +45,7 @@ const FIRST: u64 = 1 << 40;
 const STREAM: u64 = 1 << 62;
 
 /// The pictures, and what draws them.
-pub(super) struct Drawn {
+pub(super) struct SyntheticPairs {
     config: Config,
     model: Model,
     tokens: TokenCache,
@@ -53,7 +53,7 @@ pub(super) struct Drawn {
     seed: u64,
 }
 
-impl Drawn {
+impl SyntheticPairs {
     /// Opens the model; there are no pictures yet.
     pub(super) fn new(
         config: &Config,
@@ -81,7 +81,7 @@ impl Drawn {
                 config.by
             ));
         }
-        Ok(Drawn {
+        Ok(SyntheticPairs {
             config: config.clone(),
             tokens: TokenCache::new(model.config.dalle.image_length())?,
             model,
@@ -140,7 +140,7 @@ impl Drawn {
             random.set_stream(STREAM + number);
             random.set_word_pos(0);
             let caption = &captions[random.random_range(0..captions.len())];
-            drawings.push(Drawing {
+            drawings.push(SampleSpec {
                 text_ids: model.text.encode_caption(caption, length, true)?,
                 seed: self.seed.wrapping_add(number),
             });

@@ -153,9 +153,10 @@ mod tests {
                     (difference / norm).into_scalar()
                 };
                 assert!(error(one(&momenta, i), momentum) < 1e-6);
-                // Five steps of a polynomial of degree five in bf16, 8 bits of it.
+                // bf16 rounds by up to 2⁻⁹, and each of the five steps multiplies small singular values, with their
+                // errors, by up to 3.4: a tenth is a cosine of 0.995 between the two steps.
                 let error = error(one(&updates, i), update);
-                assert!(error < 0.05, "{error}");
+                assert!(error < 0.1, "{error}");
             }
         }
     }

@@ -222,7 +222,6 @@ fn streamed_pictures_resume_where_they_were() {
     let dir = TempDir::new().unwrap();
     let mut config = prepare(dir.path());
     config.encoded_pictures = None;
-    config.run.steps = 4;
     let run = |out: &str, resume: bool, stop: u64| {
         let out = dir.path().join(out);
         let mut observer = StopAfter::steps(stop);

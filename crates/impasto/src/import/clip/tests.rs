@@ -256,7 +256,7 @@ fn a_config_that_does_not_fit_its_weights_is_refused() {
         (
             "\"num_hidden_layers\": 3",
             "\"num_hidden_layers\": 1000000",
-            "describes",
+            "n_layers is 1000000",
         ),
         (
             "\"num_attention_heads\": 2",

@@ -13,7 +13,7 @@ use crate::generate::dalle_mini::draw;
 use crate::image::Picture;
 use crate::import::damage::damage;
 use crate::import::goldens::{self, Expected, assert_close, copied, numbers};
-use crate::models::dalle_bart::Followers;
+use crate::models::dalle_bart::CaptionRows;
 use crate::pipeline::open;
 
 fn golden(set: &str) -> PathBuf {
@@ -75,20 +75,20 @@ fn logits_and_likelihoods_are_those_of_the_reference() {
         let image_ids = expected.ids("image_ids");
         let captions: Vec<_> = text_ids
             .iter()
-            .map(|ids| model.dalle.read(ids).unwrap())
+            .map(|ids| model.dalle.encode(ids).unwrap())
             .collect();
-        let followers: Vec<Followers<'_>> = captions
+        let caption_rows: Vec<CaptionRows<'_>> = captions
             .iter()
-            .map(|caption| Followers { caption, rows: 1 })
+            .map(|caption| CaptionRows { caption, rows: 1 })
             .collect();
         let inputs: Vec<Vec<u32>> = image_ids
             .iter()
             .map(|ids| [&[config.start_id][..], &ids[..positions - 1]].concat())
             .collect();
-        let states = model.dalle.decode(&inputs, 0, &followers, None).unwrap();
+        let states = model.dalle.decode(&inputs, 0, &caption_rows, None).unwrap();
         let logits = numbers(model.dalle.image_logits(states));
         assert_close(&logits, &expected.floats("logits"), set);
-        let nats = model.dalle.image_nats(&image_ids, &followers).unwrap();
+        let nats = model.dalle.image_nats(&image_ids, &caption_rows).unwrap();
         let nats = numbers(nats);
         for (row, reference) in nats
             .chunks(positions)
@@ -109,7 +109,7 @@ fn greedy_pictures_are_those_of_the_reference_id_by_id() {
         let model = loaded(set);
         let expected = expected(set);
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
-        let null = model.dalle.read(&model.text.null_caption()).unwrap();
+        let null = model.dalle.encode(&model.text.null_caption()).unwrap();
         for (name, guidance_scale) in [("greedy_ids", 1.0), ("guided_ids", 3.0)] {
             let options = SamplingOptions {
                 guidance_scale,
@@ -117,7 +117,7 @@ fn greedy_pictures_are_those_of_the_reference_id_by_id() {
             };
             let rows = expected.ids(name);
             for (ids, reference) in text_ids.iter().zip(rows) {
-                let caption = model.dalle.read(ids).unwrap();
+                let caption = model.dalle.encode(ids).unwrap();
                 let go = &mut |_, _, _: &[Vec<u32>]| ControlFlow::Continue(());
                 let drawn = draw(&model.dalle, &caption, &null, &[], &[1], &options, go).unwrap();
                 assert_eq!(drawn[0].image_ids, reference, "{set} {name}");

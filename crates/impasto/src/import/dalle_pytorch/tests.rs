@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::checkpoint::ModelSource;
 use crate::checkpoint::weights::Precision;
-use crate::generate::dalle_pytorch::{draw, tell};
+use crate::generate::dalle_pytorch::{continue_text, draw};
 use crate::import::damage::damage;
 use crate::import::goldens::{self, Expected, assert_close, copied, numbers};
 
@@ -65,14 +65,14 @@ fn logits_and_likelihoods_are_those_of_the_reference() {
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
         let image_ids = expected.ids("image_ids");
         let (text, image) = (config.text_length, config.image_length());
-        let (prefix, mut known) = model.read(&text_ids).unwrap();
+        let (prefix, mut known) = model.prefill(&text_ids).unwrap();
         let words = model.text_logits(prefix.clone().narrow(1, 0, text));
         assert_close(&numbers(words), &expected.floats("text_logits"), set);
         let told: Vec<Vec<u32>> = image_ids
             .iter()
             .map(|ids| ids[..image - 1].to_vec())
             .collect();
-        let behind = model.go_on(&told, &mut known).unwrap();
+        let behind = model.step(&told, &mut known).unwrap();
         let states = Tensor::cat(vec![prefix.narrow(1, text, 1), behind], 1);
         let codes = model.image_logits(states);
         assert_close(&numbers(codes), &expected.floats("logits"), set);
@@ -132,13 +132,13 @@ fn greedy_words_are_those_of_the_reference_id_by_id() {
         for (beginning, reference) in beginnings.iter().zip(&references) {
             let words = reference.iter().take_while(|&&id| id >= 0);
             let words: Vec<u32> = words.map(|&id| id as u32).collect();
-            for told in tell(&model, beginning, &[3, 4], &greedy).unwrap() {
+            for told in continue_text(&model, beginning, &[3, 4], &greedy).unwrap() {
                 assert_eq!(told.text_ids, words, "{set}");
                 assert_eq!(told.tokens, reference.len() - beginning.len(), "{set}");
             }
             // Going on from further on.
             let begun = &words[..beginning.len().midpoint(words.len())];
-            let told = tell(&model, begun, &[5], &greedy).unwrap();
+            let told = continue_text(&model, begun, &[5], &greedy).unwrap();
             assert_eq!(told[0].text_ids, words, "{set}");
         }
     }
@@ -157,10 +157,10 @@ fn generated_texts_are_those_of_the_reference() {
             true => vec![0],
             false => beginning,
         };
-        let mut known = model.begin();
+        let mut known = model.empty_state();
         let mut newest = ids.clone();
         while ids.len() < model.config().text_length {
-            let states = model.go_on_words(&[newest.clone()], &mut known).unwrap();
+            let states = model.step_text(&[newest.clone()], &mut known).unwrap();
             let last = states.narrow(1, newest.len() - 1, 1);
             let logits = numbers(model.text_logits(last));
             let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));

@@ -1,10 +1,10 @@
-//! What `Dalle` is trained on: drawing, captioning and, if wanted, telling pairs apart.
+//! What `Dalle` is trained on: drawing, captioning and, optionally, matching pairs.
 
 use burn::tensor::{Int, Tensor, TensorData, activation};
 use serde::{Deserialize, Serialize};
 
 use super::{Dalle, Part, image_part};
-use crate::nn::block::Sight;
+use crate::nn::block::AttentionMask;
 use crate::nn::ops;
 use crate::text::{EOS, PAD};
 
@@ -15,7 +15,7 @@ pub struct DalleBatch {
     pub text_ids: Vec<Vec<u32>>,
     /// `[batch][grid²]`, row-major.
     pub image_ids: Vec<Vec<u32>>,
-    /// `[batch][grid²]`, the order in which each picture is told.
+    /// `[batch][grid²]`, the order of each picture's ids.
     pub orders: Vec<Vec<u32>>,
     /// How many of the first rows also train captioning (and the contrastive loss).
     pub captioned: usize,
@@ -29,7 +29,7 @@ pub struct LossWeights {
     pub text: f32,
     /// Next image id; the paper's 7/8.
     pub image: f32,
-    /// Next text id behind the picture.
+    /// Next text id after the picture.
     pub caption: f32,
     /// InfoNCE between pooled text and image states.
     pub contrastive: f32,
@@ -52,9 +52,9 @@ pub struct Losses {
     pub total: Tensor<1>,
     /// Text before the picture.
     pub text: Tensor<1>,
-    /// The picture behind the text.
+    /// The picture after the text.
     pub image: Tensor<1>,
-    /// Text behind the picture.
+    /// Text after the picture.
     pub caption: Option<Tensor<1>>,
     /// InfoNCE, both directions.
     pub contrastive: Option<Tensor<1>>,
@@ -76,7 +76,7 @@ impl Dalle {
             self.config.codebook_size,
             false,
         );
-        let states = self.forward(&[text, image], rows, None, Sight::Causal);
+        let states = self.forward(&[text, image], rows, None, AttentionMask::Causal);
         let text_states = states.clone().narrow(1, 0, text_length);
         let image_loss = self
             .image_nats(states.narrow(1, text_length, positions), batch, rows)
@@ -97,7 +97,7 @@ impl Dalle {
                 ids: batch.text_ids[..n].concat(),
                 start: 0,
             };
-            let states = self.forward(&[image, text], n, None, Sight::Causal);
+            let states = self.forward(&[image, text], n, None, AttentionMask::Causal);
             let image_states = states.clone().narrow(1, 0, positions + 1);
             let loss = self.text_mean(
                 states.narrow(1, positions + 1, text_length),

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use loss::{DalleBatch, LossWeights, Losses};
 pub use sequence::{Order, Part, around_hole, image_part, raster, shuffled};
 
-use crate::nn::block::Sight;
+use crate::nn::block::AttentionMask;
 use crate::nn::rope::RopeTable;
 use crate::nn::{Block, Embedding, Init, KvCache, Linear, RmsNorm};
 use crate::{Error, Result};
@@ -259,7 +259,7 @@ impl Dalle {
         parts: &[Part],
         batch: usize,
         caches: Option<&mut [KvCache]>,
-        sight: Sight,
+        sight: AttentionMask,
     ) -> Tensor<3> {
         let device = self.device();
         let no_position = self.config.image_length() as u32;

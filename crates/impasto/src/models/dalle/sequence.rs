@@ -1,4 +1,4 @@
-//! The joint sequence: text parts and image parts, and the orders in which a picture can be told.
+//! The joint sequence: text parts and image parts, and the orders in which a picture's ids can come.
 
 use std::fmt;
 use std::str::FromStr;
@@ -44,7 +44,7 @@ impl Part {
     }
 }
 
-/// The inputs that tell a batch of pictures: the start, then each picture's ids in its own order.
+/// The inputs for a batch of pictures: the start, then each picture's ids in its own order.
 /// `whole` adds the last id, which predicts nothing (needed where something follows the picture).
 ///
 /// `image_ids` are row-major pictures, `orders` permutations of their positions, one for each.
@@ -148,7 +148,7 @@ pub fn shuffled(positions: usize, rng: &mut ChaCha8Rng) -> Vec<u32> {
     order
 }
 
-/// Row after row, but for a random rectangle that comes last: how a picture is told whose hole is to be drawn.
+/// Row after row, but for a random rectangle that comes last: the order for a picture whose hole is to be filled.
 pub fn around_hole(grid: usize, rng: &mut ChaCha8Rng) -> Vec<u32> {
     let mut span = || {
         let length = rng.random_range(1..=grid);

@@ -54,7 +54,7 @@ impl SelfAttention {
         }
     }
 
-    /// Of captions side by side in one row, each of so many tokens, which see their own caption.
+    /// Of captions side by side in one row, each of this many tokens, which see their own caption.
     fn forward(&self, x: Tensor<3>, lengths: &[usize]) -> Tensor<3> {
         let qkv = self.qkv.forward(self.pre_norm.forward(x));
         let mut first = 0;
@@ -124,7 +124,7 @@ impl CaptionAttention {
         let mut seen = Vec::with_capacity(captions.len());
         let mut first = 0;
         for &((keys, values), rows) in captions {
-            // No query sees another, so all rows that follow one caption are asked as one.
+            // No query sees another, so all rows that share one caption are computed as one.
             let query = query
                 .clone()
                 .narrow(0, first, rows)
@@ -189,7 +189,7 @@ impl EncoderLayer {
         }
     }
 
-    /// Of captions side by side in one row, each of so many tokens.
+    /// Of captions side by side in one row, each of this many tokens.
     pub(super) fn forward(&self, x: Tensor<3>, lengths: &[usize]) -> Tensor<3> {
         let x = x.clone() + self.attention.forward(x, lengths);
         x.clone() + self.glu.forward(x)
@@ -250,7 +250,7 @@ impl DecoderLayer {
     }
 
     /// Keys and values of the encoder's states.
-    pub(super) fn read(&self, states: Tensor<3>) -> (Tensor<4>, Tensor<4>) {
+    pub(super) fn cross_attention_kv(&self, states: Tensor<3>) -> (Tensor<4>, Tensor<4>) {
         let attention = &self.caption_attention;
         let [_, _, width] = states.dims();
         let both = attention.key_value.forward(states);

@@ -44,7 +44,7 @@ pub struct DalleBartConfig {
     pub image_vocab_size: usize,
     /// Of those, the ids of the image tokenizer, from 0; only they are drawn.
     pub codebook_size: usize,
-    /// What the decoder begins with.
+    /// The id that the decoder starts with.
     pub start_id: u32,
     /// Image tokens along a side of the picture.
     pub grid: usize,
@@ -195,19 +195,19 @@ pub struct DalleBart {
     config: DalleBartConfig,
 }
 
-/// A caption as the decoder sees it: each layer's keys and values of it.
+/// The keys and values that each decoder layer computes from an encoded caption.
 #[derive(Clone, Debug)]
-pub struct ReadCaption {
+pub struct CrossAttentionKv {
     /// `[1, heads, tokens, head_width]` each.
     layers: Vec<(Tensor<4>, Tensor<4>)>,
 }
 
-/// Consecutive rows of a batch that follow one caption.
+/// Consecutive rows of a batch that share one caption.
 #[derive(Clone, Copy, Debug)]
-pub struct Followers<'a> {
+pub struct CaptionRows<'a> {
     /// The caption.
-    pub caption: &'a ReadCaption,
-    /// How many rows follow it.
+    pub caption: &'a CrossAttentionKv,
+    /// How many rows share it.
     pub rows: usize,
 }
 
@@ -229,13 +229,13 @@ impl DalleBart {
             .collect()
     }
 
-    /// Reads a caption: ids without padding, its start and end included.
-    pub fn read(&self, text_ids: &[u32]) -> Result<ReadCaption> {
-        Ok(self.read_all(&[text_ids])?.swap_remove(0))
+    /// Encodes a caption: ids without padding, its start and end included.
+    pub fn encode(&self, text_ids: &[u32]) -> Result<CrossAttentionKv> {
+        Ok(self.encode_all(&[text_ids])?.swap_remove(0))
     }
 
-    /// Reads captions, each as [`Self::read`] does, all at once.
-    pub fn read_all(&self, captions: &[&[u32]]) -> Result<Vec<ReadCaption>> {
+    /// Encodes captions, each as [`Self::encode`] does, all at once.
+    pub fn encode_all(&self, captions: &[&[u32]]) -> Result<Vec<CrossAttentionKv>> {
         let config = &self.config;
         if captions.is_empty() {
             return Err(Error::invalid("text ids", "expected one caption or more"));
@@ -255,7 +255,7 @@ impl DalleBart {
         }
         let device = self.device();
         let encoder = &self.encoder;
-        // Side by side in one row, so that nothing has to be filled up.
+        // Side by side in one row, so that no padding is needed.
         let flat: Vec<u32> = captions.concat();
         let lengths: Vec<usize> = captions.iter().map(|ids| ids.len()).collect();
         let places: Vec<u32> = lengths
@@ -273,7 +273,7 @@ impl DalleBart {
             .decoder
             .layers
             .iter()
-            .map(|layer| layer.read(states.clone()))
+            .map(|layer| layer.cross_attention_kv(states.clone()))
             .collect();
         let mut first = 0;
         let read = lengths.into_iter().map(|length| {
@@ -283,13 +283,13 @@ impl DalleBart {
                 .map(|(keys, values)| (own(keys), own(values)))
                 .collect();
             first += length;
-            ReadCaption { layers }
+            CrossAttentionKv { layers }
         });
         Ok(read.collect())
     }
 
-    /// The final states of the decoder for `inputs`, rows of equal length of which the first ids stand at
-    /// `position` (0: the start id). With `caches` they follow on what those hold.
+    /// The final states of the decoder for `inputs`, rows of equal length whose first ids are at
+    /// `position` (0: the start id). With `caches` they continue the cached sequence.
     ///
     /// # Shapes
     /// - `inputs`: `[batch][n]`
@@ -298,7 +298,7 @@ impl DalleBart {
         &self,
         inputs: &[Vec<u32>],
         position: usize,
-        followers: &[Followers<'_>],
+        caption_rows: &[CaptionRows<'_>],
         mut caches: Option<&mut [KvCache]>,
     ) -> Result<Tensor<3>> {
         let config = &self.config;
@@ -319,7 +319,7 @@ impl DalleBart {
                 ),
             ));
         }
-        let following: usize = followers.iter().map(|group| group.rows).sum();
+        let following: usize = caption_rows.iter().map(|group| group.rows).sum();
         if following != inputs.len() {
             return Err(Error::invalid(
                 "image ids",
@@ -338,7 +338,7 @@ impl DalleBart {
             + decoder.embed_positions.forward(ids(&places, &device));
         let mut x = decoder.embedding_norm.forward(embedded);
         for (i, layer) in decoder.layers.iter().enumerate() {
-            let captions: Vec<(&(Tensor<4>, Tensor<4>), usize)> = followers
+            let captions: Vec<(&(Tensor<4>, Tensor<4>), usize)> = caption_rows
                 .iter()
                 .map(|group| (&group.caption.layers[i], group.rows))
                 .collect();
@@ -357,12 +357,16 @@ impl DalleBart {
         self.head.forward(states)
     }
 
-    /// Logits of each id of pictures that follow captions, told row after row.
+    /// Logits of each id of images given their captions, in raster order.
     ///
     /// # Shapes
     /// - `image_ids`: `[batch][grid²]`, row-major
     /// - returns: `[batch · grid², image_vocab_size + 1]`
-    pub fn logits(&self, image_ids: &[Vec<u32>], followers: &[Followers<'_>]) -> Result<Tensor<2>> {
+    pub fn logits(
+        &self,
+        image_ids: &[Vec<u32>],
+        caption_rows: &[CaptionRows<'_>],
+    ) -> Result<Tensor<2>> {
         let positions = self.config.image_length();
         if let Some(row) = image_ids.iter().find(|row| row.len() != positions) {
             return Err(Error::invalid(
@@ -376,13 +380,13 @@ impl DalleBart {
         let inputs: Vec<Vec<u32>> = image_ids
             .iter()
             .map(|row| {
-                let told = row.iter().take(positions - 1);
+                let inputs = row.iter().take(positions - 1);
                 std::iter::once(self.config.start_id)
-                    .chain(told.copied())
+                    .chain(inputs.copied())
                     .collect()
             })
             .collect();
-        let states = self.decode(&inputs, 0, followers, None)?;
+        let states = self.decode(&inputs, 0, caption_rows, None)?;
         let count = image_ids.len() * positions;
         Ok(self.image_logits(states.reshape([count, self.config.width])))
     }
@@ -395,9 +399,9 @@ impl DalleBart {
     pub fn image_nats(
         &self,
         image_ids: &[Vec<u32>],
-        followers: &[Followers<'_>],
+        caption_rows: &[CaptionRows<'_>],
     ) -> Result<Tensor<1>> {
-        let logits = self.logits(image_ids, followers)?;
+        let logits = self.logits(image_ids, caption_rows)?;
         let targets: Vec<i32> = image_ids.iter().flatten().map(|&id| id as i32).collect();
         let count = targets.len();
         let targets =

@@ -35,7 +35,7 @@ impl AttentionKind {
         })
     }
 
-    /// Whether an image token sees another that is not behind it.
+    /// Whether an image token sees another that is not after it.
     fn sees(self, from: usize, to: usize, grid: usize) -> bool {
         let ((row, column), (above, left)) = ((from / grid, from % grid), (to / grid, to % grid));
         to <= from
@@ -49,7 +49,7 @@ impl AttentionKind {
             }
     }
 
-    /// Attention of image tokens behind `told` others over all keys so far, `prefix` of which are the text's.
+    /// Attention of image tokens after `told` others over all keys so far, `prefix` of which are the text's.
     ///
     /// # Shapes
     /// - `query`: `[batch, heads, n, head_width]`
@@ -96,18 +96,18 @@ impl AttentionKind {
 
 /// Pairs of neighbouring channels are turned by angles of the token's place: of queries, keys and, unusually, of
 /// values.
-pub(super) struct Turn {
+pub(super) struct RotaryAngles {
     /// `[1, 1, n, rotary_width]`.
     cos: Tensor<4>,
     sin: Tensor<4>,
 }
 
-impl Turn {
+impl RotaryAngles {
     /// # Shapes
     /// - `angles`: `[n, rotary_width]`
     pub fn new(angles: Tensor<2>) -> Self {
         let angles: Tensor<4> = angles.unsqueeze();
-        Turn {
+        RotaryAngles {
             cos: angles.clone().cos(),
             sin: angles.sin(),
         }

@@ -51,7 +51,7 @@ pub struct DallePytorchTower {
 }
 
 impl DallePytorchTower {
-    /// The heads of an attention whose queries, keys and values are so many numbers together.
+    /// The heads of an attention whose queries, keys and values are this many numbers together.
     pub fn heads_of(rows: usize) -> Option<usize> {
         let one = 3 * HEAD_WIDTH;
         (rows > 0 && rows.is_multiple_of(one)).then_some(rows / one)

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use super::DallePytorchConfig;
-use super::attention::{AttentionKind, Turn};
+use super::attention::{AttentionKind, RotaryAngles};
 use super::shift::Shift;
 use crate::nn::{Adaptable, Init, KvCache, LayerNorm, Linear, ops};
 
@@ -42,7 +42,7 @@ pub(super) struct Place<'a> {
     pub grid: usize,
     /// Tokens of the start and the caption.
     pub prefix: usize,
-    pub turn: Option<&'a Turn>,
+    pub turn: Option<&'a RotaryAngles>,
 }
 
 /// What a layer keeps of the tokens before.
@@ -180,7 +180,7 @@ impl Layer {
         ]
     }
 
-    /// `x` behind the layer where all tokens see all, and there is no order among them.
+    /// `x` after the layer where all tokens see all, and there is no order among them.
     pub fn encode(&self, x: Tensor<3>) -> Tensor<3> {
         let part = &self.attention;
         let qkv = part.qkv.forward(part.around.norm.forward(x.clone()));

@@ -5,10 +5,10 @@
 //! DeepSpeed's. What its options for speed compute (`optimize_for_inference`, caches) is the same.
 //!
 //! Deviations, none of which changes a number beyond rounding:
-//! - the head over the joint vocabulary is two, one over words and one over codes: a position tells one of both;
+//! - the head over the joint vocabulary is two, one over words and one over codes: a position predicts one of both;
 //! - attention along rows, columns and in windows sees the same keys, found by their places;
-//! - words are told one by one as the model was trained to: behind the start, and shifted where `shift_tokens` is. The
-//!   original's `generate_texts` leaves both out.
+//! - text is generated one id at a time as the model was trained to: after the start, and shifted where `shift_tokens` is.
+//!   The original's `generate_texts` leaves both out.
 
 mod attention;
 mod clip;
@@ -52,7 +52,7 @@ pub struct DallePytorchConfig {
     pub reversible: bool,
     /// The last states are divided by their largest number (`stable`).
     pub stable: bool,
-    /// A layer norm behind each part too (`sandwich_norm`).
+    /// A layer norm after each part too (`sandwich_norm`).
     pub sandwich_norm: bool,
     /// Some channels come from the tokens before and above (`shift_tokens`).
     pub shift_tokens: bool,
@@ -71,7 +71,7 @@ impl DallePytorchConfig {
         self.text_length + 1
     }
 
-    /// Rows of the text embedding: behind the words one that fills up each place.
+    /// Rows of the text embedding: after the words one padding id for each position.
     pub fn text_rows(&self) -> usize {
         self.text_vocab_size + self.text_length
     }
@@ -170,17 +170,17 @@ pub struct DallePytorch {
     config: DallePytorchConfig,
 }
 
-/// What is known of sequences so far.
+/// The per-layer caches of a batch of sequences, and how many tokens they hold.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct DecodeState {
     layers: Vec<LayerState>,
-    /// The start and words.
-    words: usize,
-    /// Image tokens.
-    told: usize,
+    /// Text tokens so far, the start included.
+    n_text: usize,
+    /// Image tokens so far.
+    n_image: usize,
 }
 
-impl Known {
+impl DecodeState {
     /// The rows of the batch at `rows`, in that order and as often as they are named.
     pub fn select_rows(&mut self, rows: &[usize]) {
         for layer in &mut self.layers {
@@ -188,9 +188,9 @@ impl Known {
         }
     }
 
-    /// Image tokens told.
-    pub fn told(&self) -> usize {
-        self.told
+    /// Image tokens so far.
+    pub fn n_image(&self) -> usize {
+        self.n_image
     }
 }
 
@@ -205,51 +205,50 @@ impl DallePytorch {
         self.text_head.weight.val().device()
     }
 
-    /// Nothing is known.
-    pub fn begin(&self) -> Known {
+    /// The state before the first token.
+    pub fn empty_state(&self) -> DecodeState {
         let states = self.layers.iter().map(|_| LayerState::new(&self.config));
-        Known {
+        DecodeState {
             layers: states.collect(),
-            words: 0,
-            told: 0,
+            n_text: 0,
+            n_image: 0,
         }
     }
 
-    /// Reads captions: each one's ids without what fills it up.
+    /// Runs the text part of captions, each given as its ids without padding.
     ///
     /// # Shapes
     /// - returns: the states of the start and the whole text part, `[batch, 1 + text_length, width]`
-    pub fn read(&self, captions: &[Vec<u32>]) -> Result<(Tensor<3>, Known)> {
+    pub fn prefill(&self, captions: &[Vec<u32>]) -> Result<(Tensor<3>, DecodeState)> {
         if captions.is_empty() {
             return Err(Error::invalid("text ids", "expected one caption or more"));
         }
-        let words = captions.iter().map(|caption| self.filled_up(caption));
+        let words = captions.iter().map(|caption| self.padded(caption));
         let words: Vec<Vec<u32>> = words.collect::<Result<_>>()?;
-        let mut known = self.begin();
-        let states = self.go_on_words(&words, &mut known)?;
-        Ok((states, known))
+        let mut state = self.empty_state();
+        let states = self.step_text(&words, &mut state)?;
+        Ok((states, state))
     }
 
-    /// Goes on with rows of equal length of words behind what is known: the start, which is 0, and ids of the text
-    /// embedding.
+    /// Runs the next text tokens, rows of equal length: the start, which is 0, and ids of the text embedding.
     ///
     /// # Shapes
     /// - `words`: `[batch][n]`
     /// - returns: their states, `[batch, n, width]`
-    pub fn go_on_words(&self, words: &[Vec<u32>], known: &mut Known) -> Result<Tensor<3>> {
+    pub fn step_text(&self, words: &[Vec<u32>], state: &mut DecodeState) -> Result<Tensor<3>> {
         let config = &self.config;
         let n = words.first().map_or(0, Vec::len);
         if n == 0 || words.iter().any(|row| row.len() != n) {
             let reason = "expected rows of one length, 1 or more";
             return Err(Error::invalid("text ids", reason));
         }
-        if known.told > 0 || known.words + n > config.prefix_length() {
+        if state.n_image > 0 || state.n_text + n > config.prefix_length() {
             return Err(Error::invalid(
                 "text ids",
                 format!(
                     "expected {} at most, and no picture before them, got {}",
                     config.prefix_length(),
-                    known.words + n
+                    state.n_text + n
                 ),
             ));
         }
@@ -260,17 +259,17 @@ impl DallePytorch {
         let ids = ids(&flat, [words.len(), n], &self.device());
         let mut x = self.text_embedding.forward(ids);
         if let Some(positions) = &self.text_positions {
-            let positions = positions.weight.val().narrow(0, known.words, n);
+            let positions = positions.weight.val().narrow(0, state.n_text, n);
             x = x + positions.unsqueeze::<3>();
         }
-        let states = self.forward(x, known, true);
-        known.words += n;
+        let states = self.forward(x, state, true);
+        state.n_text += n;
         Ok(states)
     }
 
-    /// The start, the caption and what fills it up: an id of its own for each place, also where a caption has
-    /// the id 0 inside.
-    fn filled_up(&self, caption: &[u32]) -> Result<Vec<u32>> {
+    /// The start, the caption and its padding, which has an id of its own for each position, also where a caption
+    /// contains the id 0.
+    fn padded(&self, caption: &[u32]) -> Result<Vec<u32>> {
         let config = &self.config;
         if caption.len() > config.text_length {
             return Err(Error::invalid(
@@ -290,12 +289,12 @@ impl DallePytorch {
         Ok(std::iter::once(0).chain(words).collect())
     }
 
-    /// Goes on with rows of equal length of image ids behind what is known.
+    /// Runs the next image ids, rows of equal length.
     ///
     /// # Shapes
     /// - `image_ids`: `[batch][n]`
     /// - returns: `[batch, n, width]`
-    pub fn go_on(&self, image_ids: &[Vec<u32>], known: &mut Known) -> Result<Tensor<3>> {
+    pub fn step(&self, image_ids: &[Vec<u32>], state: &mut DecodeState) -> Result<Tensor<3>> {
         let config = &self.config;
         let n = image_ids.first().map_or(0, Vec::len);
         if n == 0 || image_ids.iter().any(|row| row.len() != n) {
@@ -304,17 +303,17 @@ impl DallePytorch {
                 "expected rows of one length, 1 or more",
             ));
         }
-        if known.words != config.prefix_length() {
+        if state.n_text != config.prefix_length() {
             let reason = "expected the whole caption before a picture";
             return Err(Error::invalid("image ids", reason));
         }
-        if known.told + n > config.image_length() {
+        if state.n_image + n > config.image_length() {
             return Err(Error::invalid(
                 "image ids",
                 format!(
                     "expected {} at most, got {}",
                     config.image_length(),
-                    known.told + n
+                    state.n_image + n
                 ),
             ));
         }
@@ -327,7 +326,7 @@ impl DallePytorch {
             .image_embedding
             .forward(ids(&flat, [image_ids.len(), n], &device));
         if let (Some(rows), Some(columns)) = (&self.image_rows, &self.image_columns) {
-            let places = known.told..known.told + n;
+            let places = state.n_image..state.n_image + n;
             let of = |place: fn(usize, usize) -> usize| {
                 let places: Vec<u32> = places
                     .clone()
@@ -339,44 +338,44 @@ impl DallePytorch {
             let column = columns.forward(of(|at, grid| at % grid));
             x = x + row + column;
         }
-        let states = self.forward(x, known, false);
-        known.told += n;
+        let states = self.forward(x, state, false);
+        state.n_image += n;
         Ok(states)
     }
 
-    fn forward(&self, x: Tensor<3>, known: &mut Known, is_text: bool) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, state: &mut DecodeState, is_text: bool) -> Tensor<3> {
         let [_, n, _] = x.dims();
         let x = match self.config.stable {
             true => damped(x),
             false => x,
         };
         let start = match is_text {
-            true => known.words,
-            false => known.words + known.told,
+            true => state.n_text,
+            false => state.n_text + state.n_image,
         };
         let turn = self.rotary.as_ref().map(|angles| {
             let angles = angles.val().narrow(0, start, n);
-            attention::Turn::new(angles)
+            attention::RotaryAngles::new(angles)
         });
         let place = layers::Place {
             is_text,
-            told: known.told,
+            told: state.n_image,
             grid: self.config.grid,
             prefix: self.config.prefix_length(),
             turn: turn.as_ref(),
         };
         if self.config.reversible {
             let (mut first, mut second) = (x.clone(), x);
-            for (layer, state) in self.layers.iter().zip(&mut known.layers) {
-                first = first + layer.attend(second.clone(), &place, state);
-                second = second + layer.feed(first.clone(), &place, state);
+            for (layer, layer_state) in self.layers.iter().zip(&mut state.layers) {
+                first = first + layer.attend(second.clone(), &place, layer_state);
+                second = second + layer.feed(first.clone(), &place, layer_state);
             }
             return (first + second).mul_scalar(0.5);
         }
         let mut x = x;
-        for (layer, state) in self.layers.iter().zip(&mut known.layers) {
-            x = x.clone() + layer.attend(x, &place, state);
-            x = x.clone() + layer.feed(x, &place, state);
+        for (layer, layer_state) in self.layers.iter().zip(&mut state.layers) {
+            x = x.clone() + layer.attend(x, &place, layer_state);
+            x = x.clone() + layer.feed(x, &place, layer_state);
         }
         x
     }
@@ -398,7 +397,7 @@ impl DallePytorch {
         self.image_head.forward(self.finished(states))
     }
 
-    /// Logits of the word that follows a state, those that fill up included.
+    /// Logits of the word that follows a state, padding included.
     ///
     /// # Shapes
     /// - `states`: `[.., width]`
@@ -407,7 +406,7 @@ impl DallePytorch {
         self.text_head.forward(self.finished(states))
     }
 
-    /// Logits of each word of the captions and of what fills them up, and of each id of the pictures that follow, one
+    /// Logits of each word of the captions and their padding, and of each id of the images that follow, one
     /// pair after the other: `[batch · text_length, text_vocab_size + text_length]` and `[batch · grid², codebook_size]`.
     pub fn logits(
         &self,
@@ -435,14 +434,14 @@ impl DallePytorch {
             }
             check_ids("image ids", row, config.codebook_size)?;
         }
-        let (prefix, mut known) = self.read(captions)?;
+        let (prefix, mut state) = self.prefill(captions)?;
         let mut states = vec![prefix.clone().narrow(1, text, 1)];
         if image > 1 {
-            let told: Vec<Vec<u32>> = image_ids
+            let inputs: Vec<Vec<u32>> = image_ids
                 .iter()
                 .map(|row| row[..image - 1].to_vec())
                 .collect();
-            states.push(self.go_on(&told, &mut known)?);
+            states.push(self.step(&inputs, &mut state)?);
         }
         let batch = captions.len();
         let rows = |states: Tensor<3>, count: usize| states.reshape([count, config.width]);
@@ -452,7 +451,7 @@ impl DallePytorch {
         ))
     }
 
-    /// −log p of each word of a caption, of what fills it up, and of each id of a picture that follows, as the
+    /// −log p of each word of a caption, of its padding, and of each id of the image that follows, as the
     /// model was trained: `[text_length]` and `[grid²]`.
     pub fn nats(&self, caption: &[u32], image_ids: &[u32]) -> Result<(Tensor<1>, Tensor<1>)> {
         self.all_nats(&[caption.to_vec()], &[image_ids.to_vec()])
@@ -471,7 +470,7 @@ impl DallePytorch {
         };
         let mut words = Vec::with_capacity(captions.len() * self.config.text_length);
         for caption in captions {
-            words.extend(&self.filled_up(caption)?[1..]);
+            words.extend(&self.padded(caption)?[1..]);
         }
         let codes: Vec<u32> = image_ids.iter().flatten().copied().collect();
         Ok((

@@ -19,7 +19,7 @@ fn quarter(width: usize) -> usize {
 }
 
 impl Shift {
-    /// Of the start and words behind others.
+    /// Of the start and words after others.
     pub fn of_text(&mut self, x: Tensor<3>) -> Tensor<3> {
         let [batch, n, width] = x.dims();
         let half = width.div_ceil(2);
@@ -33,7 +33,7 @@ impl Shift {
         Tensor::cat(vec![shifted.narrow(1, 0, n), rest], 2)
     }
 
-    /// Of image tokens behind `told` others.
+    /// Of image tokens after `told` others.
     pub fn of_image(&mut self, x: Tensor<3>, told: usize, grid: usize) -> Tensor<3> {
         let [batch, n, width] = x.dims();
         let device = x.device();

@@ -16,7 +16,7 @@ use impasto_kernels::attention::Heads;
 use impasto_kernels::conv2d::Conv2d;
 use impasto_kernels::gemm::Matrix;
 use impasto_kernels::group_norm::GroupNorm;
-use impasto_kernels::self_attention::{Saved, Sizes, Turn};
+use impasto_kernels::self_attention::{QkNormRope, Saved, Sizes};
 
 use super::packed;
 
@@ -352,8 +352,8 @@ fn self_attention_sizes(qkv: &FlexTensor, heads: usize, eps: f64) -> Sizes {
 }
 
 /// Weight, cosines and sines of contiguous tensors.
-pub(super) fn turn([weight, cos, sin]: &[FlexTensor; 3]) -> Turn<'_> {
-    Turn {
+pub(super) fn turn([weight, cos, sin]: &[FlexTensor; 3]) -> QkNormRope<'_> {
+    QkNormRope {
         weight: floats(weight),
         cos: floats(cos),
         sin: floats(sin),

@@ -5,7 +5,7 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, backend_extension};
 use impasto_kernels as kernels;
-use impasto_kernels::self_attention::{Cache, Sizes, Turn};
+use impasto_kernels::self_attention::{Cache, QkNormRope, Sizes};
 
 use super::flex::{contiguous, floats, own, tensor, turn, with_last};
 
@@ -48,7 +48,7 @@ pub trait InferenceOps: Backend {
 /// `keys` and `values` are changed in place where nothing else holds them.
 fn extend(
     qkv: &FlexTensor,
-    turns: Option<(&Turn, &Turn)>,
+    turns: Option<(&QkNormRope, &QkNormRope)>,
     keys: FlexTensor,
     values: FlexTensor,
     eps: f64,

@@ -108,10 +108,10 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tens
     Tensor::from_dispatch(Dispatch::kernel_attention(q, k, v, causal))
 }
 
-/// What [`self_attention`] does to queries or keys: normalise each head, then turn the pairs
+/// What [`self_attention`] does to queries or keys: normalise each head, then rotate the pairs
 /// `(i, i + dim / 2)` by angles that have no gradient.
 #[derive(Clone, Debug)]
-pub struct Turn {
+pub struct QkNormRope {
     /// Weight of the RMS normalisation, `[dim]`.
     pub weight: Tensor<1>,
     /// Cosines, `[batch, length, 1, dim / 2]`.
@@ -125,7 +125,13 @@ pub struct Turn {
 /// # Shapes
 /// - `qkv`: `[batch, length, 3 · width]`, `width` = `heads · dim`
 /// - returns: `[batch, length, width]`
-pub fn self_attention(qkv: Tensor<3>, query: Turn, key: Turn, heads: usize, eps: f64) -> Tensor<3> {
+pub fn self_attention(
+    qkv: Tensor<3>,
+    query: QkNormRope,
+    key: QkNormRope,
+    heads: usize,
+    eps: f64,
+) -> Tensor<3> {
     let [batch, length, joint] = qkv.dims();
     assert!(
         heads > 0 && joint.is_multiple_of(6 * heads),
@@ -137,8 +143,9 @@ pub fn self_attention(qkv: Tensor<3>, query: Turn, key: Turn, heads: usize, eps:
         assert_eq!(turn.cos.dims(), [batch, length, 1, dim / 2], "cosines");
         assert_eq!(turn.sin.dims(), turn.cos.dims(), "sines");
     }
-    let has =
-        |turn: &Turn| has_kernels(&turn.weight) && has_kernels(&turn.cos) && has_kernels(&turn.sin);
+    let has = |turn: &QkNormRope| {
+        has_kernels(&turn.weight) && has_kernels(&turn.cos) && has_kernels(&turn.sin)
+    };
     if batch * length == 0 || !(has_kernels(&qkv) && has(&query) && has(&key)) {
         #[cfg(feature = "tch")]
         if torch::has(&qkv) && batch * length > 0 {
@@ -159,7 +166,7 @@ pub fn self_attention(qkv: Tensor<3>, query: Turn, key: Turn, heads: usize, eps:
     ))
 }
 
-/// Causal self-attention of positions behind `known` ones that a cache holds, from the joint projection to the joined
+/// Causal self-attention of positions after `known` ones that a cache holds, from the joint projection to the joined
 /// heads; their keys and values are written into the cache. Without turns, queries and keys attend as they are.
 ///
 /// # Shapes
@@ -169,7 +176,7 @@ pub fn self_attention(qkv: Tensor<3>, query: Turn, key: Turn, heads: usize, eps:
 /// - returns: `[batch, length, width]`, and the keys and values
 pub fn extend(
     qkv: Tensor<3>,
-    turns: Option<(Turn, Turn)>,
+    turns: Option<(QkNormRope, QkNormRope)>,
     (keys, values): (Tensor<4>, Tensor<4>),
     known: usize,
     eps: f64,

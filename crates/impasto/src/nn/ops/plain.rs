@@ -9,7 +9,7 @@ use burn::tensor::activation::{log_softmax, sigmoid, silu, softmax};
 use burn::tensor::module;
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 
-use super::{AdamW, Turn};
+use super::{AdamW, QkNormRope};
 
 /// See [`super::linear`].
 pub fn linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
@@ -45,7 +45,13 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tens
 }
 
 /// See [`super::self_attention`].
-pub fn self_attention(qkv: Tensor<3>, query: Turn, key: Turn, heads: usize, eps: f64) -> Tensor<3> {
+pub fn self_attention(
+    qkv: Tensor<3>,
+    query: QkNormRope,
+    key: QkNormRope,
+    heads: usize,
+    eps: f64,
+) -> Tensor<3> {
     let [batch, length, joint] = qkv.dims();
     let (width, dim) = (joint / 3, joint / 3 / heads);
     let part = |i: usize| {
@@ -64,7 +70,7 @@ pub fn self_attention(qkv: Tensor<3>, query: Turn, key: Turn, heads: usize, eps:
 }
 
 /// Heads `[batch, length, heads, dim]` normalised, turned, and as `[batch, heads, length, dim]`.
-fn turned(x: Tensor<4>, turn: Turn, eps: f64) -> Tensor<4> {
+fn turned(x: Tensor<4>, turn: QkNormRope, eps: f64) -> Tensor<4> {
     let [_, _, _, dim] = x.dims();
     let x = rms_norm(x, turn.weight, eps);
     let (first, second) = (
@@ -81,7 +87,7 @@ fn turned(x: Tensor<4>, turn: Turn, eps: f64) -> Tensor<4> {
 /// See [`super::extend`].
 pub fn extend(
     qkv: Tensor<3>,
-    turns: Option<(Turn, Turn)>,
+    turns: Option<(QkNormRope, QkNormRope)>,
     (keys, values): (Tensor<4>, Tensor<4>),
     known: usize,
     eps: f64,

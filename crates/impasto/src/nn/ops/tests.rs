@@ -151,7 +151,7 @@ fn self_attention_equals_burns() {
                 &l.device,
             )
             .reshape([batch, length, 1, dim / 2]);
-            Turn {
+            QkNormRope {
                 weight: l.get([dim]),
                 cos: angles.clone().cos(),
                 sin: angles.sin(),
@@ -379,7 +379,7 @@ fn a_cache_that_is_extended_equals_burns() {
         let mut known = 0;
         for length in [5, 1, 6] {
             let qkv: Tensor<3> = random([batch, length, 3 * heads * dim], &device);
-            let turn = || Turn {
+            let turn = || QkNormRope {
                 weight: random([dim], &device),
                 cos: random([batch, length, 1, dim / 2], &device),
                 sin: random([batch, length, 1, dim / 2], &device),

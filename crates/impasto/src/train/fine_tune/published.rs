@@ -11,7 +11,7 @@ use crate::checkpoint::dalle_pytorch::DallePytorchModel;
 use crate::checkpoint::weights::Precision;
 use crate::generate;
 use crate::import::dalle_pytorch::tokenizer_folder;
-use crate::models::dalle_bart::Followers;
+use crate::models::dalle_bart::CaptionRows;
 use crate::models::{DalleBart, DallePytorch, ImageTokenizer};
 use crate::nn::{Adapt, Init};
 use crate::sampling::SamplingOptions;
@@ -146,8 +146,8 @@ impl Published for Mini {
         seed: u64,
         sampling: &SamplingOptions,
     ) -> Result<Vec<u32>> {
-        let caption = transformer.read(caption)?;
-        let null = transformer.read(&self.null_caption())?;
+        let caption = transformer.encode(caption)?;
+        let null = transformer.encode(&self.null_caption())?;
         let on = &mut |_, _, _: &[Vec<u32>]| ControlFlow::Continue(());
         let drawn =
             generate::dalle_mini::draw(transformer, &caption, &null, &[], &[seed], sampling, on)?;
@@ -180,12 +180,12 @@ pub fn mini_loss(
     image_ids: &[Vec<u32>],
 ) -> Result<Pass> {
     let captions: Vec<&[u32]> = captions.iter().map(Vec::as_slice).collect();
-    let read = transformer.read_all(&captions)?;
-    let followers: Vec<Followers<'_>> = read
+    let read = transformer.encode_all(&captions)?;
+    let caption_rows: Vec<CaptionRows<'_>> = read
         .iter()
-        .map(|caption| Followers { caption, rows: 1 })
+        .map(|caption| CaptionRows { caption, rows: 1 })
         .collect();
-    let loss = transformer.image_nats(image_ids, &followers)?.mean();
+    let loss = transformer.image_nats(image_ids, &caption_rows)?.mean();
     Ok(Pass {
         metrics: vec![("image_nats", loss.clone())],
         loss,

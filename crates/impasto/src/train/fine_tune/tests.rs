@@ -405,8 +405,8 @@ fn a_new_adapter_changes_no_bit_of_a_model() {
     adapter.attach(model.linears(), None);
     assert_eq!(nats(&model), before);
     let logits = |model: &DallePytorch, expected: &Expected| {
-        let (states, mut known) = model.read(&expected.captions).unwrap();
-        let behind = model.go_on(&expected.image_ids, &mut known).unwrap();
+        let (states, mut known) = model.prefill(&expected.captions).unwrap();
+        let behind = model.step(&expected.image_ids, &mut known).unwrap();
         (
             floats(model.text_logits(states)),
             floats(model.image_logits(behind)),
