@@ -232,6 +232,14 @@ fn parse_tokenizer(bytes: &[u8]) -> std::result::Result<Tokenizer, String> {
     struct Document {
         #[serde(default)]
         normalizer: serde_json::Value,
+        // Read so that text that is none, such as half a surrogate pair, is an error: the library's own readers of these
+        // parts panic on it.
+        #[serde(default, rename = "pre_tokenizer")]
+        _pre_tokenizer: serde_json::Value,
+        #[serde(default, rename = "post_processor")]
+        _post_processor: serde_json::Value,
+        #[serde(default, rename = "decoder")]
+        _decoder: serde_json::Value,
     }
     if bytes.len() > MAX_TOKENIZER_BYTES {
         return Err(format!(
