@@ -239,12 +239,12 @@ fn devices_without_bf16_skip_it_and_say_so() {
 
 #[test]
 fn the_cpu_agrees_with_itself_in_everything() {
-    let options = Options {
-        precisions: vec![Precision::F32],
-        ..Options::default()
-    };
-    let report = run(&options, &Device::flex(), &mut |outcome| {
-        assert_eq!(outcome.error, Some(0.0), "{outcome:?}");
+    // In f32 it is the same computation twice; in bf16 Burn's operations against our kernels.
+    let report = run(&Options::default(), &Device::flex(), &mut |outcome| {
+        assert!(outcome.passed, "{outcome:?}");
+        if outcome.precision == Precision::F32 {
+            assert_eq!(outcome.error, Some(0.0), "{outcome:?}");
+        }
         ControlFlow::Continue(())
     })
     .unwrap();

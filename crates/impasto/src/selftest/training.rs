@@ -29,7 +29,11 @@ pub(super) fn checks() -> Vec<Check> {
             room.differentiable();
             run(room)
         };
-        all.push(forward(name, shapes.to_owned(), Kind::Training, run));
+        let kind = match name {
+            "training/dvae" | "training/discriminator" => Kind::Kinked,
+            _ => Kind::Training,
+        };
+        all.push(forward(name, shapes.to_owned(), kind, run));
     };
     add("training/dalle, adamw", "width 24, 3 steps", |room| {
         dalle(room, OptimizerKind::AdamW)

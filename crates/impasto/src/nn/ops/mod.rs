@@ -274,8 +274,12 @@ pub fn layer_norm<const D: usize>(
         return Tensor::from_dispatch(Dispatch::kernel_layer_norm(x, weight, bias, eps));
     }
     // Centred values have the variance for their mean square: the rest is the other normalisation.
+    // In f32, as all normalisations; nothing is cast where all is.
+    let dtype = x.dtype();
+    let [weight, bias] = [weight, bias].map(|x| x.cast(FloatDType::F32));
+    let x = x.cast(FloatDType::F32);
     let centred = x.clone() - x.mean_dim(D - 1);
-    rms_norm(centred, weight, eps) + bias.unsqueeze()
+    (rms_norm(centred, weight, eps) + bias.unsqueeze()).cast(dtype)
 }
 
 /// `x · Φ(x)` with the exact normal distribution function (Hendrycks and Gimpel 2016, arXiv:1606.08415).

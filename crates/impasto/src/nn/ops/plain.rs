@@ -137,6 +137,7 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
     let dtype = x.dtype();
     let x = x.cast(FloatDType::F32);
     let mean_square = (x.clone() * x.clone()).mean_dim(D - 1);
+    let weight = weight.cast(FloatDType::F32);
     (x / (mean_square + eps).sqrt() * weight.unsqueeze()).cast(dtype)
 }
 
@@ -215,8 +216,8 @@ pub fn group_norm(
     let centred = grouped.clone() - grouped.mean_dim(2);
     let variance = (centred.clone() * centred.clone()).mean_dim(2);
     let normal = (centred / (variance + eps).sqrt()).reshape([batch, channels, height, width]);
-    let y = normal * weight.reshape([1, channels, 1, 1]) + bias.reshape([1, channels, 1, 1]);
-    y.cast(dtype)
+    let of_channels = |x: Tensor<1>| x.cast(FloatDType::F32).reshape([1, channels, 1, 1]);
+    (normal * of_channels(weight) + of_channels(bias)).cast(dtype)
 }
 
 /// See [`super::group_norm_silu`].
