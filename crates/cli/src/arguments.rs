@@ -7,8 +7,10 @@ use clap::Args;
 use impasto::checkpoint::{ModelSource, WeightFormat, adapter};
 use impasto::data::scenes::{Sources, World};
 use impasto::device::{self, Device};
-use impasto::pipeline::{self, AnyPipeline, Pipeline, is_published};
+use impasto::families::ModelFiles;
+use impasto::model::{Model, OpenOptions};
 use impasto::rank::Ranker;
+use impasto::request::SamplingOverrides;
 use impasto::sampling::SamplingOptions;
 use impasto::text::clip::LongCaption;
 
@@ -37,7 +39,10 @@ pub struct ModelFlags {
 pub fn find_model(text: &str) -> Result<ModelSource> {
     let source = match ModelSource::parse(text) {
         Ok(source) => source,
-        Err(error) => return pull::pulled(text)?.ok_or_else(|| error.into()),
+        Err(error) => {
+            let found = impasto::hub::find_pulled(text, &pull::default_cache()?)?;
+            return found.ok_or_else(|| error.into());
+        }
     };
     if source.folder().is_some_and(adapter::is_adapter) {
         return Err(Usage::new(
@@ -81,44 +86,17 @@ impl DeviceFlags {
 }
 
 impl ModelFlags {
-    /// The place of a model of our own, for what others can't do.
-    pub fn source(&self) -> Result<ModelSource> {
-        let source = find_model(&self.model)?;
-        if is_published(&source) {
-            return Err(Usage::new(
-                format!("{} is a published model that can't do this", self.model),
-                "take a model that impasto trained, such as impasto-mini",
-            )
-            .into());
-        }
-        Ok(source)
-    }
-
-    /// Loads a model of our own.
-    pub fn load(&self) -> Result<Pipeline> {
-        let source = self.source()?;
-        if self.adapter.is_some() {
-            return Err(Usage::new(
-                format!("--adapter is for published models, {} is none", self.model),
-                "give the model that the adapter was trained on with --model",
-            )
-            .into());
-        }
+    /// Opens the model.
+    pub fn open(&self) -> Result<Model> {
         // Before the device: a wrong path should not wait for a GPU.
-        source.config()?;
+        let files = ModelFiles::find(&find_model(&self.model)?)?;
         let device = self.device.select()?;
-        Ok(Pipeline::load_in(&source, &device, self.precision)?)
-    }
-
-    /// Loads a model of whichever family.
-    pub fn open(&self) -> Result<Box<dyn AnyPipeline>> {
-        let source = find_model(&self.model)?;
-        pipeline::check(&source)?;
-        let device = self.device.select()?;
-        Ok(match &self.adapter {
-            None => pipeline::open(&source, &device, self.precision)?,
-            Some(adapter) => pipeline::open_adapted(&source, &device, self.precision, adapter)?,
-        })
+        let options = OpenOptions {
+            precision: self.precision,
+            adapter: self.adapter.clone(),
+            ..OpenOptions::default()
+        };
+        Ok(Model::open_files(&files, &device, &options)?)
     }
 }
 
@@ -210,14 +188,19 @@ pub struct SamplingFlags {
 }
 
 impl SamplingFlags {
+    /// Those that were given.
+    pub fn overrides(&self) -> SamplingOverrides {
+        SamplingOverrides {
+            guidance_scale: self.guidance,
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+        }
+    }
+
     /// The model's options with those that were given in their place.
     pub fn over(&self, defaults: &SamplingOptions) -> SamplingOptions {
-        SamplingOptions {
-            guidance_scale: self.guidance.unwrap_or(defaults.guidance_scale),
-            temperature: self.temperature.unwrap_or(defaults.temperature),
-            top_k: self.top_k.or(defaults.top_k),
-            top_p: self.top_p.or(defaults.top_p),
-        }
+        self.overrides().over(defaults)
     }
 }
 

@@ -52,7 +52,15 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     }
     let (code, hint) = match error.downcast_ref::<Usage>() {
         Some(usage) => (WRONG_USAGE, usage.hint.clone()),
-        None => (FAILED, error.downcast_ref().and_then(hint)),
+        None => {
+            let error: Option<&Error> = error.downcast_ref();
+            let code = match error {
+                // A name that is fine, but not here.
+                Some(Error::NotPulled { .. }) => WRONG_USAGE,
+                _ => FAILED,
+            };
+            (code, error.and_then(hint))
+        }
     };
     print_to_stderr(&format!("error: {}", message(error)), hint.as_deref());
     ExitCode::from(code)
@@ -114,6 +122,7 @@ fn hint(error: &Error) -> Option<String> {
             io::ErrorKind::NotFound if *action == "read" => "check the spelling of the path",
             _ => return error.hint(),
         },
+        Error::NotPulled { name } => return Some(format!("impasto pull {name} brings it")),
         _ => return error.hint(),
     };
     Some(hint.to_owned())

@@ -1,64 +1,69 @@
-//! A picture and its caption, of which a part is known and the rest is masked. Drawing, editing, completing and
-//! varying mask image ids, captioning masks text ids: the same model predicts whichever part is missing.
+//! An image, some of whose ids are known and the rest masked. Generating, editing, completing and varying differ only
+//! in what is masked: the same model predicts whichever part is missing.
 //!
-//! The model was trained on image ids in random orders (σ-GPT, arXiv:2404.09562), so the known ids come first, as
-//! a prefix, wherever they are in the picture, and the masked ones follow. A model that was trained in raster order
-//! only doesn't support this: its known ids are forced at their positions in raster order
-//! ([`Conditioning::TeacherForced`]), and what is below or to the right of a hole is then unknown while the hole is
-//! drawn.
+//! A model that was trained on image ids in random orders (σ-GPT, arXiv:2404.09562) takes the known ids first, as a
+//! prefix, wherever they are in the image, and the masked ones follow. A model that was trained in raster order only
+//! doesn't support this: its known ids are forced at their positions in raster order ([`Conditioning::TeacherForced`]),
+//! and what is below or to the right of a hole is then unknown while the hole is filled.
 
 use std::collections::BTreeMap;
 
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::models::DalleConfig;
 use crate::models::dalle::{Order, raster, shuffled};
+use crate::random::RandomStream;
 use crate::{Error, Result};
 
-/// The words of a canvas.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Caption {
-    /// Padded text ids.
-    Known(Vec<u32>),
-    /// To be predicted by the model.
-    Asked,
-}
-
-/// A picture's ids, known or masked, and its caption.
+/// An image's ids, known or masked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Canvas {
     /// Row-major; `None` is masked.
     pub image_ids: Vec<Option<u32>>,
-    /// The words.
-    pub caption: Caption,
-    /// What else is known about masked ids, such as the pixels of a patch that is half hidden: by position, a
-    /// value for each code, added to its logit.
-    pub leanings: BTreeMap<u32, Vec<f32>>,
+    /// What else is known about masked ids, such as the pixels of a patch that is half hidden: by position, a value
+    /// for each code, added to its logit.
+    pub logit_biases: BTreeMap<u32, Vec<f32>>,
 }
 
 impl Canvas {
-    /// Nothing is known but the words.
-    pub fn blank(positions: usize, caption: Caption) -> Self {
+    /// All ids are masked.
+    pub fn blank(positions: usize) -> Self {
         Canvas {
             image_ids: vec![None; positions],
-            caption,
-            leanings: BTreeMap::new(),
+            logit_biases: BTreeMap::new(),
         }
     }
 
-    /// A whole picture.
-    pub fn of(image_ids: &[u32], caption: Caption) -> Self {
+    /// A whole image.
+    pub fn of(image_ids: &[u32]) -> Self {
         Canvas {
             image_ids: image_ids.iter().map(|&id| Some(id)).collect(),
-            caption,
-            leanings: BTreeMap::new(),
+            logit_biases: BTreeMap::new(),
         }
+    }
+
+    /// The first ids of an image; the rest is masked.
+    ///
+    /// # Errors
+    /// Where nothing would be masked.
+    pub fn with_prefix(prefix_ids: &[u32], positions: usize) -> Result<Self> {
+        if prefix_ids.len() >= positions {
+            return Err(Error::invalid(
+                "prefix",
+                format!(
+                    "expected fewer than {positions} ids, got {}",
+                    prefix_ids.len()
+                ),
+            ));
+        }
+        let mut canvas = Canvas::blank(positions);
+        for (known, &id) in canvas.image_ids.iter_mut().zip(prefix_ids) {
+            *known = Some(id);
+        }
+        Ok(canvas)
     }
 
     /// The same with `positions` masked.
-    pub fn asking(mut self, positions: impl IntoIterator<Item = u32>) -> Self {
+    pub fn masked(mut self, positions: impl IntoIterator<Item = u32>) -> Self {
         for position in positions {
             self.image_ids[position as usize] = None;
         }
@@ -66,7 +71,7 @@ impl Canvas {
     }
 
     /// How many ids are masked.
-    pub fn asked(&self) -> usize {
+    pub fn n_masked(&self) -> usize {
         self.image_ids.iter().filter(|id| id.is_none()).count()
     }
 
@@ -75,26 +80,8 @@ impl Canvas {
         self.image_ids.iter().copied().collect()
     }
 
-    /// Says what does not fit a model.
-    pub fn check(&self, config: &DalleConfig) -> Result<()> {
-        self.check_picture(config.image_length(), config.codebook_size)?;
-        if let Caption::Known(text_ids) = &self.caption
-            && text_ids.len() != config.text_length
-        {
-            return Err(Error::invalid(
-                "text ids",
-                format!(
-                    "expected {} ids, got {}",
-                    config.text_length,
-                    text_ids.len()
-                ),
-            ));
-        }
-        Ok(())
-    }
-
     /// Returns an error that names what does not fit a model with this many positions and codes.
-    pub fn check_picture(&self, positions: usize, codes: usize) -> Result<()> {
+    pub fn check(&self, positions: usize, codes: usize) -> Result<()> {
         if self.image_ids.len() != positions {
             return Err(Error::invalid(
                 "image ids",
@@ -112,16 +99,16 @@ impl Canvas {
                 format!("id {id} is not below the codebook's {codes}"),
             ));
         }
-        if let Some((position, leaning)) = self.leanings.iter().find(|(position, leaning)| {
+        if let Some((position, bias)) = self.logit_biases.iter().find(|(position, bias)| {
             **position as usize >= positions
-                || leaning.len() != codes
-                || leaning.iter().any(|value| !value.is_finite())
+                || bias.len() != codes
+                || bias.iter().any(|value| !value.is_finite())
         }) {
             return Err(Error::invalid(
-                "leaning",
+                "logit bias",
                 format!(
                     "expected {codes} finite values below position {positions}, got {} at {position}",
-                    leaning.len()
+                    bias.len()
                 ),
             ));
         }
@@ -137,7 +124,7 @@ pub enum Conditioning {
     #[serde(rename = "known-first")]
     Prefix,
     /// All in raster order, known ids forced at their positions. What follows a hole is only seen by the likelihood of
-    /// the whole ([`crate::generate::log_likelihoods`]).
+    /// the whole ([`crate::engine::image_log_likelihoods`]).
     #[serde(rename = "raster-forced")]
     TeacherForced,
 }
@@ -151,15 +138,13 @@ impl Conditioning {
             (Conditioning::Prefix, Order::Raster) => raster(positions),
             // One order for a batch would tie pictures together: a row's order comes from its own seed.
             (Conditioning::Prefix, Order::Parallel { .. }) => {
-                let mut random = ChaCha8Rng::seed_from_u64(seed);
-                random.set_stream(u64::MAX);
-                shuffled(positions, &mut random)
+                shuffled(positions, &mut RandomStream::Order.of(seed))
             }
         };
-        let (known, asked): (Vec<u32>, Vec<u32>) = visited
+        let (known, masked): (Vec<u32>, Vec<u32>) = visited
             .into_iter()
             .partition(|&position| canvas.image_ids[position as usize].is_some());
-        [known, asked].concat()
+        [known, masked].concat()
     }
 }
 
@@ -168,13 +153,13 @@ mod tests {
     use super::*;
 
     fn canvas() -> Canvas {
-        Canvas::of(&[5, 6, 7, 8], Caption::Asked).asking([0, 2])
+        Canvas::of(&[5, 6, 7, 8]).masked([0, 2])
     }
 
     #[test]
     fn known_ids_come_first() {
         let canvas = canvas();
-        assert_eq!((canvas.asked(), canvas.whole()), (2, None));
+        assert_eq!((canvas.n_masked(), canvas.whole()), (2, None));
         let visited = |conditioning: Conditioning, order| conditioning.order(&canvas, order, 3);
         assert_eq!(visited(Conditioning::Prefix, Order::Raster), [1, 3, 0, 2]);
         assert_eq!(

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::checkpoint::{EMBEDDED_CLIP, EMBEDDED_NAME, ModelSource};
 use crate::data::scenes::{Sources, World};
-use crate::pipeline::{self, is_published};
+use crate::families::{ModelFiles, info};
 use crate::{Error, device, hub};
 
 /// Where to look; the library reads no environment.
@@ -408,14 +408,7 @@ fn models(folder: &Path) -> Vec<FoundModel> {
 
 /// Why the folder holds no model that can be used; its weights are not read.
 fn unusable(path: PathBuf) -> Option<String> {
-    let source = ModelSource::Dir(path);
-    let looked = match is_published(&source) {
-        true => pipeline::info(&source).map(drop),
-        false => source
-            .config()
-            .and_then(|_| source.weight_bytes())
-            .map(drop),
-    };
+    let looked = ModelFiles::find(&ModelSource::Dir(path)).and_then(|files| info(&files));
     looked.err().map(|error| error.to_string())
 }
 

@@ -70,6 +70,12 @@ pub enum Error {
         /// Why it can't be used.
         reason: String,
     },
+    /// A published model is not on this machine.
+    #[error("model {name} is not here")]
+    NotPulled {
+        /// Its name.
+        name: String,
+    },
     /// Something that is to come over the network does not.
     #[error("{what}: {reason}")]
     Unreachable {

@@ -18,19 +18,23 @@ pub mod nn;
 pub mod models;
 
 // From a prompt to a picture in a file.
+pub mod random;
 pub mod sampling;
 
 pub mod canvas;
-pub mod generate;
+pub mod engine;
+pub mod observer;
 
 pub mod checkpoint;
 pub mod hub;
 pub mod import;
 
-pub mod caption;
-pub mod edit;
+pub mod families;
 
-pub mod pipeline;
+pub mod edit;
+pub mod model;
+pub mod request;
+
 pub mod provenance;
 pub mod rank;
 pub mod search;

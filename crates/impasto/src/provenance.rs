@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::{Format, Picture, Samples};
 use crate::models::dalle::Order;
+use crate::request::GeneratedImage;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
@@ -60,6 +61,32 @@ pub fn version() -> String {
 }
 
 impl Settings {
+    /// Those of an image that was generated, for a file that shows it as `picture` (a grid shows more than one).
+    pub fn of_generated(
+        model: &str,
+        prompt: &str,
+        image: &GeneratedImage,
+        sampling: &SamplingOptions,
+        (order, picture): (Order, &Picture),
+    ) -> Self {
+        let positions = image.image_ids.len();
+        Settings {
+            prompt: prompt.to_owned(),
+            seed: image.seed,
+            sampling: sampling.clone(),
+            order,
+            steps: match order {
+                Order::Raster => positions,
+                Order::Parallel { steps } => steps.min(positions),
+            },
+            model: model.to_owned(),
+            width: picture.width,
+            height: picture.height,
+            clip_score: image.clip_score,
+            version: version(),
+        }
+    }
+
     /// The `parameters` text.
     pub fn parameters(&self) -> String {
         let sampling = &self.sampling;

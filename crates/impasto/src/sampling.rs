@@ -131,37 +131,37 @@ impl Sampler {
         unconditional: Option<&[f32]>,
         step: u64,
     ) -> Result<Sampled> {
-        self.sample_leaning(conditional, unconditional, None, step)
+        self.sample_biased(conditional, unconditional, None, step)
     }
 
-    /// [`Sampler::sample`] where something besides the model speaks for or against ids: `leaning` is added to
+    /// [`Sampler::sample`] where something besides the model speaks for or against ids: `bias` is added to
     /// the guided logits, so its weight does not depend on the guidance.
     ///
     /// # Shapes
-    /// - `conditional`, `unconditional`, `leaning`: `[vocab]`
-    pub fn sample_leaning(
+    /// - `conditional`, `unconditional`, `bias`: `[vocab]`
+    pub fn sample_biased(
         &self,
         conditional: &[f32],
         unconditional: Option<&[f32]>,
-        leaning: Option<&[f32]>,
+        bias: Option<&[f32]>,
         step: u64,
     ) -> Result<Sampled> {
         self.options.validate()?;
         let mut mixed = self.mix(conditional, unconditional, step)?;
-        if let Some(leaning) = leaning {
-            if leaning.len() != mixed.len() {
+        if let Some(bias) = bias {
+            if bias.len() != mixed.len() {
                 return Err(Error::invalid(
-                    "leaning",
+                    "bias",
                     format!(
                         "expected {} values, one for each logit, got {}",
                         mixed.len(),
-                        leaning.len()
+                        bias.len()
                     ),
                 ));
             }
-            check_finite("leaning", step, leaning)?;
-            for (logit, &leaning) in mixed.iter_mut().zip(leaning) {
-                *logit += f64::from(leaning);
+            check_finite("bias", step, bias)?;
+            for (logit, &bias) in mixed.iter_mut().zip(bias) {
+                *logit += f64::from(bias);
             }
         }
         let id = if self.options.temperature == 0.0 {

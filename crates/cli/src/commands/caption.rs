@@ -1,11 +1,13 @@
 //! `impasto caption`: words from pictures.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Args;
-use impasto::caption::{GeneratedCaption, Search};
-use impasto::sampling::SamplingOptions;
+use impasto::families::{GeneratedCaption, Search};
+use impasto::observer::NoObserver;
+use impasto::request::{Caption, SamplingOverrides};
 use serde::Serialize;
 
 use super::generate::random_seed;
@@ -73,35 +75,27 @@ struct Captioned {
     captions: Vec<GeneratedCaption>,
 }
 
-/// Captions that are drawn where the picture only ranks them.
-const RANKED: usize = 16;
-
 /// Reads, searches, prints.
 pub fn run(arguments: Arguments) -> Result<()> {
     let opened = pictures::open(&arguments.images)?;
     let (images, pictures) = (opened.paths(&arguments.images), &opened.pictures);
     let n = usize::from(arguments.n);
-    let pipeline = arguments.model.open()?;
-    let ranks = pipeline.ranks_captions();
-    let samples =
-        arguments.sample || arguments.best_of.is_some() || (ranks && arguments.beam.is_none());
-    let (search, drawn) = if samples {
-        let usual = pipeline.text_sampling();
-        let search = Search::Sampling {
-            options: SamplingOptions {
-                guidance_scale: 1.0,
-                temperature: arguments.temperature.unwrap_or(usual.temperature),
-                top_k: arguments.top_k.or(usual.top_k),
-                top_p: arguments.top_p.or(usual.top_p),
-            },
-            seed: arguments.seed.unwrap_or_else(random_seed),
-        };
-        let usual = if ranks { n.max(RANKED) } else { n };
-        (search, arguments.best_of.map_or(usual, usize::from))
-    } else {
-        let width = arguments.beam.map_or(n.max(8), usize::from);
-        (Search::Beam { width }, n)
+    let model = arguments.model.open()?;
+    let mut request = Caption {
+        n,
+        beam: arguments.beam.map(usize::from),
+        sample: arguments.sample,
+        best_of: arguments.best_of.map(usize::from),
+        seed: arguments.seed.unwrap_or_else(random_seed),
+        sampling: SamplingOverrides {
+            temperature: arguments.temperature,
+            top_k: arguments.top_k,
+            top_p: arguments.top_p,
+            ..SamplingOverrides::default()
+        },
+        image: None,
     };
+    let (search, drawn) = request.search(&model)?;
     if drawn < n {
         return Err(Usage::new(
             format!("--best-of {drawn} draws fewer captions than --count {n} prints"),
@@ -112,16 +106,17 @@ pub fn run(arguments: Arguments) -> Result<()> {
     if let Search::Sampling { seed, .. } = &search {
         terminal::note(format_args!("seed: {seed}"));
     }
-    if ranks && samples {
+    let samples = matches!(search, Search::Sampling { .. });
+    if samples && model.captioner()?.ranks_captions() {
         terminal::note(format_args!(
             "note: {} generates captions before pictures: {drawn} are drawn without the picture, and ranked by the picture's likelihood given each",
-            pipeline.name()
+            model.name()
         ));
     }
     let mut reported = Vec::with_capacity(pictures.len());
     for (path, picture) in images.iter().zip(pictures) {
-        let mut captions = pipeline.captions(picture, drawn, &search)?;
-        captions.truncate(n);
+        request.image = Some(Arc::new(picture.clone()));
+        let captions = model.run(&request, &mut NoObserver)?.captions;
         if !arguments.json {
             for told in &captions {
                 let name = if arguments.images.len() > 1 {
@@ -146,7 +141,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     if arguments.json {
         terminal::json(&Report {
-            model: pipeline.name(),
+            model: model.name(),
             search: &search,
             pictures: reported,
         })?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{ArgGroup, Args};
-use impasto::edit::{Area, Mask};
+use impasto::edit::{Area, Region};
 use impasto::image::Original;
 
 use super::drawing::{DrawingFlags, Task};
@@ -34,42 +34,26 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> Result<()> {
     let planned = arguments.drawing.plan()?;
     let original = Original::open(&arguments.image)?;
-    let (width, height) = (original.width(), original.height());
-    let pipeline = arguments.drawing.open()?;
-    let kept = match (arguments.rows, arguments.area) {
-        (Some(rows), _) => {
-            let grid = pipeline.grid();
-            let rows = rows as usize;
-            // All rows would leave nothing to draw; in a very low picture a row may have no pixel.
-            let kept = rows * height / grid;
-            if rows >= grid || kept == 0 {
-                return Err(Usage::new(
-                    format!("{rows} of the model's {grid} rows of a picture {height} pixels high leave nothing to keep or to draw"),
-                    format!("keep 1 to {} rows", grid - 1),
-                )
-                .into());
-            }
-            Area {
-                x: 0,
-                y: 0,
-                width,
-                height: kept,
-            }
-        }
-        (None, Some(area)) => area,
+    let model = arguments.drawing.open()?;
+    let region = match (arguments.rows, arguments.area) {
+        (Some(rows), _) => Region::BelowRows(rows as usize),
+        (None, Some(area)) => Region::AllBut(area),
         (None, None) => {
             return Err(Usage::new("nothing to keep was named", "pass --rows or --box").into());
         }
     };
-    let mask = Mask::of_area(width, height, kept)?.inverted();
-    mask.check(width, height)?;
+    let canvassed = region.of(original, model.grid()).map_err(|error| {
+        let what = error.to_string();
+        match region {
+            Region::BelowRows(_) => Usage::new(what, "keep fewer rows").into(),
+            _ => anyhow::Error::from(error),
+        }
+    })?;
     let task = Task {
         path: &arguments.image,
         verb: "completed",
-        original,
-        mask,
+        canvassed,
         prompt: arguments.prompt,
-        window: None,
     };
-    arguments.drawing.draw(pipeline.as_ref(), task, planned)
+    arguments.drawing.draw(&model, task, planned)
 }

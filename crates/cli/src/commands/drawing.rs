@@ -1,19 +1,21 @@
 //! Candidates of a picture with holes: how `edit` and `complete` draw, rank, write and report them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
 use impasto::canvas::Conditioning;
 use impasto::checkpoint::{EMBEDDED_CLIP, EMBEDDED_NAME};
-use impasto::edit::{self, Area, EditRequest, Edited, Mask};
-use impasto::generate::InfillModel;
-use impasto::image::{Format, Original};
+use impasto::edit::{self, Area, Canvassed, Region};
+use impasto::image::Format;
+use impasto::model::Model;
 use impasto::models::dalle::Order;
-use impasto::pipeline::AnyPipeline;
+use impasto::observer::Event;
 use impasto::provenance::{self, Settings};
-use impasto::rank::{self, Ranker};
+use impasto::rank::Ranker;
+use impasto::request::Edit;
 use impasto::sampling::SamplingOptions;
 use impasto::text::clip::LongCaption;
 use serde::Serialize;
@@ -83,20 +85,8 @@ pub struct Task<'a> {
     pub path: &'a Path,
     /// What the name says was done: "edited".
     pub verb: &'static str,
-    pub original: Original,
-    pub mask: Mask,
+    pub canvassed: Canvassed,
     pub prompt: Option<String>,
-    /// Side of the windows where no flag says it.
-    pub window: Option<usize>,
-}
-
-impl Task<'_> {
-    /// The picture with a candidate in its hole.
-    fn edited(&self, candidate: &Edited) -> Original {
-        let mut picture = self.original.clone();
-        candidate.apply(&mut picture, &self.mask);
-        picture
-    }
 }
 
 #[derive(Serialize)]
@@ -138,20 +128,19 @@ fn lossy<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<
 }
 
 /// Says on stderr what a model without mixed orders does instead.
-pub fn conditioning_of(pipeline: &dyn AnyPipeline, model: &dyn InfillModel) -> Conditioning {
-    let conditioning = model.conditioning();
-    if conditioning == Conditioning::TeacherForced {
+pub fn note_conditioning(model: &Model) -> Result<()> {
+    if model.generator()?.conditioning() == Conditioning::TeacherForced {
         terminal::note(format_args!(
             "note: {} was trained in raster order only: known ids are forced in that order, and tries under which the ids after a hole are unlikely are rejected",
-            pipeline.name()
+            model.name()
         ));
     }
-    conditioning
+    Ok(())
 }
 
 impl DrawingFlags {
     /// Loads the model.
-    pub fn open(&self) -> Result<Box<dyn AnyPipeline>> {
+    pub fn open(&self) -> Result<Model> {
         self.model.open()
     }
 
@@ -165,7 +154,7 @@ impl DrawingFlags {
     }
 
     /// The CLIP that has a say.
-    fn ranker(&self, prompt: Option<&str>, pipeline: &dyn AnyPipeline) -> Result<Option<Ranker>> {
+    fn ranker(&self, prompt: Option<&str>, model: &Model) -> Result<Option<Ranker>> {
         let (clip, long) = match (&self.clip, prompt) {
             (Some(clip), _) if clip == NO_CLIP => return Ok(None),
             (Some(clip), Some(_)) => (clip.as_str(), LongCaption::cut_if(self.truncate)),
@@ -182,106 +171,77 @@ impl DrawingFlags {
             }
             (None, _) => return Ok(None),
         };
-        let ranker = Ranker::load(&find_model(clip)?, pipeline.device())?;
+        let ranker = Ranker::load(&find_model(clip)?, model.device())?;
         if let Some(prompt) = prompt {
             ranker.check_caption(prompt, long)?;
         }
         Ok(Some(ranker))
     }
 
-    /// Indices of the candidates, the best first, with what the CLIP says.
-    fn ranked(
-        &self,
-        task: &Task,
-        candidates: &[Edited],
-        ranker: Option<&Ranker>,
-    ) -> Result<Vec<(usize, Option<f32>)>> {
-        let (Some(ranker), Some(prompt)) = (ranker, &task.prompt) else {
-            return Ok((0..candidates.len()).map(|index| (index, None)).collect());
-        };
-        let mut cosines = Vec::with_capacity(candidates.len());
-        for candidate in candidates {
-            // One by one: a photograph of each would take much memory.
-            let picture = task.edited(candidate);
-            let picture = picture.region(0, 0, picture.width(), picture.height());
-            let prompt = std::slice::from_ref(prompt);
-            cosines.push(
-                ranker
-                    .score(prompt, &[picture], LongCaption::Truncate)?
-                    .cosine(0, 0),
-            );
-        }
-        let scores: Vec<f64> = candidates.iter().map(|candidate| candidate.score).collect();
-        Ok(rank::agreed(&scores, &cosines)
-            .into_iter()
-            .map(|index| (index, Some(cosines[index])))
-            .collect())
-    }
-
     /// Draws the candidates, writes and reports them.
     pub fn draw(
         &self,
-        pipeline: &dyn AnyPipeline,
+        model: &Model,
         task: Task,
         (target, format): (outputs::Target, Format),
     ) -> Result<()> {
-        let model = pipeline.canvas_model()?;
         let seed = self.seed.unwrap_or_else(random_seed);
-        let ranker = self.ranker(task.prompt.as_deref(), pipeline)?;
-        let request = EditRequest {
-            prompt: task.prompt.clone(),
-            n: self.n as usize,
-            seed,
-            sampling: self.sampling.over(pipeline.sampling()),
-            order: self.order,
-            conditioning: conditioning_of(pipeline, model),
-            tries: self.tries as usize,
-            ranker: ranker.as_ref(),
-            window: self.window.map(|side| side as usize).or(task.window),
-            truncate: self.truncate,
-        };
+        let ranker = self.ranker(task.prompt.as_deref(), model)?;
+        note_conditioning(model)?;
+        let Canvassed {
+            original,
+            mask,
+            window,
+            ..
+        } = task.canvassed;
         if format == Format::Jpeg {
             terminal::note(
                 "note: JPEG changes all pixels a little; PNG keeps those that are not drawn",
             );
-        } else if format == Format::Webp && task.original.describe() != "8-bit RGB" {
+        } else if format == Format::Webp && original.describe() != "8-bit RGB" {
             terminal::note("note: WebP holds 8-bit RGB; PNG keeps all samples as they are");
         }
         terminal::catch_interrupts()?;
         terminal::note(format_args!("seed: {seed}"));
         let clock = Instant::now();
         let bar = terminal::bar(1, "tokens")?;
-        let edits = edit::edit(
-            model,
-            &task.original,
-            &task.mask,
-            &request,
-            &mut |done, total| {
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
-                terminal::go_on()
-            },
-        );
+        let request = Edit {
+            prompt: task.prompt,
+            n: self.n as usize,
+            sampling: self.sampling.overrides(),
+            order: self.order,
+            tries: self.tries as usize,
+            window: self.window.map(|side| side as usize).or(window),
+            truncate: self.truncate,
+            ranker: ranker.map(Arc::new),
+            ..Edit::new(original, Region::Mask(mask), seed)
+        };
+        let outcome = model.run(&request, &mut |event: &Event<'_>| {
+            if let Event::Tokens { done, total, .. } = event {
+                bar.set_length(*total as u64);
+                bar.set_position(*done as u64);
+            }
+            terminal::go_on()
+        });
         bar.finish_and_clear();
-        let edits = edits?;
+        let outcome = outcome?;
         let stem = task.path.file_stem().unwrap_or_default().to_string_lossy();
         let name = format!("{stem} {}", task.verb);
-        let mut candidates = Vec::with_capacity(edits.candidates.len());
-        let ranked = self.ranked(&task, &edits.candidates, ranker.as_ref())?;
-        for (rank, (index, clip_score)) in ranked.into_iter().enumerate() {
-            let candidate = &edits.candidates[index];
+        let mut candidates = Vec::with_capacity(outcome.candidates.len());
+        for (rank, candidate) in outcome.candidates.iter().enumerate() {
+            let edited = &candidate.edited;
             let path = if rank < self.kept() {
-                let picture = task.edited(candidate);
+                let picture = outcome.image(candidate);
                 let settings = Settings {
-                    prompt: task.prompt.clone().unwrap_or_default(),
-                    seed: candidate.seed,
-                    sampling: request.sampling.clone(),
+                    prompt: request.prompt.clone().unwrap_or_default(),
+                    seed: edited.seed,
+                    sampling: outcome.sampling.clone(),
                     order: request.order,
-                    steps: candidate.tokens,
-                    model: pipeline.name().to_owned(),
+                    steps: edited.tokens,
+                    model: model.name().to_owned(),
                     width: picture.width(),
                     height: picture.height(),
-                    clip_score,
+                    clip_score: candidate.clip_score,
                     version: provenance::version(),
                 };
                 let bytes = provenance::encode_samples(
@@ -290,7 +250,7 @@ impl DrawingFlags {
                     self.quality,
                     &settings.parameters(),
                 )?;
-                let path = target.write(&bytes, &name, candidate.seed, format)?;
+                let path = target.write(&bytes, &name, edited.seed, format)?;
                 if !self.json {
                     terminal::result(terminal::shown(&path))?;
                 }
@@ -300,11 +260,11 @@ impl DrawingFlags {
             };
             candidates.push(Candidate {
                 path,
-                seed: candidate.seed,
-                log_likelihood: candidate.log_likelihood,
-                score: candidate.score,
-                clip_score,
-                tokens: candidate.tokens,
+                seed: edited.seed,
+                log_likelihood: edited.log_likelihood,
+                score: edited.score,
+                clip_score: candidate.clip_score,
+                tokens: edited.tokens,
             });
         }
         if !self.json {
@@ -312,14 +272,14 @@ impl DrawingFlags {
         }
         let corners = |area: Area| [area.x, area.y, area.width, area.height];
         terminal::json(&Report {
-            model: pipeline.name(),
-            prompt: task.prompt.as_deref(),
-            sampling: &request.sampling,
+            model: model.name(),
+            prompt: request.prompt.as_deref(),
+            sampling: &outcome.sampling,
             order: request.order,
-            conditioning: request.conditioning,
-            mask: task.mask.bounds().map_or([0; 4], corners),
-            masked_pixels: task.mask.count(),
-            windows: edits.windows.iter().copied().map(corners).collect(),
+            conditioning: outcome.conditioning,
+            mask: outcome.mask.bounds().map_or([0; 4], corners),
+            masked_pixels: outcome.mask.count(),
+            windows: outcome.windows.iter().copied().map(corners).collect(),
             candidates,
             seconds: clock.elapsed().as_secs_f64(),
         })

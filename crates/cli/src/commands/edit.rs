@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use anyhow::Result;
 use clap::{ArgGroup, Args};
-use impasto::edit::{Area, Mask, damage};
+use impasto::edit::{Area, Canvassed, Mask, Region, Sides};
 use impasto::files;
 use impasto::image::{Format, Original, Picture};
 
@@ -92,123 +92,74 @@ impl FromStr for DamageColour {
     }
 }
 
-/// New pixels on each side.
-#[derive(Clone, Copy, Default)]
-struct Sides {
-    left: usize,
-    top: usize,
-    right: usize,
-    bottom: usize,
-}
-
-impl FromStr for Sides {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("expected pixels by side such as left=64,top=32, got \"{text}\"");
-        let mut sides = Sides::default();
-        for part in text.split(',') {
-            let (name, pixels) = part.split_once('=').ok_or_else(bad)?;
-            let side = match name.trim() {
-                "left" => &mut sides.left,
-                "top" => &mut sides.top,
-                "right" => &mut sides.right,
-                "bottom" => &mut sides.bottom,
-                _ => return Err(bad()),
-            };
-            let pixels: usize = pixels.trim().parse().map_err(|_| bad())?;
-            if pixels == 0 || *side != 0 {
-                return Err(bad());
-            }
-            *side = pixels;
-        }
-        Ok(sides)
-    }
-}
-
 /// Reads, draws, writes, tells.
 pub fn run(arguments: Arguments) -> Result<()> {
     let planned = arguments.drawing.plan()?;
     if let Some(path) = &arguments.save_mask {
         outputs::check_file(path, None)?;
     }
-    let (original, mask, window) = arguments.open()?;
-    mask.check(original.width(), original.height())?;
+    let canvassed = arguments.canvassed()?;
     if let Some(path) = &arguments.save_mask {
         let format = Format::of_path(path)?;
-        files::write_atomic(path, &shown(&mask)?.encode(format, 100)?)?;
+        files::write_atomic(path, &shown(&canvassed.mask)?.encode(format, 100)?)?;
         terminal::note(format_args!("mask: {}", terminal::shown(path)));
     }
     let task = Task {
         path: &arguments.image,
         verb: "edited",
-        original,
-        mask,
+        canvassed,
         prompt: arguments.prompt,
-        window,
     };
-    let pipeline = arguments.drawing.open()?;
-    arguments.drawing.draw(pipeline.as_ref(), task, planned)
+    let model = arguments.drawing.open()?;
+    arguments.drawing.draw(&model, task, planned)
 }
 
 impl Arguments {
-    /// The picture, its mask, and the side of the windows where that is no matter of the mask alone.
-    fn open(&self) -> Result<(Original, Mask, Option<usize>)> {
+    /// The picture and what of it is to be drawn.
+    fn canvassed(&self) -> Result<Canvassed> {
         let original = Original::open(&self.image)?;
-        let (width, height) = (original.width(), original.height());
-        if let Some(sides) = self.outpaint {
-            let extended = original.extended(sides.left, sides.top, sides.right, sides.bottom)?;
-            let old = Area {
-                x: sides.left,
-                y: sides.top,
-                width,
-                height,
-            };
-            let mask = Mask::of_area(extended.width(), extended.height(), old)?.inverted();
-            // As much as the old picture shows: what is new comes at its scale.
-            return Ok((extended, mask, Some(width.min(height))));
-        }
-        let mask = if let Some(path) = &self.mask {
-            Mask::open(path)?
-        } else if let Some(area) = self.area {
-            Mask::of_area(width, height, area)?
+        let region = if let Some(sides) = self.outpaint {
+            Region::Outpaint(sides)
+        } else if let Some(path) = &self.mask {
+            let mask = Mask::open(path)?;
+            Region::Mask(if self.mask_invert {
+                mask.inverted()
+            } else {
+                mask
+            })
         } else if let Some(colour) = self.damaged {
-            let colour = match colour {
+            Region::Damage(match colour {
                 DamageColour::Auto => None,
                 DamageColour::Named(colour) => Some(colour),
-            };
-            let damage = damage::find(&original.picture(), colour)?;
-            let [r, g, b] = damage.colour;
-            terminal::note(format_args!(
-                "damage: #{r:02x}{g:02x}{b:02x}, {} pixels with their rims",
-                damage.mask.count()
-            ));
-            damage.mask
+            })
         } else {
-            match original.transparent() {
-                Some(asked) => Mask {
-                    width,
-                    height,
-                    asked,
-                },
-                None => {
-                    return Err(Usage::new(
-                        format!(
-                            "{} has no transparency that could say what to draw",
-                            self.image.display()
-                        ),
-                        "pass --mask, --box, --damaged or --outpaint",
-                    )
-                    .into());
-                }
+            match (self.area, self.mask_invert) {
+                (Some(area), false) => Region::Box(area),
+                (Some(area), true) => Region::AllBut(area),
+                (None, false) => Region::Transparent,
+                (None, true) => Region::Opaque,
             }
         };
-        let mask = if self.mask_invert {
-            mask.inverted()
-        } else {
-            mask
-        };
-        Ok((original, mask, None))
+        let by_transparency = matches!(region, Region::Transparent | Region::Opaque);
+        if by_transparency && original.transparent().is_none() {
+            return Err(Usage::new(
+                format!(
+                    "{} has no transparency that could say what to draw",
+                    self.image.display()
+                ),
+                "pass --mask, --box, --damaged or --outpaint",
+            )
+            .into());
+        }
+        // Only rows of ids depend on the model.
+        let canvassed = region.of(original, 1)?;
+        if let Some([r, g, b]) = canvassed.damage {
+            terminal::note(format_args!(
+                "damage: #{r:02x}{g:02x}{b:02x}, {} pixels with their rims",
+                canvassed.mask.count()
+            ));
+        }
+        Ok(canvassed)
     }
 }
 

@@ -3,17 +3,19 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Args;
 use impasto::checkpoint::{EMBEDDED_CLIP, ModelSource};
 use impasto::image::{Format, Picture};
+use impasto::model::Model;
 use impasto::models::dalle::Order;
-use impasto::pipeline::{AnyPipeline, GenerateRequest, GeneratedImage, Timings};
+use impasto::observer::Event;
 use impasto::provenance::{self, Settings};
 use impasto::rank::Ranker;
+use impasto::request::{Generate, GeneratedImage, Timings};
 use impasto::sampling::SamplingOptions;
-use impasto::text::clip::LongCaption;
 use serde::Serialize;
 
 use super::words::Finishing;
@@ -59,7 +61,7 @@ pub struct Arguments {
     /// Shorten a prompt that is too long for the model instead of refusing it
     #[arg(long)]
     truncate: bool,
-    /// A picture whose upper part the drawn ones start with, for published models; others `complete` pictures
+    /// A picture whose upper part the drawn ones start with
     #[arg(long, value_name = "IMAGE")]
     begin_with: Option<PathBuf>,
     /// Rows of ids that are taken of it [default: seven of sixteen]
@@ -86,7 +88,7 @@ pub struct Arguments {
     #[arg(long, value_name = "Q", default_value = "95",
           value_parser = clap::value_parser!(u8).range(1..=100))]
     quality: u8,
-    /// Show the pictures in the terminal too; of published models also while they are drawn
+    /// Show the pictures in the terminal too, while they are drawn and when they are done
     #[arg(long)]
     preview: bool,
     /// Print one JSON document: paths, seeds, log-likelihoods (nats), timings (seconds)
@@ -118,8 +120,7 @@ struct ReportedPicture {
 /// A picture that was drawn and where it is written.
 struct Made {
     prompt: String,
-    drawn: GeneratedImage,
-    clip_score: Option<f32>,
+    image: GeneratedImage,
     /// The grid's where all pictures are in one.
     path: PathBuf,
 }
@@ -127,11 +128,10 @@ struct Made {
 /// What a run knows once everything that can be refused beforehand has been.
 struct Work<'a> {
     arguments: &'a Arguments,
-    pipeline: &'a dyn AnyPipeline,
-    ranker: Option<Ranker>,
+    model: &'a Model,
+    /// One for each prompt.
+    requests: Vec<Generate>,
     sampling: SamplingOptions,
-    seed: u64,
-    beginning: Vec<u32>,
     target: outputs::Target,
     format: Format,
 }
@@ -141,9 +141,6 @@ const GAP: usize = 2;
 
 /// Pictures of a seamless grid.
 const MAX_SEAMLESS: usize = 64;
-
-/// Pictures that are drawn at once, as many as the library does; what is stopped loses no more.
-const BATCH: usize = 16;
 
 /// Rows of ids between two previews.
 const PREVIEWED_ROWS: usize = 2;
@@ -162,31 +159,43 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     let mut screen = arguments.preview.then(preview::Screen::new).transpose()?;
     arguments.check_seamless()?;
     let chooser = arguments.chooser()?;
-    let pipeline = arguments.model.open()?;
+    let model = arguments.model.open()?;
     let seed = arguments.seed.unwrap_or_else(random_seed);
     if arguments.finish {
-        let finishing = Finishing::new(pipeline.as_ref(), &arguments.sampling, seed);
+        let finishing = Finishing::new(&model, &arguments.sampling, seed)?;
         for prompt in &mut arguments.prompts {
             *prompt = finishing.finished(prompt)?;
         }
         // The model's own words are never refused.
         arguments.truncate = true;
     }
+    let ranker = chooser.map(|source| Ranker::load(&source, model.device()).map(Arc::new));
+    let ranker = ranker.transpose()?;
+    let prefix_ids = arguments.prefix_ids(&model)?;
+    let requests = arguments.prompts.iter().map(|prompt| Generate {
+        n: arguments.n as usize,
+        best_of: arguments.best_of.map(|drawn| drawn as usize),
+        sampling: arguments.sampling.overrides(),
+        order: arguments.order,
+        truncate: arguments.truncate,
+        prefix_ids: prefix_ids.clone(),
+        ranker: ranker.clone(),
+        ..Generate::new(prompt, seed)
+    });
     let work = Work {
+        requests: requests.collect(),
         arguments: &arguments,
-        pipeline: pipeline.as_ref(),
-        ranker: chooser
-            .map(|source| Ranker::load(&source, pipeline.device()))
-            .transpose()?,
-        sampling: arguments.sampling.over(pipeline.sampling()),
-        seed,
-        beginning: arguments.beginning(pipeline.as_ref())?,
+        sampling: arguments.sampling.over(model.generator()?.sampling()),
+        model: &model,
         target,
         format,
     };
-    work.check_prompts()?;
+    // All prompts before any work: the last one being too long should not cost the others' time.
+    for request in &work.requests {
+        request.check_prompt(&model)?;
+    }
     terminal::catch_interrupts()?;
-    terminal::note(format_args!("seed: {}", work.seed));
+    terminal::note(format_args!("seed: {seed}"));
 
     let (mut made, timings) = work.draw(screen.as_mut())?;
     if arguments.grid {
@@ -204,7 +213,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
 impl Arguments {
     /// What models say about prompts, without drawing.
     fn print_result(&self) -> Result<()> {
-        let pipeline = self.model.open()?;
+        let model = self.model.open()?;
         let seed = self.seed.unwrap_or_else(random_seed);
         terminal::note(format_args!("seed: {seed}"));
         let nothing = [String::new()];
@@ -212,16 +221,16 @@ impl Arguments {
             true => &nothing[..],
             false => &self.prompts,
         };
-        let finishing = Finishing::new(pipeline.as_ref(), &self.sampling, seed);
+        let finishing = Finishing::new(&model, &self.sampling, seed)?;
         finishing.print(prompts, self.n as usize, self.json)
     }
 
     /// The ids that every picture starts with.
-    fn beginning(&self, pipeline: &dyn AnyPipeline) -> Result<Vec<u32>> {
+    fn prefix_ids(&self, model: &Model) -> Result<Vec<u32>> {
         let Some(path) = &self.begin_with else {
             return Ok(Vec::new());
         };
-        let grid = pipeline.grid();
+        let grid = model.grid();
         // What OpenAI used: 14 rows of 32.
         let rows = self.begin_rows.map_or(grid * 7 / 16, usize::from);
         if rows >= grid {
@@ -231,7 +240,7 @@ impl Arguments {
             )
             .into());
         }
-        let mut ids = pipeline.encode(&Picture::open(path)?)?;
+        let mut ids = model.encode(&Picture::open(path)?)?;
         ids.truncate(rows * grid);
         Ok(ids)
     }
@@ -267,147 +276,113 @@ impl Arguments {
 }
 
 impl Work<'_> {
-    /// All prompts before any work: the last one being too long should not cost the others' time.
-    fn check_prompts(&self) -> Result<()> {
-        for prompt in &self.arguments.prompts {
-            self.pipeline
-                .check_prompt(prompt, self.arguments.truncate)?;
-            if let Some(ranker) = &self.ranker {
-                ranker.check_caption(prompt, LongCaption::cut_if(self.arguments.truncate))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Draws all prompts. Pictures are written as soon as the model has made them, unless they go into a grid or a
     /// CLIP has to see all of a prompt's.
     fn draw(&self, mut screen: Option<&mut preview::Screen>) -> Result<(Vec<Made>, Timings)> {
-        let n = self.arguments.best_of.unwrap_or(self.arguments.n) as usize;
-        // Seeds count up, and a picture depends on its own alone: in parts it is the same.
-        let at_once = match self.ranker.is_some() || self.arguments.grid {
-            true => n,
-            false => BATCH,
-        };
-        let prompts = &self.arguments.prompts;
-        let tokens = self.pipeline.grid().pow(2);
-        let bar = terminal::bar((tokens * n * prompts.len()) as u64, "tokens")?;
+        let tokens = self.model.grid().pow(2);
+        let drawn: usize = self.requests.iter().map(Generate::sampled).sum();
+        let bar = terminal::bar((tokens * drawn) as u64, "tokens")?;
         let mut timings = Timings::default();
-        let mut made = Vec::with_capacity(n * prompts.len());
-        let parts = prompts.iter().enumerate().flat_map(|(number, prompt)| {
-            let firsts = (0..n).step_by(at_once);
-            firsts.map(move |first| (number * n + first, prompt, first))
-        });
-        for (before, prompt, first) in parts {
-            let request = GenerateRequest {
-                prompt: prompt.clone(),
-                n: at_once.min(n - first),
-                seed: self.seed.wrapping_add(first as u64),
-                sampling: self.sampling.clone(),
-                order: self.arguments.order,
-                truncate: self.arguments.truncate,
-                beginning: self.beginning.clone(),
-            };
-            let mut shown = Ok(());
-            let drawn = self.pipeline.generate(&request, &mut |progress| {
-                bar.set_position((before * tokens + progress.done) as u64);
-                if let Some(screen) = &mut screen {
-                    shown = bar.suspend(|| self.show_beginnings(screen, progress.image_ids));
-                }
-                if terminal::stop_requested() || shown.is_err() {
+        let mut made = Vec::new();
+        let mut before = 0;
+        for request in &self.requests {
+            let mut failure = Ok(());
+            let outcome = self.model.run(request, &mut |event: &Event<'_>| {
+                let shown = match event {
+                    Event::Tokens {
+                        done, image_ids, ..
+                    } => {
+                        bar.set_position((before + done) as u64);
+                        match &mut screen {
+                            Some(screen) => bar.suspend(|| self.show_partial(screen, image_ids)),
+                            None => Ok(()),
+                        }
+                    }
+                    Event::Image(image) => bar.suspend(|| {
+                        // In the place of the preview stand the paths, and the whole pictures below them.
+                        if let Some(screen) = &mut screen {
+                            screen.clear()?;
+                        }
+                        made.push(self.made(&request.prompt, image)?);
+                        Ok(())
+                    }),
+                    _ => Ok(()),
+                };
+                failure = shown;
+                if terminal::stop_requested() || failure.is_err() {
                     bar.finish_and_clear();
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
+                    return ControlFlow::Break(());
                 }
+                ControlFlow::Continue(())
             });
-            shown?;
-            // In its place stand the paths, and the whole pictures below them.
-            if let Some(screen) = &mut screen {
-                bar.suspend(|| screen.clear())?;
-            }
-            let (pictures, took) = drawn?;
+            failure?;
+            let took = outcome?.timings;
+            before += tokens * request.sampled();
             // Loading counts once, the rest for each prompt.
             timings.load = took.load;
             timings.text += took.text;
             timings.decode += took.decode;
             timings.pixels += took.pixels;
-            for (drawn, clip_score) in self.kept(prompt, pictures)? {
-                let mut path = PathBuf::new();
-                if !self.arguments.grid {
-                    let settings = self.settings(prompt, &drawn, clip_score, &drawn.picture);
-                    path = self.write(&drawn.picture, prompt, &settings)?;
-                    // Printed at once: it stays there if a later prompt fails or is stopped.
-                    bar.suspend(|| self.print_result(&path))?;
-                }
-                made.push(Made {
-                    prompt: prompt.clone(),
-                    drawn,
-                    clip_score,
-                    path,
-                });
-            }
         }
         bar.finish_and_clear();
         Ok((made, timings))
     }
 
+    /// A picture, written where it is not a part of a grid. Its path is printed at once: it stays there if a later
+    /// prompt fails or is stopped.
+    fn made(&self, prompt: &str, image: &GeneratedImage) -> Result<Made> {
+        let mut path = PathBuf::new();
+        if !self.arguments.grid {
+            let settings = self.settings(prompt, image, &image.picture);
+            path = self.write(&image.picture, prompt, &settings)?;
+            self.print_result(&path)?;
+        }
+        Ok(Made {
+            prompt: prompt.to_owned(),
+            image: image.clone(),
+            path,
+        })
+    }
+
     /// The preview of the pictures so far, every [`PREVIEWED_ROWS`] rows.
-    fn show_beginnings(&self, screen: &mut preview::Screen, image_ids: &[Vec<u32>]) -> Result<()> {
-        let told = image_ids.first().map_or(0, Vec::len);
-        let (step, all) = (
-            PREVIEWED_ROWS * self.pipeline.grid(),
-            self.pipeline.grid().pow(2),
-        );
-        if told == 0 || told == all || !told.is_multiple_of(step) {
+    fn show_partial(
+        &self,
+        screen: &mut preview::Screen,
+        image_ids: &[&[Option<u32>]],
+    ) -> Result<()> {
+        let known = |ids: &&[Option<u32>]| ids.iter().flatten().count();
+        let known = image_ids.first().map_or(0, known);
+        let (step, all) = (PREVIEWED_ROWS * self.model.grid(), self.model.grid().pow(2));
+        // Passes of several ids are few: each is shown.
+        let due = self.arguments.order != Order::Raster || known.is_multiple_of(step);
+        if known == 0 || known == all || !due {
             return Ok(());
         }
         let mut pictures = Vec::with_capacity(image_ids.len());
         for ids in image_ids {
-            pictures.extend(self.pipeline.decode_beginning(ids)?);
+            pictures.extend(self.model.decode_partial(ids)?);
+        }
+        if pictures.is_empty() {
+            return Ok(());
         }
         let columns = nearly_square(pictures.len());
         screen.show(&Picture::grid(&pictures, columns, GAP)?)
     }
 
-    /// The pictures that are kept, the best first where a CLIP chooses.
-    fn kept(
-        &self,
-        prompt: &str,
-        drawn: Vec<GeneratedImage>,
-    ) -> Result<Vec<(GeneratedImage, Option<f32>)>> {
-        let Some(ranker) = &self.ranker else {
-            return Ok(drawn.into_iter().map(|drawn| (drawn, None)).collect());
-        };
-        let pictures: Vec<Picture> = drawn.iter().map(|drawn| drawn.picture.clone()).collect();
-        let caption = [prompt.to_owned()];
-        let scores = ranker.score(
-            &caption,
-            &pictures,
-            LongCaption::cut_if(self.arguments.truncate),
-        )?;
-        let mut drawn: Vec<Option<GeneratedImage>> = drawn.into_iter().map(Some).collect();
-        Ok(scores
-            .best_pictures(0)
-            .into_iter()
-            .take(self.arguments.n as usize)
-            .filter_map(|index| Some((drawn[index].take()?, Some(scores.cosine(index, 0)))))
-            .collect())
-    }
-
     /// All pictures in one: a row a prompt where there are several of each, else nearly square.
     fn grid(&self, made: &[Made]) -> Result<Picture> {
-        let pictures: Vec<Picture> = made.iter().map(|made| made.drawn.picture.clone()).collect();
+        let pictures: Vec<Picture> = made.iter().map(|made| made.image.picture.clone()).collect();
         let columns = if self.arguments.prompts.len() > 1 && self.arguments.n > 1 {
             self.arguments.n as usize
         } else {
             nearly_square(pictures.len())
         };
         if self.arguments.seamless {
-            let ids: Vec<&[u32]> = made.iter().map(|made| &made.drawn.image_ids[..]).collect();
+            let ids: Vec<&[u32]> = made.iter().map(|made| &made.image.image_ids[..]).collect();
             let columns = (columns..ids.len())
                 .find(|columns| ids.len().is_multiple_of(*columns))
                 .unwrap_or(ids.len());
-            return Ok(self.pipeline.decode_seamless(&ids, columns)?);
+            return Ok(self.model.decode_seamless(&ids, columns)?);
         }
         Ok(Picture::grid(&pictures, columns, GAP)?)
     }
@@ -418,7 +393,7 @@ impl Work<'_> {
             return Ok(());
         };
         let prompts = self.arguments.prompts.join("\n");
-        let settings = self.settings(&prompts, &first.drawn, first.clip_score, &grid);
+        let settings = self.settings(&prompts, &first.image, &grid);
         let path = self.write(&grid, &first.prompt, &settings)?;
         self.print_result(&path)?;
         for made in made {
@@ -445,41 +420,28 @@ impl Work<'_> {
         terminal::result(terminal::shown(path))
     }
 
-    /// What is written into the file of `picture`, which shows what was `drawn`.
-    fn settings(
-        &self,
-        prompt: &str,
-        drawn: &GeneratedImage,
-        clip_score: Option<f32>,
-        picture: &Picture,
-    ) -> Settings {
-        Settings {
-            prompt: prompt.to_owned(),
-            seed: drawn.seed,
-            sampling: self.sampling.clone(),
-            order: self.arguments.order,
-            steps: match self.arguments.order {
-                Order::Raster => drawn.image_ids.len(),
-                Order::Parallel { steps } => steps.min(drawn.image_ids.len()),
-            },
-            model: self.pipeline.name().to_owned(),
-            width: picture.width,
-            height: picture.height,
-            clip_score,
-            version: provenance::version(),
-        }
+    /// What is written into the file of `picture`, which shows `drawn`.
+    fn settings(&self, prompt: &str, drawn: &GeneratedImage, picture: &Picture) -> Settings {
+        let (model, sampling) = (self.model.name(), &self.sampling);
+        Settings::of_generated(
+            model,
+            prompt,
+            drawn,
+            sampling,
+            (self.arguments.order, picture),
+        )
     }
 
     fn report(&self, made: Vec<Made>, timings: Timings) -> Report<'_> {
         let picture = |made: Made| ReportedPicture {
             path: made.path,
             prompt: made.prompt,
-            seed: made.drawn.seed,
-            log_likelihood: made.drawn.log_likelihood,
-            clip_score: made.clip_score,
+            seed: made.image.seed,
+            log_likelihood: made.image.log_likelihood,
+            clip_score: made.image.clip_score,
         };
         Report {
-            model: self.pipeline.name(),
+            model: self.model.name(),
             sampling: &self.sampling,
             order: self.arguments.order,
             pictures: made.into_iter().map(picture).collect(),

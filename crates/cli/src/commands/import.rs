@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use impasto::checkpoint::image_tokenizer::{Architecture, ImageTokenizerModelConfig, save};
+use impasto::checkpoint::ClipModel;
 use impasto::checkpoint::weights::Precision;
-use impasto::checkpoint::{ClipModel, ModelSource};
-use impasto::import::{ImportReport, clip, dalle_mini, dalle_pytorch, image_tokenizer, name_of};
+use impasto::families::{self, ImportOptions, ModelFiles, NetworkReport};
+use impasto::import::{clip, dalle_pytorch, name_of};
 use impasto::{device, files};
 use serde::Serialize;
 
@@ -73,14 +73,7 @@ struct Imported<'a> {
     output: &'a Path,
     kind: Kind,
     name: String,
-    networks: Vec<Network>,
-}
-
-/// One file of weights.
-#[derive(Serialize)]
-struct Network {
-    what: &'static str,
-    tensors: ImportReport,
+    networks: Vec<NetworkReport>,
 }
 
 /// Reads, checks, writes.
@@ -105,31 +98,41 @@ pub fn run(arguments: Arguments) -> Result<()> {
         )
         .into());
     };
-    let kind = match arguments.kind {
-        Kind::Auto if path.is_dir() && dalle_mini::is_dalle_mini(path) => Kind::DalleMini,
-        Kind::Auto if dalle_pytorch::is_published(path) => Kind::DallePytorch,
-        Kind::Auto if dalle_pytorch::clip::is_published(path) => Kind::Clip,
-        Kind::Auto if image_tokenizer::is_published(path) => Kind::ImageTokenizer,
-        Kind::Auto => Kind::Clip,
-        kind => kind,
+    // What is not a model that draws is taken for a CLIP.
+    let is_clip = |path: &Path| dalle_pytorch::clip::is_published(path);
+    let model = match arguments.kind {
+        Kind::Clip => None,
+        Kind::Auto if is_clip(path) => None,
+        Kind::Auto => ModelFiles::find(&source)
+            .ok()
+            .filter(ModelFiles::is_published_form),
+        _ => Some(ModelFiles::find(&source)?),
     };
-    let name = arguments.name.clone().unwrap_or_else(|| name_of(path));
+    let kind = match &model {
+        None => Kind::Clip,
+        Some(model) => Kind::of(model)?,
+    };
+    if arguments.kind != Kind::Auto && arguments.kind != kind {
+        return Err(Usage::new(
+            format!("{} is of another kind: {kind:?}", arguments.model),
+            "leave --kind out",
+        )
+        .into());
+    }
+    let mut name = arguments.name.clone().unwrap_or_else(|| name_of(path));
     let networks = files::write_folder(output, |folder| {
-        let work = Work {
-            arguments: &arguments,
-            path,
-            name: &name,
-            folder,
+        let Some(model) = &model else {
+            return arguments.import_clip(path, &name, folder);
         };
-        match kind {
-            Kind::DalleMini => work.dalle_mini(&source),
-            Kind::DallePytorch => work.dalle_pytorch(),
-            Kind::ImageTokenizer => work.image_tokenizer(),
-            Kind::Auto | Kind::Clip if dalle_pytorch::clip::is_published(path) => {
-                work.dalle_pytorch_clip()
-            }
-            Kind::Auto | Kind::Clip => work.clip(),
-        }
+        let options = ImportOptions {
+            name: arguments.name.clone(),
+            licence: arguments.licence.clone(),
+            image_tokenizer: arguments.image_tokenizer.clone(),
+            precision: arguments.precision(),
+        };
+        let imported = families::import(model, &options, folder)?;
+        name = imported.name;
+        Ok(imported.networks)
     })?;
     if arguments.json {
         return terminal::json(&Imported {
@@ -139,7 +142,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             networks,
         });
     }
-    for Network { what, tensors } in networks {
+    for NetworkReport { what, tensors } in networks {
         terminal::note(format_args!(
             "{what}: {} tensors applied, none missing, none left over, {} of no use",
             tensors.applied.len(),
@@ -157,139 +160,55 @@ impl Arguments {
             Precision::F32
         }
     }
-}
 
-fn networks(transformer: ImportReport, image_tokenizer: ImportReport) -> Vec<Network> {
-    vec![
-        Network {
-            what: "transformer",
-            tensors: transformer,
-        },
-        Network {
-            what: "image tokenizer",
-            tensors: image_tokenizer,
-        },
-    ]
-}
-
-/// One import.
-struct Work<'a> {
-    arguments: &'a Arguments,
-    /// The published model.
-    path: &'a Path,
-    name: &'a str,
-    /// Where the files are written.
-    folder: &'a Path,
-}
-
-impl Work<'_> {
-    fn clip(&self) -> Result<Vec<Network>> {
-        let Work {
-            arguments,
-            path,
-            name,
-            ..
-        } = *self;
-        let options = clip::Options {
-            architecture: arguments.architecture.clone(),
-            tokenizer: arguments.tokenizer.clone(),
-        };
+    /// A CLIP of any published form.
+    fn import_clip(
+        &self,
+        path: &Path,
+        name: &str,
+        folder: &Path,
+    ) -> impasto::Result<Vec<NetworkReport>> {
         // Reading takes no computing.
         let (device, _) = device::select("cpu")?;
-        let published = clip::load(path, &options, &device)?;
-        let tensors = published.report.clone();
-        let mut model = ClipModel::from(published);
-        name.clone_into(&mut model.config.name);
-        if let Some(licence) = &arguments.licence {
-            model.config.licence.clone_from(licence);
-        }
-        model.save(self.folder, arguments.precision())?;
-        Ok(vec![Network {
+        let licence = |known: &mut String| {
+            if let Some(licence) = &self.licence {
+                known.clone_from(licence);
+            }
+        };
+        let tensors = if dalle_pytorch::clip::is_published(path) {
+            let mut published = dalle_pytorch::clip::load(path, &device)?;
+            let config = &mut published.model.config;
+            name.clone_into(&mut config.name);
+            licence(&mut config.licence);
+            published.model.save(folder, self.precision())?;
+            published.report
+        } else {
+            let options = clip::Options {
+                architecture: self.architecture.clone(),
+                tokenizer: self.tokenizer.clone(),
+            };
+            let published = clip::load(path, &options, &device)?;
+            let report = published.report.clone();
+            let mut model = ClipModel::from(published);
+            name.clone_into(&mut model.config.name);
+            licence(&mut model.config.licence);
+            model.save(folder, self.precision())?;
+            report
+        };
+        Ok(vec![NetworkReport {
             what: "clip",
             tensors,
         }])
     }
+}
 
-    fn dalle_pytorch_clip(&self) -> Result<Vec<Network>> {
-        let Work {
-            arguments,
-            path,
-            name,
-            ..
-        } = *self;
-        let (device, _) = device::select("cpu")?;
-        let mut published = dalle_pytorch::clip::load(path, &device)?;
-        let config = &mut published.model.config;
-        name.clone_into(&mut config.name);
-        if let Some(licence) = &arguments.licence {
-            config.licence.clone_from(licence);
-        }
-        let tokenizer = dalle_pytorch::clip::tokenizer_folder(path);
-        let (output, precision) = (self.folder, arguments.precision());
-        published.model.save(output, &tokenizer, precision)?;
-        Ok(vec![Network {
-            what: "clip",
-            tensors: published.report,
-        }])
-    }
-
-    fn dalle_pytorch(&self) -> Result<Vec<Network>> {
-        let Work {
-            arguments,
-            path,
-            name,
-            ..
-        } = *self;
-        let (device, _) = device::select("cpu")?;
-        let mut published = dalle_pytorch::load(path, &device)?;
-        let config = &mut published.model.config;
-        name.clone_into(&mut config.name);
-        if let Some(licence) = &arguments.licence {
-            config.licence.clone_from(licence);
-        }
-        let tokenizer = dalle_pytorch::tokenizer_folder(path);
-        let (output, precision) = (self.folder, arguments.precision());
-        published.model.save(output, &tokenizer, precision)?;
-        Ok(networks(published.report, published.image_report))
-    }
-
-    fn image_tokenizer(&self) -> Result<Vec<Network>> {
-        let Work {
-            arguments,
-            path,
-            name,
-            ..
-        } = *self;
-        let (device, _) = device::select("cpu")?;
-        let published = image_tokenizer::load(path, &device)?;
-        let config = ImageTokenizerModelConfig {
-            architecture: Architecture::ImageTokenizer,
-            name: name.to_owned(),
-            licence: arguments.licence.clone().unwrap_or(published.licence),
-            image_tokenizer: published.model.config(),
-        };
-        save(
-            self.folder,
-            &config,
-            &published.model,
-            arguments.precision(),
-        )?;
-        Ok(vec![Network {
-            what: "image tokenizer",
-            tensors: published.report,
-        }])
-    }
-
-    fn dalle_mini(&self, source: &ModelSource) -> Result<Vec<Network>> {
-        let Work {
-            arguments,
-            path,
-            name,
-            ..
-        } = *self;
-        let given = arguments.image_tokenizer.as_deref();
-        let needed = source.needs().first().map(PathBuf::as_path);
-        let imported = dalle_mini::import(path, given.or(needed), name, self.folder)?;
-        Ok(networks(imported.transformer, imported.image_tokenizer))
+impl Kind {
+    /// The kind of a model that is no CLIP.
+    fn of(model: &ModelFiles) -> Result<Self> {
+        use families::ModelKind::{Family, ImageTokenizer};
+        Ok(match model.kind {
+            ImageTokenizer => Kind::ImageTokenizer,
+            Family(name) => Kind::from_str(name, false).map_err(anyhow::Error::msg)?,
+        })
     }
 }

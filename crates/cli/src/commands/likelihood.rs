@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use impasto::pipeline::Likelihood;
+use impasto::engine::Likelihood;
 use serde::Serialize;
 
 use crate::arguments::{ModelFlags, prompt};
@@ -50,11 +50,14 @@ struct ReportedPicture {
 /// Measures and tells.
 pub fn run(arguments: Arguments) -> Result<()> {
     let opened = pictures::open(&arguments.images)?;
-    let pipeline = arguments.model.open()?;
+    let model = arguments.model.open()?;
+    let generator = model.generator()?;
     let paths = opened.paths(&arguments.images);
     let mut reported = Vec::with_capacity(paths.len());
     for (path, picture) in paths.into_iter().zip(&opened.pictures) {
-        let likelihood = pipeline.likelihood(&arguments.caption, picture, arguments.truncate)?;
+        let image_ids = model.encode(picture)?;
+        let likelihood =
+            generator.likelihood(&arguments.caption, &image_ids, arguments.truncate)?;
         if !arguments.json {
             terminal::result(format_args!(
                 "{}\ttext {:.4} nats in {} tokens\timage {:.4} nats in {} tokens",
@@ -69,7 +72,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     if arguments.json {
         terminal::json(&Report {
-            model: pipeline.name(),
+            model: model.name(),
             caption: &arguments.caption,
             pictures: reported,
         })?;

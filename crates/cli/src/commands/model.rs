@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use impasto::checkpoint::{EMBEDDED_NAME, ModelSource};
-use impasto::pipeline::{self, ModelInfo, is_published};
+use impasto::families::{self, ModelFiles, ModelInfo};
 use serde::Serialize;
 
 use crate::arguments::find_model;
@@ -56,7 +56,7 @@ enum Command {
 pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Info { model, json } => {
-            let info = pipeline::info(&find_model(&model)?)?;
+            let info = families::info(&ModelFiles::find(&find_model(&model)?)?)?;
             if json {
                 return terminal::json(&info);
             }
@@ -67,7 +67,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             adapter,
             output,
         } => {
-            pipeline::merge(&find_model(&model)?, &adapter, &output)?;
+            families::merge(&ModelFiles::find(&find_model(&model)?)?, &adapter, &output)?;
             terminal::result(terminal::shown(&output))
         }
         Command::List { folder, json } => list(&folder, json),
@@ -75,20 +75,17 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 fn describe(info: &ModelInfo) -> String {
-    let image = info.config.image_tokenizer();
+    let image = &info.image_tokenizer;
     let size = image.picture_size();
     let mut rows = vec![
         ("model", info.name.clone()),
         ("licence", info.licence.clone()),
         ("picture", format!("{size}x{size} pixels")),
     ];
-    let described = info.config.transformer();
-    if let Some((transformer, _)) = &described {
+    if let Some(transformer) = &info.transformer {
+        let layers = &transformer.layers;
         let parameters = info.dalle_parameters;
-        rows.push((
-            "transformer",
-            format!("{transformer}, {parameters} parameters"),
-        ));
+        rows.push(("transformer", format!("{layers}, {parameters} parameters")));
     }
     rows.push((
         "image tokenizer",
@@ -99,10 +96,16 @@ fn describe(info: &ModelInfo) -> String {
             grid = image.grid()
         ),
     ));
-    if let Some((_, text)) = described {
-        rows.push(("text", text));
+    if let Some(transformer) = &info.transformer {
+        rows.push((
+            "text",
+            format!(
+                "{} ids, captions of at most {} tokens",
+                transformer.text_vocab_size, transformer.text_length
+            ),
+        ));
     }
-    if let Some(sampling) = info.config.sampling() {
+    if let Some(sampling) = &info.sampling {
         rows.push((
             "sampling",
             format!(
@@ -185,13 +188,8 @@ fn list(folder: &Path, json: bool) -> Result<()> {
 }
 
 fn look((model, source): (String, ModelSource)) -> Listed {
-    // The embedded one's weights need not be counted.
-    let found = match is_published(&source) {
-        true => pipeline::info(&source).map(|info| (info.name, info.licence, info.weight_bytes)),
-        false => source
-            .config()
-            .and_then(|config| Ok((config.name, config.licence, source.weight_bytes()?))),
-    };
+    let found = ModelFiles::find(&source).and_then(|files| families::info(&files));
+    let found = found.map(|info| (info.name, info.licence, info.weight_bytes));
     match found {
         Ok((name, licence, bytes)) => Listed {
             model,

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use impasto::checkpoint::ModelSource;
 use impasto::hub::{Hub, Known, Progress, registry};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -98,39 +97,6 @@ fn revision<'a>(name: &str, arguments: &'a Arguments) -> &'a str {
         Some(asked) if asked == name => &arguments.revision,
         _ => "main",
     }
-}
-
-/// The pulled model of that name, from the cache alone; none where it is no name of a published model.
-pub fn pulled(name: &str) -> Result<Option<ModelSource>> {
-    let entry = impasto::hub::known(name);
-    if entry.is_none() && !impasto::hub::is_repository(name) {
-        return Ok(None);
-    }
-    let hub = Hub {
-        endpoint: endpoint(None)?,
-        cache: default_cache()?,
-        token: None,
-        offline: true,
-    };
-    let folder = |name: &str| match hub.pull(name, "main", &mut |_| {}) {
-        Ok(pulled) => Ok(Some(pulled.folder)),
-        // A folder that is not there looks like a repository too.
-        Err(impasto::Error::Unreachable { .. }) if entry.is_none() => Ok(None),
-        Err(impasto::Error::Unreachable { .. }) => Err(anyhow::Error::from(Usage::new(
-            format!("model {name} is not here"),
-            format!("impasto pull {name} brings it"),
-        ))),
-        Err(error) => Err(error.into()),
-    };
-    let Some(first) = folder(name)? else {
-        return Ok(None);
-    };
-    let needed = entry.map_or(&[][..], |entry| &entry.needs);
-    let needs = needed.iter().map(|name| folder(name));
-    Ok(Some(ModelSource::Published {
-        path: first,
-        needs: needs.filter_map(Result::transpose).collect::<Result<_>>()?,
-    }))
 }
 
 fn list(json: bool) -> Result<()> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use impasto::checkpoint::WeightFormat;
-use impasto::pipeline;
+use impasto::families::{self, ModelFiles};
 
 use crate::arguments::find_model;
 use crate::terminal;
@@ -30,7 +30,7 @@ pub struct Arguments {
 
 /// Quantises and tells where to.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let source = find_model(&arguments.model)?;
-    pipeline::quantise(&source, arguments.to, &arguments.output)?;
+    let model = ModelFiles::find(&find_model(&arguments.model)?)?;
+    families::quantise(&model, arguments.to, &arguments.output)?;
     terminal::result(terminal::shown(&arguments.output))
 }

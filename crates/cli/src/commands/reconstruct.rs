@@ -27,9 +27,9 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> Result<()> {
     let format = outputs::check_file(&arguments.output, None)?;
     let picture = Picture::open(&arguments.image)?;
-    let pipeline = arguments.model.open()?;
-    let original = picture.fit_square(pipeline.picture_size())?;
-    let reconstructed = pipeline.reconstruct(&original)?;
+    let model = arguments.model.open()?;
+    let original = picture.fit_square(model.picture_size())?;
+    let reconstructed = model.reconstruct(&original)?;
     files::write_atomic(&arguments.output, &reconstructed.encode(format, 95)?)?;
     terminal::note(format_args!(
         "psnr: {:.2} dB",

@@ -68,11 +68,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
 
 fn encode(image: &Path, model: &ModelFlags, json: bool) -> Result<()> {
     let picture = Picture::open(image)?;
-    let pipeline = model.open()?;
+    let model = model.open()?;
     let encoded = Encoded {
-        model: pipeline.name().to_owned(),
-        grid: pipeline.grid(),
-        image_ids: pipeline.encode(&picture)?,
+        model: model.name().to_owned(),
+        grid: model.grid(),
+        image_ids: model.encode(&picture)?,
     };
     if json {
         return terminal::json(&encoded);
@@ -101,8 +101,8 @@ fn decode(path: &Path, output: &Path, model: &ModelFlags) -> Result<()> {
             "not image ids: expected a JSON list of numbers, or what `tokens encode --json` prints",
         )
     })?;
-    let pipeline = model.open()?;
-    let name = pipeline.name();
+    let model = model.open()?;
+    let name = model.name();
     let ids = match ids {
         Ids::List(ids) => ids,
         Ids::Encoded(encoded) if encoded.model == name => encoded.image_ids,
@@ -111,7 +111,7 @@ fn decode(path: &Path, output: &Path, model: &ModelFlags) -> Result<()> {
             return Err(Error::bad_file(path, reason).into());
         }
     };
-    let picture = pipeline.decode(&ids)?;
+    let picture = model.decode(&ids)?;
     files::write_atomic(output, &picture.encode(format, 95)?)?;
     terminal::result(terminal::shown(output))
 }

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use impasto::checkpoint::ModelSource;
-use impasto::pipeline::is_published;
+use impasto::families::ModelFiles;
 use impasto::train::{
     Event, Observer, clip, config, dalle, fine_tune, image_tokenizer, text_tokenizer,
 };
@@ -50,22 +49,22 @@ struct DalleFlags {
 }
 
 impl DalleFlags {
-    /// The published model that is trained on, if it is one, and its name.
-    fn published(&self) -> Result<Option<(ModelSource, String)>> {
+    /// The model that is fine-tuned, if the config is one for that, and its name: a published one, or any by LoRA.
+    fn fine_tuned(&self) -> Result<Option<(ModelFiles, String)>> {
         /// What the configs of both kinds have.
         #[derive(Deserialize)]
-        struct Beginning {
+        struct Common {
             from: Option<String>,
+            #[serde(default)]
+            lora: Option<serde_json::Value>,
         }
-        let named = match &self.from {
-            Some(from) => Some(from.clone()),
-            None => config::read::<Beginning>(&self.run.config)?.from,
-        };
-        let Some(from) = named else {
+        let config: Common = config::read(&self.run.config)?;
+        let Some(from) = self.from.clone().or(config.from) else {
             return Ok(None);
         };
-        let source = find_model(&from)?;
-        Ok(is_published(&source).then_some((source, from)))
+        let model = ModelFiles::find(&find_model(&from)?)?;
+        let tunes = !model.is_native() || config.lora.is_some();
+        Ok(tunes.then_some((model, from)))
     }
 }
 
@@ -105,12 +104,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
             let device = start(flags)?;
             image_tokenizer::run(&config, out, &device, resume, &mut report)
         }
-        What::Dalle(dalle) => match dalle.published()? {
-            Some((source, from)) => {
+        What::Dalle(dalle) => match dalle.fine_tuned()? {
+            Some((model, from)) => {
                 let mut config: fine_tune::Config = config::read(file)?;
                 config.from = Some(from);
                 let device = start(flags)?;
-                fine_tune::run(&config, &source, out, &device, resume, &mut report)
+                fine_tune::run(&config, &model, out, &device, resume, &mut report)
             }
             None => {
                 let mut config: dalle::Config = config::read(file)?;

@@ -1,19 +1,22 @@
 //! `impasto vary`: variations of a picture.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use impasto::canvas::Conditioning;
-use impasto::edit::{Choice, TRIES, VaryRequest, vary};
+use impasto::edit::Choice;
 use impasto::image::{Format, Picture};
 use impasto::models::dalle::Order;
+use impasto::observer::Event;
 use impasto::provenance::{self, Settings};
+use impasto::request::{GeneratedImage, Vary};
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
-use super::drawing::conditioning_of;
+use super::drawing::note_conditioning;
 use super::generate::random_seed;
 use crate::arguments::{ModelFlags, SamplingFlags, prompt};
 use crate::{outputs, terminal};
@@ -111,79 +114,85 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let n = arguments.n as usize;
     let (target, format) = outputs::plan(arguments.output.as_deref(), arguments.format, n)?;
     let picture = Picture::open(&arguments.image)?;
-    let pipeline = arguments.model.open()?;
-    let model = pipeline.canvas_model()?;
-    let picture = picture.fit_square(pipeline.picture_size())?;
-    let conditioning = conditioning_of(pipeline.as_ref(), model);
-    let usual = match conditioning {
-        Conditioning::Prefix => 1,
-        Conditioning::TeacherForced => TRIES,
-    };
-    let request = VaryRequest {
+    let model = arguments.model.open()?;
+    note_conditioning(&model)?;
+    let request = Vary {
         prompt: arguments.prompt.clone(),
-        strength: arguments.strength,
         choice: match arguments.choose {
             ChoiceName::Random => Choice::Random,
             ChoiceName::Entropy => Choice::Entropy,
         },
         n,
-        seed: arguments.seed.unwrap_or_else(random_seed),
-        sampling: arguments.sampling.over(pipeline.sampling()),
+        sampling: arguments.sampling.overrides(),
         order: arguments.order,
-        conditioning,
-        tries: arguments.tries.map_or(usual, |tries| tries as usize),
+        tries: arguments.tries.map(|tries| tries as usize),
         truncate: arguments.truncate,
+        ..Vary::new(
+            picture,
+            arguments.strength,
+            arguments.seed.unwrap_or_else(random_seed),
+        )
     };
+    let sampling = request.sampling.over(model.generator()?.sampling());
     terminal::catch_interrupts()?;
     terminal::note(format_args!("seed: {}", request.seed));
     let clock = Instant::now();
-    let bar = terminal::bar((n * pipeline.grid().pow(2)) as u64, "tokens")?;
-    let drawn = vary(model, &picture, &request, &mut |done, _| {
-        bar.set_position(done as u64);
-        terminal::go_on()
-    });
-    bar.finish_and_clear();
-    let stem = arguments
-        .image
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy();
-    let name = format!("{stem} varied");
-    let mut variations = Vec::with_capacity(n);
-    for drawn in drawn? {
+    let bar = terminal::bar((n * model.grid().pow(2)) as u64, "tokens")?;
+    let stem = arguments.image.file_stem().unwrap_or_default();
+    let name = format!("{} varied", stem.to_string_lossy());
+    let sampled = (request.strength * model.grid().pow(2) as f64).round() as usize;
+    let write = |image: &GeneratedImage| -> Result<Variation> {
         let settings = Settings {
-            prompt: arguments.prompt.clone().unwrap_or_default(),
-            seed: drawn.seed,
-            sampling: request.sampling.clone(),
-            order: request.order,
-            steps: (request.strength * drawn.image_ids.len() as f64).round() as usize,
-            model: pipeline.name().to_owned(),
-            width: drawn.picture.width,
-            height: drawn.picture.height,
-            clip_score: None,
-            version: provenance::version(),
+            steps: sampled,
+            ..Settings::of_generated(
+                model.name(),
+                request.prompt.as_deref().unwrap_or_default(),
+                image,
+                &sampling,
+                (request.order, &image.picture),
+            )
         };
         let text = settings.parameters();
-        let bytes = provenance::encode(&drawn.picture, format, arguments.quality, &text)?;
-        let path = target.write(&bytes, &name, drawn.seed, format)?;
+        let bytes = provenance::encode(&image.picture, format, arguments.quality, &text)?;
+        let path = target.write(&bytes, &name, image.seed, format)?;
         if !arguments.json {
             terminal::result(terminal::shown(&path))?;
         }
-        variations.push(Variation {
+        Ok(Variation {
             path,
-            seed: drawn.seed,
-            log_likelihood: drawn.log_likelihood,
-        });
-    }
+            seed: image.seed,
+            log_likelihood: image.log_likelihood,
+        })
+    };
+    let mut variations = Vec::with_capacity(n);
+    let mut failure = Ok(());
+    let outcome = model.run(&request, &mut |event: &Event<'_>| {
+        match event {
+            Event::Tokens { done, .. } => bar.set_position(*done as u64),
+            // Written when it is finished: what is stopped later keeps it.
+            Event::Image(image) => match bar.suspend(|| write(image)) {
+                Ok(variation) => variations.push(variation),
+                Err(error) => {
+                    failure = Err(error);
+                    return ControlFlow::Break(());
+                }
+            },
+            _ => {}
+        }
+        terminal::go_on()
+    });
+    bar.finish_and_clear();
+    failure?;
+    let outcome = outcome?;
     if arguments.json {
         return terminal::json(&Report {
-            model: pipeline.name(),
+            model: model.name(),
             prompt: request.prompt.as_deref(),
             strength: request.strength,
             choice: request.choice,
-            sampling: &request.sampling,
+            sampling: &outcome.sampling,
             order: request.order,
-            conditioning: request.conditioning,
+            conditioning: outcome.conditioning,
             variations,
             seconds: clock.elapsed().as_secs_f64(),
         });

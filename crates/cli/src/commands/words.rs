@@ -1,8 +1,8 @@
 //! What `generate` does with words before it draws, or instead: prompts in the model's own words.
 
 use anyhow::Result;
-use impasto::caption::{ContinueRequest, GeneratedCaption};
-use impasto::pipeline::AnyPipeline;
+use impasto::families::{ContinueRequest, GeneratedCaption};
+use impasto::model::Model;
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
@@ -11,7 +11,7 @@ use crate::terminal;
 
 /// How prompts are finished.
 pub struct Finishing<'a> {
-    pub pipeline: &'a dyn AnyPipeline,
+    pub model: &'a Model,
     pub sampling: SamplingOptions,
     pub seed: u64,
 }
@@ -27,26 +27,26 @@ struct Report<'a> {
 struct ReportedText<'a> {
     prompt: &'a str,
     #[serde(flatten)]
-    told: GeneratedCaption,
+    generated: GeneratedCaption,
 }
 
 impl<'a> Finishing<'a> {
     /// With the flags' options over the model's.
-    pub fn new(pipeline: &'a dyn AnyPipeline, flags: &SamplingFlags, seed: u64) -> Self {
+    pub fn new(model: &'a Model, flags: &SamplingFlags, seed: u64) -> Result<Self> {
         let sampling = SamplingOptions {
             guidance_scale: 1.0,
-            ..flags.over(&pipeline.text_sampling())
+            ..flags.over(&model.captioner()?.text_sampling())
         };
-        Finishing {
-            pipeline,
+        Ok(Finishing {
+            model,
             sampling,
             seed,
-        }
+        })
     }
 
-    fn texts(&self, beginning: &str, n: usize) -> Result<Vec<GeneratedCaption>> {
-        Ok(self.pipeline.continue_text(&ContinueRequest {
-            beginning: beginning.to_owned(),
+    fn texts(&self, prefix: &str, n: usize) -> Result<Vec<GeneratedCaption>> {
+        Ok(self.model.captioner()?.continue_text(&ContinueRequest {
+            prefix: prefix.to_owned(),
             n,
             seed: self.seed,
             sampling: self.sampling.clone(),
@@ -57,18 +57,18 @@ impl<'a> Finishing<'a> {
     pub fn print(&self, prompts: &[String], n: usize, json: bool) -> Result<()> {
         let mut texts = Vec::new();
         for prompt in prompts {
-            for told in self.texts(prompt, n)? {
+            for generated in self.texts(prompt, n)? {
                 if !json {
-                    terminal::result(one_line(&told.text))?;
+                    terminal::result(one_line(&generated.text))?;
                 }
-                texts.push(ReportedText { prompt, told });
+                texts.push(ReportedText { prompt, generated });
             }
         }
         if !json {
             return Ok(());
         }
         terminal::json(&Report {
-            model: self.pipeline.name(),
+            model: self.model.name(),
             sampling: &self.sampling,
             texts,
         })

@@ -6,10 +6,10 @@ use std::sync::OnceLock;
 
 use impasto::checkpoint::weights::Precision;
 use impasto::checkpoint::{
-    CaptionTokenizer, ClipModel, ClipModelConfig, Model, ModelConfig, TextTokenizerKind,
-    WeightFormat,
+    CaptionTokenizer, ClipModel, ClipModelConfig, TextTokenizerKind, WeightFormat,
 };
 use impasto::device;
+use impasto::families::{NativeConfig, NativeModel, NativeOptions, SaveAs};
 use impasto::models::clip::{Activation, EndOfText, Normalisation, TowerConfig};
 use impasto::models::vqgan::VqganConfig;
 use impasto::models::{ClipConfig, DalleConfig, ImageTokenizerConfig};
@@ -177,23 +177,23 @@ pub fn model() -> &'static str {
         };
         let (device, _) = device::select("cpu").unwrap();
         let mut init = Init::new(1, &device);
-        let config = ModelConfig {
+        let config = NativeConfig {
             name: "tiny".to_owned(),
             licence: "CC0-1.0".to_owned(),
             image_tokenizer: image_tokenizer.clone(),
-            dalle: dalle.clone(),
+            sizes: dalle.clone(),
             sampling: SamplingOptions::default(),
-            any_order: true,
+            options: NativeOptions { any_order: true },
             precision: WeightFormat::F32,
         };
-        let model = Model {
+        let model = NativeModel {
             config,
             text,
             image: image_tokenizer.init(&mut init),
-            dalle: dalle.init(&mut init),
+            net: dalle.init(&mut init),
             device,
         };
-        model.save(&folder, Precision::F32).unwrap();
+        model.save(&folder, SaveAs::Floats(Precision::F32)).unwrap();
         folder.to_str().unwrap().to_owned()
     })
 }

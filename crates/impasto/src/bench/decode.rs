@@ -8,9 +8,10 @@ use impasto_kernels::machine;
 use super::sizes::{bart_config, linear_sizes, own_config, random, streamed};
 use super::{Bench, Of, READINGS, What, median};
 use crate::checkpoint::WeightFormat;
-use crate::generate::{SampleSpec, dalle_mini, draw};
+use crate::engine::{SampleSpec, sample};
 use crate::models::dalle::Order;
 use crate::nn::Init;
+use crate::observer::Event;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
@@ -82,15 +83,9 @@ impl Bench<'_> {
                 .collect();
             let null = vec![3; config.text_length];
             self.drawn((name, format, pictures), bytes, |token| {
-                draw(
-                    &model,
-                    &drawings,
-                    &null,
-                    &sampling(guidance),
-                    Order::Raster,
-                    &mut |_, _| token(),
-                )
-                .map(drop)
+                let observer = &mut |_: &Event<'_>| token();
+                let sampling = sampling(guidance);
+                sample(&model, &drawings, &null, &sampling, Order::Raster, observer).map(drop)
             })?;
         }
         Ok(())
@@ -108,20 +103,16 @@ impl Bench<'_> {
             let known = text_ids.len() + self.options.tokens / 2;
             let bytes =
                 weights + cached(2 * pictures, config.decoder.n_layers, known, config.width);
-            let seeds: Vec<u64> = (0..pictures as u64).collect();
+            let specs: Vec<SampleSpec> = (0..pictures as u64)
+                .map(|seed| SampleSpec {
+                    text_ids: text_ids.clone(),
+                    seed,
+                })
+                .collect();
             self.drawn(("DALL·E mini, guided", format, pictures), bytes, |token| {
-                let caption = model.encode(&text_ids)?;
-                let null = model.encode(&[0, 2])?;
-                dalle_mini::draw(
-                    &model,
-                    &caption,
-                    &null,
-                    &[],
-                    &seeds,
-                    &sampling(3.0),
-                    &mut |_, _, _| token(),
-                )
-                .map(drop)
+                let observer = &mut |_: &Event<'_>| token();
+                let sampling = sampling(3.0);
+                sample(&model, &specs, &[0, 2], &sampling, Order::Raster, observer).map(drop)
             })?;
         }
         Ok(())

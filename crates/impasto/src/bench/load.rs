@@ -7,7 +7,8 @@ use burn::tensor::Device;
 use super::sizes::{own_config, random};
 use super::{Bench, Of, What};
 use crate::checkpoint::weights::{self, Formats};
-use crate::checkpoint::{EMBEDDED_NAME, Model, ModelSource, WeightFormat};
+use crate::checkpoint::{EMBEDDED_NAME, WeightFormat};
+use crate::model::{Model, OpenOptions};
 use crate::nn::Init;
 use crate::{Error, Result, files};
 
@@ -15,8 +16,8 @@ impl Bench<'_> {
     /// The model in the program, and weights in a file of each format, which the system has in memory.
     pub(super) fn loads(&mut self) -> Result<()> {
         let device = Device::flex();
-        let embedded = ModelSource::parse(EMBEDDED_NAME)?;
-        let seconds = self.timed(|| Model::load(&embedded, &device).map(drop))?;
+        let options = OpenOptions::default();
+        let seconds = self.timed(|| Model::open(EMBEDDED_NAME, &device, &options).map(drop))?;
         self.loaded(EMBEDDED_NAME, WeightFormat::F32, seconds)?;
         let folder = tempfile::tempdir().map_err(Error::io("create", Path::new("a folder")))?;
         for &format in &self.options.formats {

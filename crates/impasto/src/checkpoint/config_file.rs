@@ -12,18 +12,23 @@ use crate::{Error, Result, files};
 /// The file of every family.
 pub const CONFIG: &str = "config.json";
 
+/// The tag of a config: which family it is of.
+pub(crate) fn architecture(config: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Tagged {
+        architecture: String,
+    }
+    let tagged = serde_json::from_slice::<Tagged>(config).ok()?;
+    Some(tagged.architecture)
+}
+
 impl ModelSource {
-    /// Whether it is a folder whose config names one of the architectures `A`.
-    pub(super) fn has_architecture<A: DeserializeOwned>(&self) -> bool {
-        #[derive(Deserialize)]
-        struct Beginning<A> {
-            #[serde(rename = "architecture")]
-            _architecture: A,
+    /// The tag of a folder's config, if it has one.
+    pub(super) fn architecture(&self) -> Option<String> {
+        if self.folder().is_some_and(Path::is_file) {
+            return None;
         }
-        self.folder().is_some()
-            && self
-                .read(CONFIG)
-                .is_ok_and(|bytes| serde_json::from_slice::<Beginning<A>>(&bytes).is_ok())
+        architecture(&self.read(CONFIG).ok()?)
     }
 
     /// The config, without the weights; `what` it is, for errors.
@@ -40,7 +45,7 @@ impl ModelSource {
     }
 
     /// Refuses a config of more numbers than the weight files can hold, before room is made for them.
-    pub(super) fn check_room(&self, numbers: u64, weights: &[&'static str]) -> Result<()> {
+    pub(crate) fn check_room(&self, numbers: u64, weights: &[&'static str]) -> Result<()> {
         let checked = check_numbers(&self.path(CONFIG), numbers, self.file_bytes(weights)?);
         if checked.is_err() {
             // It may be the weights that are not whole.
@@ -65,7 +70,7 @@ pub(crate) fn check_numbers(config: &Path, numbers: u64, bytes: u64) -> Result<(
 }
 
 /// Writes `config.json` into `dir`, whole or not at all.
-pub(super) fn save<C: Serialize>(dir: &Path, config: &C) -> Result<()> {
+pub(crate) fn save<C: Serialize>(dir: &Path, config: &C) -> Result<()> {
     let json =
         serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
     files::write_atomic(dir.join(CONFIG), &json)?;
@@ -74,7 +79,7 @@ pub(super) fn save<C: Serialize>(dir: &Path, config: &C) -> Result<()> {
 }
 
 /// Refuses a transformer that was made for another image tokenizer.
-pub(super) fn check_codes(
+pub(crate) fn check_codes(
     image: &ImageTokenizerConfig,
     expected_grid: usize,
     expected_codes: usize,

@@ -17,7 +17,7 @@ use crate::models::parameters::export;
 use crate::nn::Init;
 use crate::text::clip::LongCaption;
 use crate::text::dalle_pytorch::DallePytorchTokenizer;
-use crate::{Error, Result, files};
+use crate::{Error, Result};
 
 const WEIGHTS: &str = "dalle_pytorch_clip.safetensors";
 
@@ -60,15 +60,18 @@ const ROWS: usize = 16;
 
 /// Whether `source` is one, in our format or as it was published.
 pub fn is_dalle_pytorch_clip(source: &ModelSource) -> bool {
-    source.has_architecture::<Architecture>()
-        || source.folder().is_some_and(published::is_published)
+    is_ours(source) || source.folder().is_some_and(published::is_published)
+}
+
+fn is_ours(source: &ModelSource) -> bool {
+    source.architecture().as_deref() == Some("dalle_pytorch_clip")
 }
 
 impl DallePytorchClipModel {
     /// Loads all of one onto `device`.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
         if let Some(path) = source.folder()
-            && !source.has_architecture::<Architecture>()
+            && !is_ours(source)
         {
             return Ok(published::load(path, device)?.model);
         }
@@ -84,14 +87,11 @@ impl DallePytorchClipModel {
         Ok(DallePytorchClipModel { config, text, clip })
     }
 
-    /// Writes a checkpoint folder, with the text tokenizer's file out of `tokenizer`; the config last.
-    pub fn save(&self, dir: &Path, tokenizer: &Path, precision: weights::Precision) -> Result<()> {
+    /// Writes a checkpoint folder, with the text tokenizer's file; the config last.
+    pub fn save(&self, dir: &Path, precision: weights::Precision) -> Result<()> {
         std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         weights::write(&dir.join(WEIGHTS), &export(&self.clip), precision)?;
-        if let Some(file) = DallePytorchTokenizer::file_in(tokenizer) {
-            let bytes = files::read(&file)?;
-            files::write_atomic(dir.join(file.file_name().unwrap_or_default()), &bytes)?;
-        }
+        self.text.save(dir)?;
         config_file::save(dir, &self.config)
     }
 

@@ -1,6 +1,6 @@
 //! The models inside the program: files of `models/`.
 
-use super::model::{EMBEDDED_CLIP, EMBEDDED_NAME};
+use super::source::{EMBEDDED_CLIP, EMBEDDED_NAME};
 
 type Files = &'static [(&'static str, &'static [u8])];
 

@@ -6,21 +6,19 @@
 
 pub mod adapter;
 mod clip;
-mod config_file;
+pub(crate) mod config_file;
 pub(crate) use config_file::check_numbers;
-pub mod dalle_mini;
-pub mod dalle_pytorch;
 pub mod dalle_pytorch_clip;
 mod embedded;
 pub mod image_tokenizer;
 mod loading;
-mod model;
 pub mod pytorch;
-mod saving;
+pub(crate) mod saving;
+mod source;
 pub mod stored;
 pub mod weights;
 
 pub use crate::nn::ops::packed::WeightFormat;
 pub use clip::{CaptionTokenizer, ClipModel, ClipModelConfig, TextTokenizerKind};
-pub(crate) use model::{DALLE, IMAGE_TOKENIZER};
-pub use model::{EMBEDDED_CLIP, EMBEDDED_NAME, Model, ModelConfig, ModelSource};
+pub(crate) use source::IMAGE_TOKENIZER;
+pub use source::{EMBEDDED_CLIP, EMBEDDED_NAME, ModelSource};

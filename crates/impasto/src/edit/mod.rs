@@ -8,21 +8,27 @@
 
 pub mod damage;
 mod mask;
+mod region;
 mod seam;
+mod sides;
 mod vary;
 mod windows;
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 pub use mask::{Area, Mask};
+pub use region::{Canvassed, Region};
+pub use sides::Sides;
 pub use vary::{Choice, VaryRequest, vary};
 
 use crate::canvas::{Canvas, Conditioning};
-use crate::generate::{
-    Condition, ConditionedModel, FillOptions, InfillModel, InfillSpec, SampledTokens,
-};
+use crate::engine::{FillOptions, SampledTokens};
+use crate::families::{Condition, Conditioned, Infill};
 use crate::image::{Original, Picture};
+use crate::model::Model;
 use crate::models::dalle::Order;
+use crate::observer::{Event, Observer};
 use crate::rank::{Ranker, agreed, best};
 use crate::sampling::SamplingOptions;
 use crate::text::clip::LongCaption;
@@ -41,7 +47,7 @@ pub struct EditRequest<'a> {
     pub sampling: SamplingOptions,
     /// In which order, and how many at a time, ids are drawn.
     pub order: Order,
-    /// How known ids condition the model; see [`InfillModel::conditioning`].
+    /// How known ids condition the model; see [`crate::families::Generator::conditioning`].
     pub conditioning: Conditioning,
     /// Fillings of each window for each candidate, of which the best is taken ([`Edited::score`]); 1 or more.
     pub tries: usize,
@@ -96,17 +102,17 @@ const BATCH: usize = 16;
 pub const TRIES: usize = 8;
 
 /// The side of the windows that [`edit`] takes for a mask if none is given.
-pub fn window_for(mask: &Mask, model: &dyn InfillModel) -> usize {
+pub fn window_for(mask: &Mask, model: &Model) -> usize {
     windows::side_for(mask, model.image_tokenizer().config().picture_size())
 }
 
-/// Draws what the mask asks for. `progress` gets the ids done and to do, and may stop the work.
+/// Draws what the mask asks for. `observer` gets the ids done and to do.
 pub fn edit(
-    model: &dyn InfillModel,
+    model: &Model,
     original: &Original,
     mask: &Mask,
     request: &EditRequest<'_>,
-    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    observer: &mut dyn Observer,
 ) -> Result<Edits> {
     mask.check(original.width(), original.height())?;
     if request.n == 0 {
@@ -157,9 +163,13 @@ pub fn edit(
                 number,
             };
             let views: Vec<Picture> = pictures.iter().map(|all| cut(all, within)).collect();
-            let before = first * windows.len() + number * rows;
-            let drawn = job.draw(&views, &seeds, &mut |done| {
-                progress(before * positions + done * rows, total)
+            let before = positions * (first * windows.len() + number * rows);
+            let drawn = job.draw(&views, &seeds, &mut |done, image_ids| {
+                observer.event(&Event::Tokens {
+                    done: before + done,
+                    total,
+                    image_ids,
+                })
             })?;
             for ((picture, drawn), likelihood) in
                 pictures.iter_mut().zip(&drawn).zip(&mut likelihoods)
@@ -199,13 +209,13 @@ pub fn edit(
 
 /// A prompt that is read, and how strongly it is followed.
 struct Words<'a> {
-    read: Box<dyn ConditionedModel + 'a>,
+    read: Box<dyn Conditioned + 'a>,
     sampling: SamplingOptions,
 }
 
 impl<'a> Words<'a> {
     fn of(
-        model: &'a dyn InfillModel,
+        model: &'a Model,
         prompt: Option<&str>,
         sampling: &SamplingOptions,
         truncate: bool,
@@ -216,7 +226,7 @@ impl<'a> Words<'a> {
             sampling.guidance_scale = 1.0;
         }
         Ok(Words {
-            read: model.read(prompt, truncate)?,
+            read: model.generator()?.read(prompt, truncate)?,
             sampling,
         })
     }
@@ -224,13 +234,16 @@ impl<'a> Words<'a> {
 
 /// One window of all candidates.
 struct Window<'a> {
-    model: &'a dyn InfillModel,
+    model: &'a Model,
     request: &'a EditRequest<'a>,
     words: &'a Words<'a>,
     /// What of it is still to be drawn.
     open: Mask,
     number: usize,
 }
+
+/// Receives the number of ids done and the ids so far of each try; may stop the work.
+type Progress<'a> = dyn FnMut(usize, &[&[Option<u32>]]) -> ControlFlow<()> + 'a;
 
 /// A window drawn.
 struct DrawnWindow {
@@ -245,7 +258,7 @@ impl Window<'_> {
         &self,
         views: &[Picture],
         seeds: &[u64],
-        progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+        progress: &mut Progress<'_>,
     ) -> Result<Vec<DrawnWindow>> {
         let (image, request) = (self.model.image_tokenizer(), self.request);
         let (tokenizer, device) = (image.config(), self.model.device());
@@ -257,40 +270,46 @@ impl Window<'_> {
         let shares = asked_shares(&self.open, grid);
         let asked: Vec<u32> = positions_where(&shares, |share| share > 0.0);
         let partly: Vec<u32> = positions_where(&shares, |share| share > 0.0 && share < 1.0);
-        let ids = image.encode(&filled, &device)?;
+        let ids = image.encode(&filled, device)?;
         let evidence = if partly.is_empty() {
             vec![Vec::new(); views.len()]
         } else {
-            image.evidence(&filled, &device)?
+            image.evidence(&filled, device)?
         };
         let codes = tokenizer.codebook_size();
         let tries = request.tries;
         let mut fillings = Vec::with_capacity(views.len() * tries);
         for ((ids, evidence), &seed) in ids.iter().zip(&evidence).zip(seeds) {
-            let caption = self.words.read.caption();
-            let mut canvas = Canvas::of(ids, caption).asking(asked.iter().copied());
+            let mut canvas = Canvas::of(ids).masked(asked.iter().copied());
             for &position in &partly {
                 let known = (1.0 - shares[position as usize]) as f32;
                 let of_position = &evidence[position as usize * codes..][..codes];
                 canvas
-                    .leanings
+                    .logit_biases
                     .insert(position, of_position.iter().map(|v| v * known).collect());
             }
+            let canvas = Arc::new(canvas);
             for attempt in 0..tries {
-                fillings.push(InfillSpec {
+                fillings.push(Infill {
                     canvas: canvas.clone(),
                     seed: own_seed(seed, self.number * tries + attempt),
                 });
             }
         }
         let options = FillOptions {
-            sampling: &self.words.sampling,
+            sampling: self.words.sampling.clone(),
             order: request.order,
             conditioning: request.conditioning,
             tries,
         };
         let read = &self.words.read;
-        let drawn = read.fill(&fillings, &options, &mut |done, _| progress(done))?;
+        let drawn = read.fill(&fillings, &options, &mut |event: &Event<'_>| match event {
+            // Each view counts once, however many tries it has.
+            Event::Tokens {
+                done, image_ids, ..
+            } => progress(done / tries, image_ids),
+            _ => ControlFlow::Continue(()),
+        })?;
         let best = self.best(drawn, tries)?;
         let mut drawn_ids: Vec<Vec<u32>> = best.iter().map(|best| best.image_ids.clone()).collect();
         let mut pictures = image.decode(&drawn_ids)?;
@@ -302,7 +321,7 @@ impl Window<'_> {
                 .zip(&pictures)
                 .map(|(known, drawn)| seam::close(known, drawn, &open, 0))
                 .collect();
-            for (ids, again) in drawn_ids.iter_mut().zip(image.encode(&whole, &device)?) {
+            for (ids, again) in drawn_ids.iter_mut().zip(image.encode(&whole, device)?) {
                 for &position in &partly {
                     ids[position as usize] = again[position as usize];
                 }

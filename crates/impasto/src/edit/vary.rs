@@ -1,17 +1,21 @@
 //! Variations: a seeded share of a picture's ids is drawn anew.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{Scores, Words, own_seed};
 use crate::canvas::{Canvas, Conditioning};
-use crate::generate::{FillOptions, InfillModel, InfillSpec, SampledTokens};
+use crate::engine::{FillOptions, SampledTokens};
+use crate::families::Infill;
 use crate::image::Picture;
+use crate::model::Model;
 use crate::models::dalle::Order;
-use crate::pipeline::GeneratedImage;
+use crate::observer::{Event, Observer};
+use crate::random::RandomStream;
+use crate::request::GeneratedImage;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
@@ -56,13 +60,13 @@ pub struct VaryRequest {
 /// Variations drawn in one batch.
 const BATCH: usize = 16;
 
-/// Draws variations of a picture of the model's size, in the order of their seeds. `progress` gets the ids done
-/// and to do, and may stop the work.
+/// Draws variations of a picture of the model's size, in the order of their seeds. `observer` gets the ids done and to
+/// do.
 pub fn vary(
-    model: &dyn InfillModel,
+    model: &Model,
     picture: &Picture,
     request: &VaryRequest,
-    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    observer: &mut dyn Observer,
 ) -> Result<Vec<GeneratedImage>> {
     if !(0.0..=1.0).contains(&request.strength) {
         return Err(Error::invalid(
@@ -85,7 +89,7 @@ pub fn vary(
     )?;
     let image = model.image_tokenizer();
     let ids = image
-        .encode(std::slice::from_ref(picture), &model.device())?
+        .encode(std::slice::from_ref(picture), model.device())?
         .swap_remove(0);
     let positions = ids.len();
     let count = (request.strength * positions as f64).round() as usize;
@@ -96,7 +100,7 @@ pub fn vary(
     // A fresh picture has nothing to go with.
     let tries = if count < positions { request.tries } else { 1 };
     let options = FillOptions {
-        sampling: &words.sampling,
+        sampling: words.sampling.clone(),
         order: request.order,
         conditioning: request.conditioning,
         tries,
@@ -109,29 +113,44 @@ pub fn vary(
         let mut fillings = Vec::with_capacity(rows * tries);
         for seed in seeds.clone() {
             let chosen = chosen(&odds, count, seed);
-            let canvas = Canvas::of(&ids, words.read.caption()).asking(chosen);
+            let canvas = Arc::new(Canvas::of(&ids).masked(chosen));
             for attempt in 0..tries {
-                fillings.push(InfillSpec {
+                fillings.push(Infill {
                     canvas: canvas.clone(),
                     seed: own_seed(seed, attempt),
                 });
             }
         }
-        let mut filled = words.read.fill(&fillings, &options, &mut |done, _| {
-            progress(first * positions + done * rows, request.n * positions)
-        })?;
+        let mut filled =
+            words
+                .read
+                .fill(&fillings, &options, &mut |event: &Event<'_>| match event {
+                    Event::Tokens {
+                        done, image_ids, ..
+                    } => observer.event(&Event::Tokens {
+                        done: first * positions + done / tries,
+                        total: request.n * positions,
+                        image_ids,
+                    }),
+                    _ => ControlFlow::Continue(()),
+                })?;
         if tries > 1 {
             filled = likeliest(&words, filled, tries)?;
         }
         let image_ids: Vec<Vec<u32>> = filled.iter().map(|ids| ids.image_ids.clone()).collect();
         let pictures = image.decode(&image_ids)?;
         for ((picture, ids), seed) in pictures.into_iter().zip(filled).zip(seeds) {
-            drawn.push(GeneratedImage {
+            let image = GeneratedImage {
                 picture,
                 seed,
                 image_ids: ids.image_ids,
                 log_likelihood: ids.log_likelihood,
-            });
+                clip_score: None,
+            };
+            if observer.event(&Event::Image(&image)).is_break() {
+                return Err(Error::Stopped);
+            }
+            drawn.push(image);
         }
     }
     Ok(drawn)
@@ -159,9 +178,7 @@ fn likeliest(
 /// `count` positions, drawn without replacement with these odds: the largest of ln odds plus Gumbel noise
 /// (Efraimidis and Spirakis 2006; Kool et al. 2019, arXiv:1903.06059).
 fn chosen(odds: &[f64], count: usize, seed: u64) -> Vec<u32> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    // Ids have streams from 0 on, orders the last.
-    random.set_stream(u64::MAX - 1);
+    let mut random = RandomStream::VariedPositions.of(seed);
     let mut keys: Vec<(f64, u32)> = odds
         .iter()
         .enumerate()

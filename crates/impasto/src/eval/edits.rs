@@ -13,13 +13,14 @@ use serde::Serialize;
 
 use super::detector::{Detection, Detector};
 use super::scenes::{Accuracy, Prompt, Tally, held_out_prompts, score};
-use crate::canvas::{Canvas, Caption, Conditioning};
-use crate::caption::{Search, captions};
+use crate::canvas::Conditioning;
 use crate::data::scenes::{Glyphs, Language, Scene, SceneBox, World, render};
 use crate::edit::{self, Area, Choice, EditRequest, Mask, VaryRequest, edit, vary};
+use crate::families::Search;
 use crate::image::{Original, Picture};
+use crate::model::Model;
 use crate::models::dalle::Order;
-use crate::pipeline::Pipeline;
+use crate::observer::NoObserver;
 use crate::rank::Ranker;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
@@ -126,7 +127,7 @@ struct Case {
 /// Measures. `ranker` has a say in which of several tries at a hole is best. `progress` gets the scenes' parts done and to do. `show` gets each scene's caption, and the pictures:
 /// the scene, with its hole, known told first, raster forced, and the best of both.
 pub fn run(
-    pipeline: &Pipeline,
+    model: &Model,
     world: &World,
     glyphs: &Glyphs,
     options: &Options,
@@ -137,7 +138,7 @@ pub fn run(
     if options.scenes == 0 {
         return Err(Error::invalid("scenes", "expected 1 or more, got 0"));
     }
-    let size = pipeline.picture_size();
+    let size = model.picture_size();
     if world.picture_size != size {
         let reason = format!(
             "{} is drawn at {} px, the model draws {size} px",
@@ -145,7 +146,10 @@ pub fn run(
         );
         return Err(Error::invalid("world", reason));
     }
-    let model = &pipeline.model;
+    let generator = model.generator()?;
+    let captioner = model.captioner().ok();
+    // Models of raster order know no other way.
+    let prefix = generator.conditioning();
     let detector = Detector::new(world, glyphs)?;
     let cases: Vec<Case> = held_out_prompts(world, options.seed, options.scenes, options.language)
         .into_iter()
@@ -170,9 +174,9 @@ pub fn run(
     let mut outside_unchanged = Accuracy::default();
     let mut drawn = Vec::new();
     for (conditioning, tries) in [
-        (Conditioning::Prefix, 1),
+        (prefix, 1),
         (Conditioning::TeacherForced, 1),
-        (Conditioning::Prefix, edit::TRIES),
+        (prefix, edit::TRIES),
         (Conditioning::TeacherForced, edit::TRIES),
     ] {
         let mut pictures = Vec::with_capacity(cases.len());
@@ -191,9 +195,7 @@ pub fn run(
             };
             let mask = Mask::of_area(size, size, case.hole)?;
             let broken = Original::from(&blanked(picture, case.hole));
-            let edits = edit(model, &broken, &mask, &request, &mut |_, _| {
-                ControlFlow::Continue(())
-            })?;
+            let edits = edit(model, &broken, &mask, &request, &mut NoObserver)?;
             let mut edited = broken.clone();
             for candidate in edits.candidates.iter().take(1) {
                 candidate.apply(&mut edited, &mask);
@@ -219,19 +221,26 @@ pub fn run(
         ];
         show(&case.prompt.caption, &pictures);
     }
-    let ids = model.image.encode(&rendered, &model.device)?;
-    drawn.push(model.image.decode(&ids)?);
+    let ids = model.image_tokenizer().encode(&rendered, model.device())?;
+    drawn.push(model.image_tokenizer().decode(&ids)?);
     let mut judged = Vec::with_capacity(drawn.len());
     for pictures in &drawn {
         judged.push(judge(world, &detector, &cases, pictures)?);
     }
     let mut told = Captions::default();
     for (case, ids) in cases.iter().zip(&ids) {
-        let canvas = Canvas::of(ids, Caption::Asked);
-        let search = Search::Beam { width: BEAM };
-        let best = captions(model, &canvas, 1, &search)?;
-        let text = best.first().map_or("", |told| told.text.as_str());
-        told.count(world, &case.prompt.scene, text);
+        if let Some(captioner) = captioner {
+            let search = match captioner.ranks_captions() {
+                true => Search::Sampling {
+                    options: captioner.text_sampling(),
+                    seed: options.seed,
+                },
+                false => Search::Beam { width: BEAM },
+            };
+            let best = captioner.captions(ids, 1, &search)?;
+            let text = best.first().map_or("", |caption| caption.text.as_str());
+            told.count(world, &case.prompt.scene, text);
+        }
         step(progress)?;
     }
     let mut varieties = Vec::with_capacity(STRENGTHS.len());
@@ -246,13 +255,11 @@ pub fn run(
                 seed: options.seed.wrapping_add((index * VARIATIONS) as u64),
                 sampling: options.sampling.clone(),
                 order: options.order,
-                conditioning: Conditioning::Prefix,
+                conditioning: prefix,
                 tries: 1,
                 truncate: false,
             };
-            let variations = vary(model, picture, &request, &mut |_, _| {
-                ControlFlow::Continue(())
-            })?;
+            let variations = vary(model, picture, &request, &mut NoObserver)?;
             let pictures: Vec<&Picture> = variations.iter().map(|drawn| &drawn.picture).collect();
             distances.push(mean_distance(&pictures));
             step(progress)?;
@@ -269,7 +276,7 @@ pub fn run(
         reconstructed,
     ] = <[Holes; 5]>::try_from(judged).map_err(|_| Error::invalid("holes", "lost"))?;
     Ok(Report {
-        model: model.config.name.clone(),
+        model: model.name().to_owned(),
         world: world.name.clone(),
         options: options.clone(),
         hole_share: holes.sum::<usize>() as f64 / area / cases.len() as f64,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::scenes::held_out_prompts;
 use crate::data::scenes::{Glyphs, Language, World, render};
-use crate::pipeline::AnyPipeline;
+use crate::model::Model;
 use crate::{Error, Result};
 
 /// Which pairs are measured.
@@ -42,7 +42,7 @@ pub struct Report {
 
 /// Measures. `progress` gets the scenes done and to do.
 pub fn run(
-    pipeline: &dyn AnyPipeline,
+    model: &Model,
     world: &World,
     glyphs: &Glyphs,
     options: &Options,
@@ -51,6 +51,7 @@ pub fn run(
     if options.scenes == 0 {
         return Err(Error::invalid("scenes", "expected 1 or more, got 0"));
     }
+    let generator = model.generator()?;
     let (mut image, mut text) = ((0.0, 0), (0.0, 0));
     let prompts = held_out_prompts(world, options.seed, options.scenes, options.language);
     for (done, prompt) in prompts.iter().enumerate() {
@@ -58,14 +59,15 @@ pub fn run(
             return Err(Error::Stopped);
         }
         let picture = render(&prompt.scene, glyphs);
-        let found = pipeline.likelihood(&prompt.caption, &picture, false)?;
+        let image_ids = model.encode(&picture)?;
+        let found = generator.likelihood(&prompt.caption, &image_ids, false)?;
         image.0 -= found.image_log_likelihood;
         image.1 += found.image_tokens;
         text.0 -= found.text_log_likelihood;
         text.1 += found.text_tokens;
     }
     Ok(Report {
-        model: pipeline.name().to_owned(),
+        model: model.name().to_owned(),
         world: world.name.clone(),
         options: options.clone(),
         image_nats_per_token: image.0 / image.1 as f64,

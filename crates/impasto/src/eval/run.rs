@@ -8,11 +8,11 @@ use serde::Serialize;
 use super::detector::Detector;
 use super::scenes::{Accuracy, Prompt, Scores, Tally, held_out_prompts, score};
 use crate::data::scenes::{Glyphs, Language, World, render};
-use crate::generate::{SampleSpec, draw};
 use crate::image::Picture;
 use crate::image::metrics::{psnr, ssim};
+use crate::model::Model;
 use crate::models::dalle::Order;
-use crate::pipeline::Pipeline;
+use crate::observer::Event;
 use crate::rank::Ranker;
 use crate::sampling::SamplingOptions;
 use crate::text::clip::LongCaption;
@@ -92,7 +92,7 @@ pub struct Clips<'a> {
 /// Draws a picture for each held-out prompt and judges it. `progress` gets the pictures done and to do.
 /// `show` gets every prompt's caption and picture.
 pub fn run(
-    pipeline: &Pipeline,
+    model: &Model,
     world: &World,
     glyphs: &Glyphs,
     options: &Options,
@@ -110,22 +110,21 @@ pub fn run(
         );
         return Err(Error::invalid("best of", reason));
     }
-    if world.picture_size != pipeline.picture_size() {
+    if world.picture_size != model.picture_size() {
         return Err(Error::invalid(
             "world",
             format!(
                 "{} is drawn at {} px, the model draws {} px",
                 world.name,
                 world.picture_size,
-                pipeline.picture_size()
+                model.picture_size()
             ),
         ));
     }
-    let model = &pipeline.model;
     let detector = Detector::new(world, glyphs)?;
     let prompts = held_out_prompts(world, options.seed, options.prompts, options.language);
     let mut report = Report {
-        model: model.config.name.clone(),
+        model: model.name().to_owned(),
         world: world.name.clone(),
         options: options.clone(),
         choice: clips.chooser.map(|clip| Choice {
@@ -145,7 +144,7 @@ pub fn run(
     };
     let mut all_ids = Vec::with_capacity(prompts.len());
     for (start, prompts) in (0..).step_by(BATCH).zip(prompts.chunks(BATCH)) {
-        let mut drawn = draw_each(pipeline, prompts, start, options, progress)?;
+        let mut drawn = draw_each(model, prompts, start, options, progress)?;
         if let (Some(chooser), Some(choice)) = (clips.chooser, &mut report.choice) {
             let of = |prompt: &Prompt, picture: &Picture| {
                 Ok(score(world, &prompt.scene, &detector.detect(picture)?))
@@ -164,8 +163,8 @@ pub fn run(
             .iter()
             .map(|prompt| render(&prompt.scene, glyphs))
             .collect();
-        let ids = model.image.encode(&rendered, &model.device)?;
-        let reconstructed = model.image.decode(&ids)?;
+        let ids = model.image_tokenizer().encode(&rendered, model.device())?;
+        let reconstructed = model.image_tokenizer().decode(&ids)?;
         all_ids.extend(ids);
         for (prompt, picture) in prompts.iter().zip(&drawn) {
             show(&prompt.caption, picture);
@@ -191,46 +190,36 @@ pub fn run(
             return Err(Error::Stopped);
         }
     }
-    let codes = model.config.image_tokenizer.codebook_size();
+    let codes = model.image_tokenizer().config().codebook_size();
     report.code_usage = crate::models::image_tokenizer::CodeUsage::of(&all_ids, codes).share;
     Ok(report)
 }
 
 /// As many pictures of each prompt as are wanted, one prompt's after another's; the first prompt is number `start`.
 fn draw_each(
-    pipeline: &Pipeline,
+    model: &Model,
     prompts: &[Prompt],
     start: usize,
     options: &Options,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Vec<Picture>> {
-    let model = &pipeline.model;
-    let length = model.config.dalle.text_length;
-    let null_caption = model.text.null_caption(length);
+    let generator = model.generator()?;
     let tries = options.best_of;
-    let mut drawings = Vec::with_capacity(prompts.len() * tries);
+    let mut specs = Vec::with_capacity(prompts.len() * tries);
     for (number, prompt) in prompts.iter().enumerate() {
-        let text_ids = model.text.encode_caption(&prompt.caption, length, false)?;
         for attempt in 0..tries {
             let number = ((start + number) * tries + attempt) as u64;
-            drawings.push(SampleSpec {
-                text_ids: text_ids.clone(),
-                seed: options.seed.wrapping_add(number),
-            });
+            specs.push((prompt.caption.as_str(), options.seed.wrapping_add(number)));
         }
     }
-    let mut pictures = Vec::with_capacity(drawings.len());
-    for drawings in drawings.chunks(BATCH) {
-        let drawn = draw(
-            &model.dalle,
-            drawings,
-            &null_caption,
-            &options.sampling,
-            options.order,
-            &mut |_, _| progress(start + pictures.len() / tries, options.prompts),
-        )?;
-        let ids: Vec<Vec<u32>> = drawn.into_iter().map(|drawn| drawn.image_ids).collect();
-        pictures.extend(model.image.decode(&ids)?);
+    let mut pictures = Vec::with_capacity(specs.len());
+    for specs in specs.chunks(BATCH) {
+        let mut observer =
+            |_: &Event<'_>| progress(start + pictures.len() / tries, options.prompts);
+        let sampling = &options.sampling;
+        let sampled = generator.sample(specs, false, sampling, options.order, &mut observer)?;
+        let ids: Vec<Vec<u32>> = sampled.into_iter().map(|image| image.image_ids).collect();
+        pictures.extend(model.image_tokenizer().decode(&ids)?);
     }
     Ok(pictures)
 }

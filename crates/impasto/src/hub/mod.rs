@@ -13,11 +13,12 @@ mod download;
 mod listing;
 mod registry;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ureq::Agent;
 
+use crate::checkpoint::ModelSource;
 use crate::{Error, Result};
 
 pub use download::Progress;
@@ -243,6 +244,42 @@ fn agent(endpoint: &str) -> Agent {
         .user_agent(concat!("impasto/", env!("CARGO_PKG_VERSION")))
         .build()
         .into()
+}
+
+/// The model of that name that was pulled into `cache`, without asking the network; none where it is no name of a
+/// published model.
+///
+/// # Errors
+/// [`Error::NotPulled`] where the name is known and the model is not there.
+pub fn find_pulled(name: &str, cache: &Path) -> Result<Option<ModelSource>> {
+    let entry = known(name);
+    if entry.is_none() && !is_repository(name) {
+        return Ok(None);
+    }
+    let hub = Hub {
+        endpoint: String::new(),
+        cache: cache.to_owned(),
+        token: None,
+        offline: true,
+    };
+    let folder = |name: &str| match hub.pull(name, "main", &mut |_| {}) {
+        Ok(pulled) => Ok(Some(pulled.folder)),
+        // A folder that is not there looks like a repository too.
+        Err(Error::Unreachable { .. }) if entry.is_none() => Ok(None),
+        Err(Error::Unreachable { .. }) => Err(Error::NotPulled {
+            name: name.to_owned(),
+        }),
+        Err(error) => Err(error),
+    };
+    let Some(path) = folder(name)? else {
+        return Ok(None);
+    };
+    let needed = entry.map_or(&[][..], |entry| &entry.needs);
+    let needs = needed.iter().map(|name| folder(name));
+    Ok(Some(ModelSource::Published {
+        path,
+        needs: needs.filter_map(Result::transpose).collect::<Result<_>>()?,
+    }))
 }
 
 /// Whether `name` has the form `owner/name` of a repository, of the characters that the hub allows.

@@ -11,7 +11,7 @@ pub(crate) mod damage;
 #[cfg(test)]
 mod goldens;
 pub mod image_tokenizer;
-mod mapping;
+pub(crate) mod mapping;
 mod taming;
 mod weights;
 

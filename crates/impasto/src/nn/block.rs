@@ -8,7 +8,7 @@ use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData, activation};
 
 use super::norm::EPSILON;
 use super::rope::Rotation;
-use super::{Init, Linear, RmsNorm, ops};
+use super::{Adaptable, Init, Linear, RmsNorm, ops};
 
 /// Keys and values of one layer, allocated once for the longest sequence.
 #[derive(Clone, Debug)]
@@ -138,6 +138,44 @@ impl KvCache {
     }
 }
 
+/// Consecutive rows of a batch and their cache. Rows of one cache have the same number of tokens in it; those of
+/// different caches need not.
+#[derive(Debug)]
+pub struct CacheRows<'a> {
+    /// Keys and values of these rows.
+    pub cache: &'a mut KvCache,
+    /// How many rows.
+    pub rows: usize,
+}
+
+/// [`KvCache::extend`] of a batch whose rows have several caches. What a row sees does not depend on the others.
+///
+/// # Shapes
+/// - `qkv`: `[batch, n, 3 · width]`, `batch` the sum of the groups' rows
+/// - returns: `[batch, n, width]`
+pub fn extend_groups(
+    groups: &mut [CacheRows<'_>],
+    qkv: Tensor<3>,
+    rotations: Option<(ops::QkNormRope, ops::QkNormRope)>,
+    n_heads: usize,
+) -> Tensor<3> {
+    if let [only] = groups {
+        return only.cache.extend(qkv, rotations, n_heads);
+    }
+    let mut first = 0;
+    let mut attended = Vec::with_capacity(groups.len());
+    for CacheRows { cache, rows } in groups {
+        let qkv = qkv.clone().narrow(0, first, *rows);
+        let rotations = rotations.as_ref().map(|(query, key)| {
+            let of = |one: &ops::QkNormRope| one.narrow_rows(first, *rows);
+            (of(query), of(key))
+        });
+        attended.push(cache.extend(qkv, rotations, n_heads));
+        first += *rows;
+    }
+    Tensor::cat(attended, 0)
+}
+
 /// Which tokens a token attends to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttentionMask {
@@ -192,6 +230,19 @@ impl Block {
         }
     }
 
+    /// The linear layers and what their columns make.
+    pub(crate) fn linears(&mut self) -> [Adaptable<'_>; 4] {
+        [
+            Adaptable::new(
+                &["attention.q", "attention.k", "attention.v"],
+                &mut self.qkv,
+            ),
+            Adaptable::whole("attention.out", &mut self.attention_out),
+            Adaptable::new(&["feed_forward.gate", "feed_forward.up"], &mut self.gate_up),
+            Adaptable::whole("feed_forward.down", &mut self.down),
+        ]
+    }
+
     /// `x` in the type that the block computes in; see [`super::precision`].
     pub fn like_weights<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         if ops::is_cpu(&x.device()) {
@@ -203,23 +254,30 @@ impl Block {
     /// # Shapes
     /// - `x`: `[batch, seq, width]`
     /// - `own`, `target`: the rotations of the tokens' own places (keys) and of the target ones (queries)
+    /// - `groups`: the rows' caches; none for a pass over whole sequences
     pub fn forward(
         &self,
         x: Tensor<3>,
         own: &Rotation,
         target: &Rotation,
-        cache: Option<&mut KvCache>,
+        groups: &mut [CacheRows<'_>],
         mask: AttentionMask,
     ) -> Tensor<3> {
         let qkv = self.qkv.forward(self.attention_norm.forward(x.clone()));
         let turns = || (target.turn(&self.query_norm), own.turn(&self.key_norm));
-        let seen = match (cache, mask) {
-            (None, AttentionMask::Causal) => {
+        let seen = match (groups, mask) {
+            ([], AttentionMask::Causal) => {
                 let (query, key) = turns();
                 ops::self_attention(qkv, query, key, self.n_heads, EPSILON)
             }
-            (Some(cache), AttentionMask::Causal) => cache.extend(qkv, Some(turns()), self.n_heads),
-            (cache, AttentionMask::QueryOnly) => self.ask(qkv, own, target, cache.as_deref()),
+            (groups, AttentionMask::Causal) => {
+                extend_groups(groups, qkv, Some(turns()), self.n_heads)
+            }
+            (groups, AttentionMask::QueryOnly) => {
+                assert!(groups.len() <= 1, "queries have one cache");
+                let cache = groups.first().map(|group| &*group.cache);
+                self.ask(qkv, own, target, cache)
+            }
         };
         let x = x + self.attention_out.forward(seen);
         let inner = ops::swiglu(self.gate_up.forward(self.mlp_norm.forward(x.clone())));

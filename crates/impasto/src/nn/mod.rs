@@ -12,7 +12,7 @@ pub mod ops;
 pub mod precision;
 pub mod rope;
 
-pub use block::{Block, KvCache};
+pub use block::{Block, CacheRows, KvCache, extend_groups};
 pub use conv::{Conv2d, ConvTranspose2d, GroupNormSilu, ResBlock};
 pub use init::Init;
 pub use layer_norm::LayerNorm;

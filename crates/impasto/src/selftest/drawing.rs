@@ -4,8 +4,6 @@
 //! everything after them does: so the first difference counts, by how far the random number (the best logit, without
 //! one) is from where the reference would have drawn the device's id.
 
-use std::ops::ControlFlow;
-
 use burn::tensor::Tensor;
 
 use super::Kind;
@@ -14,11 +12,12 @@ use super::compare::{Scores, Values};
 use super::models::{dalle_bart_config, dalle_configs, dalle_pytorch_configs};
 use super::weights::random;
 use crate::Result;
-use crate::generate::{SampleSpec, SampledTokens, dalle_mini, dalle_pytorch, draw};
+use crate::engine::{AutoregressiveModel, SampleSpec, SampledTokens, sample};
 use crate::models::dalle::{Order, Part, image_part, raster};
 use crate::models::dalle_bart::CaptionRows;
 use crate::nn::Init;
 use crate::nn::block::AttentionMask;
+use crate::observer::NoObserver;
 use crate::sampling::{Sampler, SamplingOptions};
 
 /// All of them.
@@ -31,18 +30,7 @@ pub(super) fn checks() -> Vec<Check> {
             all.push(forward("drawing/dalle", shapes, Kind::Model, move |room| {
                 let model = random(config.init(&mut Init::empty(&room.device)), room);
                 let text_ids = room.ids(config.text_length, config.text_vocab_size);
-                let drawings = [SampleSpec {
-                    text_ids: text_ids.clone(),
-                    seed: room.seed,
-                }];
-                let drawn = draw(
-                    &model,
-                    &drawings,
-                    &text_ids,
-                    &options,
-                    Order::Raster,
-                    &mut |_, _| ControlFlow::Continue(()),
-                )?;
+                let drawn = drawn(&model, &text_ids, &options, room)?;
                 let positions = config.image_length();
                 let told: Vec<Vec<u32>> = drawn.iter().map(|one| one.image_ids.clone()).collect();
                 let text = Part::Text {
@@ -83,6 +71,27 @@ fn seeded() -> SamplingOptions {
     }
 }
 
+/// An image of a caption, with the room's seed.
+fn drawn<M: AutoregressiveModel>(
+    model: &M,
+    text_ids: &[u32],
+    options: &SamplingOptions,
+    room: &Room,
+) -> Result<Vec<SampledTokens>> {
+    let spec = SampleSpec {
+        text_ids: text_ids.to_vec(),
+        seed: room.seed,
+    };
+    sample(
+        model,
+        &[spec],
+        text_ids,
+        options,
+        Order::Raster,
+        &mut NoObserver,
+    )
+}
+
 fn values(
     drawn: Vec<SampledTokens>,
     logits: Tensor<2>,
@@ -110,16 +119,9 @@ fn dalle_bart(room: &mut Room, options: &SamplingOptions) -> Result<Values> {
     // As many codes as the head has logits but the start's, so that shares of probability are those drawn from.
     let config = dalle_bart_config(false);
     let model = random(config.init(&mut Init::empty(&room.device)), room);
-    let caption = model.encode(&room.ids(7, config.text_vocab_size))?;
-    let drawn = dalle_mini::draw(
-        &model,
-        &caption,
-        &caption,
-        &[],
-        &[room.seed],
-        options,
-        &mut |_, _, _| ControlFlow::Continue(()),
-    )?;
+    let text_ids = room.ids(7, config.text_vocab_size);
+    let caption = model.encode(&text_ids)?;
+    let drawn = drawn(&model, &text_ids, options, room)?;
     let told: Vec<Vec<u32>> = drawn.iter().map(|one| one.image_ids.clone()).collect();
     let caption_rows = [CaptionRows {
         caption: &caption,
@@ -133,14 +135,7 @@ fn dalle_pytorch(room: &mut Room, options: &SamplingOptions) -> Result<Values> {
     let [config, _] = dalle_pytorch_configs();
     let model = random(config.init(&mut Init::empty(&room.device)), room);
     let caption = room.ids(4, config.text_vocab_size);
-    let drawn = dalle_pytorch::draw(
-        &model,
-        &caption,
-        &[],
-        &[room.seed],
-        options,
-        &mut |_, _, _| ControlFlow::Continue(()),
-    )?;
+    let drawn = drawn(&model, &caption, options, room)?;
     let told: Vec<Vec<u32>> = drawn.iter().map(|one| one.image_ids.clone()).collect();
     let (_, logits) = model.logits(&[caption], &told)?;
     values(drawn, logits, config.codebook_size, options, room)

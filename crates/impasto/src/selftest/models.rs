@@ -7,7 +7,7 @@ use super::check::{Check, Room, forward};
 use super::compare::{Scores, Values};
 use super::weights::random;
 use crate::Result;
-use crate::generate::pair_log_likelihoods;
+use crate::engine::image_log_likelihoods;
 use crate::image::Picture;
 use crate::models::clip::{Activation, EndOfText, Normalisation, TowerConfig};
 use crate::models::dalle::{Part, image_part, shuffled};
@@ -146,7 +146,8 @@ fn dalle(all: &mut Vec<Check>, config: DalleConfig) {
             let model = random(config.init(&mut Init::empty(&room.device)), room);
             let text = room.id_rows(ROWS, config.text_length, config.text_vocab_size);
             let images = room.id_rows(ROWS, config.image_length(), config.codebook_size);
-            let likelihoods = pair_log_likelihoods(&model, &text, &images)?;
+            let prompts: Vec<&Vec<u32>> = text.iter().collect();
+            let likelihoods = image_log_likelihoods(&model, &prompts, &images)?;
             let mut values = Values::default();
             values.add_host(
                 "log-likelihoods",
@@ -250,7 +251,7 @@ fn dalle_bart(room: &mut Room, config: &DalleBartConfig) -> Result<Values> {
     ];
     let mut values = Values::default();
     values.add("logits", model.logits(&images, &caption_rows)?)?;
-    values.add("nats", model.image_nats(&images, &caption_rows)?)?;
+    values.add("nats", model.image_nll(&images, &caption_rows)?)?;
     let mut caches = model.caches();
     let mut known = 0;
     for length in [6, 1, 9] {
@@ -312,7 +313,7 @@ fn dalle_pytorch(room: &mut Room, config: &DallePytorchConfig) -> Result<Values>
     let mut values = Values::default();
     values.add("text logits", text)?;
     values.add("image logits", image)?;
-    let (text, image) = model.all_nats(&captions, &images)?;
+    let (text, image) = model.nll(&captions, &images)?;
     values.add("text nats", text)?;
     values.add("image nats", image)?;
     // Step by step, as it draws.

@@ -187,7 +187,7 @@ fn dalle_bart(room: &mut Room) -> Result<Values> {
         caption: &caption,
         rows: 2,
     }];
-    let loss = model.image_nats(&images, &caption_rows)?.mean();
+    let loss = model.image_nll(&images, &caption_rows)?.mean();
     Ok(gradients(&model, loss)?.0)
 }
 
@@ -199,6 +199,6 @@ fn dalle_pytorch(room: &mut Room, which: usize) -> Result<Values> {
         room.ids(2, config.text_vocab_size),
     ];
     let images = room.id_rows(2, config.image_length(), config.codebook_size);
-    let (text, image) = model.all_nats(&captions, &images)?;
+    let (text, image) = model.nll(&captions, &images)?;
     Ok(gradients(&model, text.mean() + image.mean())?.0)
 }

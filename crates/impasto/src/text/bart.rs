@@ -8,7 +8,6 @@ use tokenizers::Tokenizer;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
-use crate::models::DalleBartConfig;
 use crate::{Error, Result, files};
 
 const START: &str = "<s>";
@@ -96,10 +95,10 @@ impl BartTokenizer {
     }
 
     /// Refuses a model that does not know all ids.
-    pub fn check(&self, config: &DalleBartConfig) -> Result<()> {
+    pub fn check(&self, text_vocab_size: usize) -> Result<()> {
         let ids = self.tokenizer.get_vocab(true);
         // Published vocabularies have a token or two behind the embedding's end that no text becomes.
-        let beyond = |id: u32| id as usize >= config.text_vocab_size;
+        let beyond = |id: u32| id as usize >= text_vocab_size;
         let special = |token: &str| token.starts_with('<') && token.ends_with('>');
         match ids
             .into_iter()
@@ -111,7 +110,7 @@ impl BartTokenizer {
                 format!(
                     "\"{}\" has id {id}, the model knows ids below {}",
                     token.escape_debug(),
-                    config.text_vocab_size
+                    text_vocab_size
                 ),
             )),
         }

@@ -30,6 +30,8 @@ const LONGEST: u64 = 64 << 20;
 #[derive(Clone, Debug)]
 pub struct DallePytorchTokenizer {
     kind: Kind,
+    /// The file that it was read from.
+    file: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -66,7 +68,7 @@ impl DallePytorchTokenizer {
             _ if path.extension().is_some_and(|end| end == MODEL) => Self::from_model(&bytes),
             _ => Self::from_merges(&bytes, text_vocab_size),
         };
-        let tokenizer = tokenizer.map_err(|e| Error::bad_file(&path, e.to_string()))?;
+        let mut tokenizer = tokenizer.map_err(|e| Error::bad_file(&path, e.to_string()))?;
         if tokenizer.vocab_size() > text_vocab_size {
             return Err(Error::bad_file(
                 folder,
@@ -76,7 +78,17 @@ impl DallePytorchTokenizer {
                 ),
             ));
         }
+        tokenizer.file = Some(path);
         Ok(tokenizer)
+    }
+
+    /// Copies the file that it was read from into `dir`.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        if let Some(file) = &self.file {
+            let name = file.file_name().unwrap_or_default();
+            files::write_atomic(dir.join(name), &files::read(file)?)?;
+        }
+        Ok(())
     }
 
     /// CLIP's, from its list of merges.
@@ -84,6 +96,7 @@ impl DallePytorchTokenizer {
         let clip = ClipTokenizer::from_merges(list, text_vocab_size, Cleaning::OpenAi)?;
         Ok(DallePytorchTokenizer {
             kind: Kind::Clip(Box::new(clip)),
+            file: None,
         })
     }
 
@@ -99,6 +112,7 @@ impl DallePytorchTokenizer {
             .with_padding(None);
         Ok(DallePytorchTokenizer {
             kind: Kind::Whole(Box::new(tokenizer)),
+            file: None,
         })
     }
 
@@ -132,6 +146,7 @@ impl DallePytorchTokenizer {
         tokenizer.add_special_tokens(&marks);
         Ok(DallePytorchTokenizer {
             kind: Kind::Whole(Box::new(tokenizer)),
+            file: None,
         })
     }
 
@@ -140,6 +155,7 @@ impl DallePytorchTokenizer {
         let model = YouTokenToMe::parse(bytes)?;
         Ok(DallePytorchTokenizer {
             kind: Kind::YouTokenToMe(Box::new(model)),
+            file: None,
         })
     }
 

@@ -10,7 +10,8 @@ use super::dalle::{Config, Sizes};
 use super::image_tokenizer;
 use crate::checkpoint::WeightFormat;
 use crate::checkpoint::weights::{Formats, load, load_into};
-use crate::checkpoint::{DALLE, IMAGE_TOKENIZER, ModelSource};
+use crate::checkpoint::{IMAGE_TOKENIZER, ModelSource};
+use crate::families::{Family, ModelFiles, Native, NativeConfig};
 use crate::models::{Dalle, DalleConfig, ImageTokenizer};
 use crate::nn::Init;
 use crate::text::TextTokenizer;
@@ -60,15 +61,17 @@ impl Beginning {
     }
 
     fn from_model(from: &str, device: &Device, train_device: &Device) -> Result<Self> {
-        let source = ModelSource::parse(from)?;
-        let (config, text) = (source.config()?, source.text_tokenizer()?);
+        let files = ModelFiles::find(&ModelSource::parse(from)?)?;
+        let config = NativeConfig::of(&files)?;
+        let (source, text) = (&files.source, Native::load_text(&files, &config)?);
         let formats = Formats::new(config.precision, Some(WeightFormat::F32))?;
         let image_weights = source.read(IMAGE_TOKENIZER)?;
         let image = config.image_tokenizer.init(&mut Init::empty(device));
-        let dalle = config.dalle.init(&mut Init::empty(train_device));
+        let dalle = config.sizes.init(&mut Init::empty(train_device));
+        let weights = source.map(Native::WEIGHTS)?;
         Ok(Beginning {
             image: load_into(image, &source.path(IMAGE_TOKENIZER), &image_weights)?,
-            dalle: load(dalle, &source.path(DALLE), source.map(DALLE)?, formats)?,
+            dalle: load(dalle, &source.path(Native::WEIGHTS), weights, formats)?,
             text,
             image_weights,
         })

@@ -17,11 +17,12 @@ use super::image_tokenizer::training_device;
 use super::source::{PictureSource, SourceConfig, epoch_index, held_out, open};
 use crate::checkpoint::WeightFormat;
 use crate::checkpoint::weights::Precision;
-use crate::checkpoint::{Model, ModelConfig};
-use crate::generate::{SampleSpec, draw};
+use crate::engine::{SampleSpec, sample};
+use crate::families::{NativeConfig, NativeModel, NativeOptions, SaveAs};
 use crate::image::{Format, Picture};
 use crate::models::dalle::{DalleBatch, LossWeights, Order, around_hole, raster, shuffled};
 use crate::models::{Dalle, DalleConfig, ImageTokenizer};
+use crate::observer::NoObserver;
 use crate::sampling::SamplingOptions;
 use crate::text::TextTokenizer;
 use crate::{Error, Result, files};
@@ -178,18 +179,20 @@ pub fn run(
             Pairs::Kept(encoding.training(source, count, &tokens, &fingerprint, observer)?)
         }
     };
-    let model_config = ModelConfig {
+    let model_config = NativeConfig {
         name: config.name.clone(),
         licence: config.licence.clone(),
         image_tokenizer: image.config(),
-        dalle: dalle_config,
+        sizes: dalle_config,
         sampling: config.sampling.clone(),
-        any_order: config.raster_share < 1.0,
+        options: NativeOptions {
+            any_order: config.raster_share < 1.0,
+        },
         precision: WeightFormat::F32,
     };
     let batches = Batches {
         config: config.clone(),
-        dalle: model_config.dalle.clone(),
+        dalle: model_config.sizes.clone(),
         text: text.clone(),
         pairs: training,
     };
@@ -208,7 +211,7 @@ pub fn run(
 
 struct DalleTask {
     config: Config,
-    model_config: ModelConfig,
+    model_config: NativeConfig,
     device: Device,
     text: TextTokenizer,
     image: ImageTokenizer,
@@ -321,15 +324,15 @@ impl Captions<'_> {
 impl DalleTask {
     /// Writes the whole model, ready to draw, into the run's directory.
     fn save(&self, dalle: Dalle, dir: &Path) -> Result<PathBuf> {
-        let model = Model {
+        let model = NativeModel {
             config: self.model_config.clone(),
             text: self.text.clone(),
             image: self.image.clone(),
-            dalle,
+            net: dalle,
             device: self.device.clone(),
         };
         let path = dir.join("model");
-        model.save(&path, Precision::F16)?;
+        model.save(&path, SaveAs::Floats(Precision::F16))?;
         Ok(path)
     }
 }
@@ -355,7 +358,7 @@ impl Task for DalleTask {
     fn pass_operations(&self) -> Option<f64> {
         let batch = self.config.run.batch_size as f64;
         let captioned = (batch * self.config.captioning_share).round();
-        Some((batch + captioned) * self.model_config.dalle.training_operations())
+        Some((batch + captioned) * self.model_config.sizes.training_operations())
     }
 
     fn describe_pass(&self, pass: u64) -> String {
@@ -367,7 +370,7 @@ impl Task for DalleTask {
         let model = model.valid();
         // The run continues, but its model can be used from here on, whatever becomes of what follows.
         self.save(model.clone(), dir)?;
-        let positions = self.model_config.dalle.image_length();
+        let positions = self.model_config.sizes.image_length();
         let (mut text, mut image, mut batches) = (0.0, 0.0, 0.0f64);
         let rows = self.validation.image_ids.len();
         for start in (0..rows).step_by(32) {
@@ -402,14 +405,14 @@ impl Task for DalleTask {
             })
             .collect();
         if shown > 0 {
-            let null = self.text.null_caption(self.model_config.dalle.text_length);
-            let drawn = draw(
+            let null = self.text.null_caption(self.model_config.sizes.text_length);
+            let drawn = sample(
                 &model,
                 &drawings,
                 &null,
                 &self.config.sampling,
                 Order::Raster,
-                &mut |_, _| std::ops::ControlFlow::Continue(()),
+                &mut NoObserver,
             )?;
             let ids: Vec<Vec<u32>> = drawn.into_iter().map(|drawn| drawn.image_ids).collect();
             let grid = Picture::grid(&self.image.decode(&ids)?, 4, 2)?;

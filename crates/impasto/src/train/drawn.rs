@@ -4,7 +4,6 @@
 //! They are drawn once, of the source's captions, before the first step, and kept as ids in the run's directory.
 //! Pictures that the source has in families ([`PictureSource::family`]) stay together.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
@@ -16,11 +15,11 @@ use sha2::{Digest, Sha256};
 
 use super::engine::{Event, Observer};
 use super::source::PictureSource;
-use crate::checkpoint::{Model, ModelSource};
 use crate::data::tokens::TokenCache;
-use crate::generate::{SampleSpec, draw};
 use crate::image::Picture;
+use crate::model::{Model, OpenOptions};
 use crate::models::dalle::Order;
+use crate::observer::NoObserver;
 use crate::{Error, Result, files};
 
 /// The `drawn` part of a training config.
@@ -72,9 +71,9 @@ impl SyntheticPairs {
                 config.pictures
             ));
         }
-        let found = ModelSource::parse(&config.by)?;
-        let model = Model::load(&found, device)?;
-        let made = model.config.image_tokenizer.picture_size();
+        let model = Model::open(&config.by, device, &OpenOptions::default())?;
+        model.generator()?;
+        let made = model.picture_size();
         if made != size {
             return bad(format!(
                 "{} draws pictures of {made} px, the CLIP reads {size} px",
@@ -83,7 +82,7 @@ impl SyntheticPairs {
         }
         Ok(SyntheticPairs {
             config: config.clone(),
-            tokens: TokenCache::new(model.config.dalle.image_length())?,
+            tokens: TokenCache::new(model.grid().pow(2))?,
             model,
             family,
             seed,
@@ -131,28 +130,18 @@ impl SyntheticPairs {
     }
 
     fn draw(&mut self, source: &dyn PictureSource, first: u64, count: u64) -> Result<()> {
-        let model = &self.model;
-        let length = model.config.dalle.text_length;
+        let generator = self.model.generator()?;
         let captions = source.train_captions(FIRST + first, count as usize)?;
-        let mut drawings = Vec::with_capacity(captions.len());
+        let mut prompts = Vec::with_capacity(captions.len());
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         for (number, captions) in (first..).zip(&captions) {
             random.set_stream(STREAM + number);
             random.set_word_pos(0);
             let caption = &captions[random.random_range(0..captions.len())];
-            drawings.push(SampleSpec {
-                text_ids: model.text.encode_caption(caption, length, true)?,
-                seed: self.seed.wrapping_add(number),
-            });
+            prompts.push((caption.as_str(), self.seed.wrapping_add(number)));
         }
-        let drawn = draw(
-            &model.dalle,
-            &drawings,
-            &model.text.null_caption(length),
-            &model.config.sampling,
-            Order::Raster,
-            &mut |_, _| ControlFlow::Continue(()),
-        )?;
+        let sampling = generator.sampling();
+        let drawn = generator.sample(&prompts, true, sampling, Order::Raster, &mut NoObserver)?;
         for (drawn, captions) in drawn.iter().zip(captions) {
             self.tokens.push(&drawn.image_ids, captions)?;
         }
@@ -184,11 +173,11 @@ impl SyntheticPairs {
                 ids.iter().map(|&id| u32::from(id)).collect()
             })
             .collect();
-        self.model.image.decode(&ids)
+        self.model.image_tokenizer().decode(&ids)
     }
     /// What the pictures depend on but for their number: the model, the captions.
     fn fingerprint(&self, source: &dyn PictureSource) -> Result<String> {
-        let model = serde_json::to_vec(&self.model.config)
+        let model = serde_json::to_vec(&self.model.config()?)
             .map_err(|e| Error::invalid("config of the model", e.to_string()))?;
         let captions = source.train_captions(FIRST, self.family as usize)?;
         let digest = Sha256::new()

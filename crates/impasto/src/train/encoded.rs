@@ -9,6 +9,7 @@ use super::engine::{Event, Observer};
 use super::source::{PictureSource, SourceConfig};
 use crate::data::Sample;
 use crate::data::tokens::TokenCache;
+use crate::families::{Family, FamilyModel, NetSizes};
 use crate::image::Picture;
 use crate::models::ImageTokenizer;
 use crate::text::TextTokenizer;
@@ -57,6 +58,24 @@ impl Captions for FilledUp<'_> {
 
     fn limit(&self) -> usize {
         self.length
+    }
+}
+
+impl<F: Family> Captions for FamilyModel<F> {
+    fn ids(&self, caption: &str) -> Result<Vec<u32>> {
+        self.encode_caption(caption, true)
+    }
+
+    fn is_cut(&self, caption: &str) -> Result<bool> {
+        match self.encode_caption(caption, false) {
+            Ok(_) => Ok(false),
+            Err(Error::CaptionTooLong { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn limit(&self) -> usize {
+        self.config.sizes.text_length()
     }
 }
 

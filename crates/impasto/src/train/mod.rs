@@ -27,4 +27,4 @@ pub use config::RunConfig;
 pub use engine::{Event, Observer};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

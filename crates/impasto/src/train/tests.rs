@@ -10,13 +10,14 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::Error;
-use crate::checkpoint::{Model, ModelSource};
+use crate::checkpoint::ModelSource;
+use crate::families::{ModelFiles, NativeModel};
 
 /// Stops after so many steps.
-pub(super) struct StopAfter(Cell<u64>);
+pub(crate) struct StopAfter(Cell<u64>);
 
 impl StopAfter {
-    pub(super) fn steps(n: u64) -> Self {
+    pub(crate) fn steps(n: u64) -> Self {
         StopAfter(Cell::new(n))
     }
 }
@@ -33,7 +34,7 @@ impl Observer for StopAfter {
     }
 }
 
-pub(super) const NEVER: u64 = u64::MAX;
+pub(crate) const NEVER: u64 = u64::MAX;
 
 fn run_config() -> serde_json::Value {
     json!({
@@ -182,10 +183,13 @@ fn a_model_is_trained_on() {
     config.run.weight_decay = 0.0;
     config.run.learning_rate = 1e-7;
     let second = train(&config, "second").unwrap();
-    let load = |path: PathBuf| Model::load(&ModelSource::Dir(path), &device).unwrap();
+    let load = |path: PathBuf| {
+        let files = ModelFiles::find(&ModelSource::Dir(path)).unwrap();
+        NativeModel::load(&files, &device, None).unwrap()
+    };
     let (first, second) = (load(first), load(second));
-    let weights = crate::models::parameters::export(&second.dalle);
-    for (name, before) in crate::models::parameters::export(&first.dalle) {
+    let weights = crate::models::parameters::export(&second.net);
+    for (name, before) in crate::models::parameters::export(&first.net) {
         // A step of next to nothing from the same weights.
         before.assert_approx_eq::<f32>(&weights[&name], burn::tensor::Tolerance::absolute(1e-5));
     }
@@ -211,7 +215,8 @@ fn resumed_transformers_equal_uninterrupted_ones() {
     assert!(matches!(run("parts", false, 3), Err(Error::Stopped)));
     // A model can be drawn with as soon as there is a checkpoint.
     let unfinished = dir.path().join("parts/model");
-    Model::load(&ModelSource::Dir(unfinished), &Device::flex()).unwrap();
+    let files = ModelFiles::find(&ModelSource::Dir(unfinished)).unwrap();
+    NativeModel::load(&files, &Device::flex(), None).unwrap();
     run("parts", true, NEVER).unwrap();
     assert_same_files(&dir.path().join("whole"), &dir.path().join("parts"));
 }

@@ -45,24 +45,25 @@ pub(super) struct Flags {
 pub(super) fn run(flags: &Flags) -> Result<()> {
     prepare(flags.pictures.as_ref())?;
     let (world, glyphs) = flags.scenes.open()?;
-    let pipeline = flags.model.load()?;
+    let model = flags.model.open()?;
     let options = edits::Options {
         scenes: flags.count as usize,
         varied: flags.varied as usize,
         seed: flags.scenes.seed,
         language: flags.scenes.language.into(),
-        sampling: flags.sampling.over(&pipeline.model.config.sampling),
+        sampling: flags.sampling.over(model.generator()?.sampling()),
         order: flags.order,
     };
-    let ranker = flags.clip.as_deref().map(|clip| -> Result<Ranker> {
-        Ok(Ranker::load(&find_model(clip)?, &pipeline.model.device)?)
-    });
+    let ranker = flags
+        .clip
+        .as_deref()
+        .map(|clip| -> Result<Ranker> { Ok(Ranker::load(&find_model(clip)?, model.device())?) });
     let ranker = ranker.transpose()?;
     terminal::catch_interrupts()?;
     let bar = terminal::bar(1, "steps")?;
     let mut shown = Vec::new();
     let report = edits::run(
-        &pipeline,
+        &model,
         &world,
         &glyphs,
         &options,

@@ -23,7 +23,7 @@ pub(super) struct Flags {
 /// Asks the model, tells.
 pub(super) fn run(flags: &Flags) -> Result<()> {
     let (world, glyphs) = flags.scenes.open()?;
-    let pipeline = flags.model.open()?;
+    let model = flags.model.open()?;
     let options = likelihood::Options {
         scenes: flags.count as usize,
         seed: flags.scenes.seed,
@@ -31,23 +31,17 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
     };
     terminal::catch_interrupts()?;
     let bar = terminal::bar(u64::from(flags.count), "scenes")?;
-    let report = likelihood::run(
-        pipeline.as_ref(),
-        &world,
-        &glyphs,
-        &options,
-        &mut |done, _| {
-            bar.set_position(done as u64);
-            terminal::go_on()
-        },
-    );
+    let report = likelihood::run(&model, &world, &glyphs, &options, &mut |done, _| {
+        bar.set_position(done as u64);
+        terminal::go_on()
+    });
     bar.finish_and_clear();
     let report = report?;
     if flags.scenes.json {
         return terminal::json(&report);
     }
     let text = report.text_nats_per_token.map_or_else(
-        || "not told".to_owned(),
+        || "not modelled".to_owned(),
         |nats| format!("{nats:.4} nats a token of {}", report.text_tokens),
     );
     terminal::result(format_args!(

@@ -47,18 +47,17 @@ pub(super) struct Flags {
 pub(super) fn run(flags: &Flags) -> Result<()> {
     prepare(flags.pictures.as_ref())?;
     let (world, glyphs) = flags.scenes.open()?;
-    let pipeline = flags.model.load()?;
+    let model = flags.model.open()?;
     let options = Options {
         prompts: flags.prompts as usize,
         best_of: flags.best_of as usize,
         seed: flags.scenes.seed,
         language: flags.scenes.language.into(),
-        sampling: flags.sampling.over(&pipeline.model.config.sampling),
+        sampling: flags.sampling.over(model.generator()?.sampling()),
         order: flags.order,
     };
-    let load = |clip: &str| -> Result<Ranker> {
-        Ok(Ranker::load(&find_model(clip)?, &pipeline.model.device)?)
-    };
+    let load =
+        |clip: &str| -> Result<Ranker> { Ok(Ranker::load(&find_model(clip)?, model.device())?) };
     let chooser = (flags.best_of > 1).then(|| load(&flags.clip)).transpose()?;
     let judge = flags.judge.as_deref().map(load).transpose()?;
     let clips = Clips {
@@ -69,7 +68,7 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
     let bar = terminal::bar(u64::from(flags.prompts), "pictures")?;
     let mut shown = Vec::new();
     let report = evaluate(
-        &pipeline,
+        &model,
         &world,
         &glyphs,
         &options,

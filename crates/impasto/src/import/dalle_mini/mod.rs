@@ -5,9 +5,9 @@
 //! - *min-dalle* (github.com/kuprel/min-dalle): `encoder.pt`, `decoder.pt`, `detoker.pt` with `vocab.json` and
 //!   `merges.txt`. It has no encoder of pictures.
 //!
-//! [`load`] runs such a folder as it is. The numbers that [`import`] writes keep their precision: what the file
-//! has in 16 bits is written in 16 bits. Tensors are converted one after the other, so that beside the file no
-//! more than one of them (with [`load`]: than the model) is in memory.
+//! Such a folder is loaded as it is. The numbers that an import writes keep their precision: what the file has in 16
+//! bits is written in 16 bits. Tensors are converted one after the other, so that beside the file no more than one of
+//! them (when loading: than the model) is in memory.
 
 pub mod flax;
 mod mapping;
@@ -18,39 +18,27 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
-use serde::Serialize;
-
 use self::mapping::Source;
 use self::transformer::FlaxConfig;
 use super::ImportReport;
-use crate::checkpoint::dalle_mini::{
-    Architecture, DalleMini, DalleMiniConfig, IMAGE_TOKENIZER, TRANSFORMER, WORD_FREQUENCIES,
-};
 use crate::checkpoint::pytorch::Archive;
 use crate::checkpoint::weights::{self, LazyTensor};
+use crate::checkpoint::{IMAGE_TOKENIZER, config_file};
+use crate::families::{
+    DalleMini, DalleMiniOptions, DalleMiniText, Family, FamilyConfig, FamilyModel, ImportOptions,
+    NetworkReport, Published, PublishedFiles, PublishedForm,
+};
 use crate::models::ImageTokenizerConfig;
 use crate::models::parameters::shapes;
 use crate::nn::Init;
 use crate::nn::ops::packed::WeightFormat;
 use crate::sampling::SamplingOptions;
 use crate::text::bart::BartTokenizer;
-use crate::text::normalizer::{TextNormalizer, WordFrequencies};
 use crate::{Error, Result, files};
+use burn::tensor::Device;
 
 const FLAX: &str = "flax_model.msgpack";
 const CONFIG: &str = "config.json";
-
-/// What an import made.
-#[derive(Clone, Debug, Serialize)]
-pub struct Imported {
-    /// The model's name.
-    pub name: String,
-    /// What became of the transformer's tensors.
-    pub transformer: ImportReport,
-    /// What became of the image tokenizer's tensors.
-    pub image_tokenizer: ImportReport,
-}
 
 /// Whether a folder looks like one of the two forms.
 pub fn is_dalle_mini(folder: &Path) -> bool {
@@ -63,9 +51,9 @@ pub fn is_dalle_mini(folder: &Path) -> bool {
 }
 
 /// What a published model turned out to be, its numbers still in its files.
-struct Published<'a> {
-    config: DalleMiniConfig,
-    text: BartTokenizer,
+struct Inspected<'a> {
+    config: FamilyConfig<DalleMini>,
+    text: DalleMiniText,
     transformer: Part<'a>,
     image_tokenizer: Part<'a>,
 }
@@ -80,91 +68,97 @@ struct Part<'a> {
     bytes: u64,
 }
 
-/// Imports the model in `folder` into the checkpoint folder `output`. The VQGAN is looked for in
-/// `image_tokenizer`, else in `folder`, in `vqgan/` inside it and in `vqgan/` beside it.
-pub fn import(
-    folder: &Path,
-    image_tokenizer: Option<&Path>,
-    name: &str,
-    output: &Path,
-) -> Result<Imported> {
-    // Everything is understood before anything is written.
-    understand(folder, image_tokenizer, name, |model| {
-        std::fs::create_dir_all(output).map_err(Error::io("create", output))?;
-        let parts = [
-            (TRANSFORMER, model.transformer),
-            (IMAGE_TOKENIZER, model.image_tokenizer),
-        ];
-        let mut reports = Vec::with_capacity(parts.len());
-        for (file, part) in parts {
-            weights::write_lazily(&output.join(file), &part.path, part.tensors)?;
-            reports.push(part.report);
-        }
-        model.text.save(output)?;
-        let words = folder.join(WORD_FREQUENCIES);
-        if words.is_file() {
-            let words_bytes = files::read(&words)?;
-            files::write_atomic(output.join(WORD_FREQUENCIES), &words_bytes)?;
-        }
-        model.config.save(output)?;
-        let [transformer, image_tokenizer] = <[ImportReport; 2]>::try_from(reports)
-            .map_err(|_| Error::invalid("import", "expected two networks"))?;
-        Ok(Imported {
-            name: name.to_owned(),
-            transformer,
-            image_tokenizer,
+/// Folders of both forms. The VQGAN is looked for in the folder that is given for it, else in the model's, in `vqgan/`
+/// inside it and in `vqgan/` beside it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Form;
+
+impl PublishedForm<DalleMini> for Form {
+    fn is_published(&self, path: &Path) -> bool {
+        path.is_dir() && is_dalle_mini(path)
+    }
+
+    fn load(
+        &self,
+        files: PublishedFiles<'_>,
+        device: &Device,
+        format: WeightFormat,
+    ) -> Result<Published<DalleMini>> {
+        inspect(files, |model| {
+            let mut init = Init::empty(device);
+            let mut config = model.config;
+            config.precision = format;
+            let bytes = model.transformer.bytes + model.image_tokenizer.bytes;
+            let part = model.transformer;
+            let net = config.sizes.init(&mut init);
+            let net = weights::load_lazily(net, &part.path, part.tensors, format)?;
+            let transformer = part.report;
+            let part = model.image_tokenizer;
+            let image = config.image_tokenizer.init(&mut init);
+            let image = weights::load_lazily(image, &part.path, part.tensors, WeightFormat::F32)?;
+            Ok(Published {
+                model: FamilyModel {
+                    config,
+                    text: model.text,
+                    image,
+                    net,
+                    device: device.clone(),
+                },
+                networks: networks(transformer, part.report),
+                bytes,
+            })
         })
-    })
+    }
+
+    fn describe(&self, files: PublishedFiles<'_>) -> Result<(FamilyConfig<DalleMini>, u64)> {
+        inspect(files, |model| {
+            let bytes = model.transformer.bytes + model.image_tokenizer.bytes;
+            Ok((model.config, bytes))
+        })
+    }
+
+    /// The weights keep the precision that they have.
+    fn import(
+        &self,
+        files: PublishedFiles<'_>,
+        options: &ImportOptions,
+        dir: &Path,
+    ) -> Result<Vec<NetworkReport>> {
+        // Everything is understood before anything is written.
+        inspect(files, |mut model| {
+            std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+            let parts = [
+                (DalleMini::WEIGHTS, model.transformer),
+                (IMAGE_TOKENIZER, model.image_tokenizer),
+            ];
+            let mut reports = Vec::with_capacity(parts.len());
+            for (file, part) in parts {
+                weights::write_lazily(&dir.join(file), &part.path, part.tensors)?;
+                reports.push(part.report);
+            }
+            DalleMini::save_text(&model.text, dir)?;
+            if let Some(licence) = &options.licence {
+                model.config.licence.clone_from(licence);
+            }
+            config_file::save(dir, &model.config)?;
+            let [transformer, image_tokenizer] = <[ImportReport; 2]>::try_from(reports)
+                .map_err(|_| Error::invalid("import", "expected two networks"))?;
+            Ok(networks(transformer, image_tokenizer))
+        })
+    }
 }
 
-/// Loads the model in `folder` onto `device` as it is, without writing anything; the VQGAN is looked for as by
-/// [`import`]. The transformer's weights are held in `format`.
-pub fn load(
-    folder: &Path,
-    image_tokenizer: Option<&Path>,
-    name: &str,
-    device: &Device,
-    format: WeightFormat,
-) -> Result<DalleMini> {
-    let words = folder.join(WORD_FREQUENCIES);
-    let words = match files::read(&words) {
-        Ok(bytes) => Some(
-            WordFrequencies::parse(&bytes).map_err(|e| Error::bad_file(&words, e.to_string()))?,
-        ),
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
-    };
-    understand(folder, image_tokenizer, name, |model| {
-        let mut init = Init::empty(device);
-        let mut config = model.config;
-        config.precision = format;
-        let part = model.transformer;
-        let dalle = config.dalle_bart.init(&mut init);
-        let dalle = weights::load_lazily(dalle, &part.path, part.tensors, format)?;
-        let part = model.image_tokenizer;
-        let image = config.image_tokenizer.init(&mut init);
-        let image = weights::load_lazily(image, &part.path, part.tensors, WeightFormat::F32)?;
-        Ok(DalleMini {
-            normalizer: config.normalize_text.then(|| TextNormalizer::new(words)),
-            config,
-            text: model.text,
-            image,
-            dalle,
-            device: device.clone(),
-        })
-    })
-}
-
-/// What the model in `folder` is, and the bytes of its weight files.
-pub fn describe(
-    folder: &Path,
-    image_tokenizer: Option<&Path>,
-    name: &str,
-) -> Result<(DalleMiniConfig, u64)> {
-    understand(folder, image_tokenizer, name, |model| {
-        let bytes = model.transformer.bytes + model.image_tokenizer.bytes;
-        Ok((model.config, bytes))
-    })
+fn networks(transformer: ImportReport, image_tokenizer: ImportReport) -> Vec<NetworkReport> {
+    vec![
+        NetworkReport {
+            what: "transformer",
+            tensors: transformer,
+        },
+        NetworkReport {
+            what: "image tokenizer",
+            tensors: image_tokenizer,
+        },
+    ]
 }
 
 /// The VQGAN's weight file. A folder with the transformer has a file of the same name, which is not it.
@@ -191,25 +185,24 @@ fn image_file(folder: &Path, image_tokenizer: Option<&Path>) -> Result<PathBuf> 
 }
 
 /// Reads the files and passes on what they are, once everything is known to fit.
-fn understand<T>(
-    folder: &Path,
-    image_tokenizer: Option<&Path>,
-    name: &str,
-    then: impl FnOnce(Published<'_>) -> Result<T>,
+fn inspect<T>(
+    files: PublishedFiles<'_>,
+    then: impl FnOnce(Inspected<'_>) -> Result<T>,
 ) -> Result<T> {
+    let (folder, image_tokenizer) = (files.path, files.image_tokenizer);
     let text = tokenizer(folder)?;
     let bytes = if folder.join(FLAX).is_file() {
-        Files::read(&[("", folder.join(FLAX))])?
+        WeightFiles::read(&[("", folder.join(FLAX))])?
     } else {
         let encoder = min_dalle_file(folder, "encoder", "pt");
         let decoder = min_dalle_file(folder, "decoder", "pt");
-        Files::read(&[
+        WeightFiles::read(&[
             ("encoder.", found(folder, encoder, "encoder.pt")?),
             ("decoder.", found(folder, decoder, "decoder.pt")?),
         ])?
     };
     let image_file = image_file(folder, image_tokenizer)?;
-    let image_bytes = Files::read(&[("", image_file.clone())])?;
+    let image_bytes = WeightFiles::read(&[("", image_file.clone())])?;
 
     let archives = bytes.archives()?;
     let image_archives = image_bytes.archives()?;
@@ -220,13 +213,14 @@ fn understand<T>(
     let image_length = transformer::image_length(&source, flax_config.as_ref(), folder)?;
     let vqgan = vqgan::config(&image_source, &image_file, image_length)?;
     let dalle = transformer::config(&source, flax_config.as_ref(), &vqgan, folder)?;
-    let config = DalleMiniConfig {
-        architecture: Architecture::DalleMini,
-        name: name.to_owned(),
+    let config = FamilyConfig::<DalleMini> {
+        name: files.name.to_owned(),
         licence: "Apache-2.0".to_owned(),
-        normalize_text: flax_config.as_ref().is_none_or(FlaxConfig::normalizes),
+        options: DalleMiniOptions {
+            normalize_text: flax_config.as_ref().is_none_or(FlaxConfig::normalizes),
+        },
         image_tokenizer: ImageTokenizerConfig::TamingVqgan(vqgan.clone()),
-        dalle_bart: dalle.clone(),
+        sizes: dalle.clone(),
         sampling: SamplingOptions {
             // The published demo's (`tools/inference/inference_pipeline.ipynb`): guidance alone.
             guidance_scale: 10.0,
@@ -239,7 +233,7 @@ fn understand<T>(
     config
         .validate()
         .map_err(|e| Error::bad_file(&config_path, e.to_string()))?;
-    text.check(&dalle)
+    text.check(dalle.text_vocab_size)
         .map_err(|e| Error::bad_file(folder, e.to_string()))?;
 
     let sizes = [
@@ -270,7 +264,8 @@ fn understand<T>(
         report,
         bytes: image_bytes.length(),
     };
-    then(Published {
+    let text = DalleMiniText::new(text, config.options.normalize_text, folder)?;
+    then(Inspected {
         config,
         text,
         transformer,
@@ -338,11 +333,11 @@ fn read_json(path: &Path) -> Result<Option<FlaxConfig>> {
 
 /// The weight files of a model, mapped, each with what is put in front of its tensors' names: min-dalle's
 /// encoder and decoder have the same names.
-struct Files {
+struct WeightFiles {
     files: Vec<(&'static str, PathBuf, Cow<'static, [u8]>)>,
 }
 
-impl Files {
+impl WeightFiles {
     fn read(paths: &[(&'static str, PathBuf)]) -> Result<Self> {
         let files = paths
             .iter()
@@ -351,7 +346,7 @@ impl Files {
                 Ok((*prefix, path.clone(), bytes))
             })
             .collect::<Result<_>>()?;
-        Ok(Files { files })
+        Ok(WeightFiles { files })
     }
 
     /// What errors about all of them are told of.

@@ -1,20 +1,21 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 
-use std::ops::ControlFlow;
-
 use burn::tensor::Tensor;
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 
 use crate::checkpoint::ModelSource;
-use crate::checkpoint::dalle_mini::DalleMini;
-use crate::generate::dalle_mini::draw;
+use crate::checkpoint::weights::Precision;
+use crate::engine::{SampleSpec, likelihood, sample};
+use crate::families::ModelFiles;
 use crate::image::Picture;
 use crate::import::damage::damage;
 use crate::import::goldens::{self, Expected, assert_close, copied, numbers};
+use crate::models::dalle::Order;
 use crate::models::dalle_bart::CaptionRows;
-use crate::pipeline::open;
+use crate::observer::NoObserver;
+use crate::text::normalizer::TextNormalizer;
 
 fn golden(set: &str) -> PathBuf {
     goldens::golden("dalle_mini", set)
@@ -31,17 +32,41 @@ fn image_tokenizer(set: &str) -> Option<PathBuf> {
     (set == "flax_unrolled").then(|| golden("flax_stacked/vqgan"))
 }
 
-fn imported(set: &str, output: &Path) -> Imported {
+fn import(
+    folder: &Path,
+    image_tokenizer: Option<&Path>,
+    name: &str,
+    output: &Path,
+) -> Result<Vec<NetworkReport>> {
+    let files = PublishedFiles {
+        path: folder,
+        name,
+        image_tokenizer,
+    };
+    let options = ImportOptions {
+        name: None,
+        licence: None,
+        image_tokenizer: None,
+        precision: Precision::F32,
+    };
+    Form.import(files, &options, output)
+}
+
+fn imported(set: &str, output: &Path) -> Vec<NetworkReport> {
     let folder = golden(set);
     assert!(is_dalle_mini(&folder));
     import(&folder, image_tokenizer(set).as_deref(), set, output).unwrap()
 }
 
-fn loaded(set: &str) -> DalleMini {
+fn load(folder: &Path) -> Result<FamilyModel<DalleMini>> {
+    let files = ModelFiles::find(&ModelSource::Dir(folder.to_owned()))?;
+    FamilyModel::load(&files, &Device::flex(), None)
+}
+
+fn loaded(set: &str) -> FamilyModel<DalleMini> {
     let output = tempfile::tempdir().unwrap();
     imported(set, output.path());
-    let source = ModelSource::Dir(output.path().to_owned());
-    DalleMini::load(&source, &Device::flex()).unwrap()
+    load(output.path()).unwrap()
 }
 
 #[test]
@@ -69,13 +94,13 @@ fn logits_and_likelihoods_are_those_of_the_reference() {
     for set in SETS {
         let model = loaded(set);
         let expected = expected(set);
-        let config = model.dalle.config().clone();
+        let config = model.net.config().clone();
         let positions = config.image_length();
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
         let image_ids = expected.ids("image_ids");
         let captions: Vec<_> = text_ids
             .iter()
-            .map(|ids| model.dalle.encode(ids).unwrap())
+            .map(|ids| model.net.encode(ids).unwrap())
             .collect();
         let caption_rows: Vec<CaptionRows<'_>> = captions
             .iter()
@@ -85,10 +110,10 @@ fn logits_and_likelihoods_are_those_of_the_reference() {
             .iter()
             .map(|ids| [&[config.start_id][..], &ids[..positions - 1]].concat())
             .collect();
-        let states = model.dalle.decode(&inputs, 0, &caption_rows, None).unwrap();
-        let logits = numbers(model.dalle.image_logits(states));
+        let states = model.net.decode(&inputs, 0, &caption_rows, None).unwrap();
+        let logits = numbers(model.net.image_logits(states));
         assert_close(&logits, &expected.floats("logits"), set);
-        let nats = model.dalle.image_nats(&image_ids, &caption_rows).unwrap();
+        let nats = model.net.image_nll(&image_ids, &caption_rows).unwrap();
         let nats = numbers(nats);
         for (row, reference) in nats
             .chunks(positions)
@@ -109,7 +134,7 @@ fn greedy_pictures_are_those_of_the_reference_id_by_id() {
         let model = loaded(set);
         let expected = expected(set);
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
-        let null = model.dalle.encode(&model.text.null_caption()).unwrap();
+        let null = model.unconditional();
         for (name, guidance_scale) in [("greedy_ids", 1.0), ("guided_ids", 3.0)] {
             let options = SamplingOptions {
                 guidance_scale,
@@ -117,9 +142,13 @@ fn greedy_pictures_are_those_of_the_reference_id_by_id() {
             };
             let rows = expected.ids(name);
             for (ids, reference) in text_ids.iter().zip(rows) {
-                let caption = model.dalle.encode(ids).unwrap();
-                let go = &mut |_, _, _: &[Vec<u32>]| ControlFlow::Continue(());
-                let drawn = draw(&model.dalle, &caption, &null, &[], &[1], &options, go).unwrap();
+                let spec = SampleSpec {
+                    text_ids: ids.clone(),
+                    seed: 1,
+                };
+                let (specs, order) = ([spec], Order::Raster);
+                let drawn =
+                    sample(&model.net, &specs, &null, &options, order, &mut NoObserver).unwrap();
                 assert_eq!(drawn[0].image_ids, reference, "{set} {name}");
             }
         }
@@ -164,18 +193,20 @@ fn ids_and_pixels_of_the_vqgan_are_those_of_the_reference() {
 
 /// The way that the commands go, from a caption and a picture to figures.
 #[test]
-fn the_pipeline_tells_the_reference_likelihood() {
+fn the_likelihood_of_a_picture_is_that_of_the_reference() {
     let output = tempfile::tempdir().unwrap();
     imported("flax_stacked", output.path());
     let expected = expected("flax_stacked");
-    let source = ModelSource::Dir(output.path().to_owned());
-    let pipeline = open(&source, &Device::flex(), None).unwrap();
-    let size = pipeline.picture_size();
+    let model = load(output.path()).unwrap();
+    let size = model.image.config().picture_size();
     let values = expected.floats("picture");
     let chw: Vec<f32> = values.iter().map(|x| x / 127.5 - 1.0).collect();
     let picture = Picture::from_chw(&chw, size, size).unwrap();
     let captions: Vec<String> = expected.metadata("captions");
-    let found = pipeline.likelihood(&captions[0], &picture, true).unwrap();
+    let text_ids = model.encode_caption(&captions[0], true).unwrap();
+    let prompt = model.net.encode(&text_ids).unwrap();
+    let image_ids = model.image.encode(&[picture], &model.device).unwrap();
+    let found = likelihood(&model.net, &prompt, &image_ids[0]).unwrap();
     let reference = -f64::from(expected.floats("picture_nats").iter().sum::<f32>());
     let apart = (found.image_log_likelihood - reference).abs();
     assert!(apart <= 1e-4 * reference.abs(), "{found:?} {reference}");
@@ -190,9 +221,9 @@ fn what_the_file_has_in_sixteen_bits_is_written_in_sixteen_bits() {
     ] {
         let output = tempfile::tempdir().unwrap();
         let report = imported(set, output.path());
-        assert!(report.transformer.is_complete() && report.image_tokenizer.is_complete());
-        assert!(report.transformer.applied.len() > 20);
-        let bytes = std::fs::read(output.path().join(TRANSFORMER)).unwrap();
+        assert!(report.iter().all(|network| network.tensors.is_complete()));
+        assert!(report[0].tensors.applied.len() > 20);
+        let bytes = std::fs::read(output.path().join(DalleMini::WEIGHTS)).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         for (name, view) in file.tensors() {
             assert_eq!(view.dtype().bitsize(), bits, "{set} {name}");
@@ -311,8 +342,7 @@ proptest! {
         let path = output.path().join(name);
         let bytes = damage.of(std::fs::read(&path).unwrap());
         std::fs::write(&path, bytes).unwrap();
-        let source = ModelSource::Dir(output.path().to_owned());
-        if let Err(error) = DalleMini::load(&source, &Device::flex()) {
+        if let Err(error) = load(output.path()) {
             prop_assert!(!error.to_string().contains('\n'), "{}: {}", name, error);
         }
     }

@@ -80,11 +80,6 @@ pub fn load(path: &Path, device: &Device) -> Result<PublishedDallePytorchClip> {
     })
 }
 
-/// The folder with the text tokenizer of a published model.
-pub fn tokenizer_folder(path: &Path) -> PathBuf {
-    folder_of(&file_of(path)).to_owned()
-}
-
 fn config(tensors: &Tensors<'_>) -> Result<DallePytorchClipConfig, String> {
     let matrix = |name: &str| match tensors.get(name).map(|tensor| tensor.shape()) {
         Some(&[rows, columns]) => Ok([rows, columns]),
@@ -269,9 +264,7 @@ mod tests {
     fn a_folder_of_ours_is_the_same_model() {
         let published = load(&golden("odd"), &Device::flex()).unwrap().model;
         let folder = tempfile::tempdir().unwrap();
-        published
-            .save(folder.path(), &golden("odd"), Precision::F32)
-            .unwrap();
+        published.save(folder.path(), Precision::F32).unwrap();
         let source = ModelSource::parse(folder.path().to_str().unwrap()).unwrap();
         assert!(is_dalle_pytorch_clip(&source) && !is_published(folder.path()));
         let loaded = DallePytorchClipModel::load(&source, &Device::flex()).unwrap();

@@ -14,10 +14,13 @@ use burn::tensor::Device;
 use super::image_tokenizer::{self, Hyperparameters};
 use super::mapping::Mapping;
 use super::weights::{Tensors, without_prefix};
-use super::{ImportReport, name_of, taming};
+use super::{ImportReport, taming};
 use crate::checkpoint::WeightFormat;
-use crate::checkpoint::dalle_pytorch::{Architecture, DallePytorchModel, DallePytorchModelConfig};
 use crate::checkpoint::pytorch::{Archive, Item, mentions};
+use crate::families::{
+    DallePytorch as DallePytorchFamily, FamilyConfig, FamilyModel, NetworkReport, NoOptions,
+    Published, PublishedFiles, PublishedForm,
+};
 use crate::files::folder_of;
 use crate::models::dalle_pytorch::{AttentionKind, DallePytorch, DallePytorchConfig};
 use crate::models::parameters::shapes;
@@ -37,19 +40,6 @@ const CLASSES: [&str; 2] = ["__builtin__.set", "builtins.set"];
 /// The side of the pictures of OpenAI's dVAE and of taming VQGANs, which the original fixes.
 const PICTURE_SIZE: usize = 256;
 
-/// A published model.
-#[derive(Debug)]
-pub struct PublishedDallePytorch {
-    /// The model, called after its folder or file.
-    pub model: DallePytorchModel,
-    /// What became of the transformer's tensors.
-    pub report: ImportReport,
-    /// What became of the image tokenizer's tensors.
-    pub image_report: ImportReport,
-    /// Bytes of the file.
-    pub bytes: u64,
-}
-
 /// The file in a folder, or the file itself.
 fn file_of(path: &Path) -> PathBuf {
     match path.is_dir() {
@@ -68,17 +58,31 @@ pub fn is_published(path: &Path) -> bool {
         && mentions(path, &["hparams", "text_seq_len", "weights"])
 }
 
-/// Loads a folder or a file onto `device`.
-pub fn load(path: &Path, device: &Device) -> Result<PublishedDallePytorch> {
-    load_in(path, device, WeightFormat::F32)
+/// A folder with `dalle.pt`, or such a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Form;
+
+impl PublishedForm<DallePytorchFamily> for Form {
+    fn is_published(&self, path: &Path) -> bool {
+        is_published(path)
+    }
+
+    fn load(
+        &self,
+        files: PublishedFiles<'_>,
+        device: &Device,
+        format: WeightFormat,
+    ) -> Result<Published<DallePytorchFamily>> {
+        load(files, device, format)
+    }
 }
 
-/// [`load`] with the transformer's weights held in `format`.
-pub fn load_in(
-    path: &Path,
+fn load(
+    published: PublishedFiles<'_>,
     device: &Device,
     format: WeightFormat,
-) -> Result<PublishedDallePytorch> {
+) -> Result<Published<DallePytorchFamily>> {
+    let path = published.path;
     let file = file_of(path);
     let bytes = files::map(&file)?;
     let archive = Archive::parse(&file, &bytes, &CLASSES)?;
@@ -102,26 +106,34 @@ pub fn load_in(
     config.validate().map_err(|e| bad(e.to_string()))?;
     let text = DallePytorchTokenizer::load(folder_of(&file), config.text_vocab_size)?;
     let (dalle, report) = map(&file, tensors, &config, device, format)?;
-    let config = DallePytorchModelConfig {
-        architecture: Architecture::DallePytorch,
-        name: name_of(path),
-        // The checkpoints are their owners': none tells a licence.
+    let config = FamilyConfig {
+        name: published.name.to_owned(),
+        // The checkpoints are their owners': none states a licence.
         licence: "unknown".to_owned(),
         image_tokenizer: image.config(),
         sampling: sampling(&config),
-        dalle_pytorch: config,
+        sizes: config,
+        options: NoOptions {},
         precision: format,
     };
-    let model = DallePytorchModel {
-        config,
-        text,
-        image,
-        dalle,
-    };
-    Ok(PublishedDallePytorch {
-        model,
-        report,
-        image_report,
+    Ok(Published {
+        model: FamilyModel {
+            config,
+            text,
+            image,
+            net: dalle,
+            device: device.clone(),
+        },
+        networks: vec![
+            NetworkReport {
+                what: "transformer",
+                tensors: report,
+            },
+            NetworkReport {
+                what: "image tokenizer",
+                tensors: image_report,
+            },
+        ],
         bytes: bytes.len() as u64,
     })
 }
@@ -135,11 +147,6 @@ fn sampling(config: &DallePytorchConfig) -> SamplingOptions {
         top_k: (kept < config.codebook_size).then_some(kept.max(1)),
         top_p: None,
     }
-}
-
-/// The folder with the text tokenizer of a published model.
-pub fn tokenizer_folder(path: &Path) -> PathBuf {
-    folder_of(&file_of(path)).to_owned()
 }
 
 /// The image tokenizer inside, by the name of its class, or by its tensors where that is not told.

@@ -1,16 +1,20 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 
-use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use burn::tensor::{Tensor, TensorData};
 use proptest::prelude::*;
 
+use crate::canvas::{Canvas, Conditioning};
 use crate::checkpoint::ModelSource;
 use crate::checkpoint::weights::Precision;
-use crate::generate::dalle_pytorch::{continue_text, draw};
+use crate::engine::{FillOptions, FillRequest, InfillRow, fill, sample_texts};
+use crate::families::{ModelFiles, SaveAs};
 use crate::import::damage::damage;
 use crate::import::goldens::{self, Expected, assert_close, copied, numbers};
+use crate::models::dalle::Order;
+use crate::observer::NoObserver;
 
 fn golden(set: &str) -> PathBuf {
     goldens::golden("dalle_pytorch", set)
@@ -32,10 +36,60 @@ const SETS: [&str; 6] = [
 /// Sets with a picture and with what is drawn.
 const DRAWN: [&str; 4] = ["rotary", "learned", "reversible", "axial"];
 
-fn loaded(set: &str) -> DallePytorchModel {
-    let published = load(&golden(set), &Device::flex()).unwrap();
-    assert!(published.report.is_complete() && published.image_report.is_complete());
+type Model = FamilyModel<DallePytorchFamily>;
+
+fn open(path: &Path) -> Result<Published<DallePytorchFamily>> {
+    let files = PublishedFiles {
+        path,
+        name: "x",
+        image_tokenizer: None,
+    };
+    load(files, &Device::flex(), WeightFormat::F32)
+}
+
+fn loaded(set: &str) -> Model {
+    let published = open(&golden(set)).unwrap();
+    assert!(
+        published
+            .networks
+            .iter()
+            .all(|network| network.tensors.is_complete())
+    );
     published.model
+}
+
+fn nll(model: &DallePytorch, text_ids: &[u32], image_ids: &[u32]) -> (Tensor<1>, Tensor<1>) {
+    let nll = model.nll(&[text_ids.to_vec()], &[image_ids.to_vec()]);
+    nll.unwrap()
+}
+
+/// Images of a caption that start with `prefix_ids`, one for each seed.
+fn drawn(
+    model: &DallePytorch,
+    text_ids: &[u32],
+    prefix_ids: &[u32],
+    seeds: &[u64],
+    sampling: &SamplingOptions,
+) -> Vec<Vec<u32>> {
+    let canvas = Canvas::with_prefix(prefix_ids, model.config().image_length()).unwrap();
+    let (canvas, prompt) = (Arc::new(canvas), Arc::new(text_ids.to_vec()));
+    let rows = seeds.iter().map(|&seed| InfillRow {
+        prompt: prompt.clone(),
+        canvas: canvas.clone(),
+        seed,
+    });
+    let request = FillRequest {
+        rows: rows.collect(),
+        unconditional: Arc::new(Vec::new()),
+        options: FillOptions {
+            sampling: sampling.clone(),
+            order: Order::Raster,
+            conditioning: Conditioning::TeacherForced,
+            tries: 1,
+        },
+    };
+    let images = fill(model, &request, &mut NoObserver).unwrap();
+    images.into_iter().map(|image| image.image_ids).collect()
 }
 
 #[test]
@@ -45,7 +99,7 @@ fn captions_become_the_reference_ids() {
         let expected = expected(set);
         let captions: Vec<String> = expected.metadata("captions");
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
-        let limit = model.dalle.config().text_length;
+        let limit = model.net.config().text_length;
         for (caption, ids) in captions.iter().zip(text_ids) {
             let found = model.text.encode_caption(caption, limit, true).unwrap();
             assert_eq!(found, ids, "{set}");
@@ -59,7 +113,7 @@ fn captions_become_the_reference_ids() {
 #[test]
 fn logits_and_likelihoods_are_those_of_the_reference() {
     for set in SETS {
-        let model = loaded(set).dalle;
+        let model = loaded(set).net;
         let expected = expected(set);
         let config = model.config().clone();
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
@@ -79,7 +133,7 @@ fn logits_and_likelihoods_are_those_of_the_reference() {
 
         let (text_nats, image_nats) = (expected.floats("text_nats"), expected.floats("image_nats"));
         for (row, ids) in image_ids.iter().enumerate() {
-            let (text, image) = model.nats(&text_ids[row], ids).unwrap();
+            let (text, image) = nll(&model, &text_ids[row], ids);
             let sums = [
                 numbers(text).iter().sum::<f32>(),
                 numbers(image).iter().sum(),
@@ -97,9 +151,8 @@ fn logits_and_likelihoods_are_those_of_the_reference() {
 /// Token by token from the caches: attention that gathers its keys, shifts that remember.
 #[test]
 fn greedy_pictures_are_those_of_the_reference_id_by_id() {
-    let go = &mut |_, _, _: &[Vec<u32>]| ControlFlow::Continue(());
     for set in DRAWN {
-        let model = loaded(set).dalle;
+        let model = loaded(set).net;
         let expected = expected(set);
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
         for (name, guidance_scale) in [("greedy_ids", 1.0), ("guided_ids", 3.0)] {
@@ -108,13 +161,12 @@ fn greedy_pictures_are_those_of_the_reference_id_by_id() {
                 ..SamplingOptions::greedy()
             };
             for (ids, reference) in text_ids.iter().zip(expected.ids(name)) {
-                let drawn = draw(&model, ids, &[], &[1, 2], &options, go).unwrap();
-                assert_eq!(drawn[0].image_ids, reference, "{set} {name}");
-                assert_eq!(drawn[1].image_ids, reference, "{set} {name}");
+                let both = drawn(&model, ids, &[], &[1, 2], &options);
+                assert_eq!(both, [reference.clone(), reference.clone()], "{set} {name}");
                 // Going on from a beginning of some rows and a bit.
                 let begun = &reference[..reference.len() / 2 + 1];
-                let drawn = draw(&model, ids, begun, &[1], &options, go).unwrap();
-                assert_eq!(drawn[0].image_ids, reference, "{set} {name}");
+                let begun = drawn(&model, ids, begun, &[1], &options);
+                assert_eq!(begun, [reference], "{set} {name}");
             }
         }
     }
@@ -125,20 +177,20 @@ fn greedy_pictures_are_those_of_the_reference_id_by_id() {
 fn greedy_words_are_those_of_the_reference_id_by_id() {
     let greedy = SamplingOptions::greedy();
     for set in DRAWN {
-        let model = loaded(set).dalle;
+        let model = loaded(set).net;
         let expected = expected(set);
         let beginnings: Vec<Vec<u32>> = expected.metadata("beginnings");
         let references: Vec<Vec<i64>> = expected.metadata("told_text_ids");
         for (beginning, reference) in beginnings.iter().zip(&references) {
             let words = reference.iter().take_while(|&&id| id >= 0);
             let words: Vec<u32> = words.map(|&id| id as u32).collect();
-            for told in continue_text(&model, beginning, &[3, 4], &greedy).unwrap() {
+            for told in sample_texts(&model, None, beginning, &[3, 4], &greedy).unwrap() {
                 assert_eq!(told.text_ids, words, "{set}");
                 assert_eq!(told.tokens, reference.len() - beginning.len(), "{set}");
             }
             // Going on from further on.
             let begun = &words[..beginning.len().midpoint(words.len())];
-            let told = continue_text(&model, begun, &[5], &greedy).unwrap();
+            let told = sample_texts(&model, None, begun, &[5], &greedy).unwrap();
             assert_eq!(told[0].text_ids, words, "{set}");
         }
     }
@@ -148,7 +200,7 @@ fn greedy_words_are_those_of_the_reference_id_by_id() {
 /// the likeliest id whatever it is.
 #[test]
 fn generated_texts_are_those_of_the_reference() {
-    let model = loaded("learned").dalle;
+    let model = loaded("learned").net;
     let expected = expected("learned");
     let beginnings: Vec<Vec<u32>> = expected.metadata("beginnings");
     let references: Vec<Vec<u32>> = expected.metadata("generated_text_ids");
@@ -208,19 +260,19 @@ fn a_folder_of_ours_says_the_same_as_the_published_file() {
         let output = tempfile::tempdir().unwrap();
         let published = loaded(set);
         published
-            .save(output.path(), &golden(set), Precision::F32)
+            .save(output.path(), SaveAs::Floats(Precision::F32))
             .unwrap();
-        let source = ModelSource::Dir(output.path().to_owned());
-        let ours = DallePytorchModel::load(&source, &device).unwrap();
+        let files = ModelFiles::find(&ModelSource::Dir(output.path().to_owned())).unwrap();
+        let ours = Model::load(&files, &device, None).unwrap();
         let expected = expected(set);
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
         let ids = &expected.ids("image_ids")[0];
-        let nats = |model: &DallePytorchModel| {
-            let (text, image) = model.dalle.nats(&text_ids[0], ids).unwrap();
+        let nats = |model: &Model| {
+            let (text, image) = nll(&model.net, &text_ids[0], ids);
             (numbers(text), numbers(image))
         };
         assert_eq!(nats(&ours), nats(&published), "{set}");
-        assert_eq!(ours.config.name, set);
+        assert_eq!(ours.config.name, "x");
     }
 }
 
@@ -232,19 +284,19 @@ fn words_of_youtokentome_are_those_of_the_model_beside_it() {
     std::fs::remove_file(path("tokenizer.json")).unwrap();
     let words = golden("../../../text/youtokentome_goldens/bpe.model");
     std::fs::copy(words, path("captions.model")).unwrap();
-    let text = load(folder.path(), &Device::flex()).unwrap().model.text;
+    let text = open(folder.path()).unwrap().model.text;
     let ids = text.encode_caption("a red turtle", 20, false).unwrap();
     assert!(ids.len() < 6, "{ids:?}");
     assert_eq!(text.decode(&ids).unwrap(), "a red turtle");
     std::fs::copy(path("captions.model"), path("other.model")).unwrap();
-    let error = load(folder.path(), &Device::flex()).unwrap_err();
+    let error = open(folder.path()).unwrap_err();
     assert!(error.to_string().contains("one .model of YouTokenToMe"));
 }
 
 #[test]
 fn what_is_not_read_is_refused_by_name() {
     let refused = |folder: &Path| {
-        let error = load(folder, &Device::flex()).unwrap_err().to_string();
+        let error = open(folder).unwrap_err().to_string();
         assert!(!error.contains('\n'), "{error}");
         error
     };
@@ -282,7 +334,7 @@ proptest! {
         };
         let bytes = damage.of(std::fs::read(&path).unwrap());
         std::fs::write(&path, bytes).unwrap();
-        if let Err(error) = load(folder.path(), &Device::flex()) {
+        if let Err(error) = open(folder.path()) {
             prop_assert!(!error.to_string().contains('\n'), "{}", error);
         }
         let _ = is_published(&path);
@@ -294,13 +346,14 @@ proptest! {
         damage in damage(),
     ) {
         let folder = tempfile::tempdir().unwrap();
-        let saved = loaded("axial").save(folder.path(), &golden("axial"), Precision::F32);
+        let saved = loaded("axial").save(folder.path(), SaveAs::Floats(Precision::F32));
         saved.unwrap();
         let path = folder.path().join(name);
         let bytes = damage.of(std::fs::read(&path).unwrap());
         std::fs::write(&path, bytes).unwrap();
-        let source = ModelSource::Dir(folder.path().to_owned());
-        if let Err(error) = DallePytorchModel::load(&source, &Device::flex()) {
+        let found = ModelFiles::find(&ModelSource::Dir(folder.path().to_owned()));
+        let opened = found.and_then(|files| Model::load(&files, &Device::flex(), None));
+        if let Err(error) = opened {
             prop_assert!(!error.to_string().contains('\n'), "{}", error);
         }
     }

@@ -79,7 +79,7 @@ impl Dalle {
         let states = self.forward(&[text, image], rows, None, AttentionMask::Causal);
         let text_states = states.clone().narrow(1, 0, text_length);
         let image_loss = self
-            .image_nats(states.narrow(1, text_length, positions), batch, rows)
+            .image_nll(states.narrow(1, text_length, positions), batch, rows)
             .mean();
         let text_loss = self.text_mean(text_states.clone(), &batch.text_ids);
         let mut total = text_loss.clone().mul_scalar(weights.text)
@@ -125,7 +125,7 @@ impl Dalle {
     }
 
     /// −log p of each image id given the text, in the batch's orders: `[batch · grid²]`.
-    pub fn image_nats(&self, states: Tensor<3>, batch: &DalleBatch, rows: usize) -> Tensor<1> {
+    pub fn image_nll(&self, states: Tensor<3>, batch: &DalleBatch, rows: usize) -> Tensor<1> {
         let positions = self.config.image_length();
         let targets: Vec<i32> = batch
             .image_ids
@@ -143,7 +143,7 @@ impl Dalle {
 
     /// −log p of each following text id, zero where it is padding, and which are not padding:
     /// `[batch · (text_length − 1)]` each.
-    pub fn text_nats(&self, states: Tensor<3>, text_ids: &[Vec<u32>]) -> (Tensor<1>, Vec<bool>) {
+    pub fn text_nll(&self, states: Tensor<3>, text_ids: &[Vec<u32>]) -> (Tensor<1>, Vec<bool>) {
         let [rows, length, width] = states.dims();
         let states = states
             .narrow(1, 0, length - 1)
@@ -171,7 +171,7 @@ impl Dalle {
     }
 
     fn text_mean(&self, states: Tensor<3>, text_ids: &[Vec<u32>]) -> Tensor<1> {
-        let (nats, counted) = self.text_nats(states, text_ids);
+        let (nats, counted) = self.text_nll(states, text_ids);
         let count = counted.iter().filter(|&&counts| counts).count().max(1);
         nats.sum().div_scalar(count as f32)
     }

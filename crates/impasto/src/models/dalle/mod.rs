@@ -8,6 +8,7 @@
 //! - text first (drawing) or picture first (captioning) in the same weights;
 //! - optional contrastive projections with a learned temperature (CLIP, arXiv:2103.00020).
 
+mod decode;
 mod loss;
 mod sequence;
 
@@ -15,12 +16,13 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+pub use decode::DalleState;
 pub use loss::{DalleBatch, LossWeights, Losses};
 pub use sequence::{Order, Part, around_hole, image_part, raster, shuffled};
 
 use crate::nn::block::AttentionMask;
 use crate::nn::rope::RopeTable;
-use crate::nn::{Block, Embedding, Init, KvCache, Linear, RmsNorm};
+use crate::nn::{Adapt, Adaptable, Block, CacheRows, Embedding, Init, KvCache, Linear, RmsNorm};
 use crate::{Error, Result};
 
 /// The sizes of a [`Dalle`].
@@ -222,6 +224,18 @@ pub struct Dalle {
     config: DalleConfig,
 }
 
+impl Adapt for Dalle {
+    fn linears(&mut self) -> Vec<Adaptable<'_>> {
+        let mut all = Vec::new();
+        for block in &mut self.blocks {
+            all.extend(block.linears());
+        }
+        all.push(Adaptable::whole("text_head", &mut self.text_head));
+        all.push(Adaptable::whole("image_head", &mut self.image_head));
+        all
+    }
+}
+
 /// Projections of the pooled text and image states into one space.
 #[derive(Module, Debug)]
 struct Contrastive {
@@ -259,7 +273,21 @@ impl Dalle {
         parts: &[Part],
         batch: usize,
         caches: Option<&mut [KvCache]>,
-        sight: AttentionMask,
+        mask: AttentionMask,
+    ) -> Tensor<3> {
+        match caches {
+            Some(caches) => self.forward_groups(parts, batch, &mut [(caches, batch)], mask),
+            None => self.forward_groups(parts, batch, &mut [], mask),
+        }
+    }
+
+    /// [`Self::forward`] of rows that have different caches: those of each group, and how many rows it has.
+    pub(crate) fn forward_groups(
+        &self,
+        parts: &[Part],
+        batch: usize,
+        groups: &mut [(&mut [KvCache], usize)],
+        mask: AttentionMask,
     ) -> Tensor<3> {
         let device = self.device();
         let no_position = self.config.image_length() as u32;
@@ -299,17 +327,15 @@ impl Dalle {
         if let Some(block) = self.blocks.first() {
             x = block.like_weights(x);
         }
-        match caches {
-            Some(caches) => {
-                for (block, cache) in self.blocks.iter().zip(caches) {
-                    x = block.forward(x, &own, &target, Some(cache), sight);
-                }
-            }
-            None => {
-                for block in &self.blocks {
-                    x = block.forward(x, &own, &target, None, sight);
-                }
-            }
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let mut of_layer: Vec<CacheRows<'_>> = groups
+                .iter_mut()
+                .map(|(caches, rows)| CacheRows {
+                    cache: &mut caches[layer],
+                    rows: *rows,
+                })
+                .collect();
+            x = block.forward(x, &own, &target, &mut of_layer, mask);
         }
         self.final_norm.forward(x)
     }

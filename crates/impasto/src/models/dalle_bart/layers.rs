@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use super::StackConfig;
 use crate::nn::layer_norm::EPSILON;
-use crate::nn::{Adaptable, Init, KvCache, LayerNorm, Linear, ops};
+use crate::nn::{Adaptable, CacheRows, Init, LayerNorm, Linear, extend_groups, ops};
 
 /// A layer norm in front of a product, which makes its scale superfluous: the published models leave it out.
 #[derive(Module, Debug)]
@@ -67,11 +67,11 @@ impl SelfAttention {
     }
 
     /// Of picture tokens, which see those before them.
-    fn forward_causal(&self, x: Tensor<3>, cache: Option<&mut KvCache>) -> Tensor<3> {
+    fn forward_causal(&self, x: Tensor<3>, groups: &mut [CacheRows<'_>]) -> Tensor<3> {
         let qkv = self.qkv.forward(self.pre_norm.forward(x));
-        self.finish(match cache {
-            Some(cache) => cache.extend(qkv, None, self.n_heads),
-            None => self.attend(qkv, true),
+        self.finish(match groups {
+            [] => self.attend(qkv, true),
+            groups => extend_groups(groups, qkv, None, self.n_heads),
         })
     }
 
@@ -262,9 +262,9 @@ impl DecoderLayer {
         &self,
         x: Tensor<3>,
         captions: &[(&(Tensor<4>, Tensor<4>), usize)],
-        cache: Option<&mut KvCache>,
+        groups: &mut [CacheRows<'_>],
     ) -> Tensor<3> {
-        let x = x.clone() + self.attention.forward_causal(x, cache);
+        let x = x.clone() + self.attention.forward_causal(x, groups);
         let x = x.clone() + self.caption_attention.forward(x, captions);
         x.clone() + self.glu.forward(x)
     }

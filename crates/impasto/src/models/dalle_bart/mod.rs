@@ -10,14 +10,18 @@
 //! - a caption is read without its padding (the reference masks it), and those of a batch side by side;
 //! - queries, keys and values are one product, so are both halves of the GLU.
 
+mod decode;
 mod layers;
+
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+pub use self::decode::DalleBartState;
 use self::layers::{DecoderLayer, EncoderLayer};
-use crate::nn::{Adapt, Adaptable, Embedding, Init, KvCache, LayerNorm, Linear, ops};
+use crate::nn::{Adapt, Adaptable, CacheRows, Embedding, Init, KvCache, LayerNorm, Linear, ops};
 use crate::{Error, Result};
 
 /// The sizes of the encoder or of the decoder.
@@ -195,11 +199,18 @@ pub struct DalleBart {
     config: DalleBartConfig,
 }
 
-/// The keys and values that each decoder layer computes from an encoded caption.
+/// The keys and values that each decoder layer computes from an encoded caption. Copies share them.
 #[derive(Clone, Debug)]
 pub struct CrossAttentionKv {
     /// `[1, heads, tokens, head_width]` each.
-    layers: Vec<(Tensor<4>, Tensor<4>)>,
+    layers: Arc<Vec<(Tensor<4>, Tensor<4>)>>,
+}
+
+impl CrossAttentionKv {
+    /// Whether both are copies of one.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.layers, &other.layers)
+    }
 }
 
 /// Consecutive rows of a batch that share one caption.
@@ -278,12 +289,14 @@ impl DalleBart {
         let mut first = 0;
         let read = lengths.into_iter().map(|length| {
             let own = |all: &Tensor<4>| all.clone().narrow(2, first, length);
-            let layers = layers
+            let layers: Vec<(Tensor<4>, Tensor<4>)> = layers
                 .iter()
                 .map(|(keys, values)| (own(keys), own(values)))
                 .collect();
             first += length;
-            CrossAttentionKv { layers }
+            CrossAttentionKv {
+                layers: Arc::new(layers),
+            }
         });
         Ok(read.collect())
     }
@@ -299,7 +312,26 @@ impl DalleBart {
         inputs: &[Vec<u32>],
         position: usize,
         caption_rows: &[CaptionRows<'_>],
-        mut caches: Option<&mut [KvCache]>,
+        caches: Option<&mut [KvCache]>,
+    ) -> Result<Tensor<3>> {
+        let rows = inputs.len();
+        let positions = vec![position; rows];
+        match caches {
+            Some(caches) => {
+                self.decode_groups(inputs, &positions, caption_rows, &mut [(caches, rows)])
+            }
+            None => self.decode_groups(inputs, &positions, caption_rows, &mut []),
+        }
+    }
+
+    /// [`Self::decode`] of rows that stand at different `positions` and have different caches: those of each group,
+    /// and how many rows it has.
+    pub(crate) fn decode_groups(
+        &self,
+        inputs: &[Vec<u32>],
+        positions: &[usize],
+        caption_rows: &[CaptionRows<'_>],
+        groups: &mut [(&mut [KvCache], usize)],
     ) -> Result<Tensor<3>> {
         let config = &self.config;
         let n = inputs.first().map_or(0, Vec::len);
@@ -309,21 +341,21 @@ impl DalleBart {
                 "expected rows of one length, 1 or more",
             ));
         }
-        if position + n > config.image_length() {
+        let last = positions.iter().copied().max().unwrap_or(0) + n;
+        if last > config.image_length() {
             return Err(Error::invalid(
                 "image ids",
                 format!(
-                    "expected at most {} inputs, got {}",
-                    config.image_length(),
-                    position + n
+                    "expected at most {} inputs, got {last}",
+                    config.image_length()
                 ),
             ));
         }
-        let following: usize = caption_rows.iter().map(|group| group.rows).sum();
-        if following != inputs.len() {
+        let conditioned: usize = caption_rows.iter().map(|group| group.rows).sum();
+        if conditioned != inputs.len() {
             return Err(Error::invalid(
                 "image ids",
-                format!("expected {following} rows, got {}", inputs.len()),
+                format!("expected {conditioned} rows, got {}", inputs.len()),
             ));
         }
         for row in inputs {
@@ -331,8 +363,11 @@ impl DalleBart {
         }
         let device = self.device();
         let rows: Vec<&[u32]> = inputs.iter().map(Vec::as_slice).collect();
-        let places: Vec<u32> = (position..position + n).map(|place| place as u32).collect();
-        let places = vec![places.as_slice(); inputs.len()];
+        let places: Vec<Vec<u32>> = positions
+            .iter()
+            .map(|&position| (position as u32..(position + n) as u32).collect())
+            .collect();
+        let places: Vec<&[u32]> = places.iter().map(Vec::as_slice).collect();
         let decoder = &self.decoder;
         let embedded = decoder.embed_tokens.forward(ids(&rows, &device))
             + decoder.embed_positions.forward(ids(&places, &device));
@@ -342,8 +377,14 @@ impl DalleBart {
                 .iter()
                 .map(|group| (&group.caption.layers[i], group.rows))
                 .collect();
-            let cache = caches.as_deref_mut().map(|caches| &mut caches[i]);
-            x = layer.forward(x, &captions, cache);
+            let mut of_layer: Vec<CacheRows<'_>> = groups
+                .iter_mut()
+                .map(|(caches, rows)| CacheRows {
+                    cache: &mut caches[i],
+                    rows: *rows,
+                })
+                .collect();
+            x = layer.forward(x, &captions, &mut of_layer);
         }
         Ok(decoder.final_norm.forward(x))
     }
@@ -396,7 +437,7 @@ impl DalleBart {
     ///
     /// # Shapes
     /// - `image_ids`: `[batch][grid²]`, row-major
-    pub fn image_nats(
+    pub fn image_nll(
         &self,
         image_ids: &[Vec<u32>],
         caption_rows: &[CaptionRows<'_>],

@@ -12,6 +12,7 @@
 
 mod attention;
 mod clip;
+mod decode;
 mod layers;
 mod shift;
 
@@ -25,6 +26,7 @@ use crate::{Error, Result};
 
 pub use attention::AttentionKind;
 pub use clip::{DallePytorchClip, DallePytorchClipConfig, DallePytorchTower};
+pub use decode::DallePytorchState;
 
 /// The sizes and options of a [`DallePytorch`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,7 +174,7 @@ pub struct DallePytorch {
 
 /// The per-layer caches of a batch of sequences, and how many tokens they hold.
 #[derive(Clone, Debug)]
-pub struct DecodeState {
+pub struct PairState {
     layers: Vec<LayerState>,
     /// Text tokens so far, the start included.
     n_text: usize,
@@ -180,7 +182,7 @@ pub struct DecodeState {
     n_image: usize,
 }
 
-impl DecodeState {
+impl PairState {
     /// The rows of the batch at `rows`, in that order and as often as they are named.
     pub fn select_rows(&mut self, rows: &[usize]) {
         for layer in &mut self.layers {
@@ -206,9 +208,9 @@ impl DallePytorch {
     }
 
     /// The state before the first token.
-    pub fn empty_state(&self) -> DecodeState {
+    pub fn empty_state(&self) -> PairState {
         let states = self.layers.iter().map(|_| LayerState::new(&self.config));
-        DecodeState {
+        PairState {
             layers: states.collect(),
             n_text: 0,
             n_image: 0,
@@ -219,7 +221,7 @@ impl DallePytorch {
     ///
     /// # Shapes
     /// - returns: the states of the start and the whole text part, `[batch, 1 + text_length, width]`
-    pub fn prefill(&self, captions: &[Vec<u32>]) -> Result<(Tensor<3>, DecodeState)> {
+    pub fn prefill(&self, captions: &[Vec<u32>]) -> Result<(Tensor<3>, PairState)> {
         if captions.is_empty() {
             return Err(Error::invalid("text ids", "expected one caption or more"));
         }
@@ -235,7 +237,7 @@ impl DallePytorch {
     /// # Shapes
     /// - `words`: `[batch][n]`
     /// - returns: their states, `[batch, n, width]`
-    pub fn step_text(&self, words: &[Vec<u32>], state: &mut DecodeState) -> Result<Tensor<3>> {
+    pub fn step_text(&self, words: &[Vec<u32>], state: &mut PairState) -> Result<Tensor<3>> {
         let config = &self.config;
         let n = words.first().map_or(0, Vec::len);
         if n == 0 || words.iter().any(|row| row.len() != n) {
@@ -294,7 +296,7 @@ impl DallePytorch {
     /// # Shapes
     /// - `image_ids`: `[batch][n]`
     /// - returns: `[batch, n, width]`
-    pub fn step(&self, image_ids: &[Vec<u32>], state: &mut DecodeState) -> Result<Tensor<3>> {
+    pub fn step(&self, image_ids: &[Vec<u32>], state: &mut PairState) -> Result<Tensor<3>> {
         let config = &self.config;
         let n = image_ids.first().map_or(0, Vec::len);
         if n == 0 || image_ids.iter().any(|row| row.len() != n) {
@@ -343,7 +345,7 @@ impl DallePytorch {
         Ok(states)
     }
 
-    fn forward(&self, x: Tensor<3>, state: &mut DecodeState, is_text: bool) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, state: &mut PairState, is_text: bool) -> Tensor<3> {
         let [_, n, _] = x.dims();
         let x = match self.config.stable {
             true => damped(x),
@@ -451,14 +453,9 @@ impl DallePytorch {
         ))
     }
 
-    /// −log p of each word of a caption, of its padding, and of each id of the image that follows, as the
-    /// model was trained: `[text_length]` and `[grid²]`.
-    pub fn nats(&self, caption: &[u32], image_ids: &[u32]) -> Result<(Tensor<1>, Tensor<1>)> {
-        self.all_nats(&[caption.to_vec()], &[image_ids.to_vec()])
-    }
-
-    /// [`Self::nats`] of many pairs, one after the other: `[batch · text_length]` and `[batch · grid²]`.
-    pub fn all_nats(
+    /// −ln p of each word of captions, of their padding, and of each id of the images that follow, as the model was
+    /// trained, one pair after the other: `[batch · text_length]` and `[batch · grid²]`.
+    pub fn nll(
         &self,
         captions: &[Vec<u32>],
         image_ids: &[Vec<u32>],

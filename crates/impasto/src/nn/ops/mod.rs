@@ -120,6 +120,18 @@ pub struct QkNormRope {
     pub sin: Tensor<4>,
 }
 
+impl QkNormRope {
+    /// That of `rows` rows of the batch from `first` on.
+    pub(crate) fn narrow_rows(&self, first: usize, rows: usize) -> Self {
+        let of = |x: &Tensor<4>| x.clone().narrow(0, first, rows);
+        QkNormRope {
+            weight: self.weight.clone(),
+            cos: of(&self.cos),
+            sin: of(&self.sin),
+        }
+    }
+}
+
 /// Causal self-attention from the joint projection of queries, keys and values to the joined heads.
 ///
 /// # Shapes

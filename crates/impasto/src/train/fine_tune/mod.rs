@@ -1,14 +1,12 @@
-//! Training published models on: all weights of DALL·E mini or of a model of DALLE-pytorch, or additions of low rank
-//! to some of them ([`crate::nn::lora`]) while the rest stays as it is, in the precision that it is held in.
+//! Fine-tuning a model of any family: all of its weights, or low-rank adapters of some of them ([`crate::nn::lora`])
+//! while the rest stays as it is, in the precision that it is held in.
 //!
-//! Each family is trained by its own loss: DALL·E mini by the cross-entropy of the picture's ids after their caption
-//! (dalle-mini, `tools/train/train.py`), DALLE-pytorch by (text + 7 · image) / 8 (`dalle_pytorch.py`, `DALLE.forward`).
-//! Captions are dropped for guidance as each family draws without them.
+//! Each family is trained by its own loss ([`Family::loss`]). Captions are dropped for guidance as each family samples
+//! without them.
 //!
 //! Deviations: layers and embeddings that DALLE-pytorch shares are weights of their own here, as everywhere in this
 //! program, so each of them learns for itself; its dropout within layers is left out.
 
-mod published;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -19,19 +17,18 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, GradientCheckpointingStrategy, Tensor};
 use serde::{Deserialize, Serialize};
 
-use self::published::Published;
-use self::task::{Adapted, Session, Whole};
+use self::task::{FullFineTune, LoraFineTune, Session};
 use super::config::{OptimizerKind, RunConfig, check_count};
 use super::encoded::{self, Encoding};
 use super::engine::{self, Observer};
 use super::image_tokenizer::training_device;
 use super::source::{SourceConfig, held_out, open_scaled};
+use crate::checkpoint::WeightFormat;
 use crate::checkpoint::adapter::{self, AdapterConfig, Architecture, fingerprint};
-use crate::checkpoint::{ModelSource, WeightFormat};
+use crate::families::NetSizes;
+use crate::families::{Family, FamilyModel, FamilyVisitor, ModelFiles, ModelKind, visit};
 use crate::models::{ImageTokenizer, parameters};
 use crate::nn::{Adapt, Adapter, Init, LoraConfig};
-use crate::pipeline::dalle_mini::{DalleMiniPipeline, is_dalle_mini};
-use crate::pipeline::dalle_pytorch::{DallePytorchPipeline, is_dalle_pytorch};
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
@@ -129,46 +126,71 @@ impl Config {
     }
 }
 
-/// Trains `source` on (or goes on with that) and writes the whole model into `dir/model`, or with `lora` the
-/// additions into `dir/adapter`.
+/// Fine-tunes a model (or resumes that) and writes the whole model into `dir/model`, or with `lora` the adapter into
+/// `dir/adapter`.
 pub fn run(
     config: &Config,
-    source: &ModelSource,
+    model: &ModelFiles,
     dir: &Path,
     device: &Device,
     resume: bool,
     observer: &mut dyn Observer,
 ) -> Result<PathBuf> {
+    struct Start<'a> {
+        config: &'a Config,
+        model: &'a ModelFiles,
+        place: Run<'a>,
+        observer: &'a mut dyn Observer,
+    }
+    impl FamilyVisitor for Start<'_> {
+        type Output = Result<PathBuf>;
+
+        fn visit<F: Family>(self) -> Result<PathBuf> {
+            let Start {
+                config,
+                model,
+                place,
+                observer,
+            } = self;
+            if config.image_loss_weight.is_some() && F::IMAGE_LOSS_WEIGHT.is_none() {
+                return Err(Error::invalid(
+                    "training config",
+                    format!(
+                        "image_loss_weight is for families with a loss of texts; {} has a loss of pictures alone",
+                        F::TITLE
+                    ),
+                ));
+            }
+            let wanted = match config.lora {
+                Some(_) => config.precision,
+                None => Some(WeightFormat::F32),
+            };
+            let model = FamilyModel::<F>::load(model, place.device, wanted)?;
+            train(config, model, place, observer)
+        }
+    }
     config.validate()?;
-    let wanted = match config.lora {
-        Some(_) => config.precision,
-        None => Some(WeightFormat::F32),
-    };
     let place = Run {
         dir,
         device,
         resume,
     };
-    if is_dalle_mini(source) {
-        if config.image_loss_weight.is_some() {
-            return Err(Error::invalid(
-                "training config",
-                "image_loss_weight is for DALLE-pytorch; DALL·E mini has a loss of pictures alone",
-            ));
-        }
-        let model = DalleMiniPipeline::load_in(source, device, wanted)?.model;
-        return train(config, published::Mini::new(model, source), place, observer);
-    }
-    if is_dalle_pytorch(source) {
-        let model = DallePytorchPipeline::load_in(source, device, wanted)?.model;
-        let weight = config.image_loss_weight.unwrap_or(7.0);
-        let model = published::Pytorch::new(model, source, weight);
-        return train(config, model, place, observer);
-    }
-    Err(Error::invalid(
-        "from",
-        "is a model without a transformer, which can't be trained on; expected DALL·E mini, DALLE-pytorch, or a model that impasto trained",
-    ))
+    let start = Start {
+        config,
+        model,
+        place,
+        observer,
+    };
+    let trained = match model.kind {
+        ModelKind::Family(name) => visit(name, start),
+        ModelKind::ImageTokenizer => None,
+    };
+    trained.unwrap_or_else(|| {
+        Err(Error::invalid(
+            "from",
+            "is a model without a transformer, which can't be fine-tuned; expected one that draws",
+        ))
+    })
 }
 
 /// The folder in a run's own where the additions are written.
@@ -181,9 +203,9 @@ struct Run<'a> {
     resume: bool,
 }
 
-fn train<P: Published>(
+fn train<F: Family>(
     config: &Config,
-    (published, mut transformer): (P, P::Transformer),
+    mut model: FamilyModel<F>,
     run: Run<'_>,
     observer: &mut dyn Observer,
 ) -> Result<PathBuf> {
@@ -192,7 +214,7 @@ fn train<P: Published>(
         device,
         resume,
     } = run;
-    if let ImageTokenizer::TamingVqgan(vqgan) = published.image()
+    if let ImageTokenizer::TamingVqgan(vqgan) = &model.image
         && !vqgan.reads_pictures()
     {
         return Err(Error::invalid(
@@ -206,14 +228,14 @@ fn train<P: Published>(
         None => None,
         Some(lora) => {
             let mut init = Init::new(config.run.seed, &train_device);
-            let adapter = Adapter::new(lora, &transformer.linears(), &mut init)?;
-            let about = published.about();
+            let adapter = Adapter::new(lora, &model.net.linears(), &mut init)?;
+            let base = &model.config;
             let about = AdapterConfig {
                 architecture: Architecture::Lora,
                 name: config.name.clone(),
-                licence: config.licence.clone().unwrap_or(about.licence),
-                base: about.name,
-                base_fingerprint: fingerprint(&transformer),
+                licence: config.licence.clone().unwrap_or(base.licence.clone()),
+                base: base.name.clone(),
+                base_fingerprint: fingerprint(&model.net),
                 lora: lora.clone(),
                 sampling: config.sampling.clone(),
             };
@@ -222,16 +244,16 @@ fn train<P: Published>(
         }
     };
     let _lock = super::folder::open(dir)?;
-    let size = published.image().config().picture_size();
+    let size = model.image.config().picture_size();
     let source = open_scaled(&config.data, size, dir, observer)?;
     super::folder::begin(dir, config, source.as_ref(), resume, observer)?;
     let count = encoded::count(config.encoded_pictures, source.as_ref())?;
-    let image_weights = digest(published.image());
+    let image_weights = digest(&model.image);
     let fingerprint_of_data =
         encoded::fingerprint(&config.data, &image_weights, source.as_ref(), count)?;
     let encoding = Encoding {
-        text: &published,
-        image: published.image(),
+        text: &model,
+        image: &model.image,
         device,
     };
     let tokens = dir.join("tokens.bin");
@@ -245,22 +267,25 @@ fn train<P: Published>(
     )?;
     let held_out = held_out(source.as_ref(), config.validation, &config.run, observer)?;
     let validation = encoding.samples(&held_out)?;
+    // Where the model was, an empty net stands.
+    let empty = model.config.sizes.init(&mut Init::empty(device));
+    let net = std::mem::replace(&mut model.net, empty);
     let session = Session {
         config: config.clone(),
-        published,
+        model,
         training,
         validation,
     };
     let run = &config.run;
     let Some((adapter, about)) = adapter else {
-        let transformer = for_training(P::for_training(transformer), run);
-        let mut task = Whole(session);
-        let trained = engine::train(&mut task, transformer, run, dir, resume, observer)?;
+        let net = for_training(F::for_training(net), run);
+        let mut task = FullFineTune(session);
+        let trained = engine::train(&mut task, net, run, dir, resume, observer)?;
         return task.save(&trained.valid(), dir);
     };
-    let mut task = Adapted {
+    let mut task = LoraFineTune {
         session,
-        base: transformer,
+        base: net,
         about,
     };
     let trained = engine::train(&mut task, adapter, run, dir, resume, observer)?;

@@ -6,25 +6,29 @@ use burn::module::Module;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::published::{About, Published};
 use super::{ADAPTER, Config};
 use crate::checkpoint::adapter::{self, AdapterConfig};
+use crate::engine::{SampleSpec, sample};
+use crate::families::{Family, FamilyConfig, FamilyLoss, FamilyModel, SaveAs};
 use crate::image::{Format, Picture};
+use crate::models::dalle::Order;
 use crate::nn::{Adapt, Adapter};
+use crate::observer::NoObserver;
 use crate::train::encoded::Encoded;
 use crate::train::engine::{Evaluation, Pass, Task};
 use crate::train::source::epoch_index;
 use crate::{Error, Result, files};
 
 /// What both kinds of training have.
-pub struct Session<P> {
+pub struct Session<F: Family> {
     pub config: Config,
-    pub published: P,
+    /// Its net is an empty one: that in training is elsewhere.
+    pub model: FamilyModel<F>,
     pub training: Encoded,
     pub validation: Encoded,
 }
 
-impl<P: Published> Session<P> {
+impl<F: Family> Session<F> {
     /// Captions and pictures of a pass; everything random comes from (seed, pass).
     fn batch(&self, pass: u64) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
         let run = &self.config.run;
@@ -37,7 +41,7 @@ impl<P: Published> Session<P> {
             let captions = &self.training.text_ids[sample];
             let caption = &captions[rng.random_range(0..captions.len())];
             let caption = match rng.random_bool(self.config.caption_dropout) {
-                true => self.published.null_caption(),
+                true => self.model.unconditional(),
                 false => caption.clone(),
             };
             (caption, self.training.image_ids[sample].clone())
@@ -45,9 +49,16 @@ impl<P: Published> Session<P> {
         rows.unzip()
     }
 
-    fn pass(&self, transformer: &P::Transformer, pass: u64) -> Result<Pass> {
+    fn pass(&self, net: &F::Net, pass: u64) -> Result<Pass> {
         let (captions, image_ids) = self.batch(pass);
-        self.published.losses(transformer, &captions, &image_ids)
+        self.losses(net, &captions, &image_ids)
+    }
+
+    fn losses(&self, net: &F::Net, captions: &[Vec<u32>], image_ids: &[Vec<u32>]) -> Result<Pass> {
+        let weight = self.config.image_loss_weight.or(F::IMAGE_LOSS_WEIGHT);
+        let FamilyLoss { loss, metrics } =
+            F::loss(net, captions, image_ids, weight.unwrap_or(1.0))?;
+        Ok(Pass { loss, metrics })
     }
 
     fn describe_pass(&self, pass: u64) -> String {
@@ -56,17 +67,20 @@ impl<P: Published> Session<P> {
     }
 
     /// The finished model's.
-    fn about(&self) -> About {
-        let base = self.published.about();
-        About {
-            name: self.config.name.clone(),
-            licence: self.config.licence.clone().unwrap_or(base.licence),
-            sampling: self.config.sampling.clone().unwrap_or(base.sampling),
+    fn finished_config(&self) -> FamilyConfig<F> {
+        let mut config = self.model.config.clone();
+        config.name.clone_from(&self.config.name);
+        if let Some(licence) = &self.config.licence {
+            config.licence.clone_from(licence);
         }
+        if let Some(sampling) = &self.config.sampling {
+            config.sampling = sampling.clone();
+        }
+        config
     }
 
     /// Measures held-out pairs with a transformer that keeps no gradients, and draws some of their captions.
-    fn evaluate(&self, transformer: &P::Transformer, step: u64, dir: &Path) -> Result<Evaluation> {
+    fn evaluate(&self, net: &F::Net, step: u64, dir: &Path) -> Result<Evaluation> {
         let rows = self.validation.image_ids.len();
         let mut sums: Vec<(String, f64)> = Vec::new();
         for start in (0..rows).step_by(self.config.run.batch_size) {
@@ -76,7 +90,7 @@ impl<P: Published> Session<P> {
                 .map(|captions| captions[0].clone())
                 .collect();
             let image_ids = &self.validation.image_ids[start..end];
-            let pass = self.published.losses(transformer, &captions, image_ids)?;
+            let pass = self.losses(net, &captions, image_ids)?;
             for (name, value) in pass.metrics {
                 let name = format!("validation_{name}");
                 let value = f64::from(value.into_scalar::<f32>()) * (end - start) as f64;
@@ -89,27 +103,38 @@ impl<P: Published> Session<P> {
         for (_, sum) in &mut sums {
             *sum /= rows as f64;
         }
-        self.draw(transformer, step, dir)?;
+        self.draw(net, step, dir)?;
         Ok(Evaluation {
             values: sums,
             warnings: Vec::new(),
         })
     }
 
-    fn draw(&self, transformer: &P::Transformer, step: u64, dir: &Path) -> Result<()> {
+    fn draw(&self, net: &F::Net, step: u64, dir: &Path) -> Result<()> {
         let shown = self.validation.image_ids.len().min(self.config.samples);
         if shown == 0 {
             return Ok(());
         }
-        let sampling = self.about().sampling;
+        let sampling = self.finished_config().sampling;
+        let unconditional = self.model.unconditional();
         let mut ids = Vec::with_capacity(shown);
         for (row, captions) in self.validation.text_ids[..shown].iter().enumerate() {
-            let drawn = self
-                .published
-                .draw(transformer, &captions[0], row as u64, &sampling);
-            ids.push(drawn?);
+            let spec = SampleSpec {
+                text_ids: captions[0].clone(),
+                seed: row as u64,
+            };
+            let order = Order::Raster;
+            let sampled = sample(
+                net,
+                &[spec],
+                &unconditional,
+                &sampling,
+                order,
+                &mut NoObserver,
+            )?;
+            ids.extend(sampled.into_iter().map(|image| image.image_ids));
         }
-        let pictures = self.published.image().decode(&ids)?;
+        let pictures = self.model.image.decode(&ids)?;
         let grid = Picture::grid(&pictures, shown.min(4), 2)?;
         let samples = dir.join("samples");
         std::fs::create_dir_all(&samples).map_err(Error::io("create", &samples))?;
@@ -123,24 +148,29 @@ impl<P: Published> Session<P> {
 }
 
 /// All weights are trained.
-pub struct Whole<P>(pub Session<P>);
+pub struct FullFineTune<F: Family>(pub Session<F>);
 
-impl<P: Published> Whole<P> {
+impl<F: Family> FullFineTune<F> {
     /// Writes the whole model, ready to draw, into the run's directory.
-    pub fn save(&self, transformer: &P::Transformer, dir: &Path) -> Result<PathBuf> {
+    pub fn save(&self, net: &F::Net, dir: &Path) -> Result<PathBuf> {
         let path = dir.join("model");
-        let Whole(session) = self;
-        session
-            .published
-            .save(transformer, session.about(), &path)?;
+        let FullFineTune(session) = self;
+        let model = FamilyModel::<F> {
+            config: session.finished_config(),
+            text: session.model.text.clone(),
+            image: session.model.image.clone(),
+            net: net.clone(),
+            device: session.model.device.clone(),
+        };
+        model.save(&path, SaveAs::Rounded)?;
         Ok(path)
     }
 }
 
-impl<P: Published> Task for Whole<P> {
-    type Model = P::Transformer;
+impl<F: Family> Task for FullFineTune<F> {
+    type Model = F::Net;
 
-    fn pass(&mut self, model: &P::Transformer, pass: u64, _step: u64) -> Result<Pass> {
+    fn pass(&mut self, model: &F::Net, pass: u64, _step: u64) -> Result<Pass> {
         self.0.pass(model, pass)
     }
 
@@ -148,7 +178,7 @@ impl<P: Published> Task for Whole<P> {
         self.0.describe_pass(pass)
     }
 
-    fn evaluate(&mut self, model: &P::Transformer, step: u64, dir: &Path) -> Result<Evaluation> {
+    fn evaluate(&mut self, model: &F::Net, step: u64, dir: &Path) -> Result<Evaluation> {
         let model = model.valid();
         let evaluation = self.0.evaluate(&model, step, dir)?;
         // The run goes on, but its model can be drawn with from here on.
@@ -158,18 +188,18 @@ impl<P: Published> Task for Whole<P> {
 }
 
 /// Additions are trained; the model that they are to keeps no gradients and stays as it is.
-pub struct Adapted<P: Published> {
-    pub session: Session<P>,
-    pub base: P::Transformer,
+pub struct LoraFineTune<F: Family> {
+    pub session: Session<F>,
+    pub base: F::Net,
     pub about: AdapterConfig,
 }
 
-impl<P: Published> Adapted<P> {
+impl<F: Family> LoraFineTune<F> {
     /// The model with the additions; `seed` decides what a training pass leaves out of them.
-    fn with(&self, adapter: &Adapter, seed: Option<u64>) -> P::Transformer {
-        let mut transformer = self.base.clone();
-        adapter.attach(transformer.linears(), seed);
-        transformer
+    fn with(&self, adapter: &Adapter, seed: Option<u64>) -> F::Net {
+        let mut net = self.base.clone();
+        adapter.attach(net.linears(), seed);
+        net
     }
 
     /// Writes the additions into the run's directory.
@@ -180,7 +210,7 @@ impl<P: Published> Adapted<P> {
     }
 }
 
-impl<P: Published> Task for Adapted<P> {
+impl<F: Family> Task for LoraFineTune<F> {
     type Model = Adapter;
 
     fn pass(&mut self, model: &Adapter, pass: u64, _step: u64) -> Result<Pass> {

@@ -6,16 +6,13 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::published::{mini_loss, pytorch_loss};
 use super::*;
-use crate::checkpoint::dalle_mini::DalleMini;
+use crate::checkpoint::ModelSource;
 use crate::checkpoint::stored::safetensors;
+use crate::families::{self, AnyModel, DalleMini, FamilyLoss};
 use crate::image::Picture;
-use crate::import;
 use crate::models::parameters::Parameters;
 use crate::models::{DalleBart, DallePytorch};
-use crate::pipeline::{self, AnyPipeline};
-use crate::train::engine::Pass;
 use crate::train::optimizer::{NamedGradients, Optimizer};
 use crate::train::tests::{NEVER, StopAfter, assert_same_files};
 
@@ -105,7 +102,7 @@ fn ten_steps<M: Module>(
     weight_decay: f64,
     losses: &[f32],
     gradients: &Parameters,
-    pass: impl Fn(&M) -> Pass,
+    pass: impl Fn(&M) -> FamilyLoss,
 ) {
     let run = RunConfig {
         weight_decay,
@@ -151,7 +148,7 @@ fn same_gradients(set: &str, found: &NamedGradients, expected: &Parameters) {
     }
 }
 
-type Loss<M> = fn(&M, &Expected) -> Pass;
+type Loss<M> = fn(&M, &Expected) -> FamilyLoss;
 
 fn trains_like_pytorch<M: Adapt>(set: &str, model: M, gradients: &M, loss: Loss<M>) {
     let expected = Expected::of(set);
@@ -187,14 +184,10 @@ fn adapts_like_pytorch<M: Adapt>(set: &str, mut model: M, loss: Loss<M>) {
 #[test]
 fn ten_steps_of_dalle_pytorch_are_those_of_pytorch() {
     for set in ["rotary", "kinds", "reversible"] {
-        let load = |file: &str| -> DallePytorch {
-            let path = golden(set).join(file);
-            let published = import::dalle_pytorch::load(&path, &Device::flex()).unwrap();
-            assert!(published.report.is_complete());
-            published.model.dalle
-        };
+        let load = |file: &str| pytorch(&golden(set).join(file));
         let loss: Loss<DallePytorch> = |model, expected| {
-            pytorch_loss(model, &expected.captions, &expected.image_ids, 7.0).unwrap()
+            type Family = families::DallePytorch;
+            Family::loss(model, &expected.captions, &expected.image_ids, 7.0).unwrap()
         };
         let model = load("dalle.pt").for_training();
         trains_like_pytorch(set, model, &load("gradients.pt"), loss);
@@ -216,27 +209,39 @@ fn mini_folder(suffix: &str) -> TempDir {
     folder
 }
 
-fn mini(folder: &Path) -> DalleMini {
-    let source = ModelSource::Dir(folder.to_owned());
+fn net<F: Family>(path: &Path) -> F::Net {
+    let source = ModelSource::parse(path.to_str().unwrap()).unwrap();
+    let files = ModelFiles::find(&source).unwrap();
     let wanted = Some(WeightFormat::F32);
-    let pipeline = DalleMiniPipeline::load_in(&source, &Device::flex(), wanted);
-    pipeline.unwrap().model
+    let model = FamilyModel::<F>::load(&files, &Device::flex(), wanted);
+    model.unwrap().net
+}
+
+fn mini(folder: &Path) -> DalleBart {
+    net::<DalleMini>(folder)
+}
+
+fn pytorch(file: &Path) -> DallePytorch {
+    net::<families::DallePytorch>(file)
+}
+
+fn mini_loss(net: &DalleBart, expected: &Expected) -> FamilyLoss {
+    DalleMini::loss(net, &expected.captions, &expected.image_ids, 1.0).unwrap()
 }
 
 #[test]
 fn ten_steps_of_dalle_mini_are_those_of_pytorch() {
-    let load = |suffix: &str| -> DalleBart { mini(mini_folder(suffix).path()).dalle };
-    let loss: Loss<DalleBart> =
-        |model, expected| mini_loss(model, &expected.captions, &expected.image_ids).unwrap();
-    trains_like_pytorch("mini", load(""), &load("_gradients"), loss);
-    adapts_like_pytorch("mini", load(""), loss);
+    let load = |suffix: &str| -> DalleBart { mini(mini_folder(suffix).path()) };
+    trains_like_pytorch("mini", load(""), &load("_gradients"), mini_loss);
+    adapts_like_pytorch("mini", load(""), mini_loss);
 }
 
 const PYTORCH: &str = "dalle_pytorch/goldens/rotary/dalle.pt";
 const MINI: &str = "dalle_mini/goldens/flax_stacked";
 
-fn source(path: &str) -> ModelSource {
-    ModelSource::parse(published(path).to_str().unwrap()).unwrap()
+fn source(path: &str) -> ModelFiles {
+    let source = ModelSource::parse(published(path).to_str().unwrap());
+    ModelFiles::find(&source.unwrap()).unwrap()
 }
 
 fn config(change: serde_json::Value) -> Config {
@@ -351,7 +356,11 @@ fn what_can_not_be_trained_is_refused() {
             "expected adamw",
         ),
         (json!({"precision": "int8"}), MINI, "can't be trained in"),
-        (json!({"image_loss_weight": 3.0}), MINI, "for DALLE-pytorch"),
+        (
+            json!({"image_loss_weight": 3.0}),
+            MINI,
+            "a loss of pictures alone",
+        ),
         (
             json!({"image_loss_weight": 0.0}),
             PYTORCH,
@@ -361,7 +370,7 @@ fn what_can_not_be_trained_is_refused() {
         (
             json!({}),
             "image_tokenizer/goldens/discrete_vae/vae.pt",
-            "can't be trained on",
+            "can't be fine-tuned",
         ),
     ] {
         let (error, left) = refused(change, model);
@@ -379,10 +388,12 @@ fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 }
 
 /// −log p of the ids of a picture after a caption.
-fn nats(pipeline: &dyn AnyPipeline) -> f64 {
-    let size = pipeline.picture_size();
+fn nats(model: &dyn AnyModel) -> f64 {
+    let size = model.image_tokenizer().config().picture_size();
     let picture = Picture::filled(size, size, [200, 40, 90]);
-    let likelihood = pipeline.likelihood("a red turtle", &picture, false);
+    let ids = model.image_tokenizer().encode(&[picture], model.device());
+    let generator = model.generator().unwrap();
+    let likelihood = generator.likelihood("a red turtle", &ids.unwrap()[0], false);
     -likelihood.unwrap().image_log_likelihood
 }
 
@@ -395,11 +406,8 @@ fn a_new_adapter_changes_no_bit_of_a_model() {
     };
     let mut init = Init::new(1, &Device::flex());
     let expected = Expected::of("mini");
-    let mut model = mini(mini_folder("").path()).dalle;
-    let nats = |model: &DalleBart| {
-        let pass = mini_loss(model, &expected.captions, &expected.image_ids).unwrap();
-        floats(pass.loss)
-    };
+    let mut model = mini(mini_folder("").path());
+    let nats = |model: &DalleBart| floats(mini_loss(model, &expected).loss);
     let before = nats(&model);
     let adapter = Adapter::new(&all(3), &model.linears(), &mut init).unwrap();
     adapter.attach(model.linears(), None);
@@ -414,9 +422,7 @@ fn a_new_adapter_changes_no_bit_of_a_model() {
     };
     for set in ["rotary", "kinds", "reversible"] {
         let expected = Expected::of(set);
-        let path = golden(set).join("dalle.pt");
-        let published = import::dalle_pytorch::load(&path, &Device::flex()).unwrap();
-        let mut model = published.model.dalle;
+        let mut model = pytorch(&golden(set).join("dalle.pt"));
         let before = logits(&model, &expected);
         let adapter = Adapter::new(&all(2), &model.linears(), &mut init).unwrap();
         adapter.attach(model.linears(), None);
@@ -431,11 +437,11 @@ fn merged_models_are_as_unmerged_ones() {
         let adapter = tune(&config(lora()), model, dir.path(), false, NEVER).unwrap();
         let (source, device) = (source(model), Device::flex());
         let merged = dir.path().join("merged");
-        pipeline::merge(&source, &adapter, &merged).unwrap();
-        let merged = ModelSource::Dir(merged);
-        let plain = pipeline::open(&source, &device, None).unwrap();
-        let adapted = pipeline::open_adapted(&source, &device, None, &adapter).unwrap();
-        let whole = pipeline::open(&merged, &device, None).unwrap();
+        families::merge(&source, &adapter, &merged).unwrap();
+        let merged = ModelFiles::find(&ModelSource::Dir(merged)).unwrap();
+        let plain = families::open(&source, &device, None, None).unwrap();
+        let adapted = families::open(&source, &device, None, Some(&adapter)).unwrap();
+        let whole = families::open(&merged, &device, None, None).unwrap();
         assert_eq!((adapted.name(), whole.name()), ("tuned", "tuned"));
         let (plain, adapted, whole) = (nats(&*plain), nats(&*adapted), nats(&*whole));
         assert!((adapted / plain - 1.0).abs() > 1e-4, "{plain} {adapted}");
@@ -446,8 +452,8 @@ fn merged_models_are_as_unmerged_ones() {
         more.run.steps = 1;
         let mut observer = StopAfter::steps(NEVER);
         let tuned = run(&more, &merged, &tuned, &device, false, &mut observer).unwrap();
-        let other = ModelSource::Dir(tuned);
-        let error = pipeline::open_adapted(&other, &device, None, &adapter).unwrap_err();
+        let other = ModelFiles::find(&ModelSource::Dir(tuned)).unwrap();
+        let error = families::open(&other, &device, None, Some(&adapter)).unwrap_err();
         let error = error.to_string();
         assert!(
             error.contains("whose weights are not those of tuned"),
@@ -457,7 +463,7 @@ fn merged_models_are_as_unmerged_ones() {
         let file = adapter.join("adapter.safetensors");
         let bytes = std::fs::read(&file).unwrap();
         std::fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
-        let error = pipeline::open_adapted(&source, &device, None, &adapter).unwrap_err();
+        let error = families::open(&source, &device, None, Some(&adapter)).unwrap_err();
         assert!(
             error.to_string().contains("not a whole safetensors file"),
             "{error}"

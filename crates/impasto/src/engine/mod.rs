@@ -1,0 +1,24 @@
+//! The decoding engine: one loop samples the masked ids of images with any net, whatever the order of the positions,
+//! and one continues texts. It knows no model family.
+//!
+//! An image's random numbers come from its own seed and position, and our products sum in an order that does not
+//! depend on the batch, so an image is the same alone and among others, whenever it joins a running batch.
+
+mod batch;
+mod likelihood;
+mod logits;
+mod model;
+mod particles;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub use batch::{
+    Batch, FillOptions, FillRequest, InfillRow, SampleSpec, SampledTokens, Ticket, fill, sample,
+};
+pub use likelihood::{Likelihood, entropies, image_log_likelihoods, likelihood};
+pub use model::{
+    AutoregressiveModel, DecodeState, Input, ParallelPasses, Prompted, Rows, Sizes, TextModel,
+    TextSizes, TokenNll,
+};
+pub use text::{SampledText, beam_search, sample_texts};

@@ -1,0 +1,246 @@
+//! Captions that models write: of an image, or continued from the first words.
+//!
+//! A model that predicts captions after images ranks what it finds by ln p(caption | image) + ln p(image | caption):
+//! it predicts both, and their errors differ. The second is the noisy channel's (Brown et al. 1993). A model that
+//! predicts captions before images samples them without the image, which then decides, by Bayes' rule, how likely each
+//! is of those that were sampled.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Family, FamilyConfig, FamilyModel};
+use crate::engine::{
+    AutoregressiveModel, SampledText, TextModel, beam_search, image_log_likelihoods, likelihood,
+    sample_texts,
+};
+use crate::sampling::SamplingOptions;
+use crate::{Error, Result};
+
+/// How captions are found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Search {
+    /// The likeliest ones, as far as a beam of this many sees.
+    Beam {
+        /// Captions kept at each step; at least the number of captions requested.
+        width: usize,
+    },
+    /// Sampled; caption number i has the seed `seed + i`. Guidance is not used.
+    Sampling {
+        /// Temperature and cuts.
+        options: SamplingOptions,
+        /// Seed of the first one.
+        seed: u64,
+    },
+}
+
+/// A generated caption.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GeneratedCaption {
+    /// The words.
+    pub text: String,
+    /// ln p(caption | image), its end included, in nats; where captions are sampled without the image and ranked by
+    /// it, among those that were sampled.
+    pub log_likelihood: f64,
+    /// ln p(image | caption), in nats, by models that predict both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub picture_log_likelihood: Option<f64>,
+    /// Tokens counted, the end among them.
+    pub tokens: usize,
+    /// What it was sampled with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
+
+/// A request to continue a caption by sampling; number i has the seed `seed + i`. Guidance is not used.
+#[derive(Clone, Debug)]
+pub struct ContinueRequest {
+    /// Its first words; empty for whole captions.
+    pub prefix: String,
+    /// Captions.
+    pub n: usize,
+    /// Seed of the first one.
+    pub seed: u64,
+    /// Temperature and cuts.
+    pub sampling: SamplingOptions,
+}
+
+/// More than anybody reads.
+const MAX_CAPTIONS: usize = 256;
+
+/// A model that writes captions.
+pub trait Captioner {
+    /// The default sampling options for text.
+    fn text_sampling(&self) -> SamplingOptions;
+
+    /// Whether captions of an image are sampled without it and ranked by it: in the model's sequence captions come
+    /// first.
+    fn ranks_captions(&self) -> bool;
+
+    /// Captions with a common prefix, in the order of their seeds; their likelihood is that of the generated ids.
+    fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<GeneratedCaption>>;
+
+    /// `n` captions of a whole image, the best first; there may be fewer.
+    fn captions(
+        &self,
+        image_ids: &[u32],
+        n: usize,
+        search: &Search,
+    ) -> Result<Vec<GeneratedCaption>>;
+}
+
+/// A family whose models write captions.
+pub trait TextFamily: Family<Net: TextModel> {
+    /// Whether its models predict captions after images; else before them.
+    const AFTER_IMAGE: bool;
+
+    /// The ids that a text starts with.
+    fn prefix_ids(text: &Self::Text, config: &FamilyConfig<Self>, prefix: &str)
+    -> Result<Vec<u32>>;
+
+    /// A generated text as the ids of a caption, as the net reads them.
+    fn caption_ids(config: &FamilyConfig<Self>, generated: &SampledText) -> Vec<u32>;
+
+    /// The words of ids.
+    fn decode(text: &Self::Text, ids: &[u32]) -> Result<String>;
+
+    /// The default sampling options for text.
+    fn text_sampling(config: &FamilyConfig<Self>) -> SamplingOptions;
+}
+
+impl<F: TextFamily> Captioner for FamilyModel<F> {
+    fn text_sampling(&self) -> SamplingOptions {
+        F::text_sampling(&self.config)
+    }
+
+    fn ranks_captions(&self) -> bool {
+        !F::AFTER_IMAGE
+    }
+
+    fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<GeneratedCaption>> {
+        let seeds = seeds(request.n, request.seed)?;
+        let prefix = F::prefix_ids(&self.text, &self.config, &request.prefix)?;
+        let texts = sample_texts(&self.net, None, &prefix, &seeds, &request.sampling)?;
+        texts.iter().map(|text| self.caption(text)).collect()
+    }
+
+    fn captions(
+        &self,
+        image_ids: &[u32],
+        n: usize,
+        search: &Search,
+    ) -> Result<Vec<GeneratedCaption>> {
+        let sizes = self.net.sizes();
+        crate::canvas::Canvas::of(image_ids).check(sizes.positions, sizes.codebook_size)?;
+        match F::AFTER_IMAGE {
+            true => self.captions_after(image_ids, n, search),
+            false => self.captions_before(image_ids, n, search),
+        }
+    }
+}
+
+/// The seeds of this many captions, once their number is known to be possible.
+fn seeds(n: usize, seed: u64) -> Result<Vec<u64>> {
+    if n == 0 || n > MAX_CAPTIONS {
+        let reason = format!("expected 1 to {MAX_CAPTIONS} captions, got {n}");
+        return Err(Error::invalid("n", reason));
+    }
+    Ok((0..n as u64).map(|i| seed.wrapping_add(i)).collect())
+}
+
+impl<F: TextFamily> FamilyModel<F> {
+    fn caption(&self, generated: &SampledText) -> Result<GeneratedCaption> {
+        Ok(GeneratedCaption {
+            text: F::decode(&self.text, &generated.text_ids)?,
+            log_likelihood: generated.log_likelihood,
+            picture_log_likelihood: None,
+            tokens: generated.tokens,
+            seed: generated.seed,
+        })
+    }
+
+    /// Captions found under the image, ranked by both directions.
+    fn captions_after(
+        &self,
+        image_ids: &[u32],
+        n: usize,
+        search: &Search,
+    ) -> Result<Vec<GeneratedCaption>> {
+        seeds(n, 0)?;
+        let found = match search {
+            Search::Beam { width } => {
+                if *width < n || *width > MAX_CAPTIONS {
+                    let reason = format!(
+                        "expected {n} (the captions requested) to {MAX_CAPTIONS}, got {width}"
+                    );
+                    return Err(Error::invalid("beam", reason));
+                }
+                beam_search(&self.net, Some(image_ids), *width, *width)?
+            }
+            Search::Sampling { options, seed } => {
+                sample_texts(&self.net, Some(image_ids), &[], &seeds(n, *seed)?, options)?
+            }
+        };
+        let prompts: Vec<<F::Net as AutoregressiveModel>::Prompt> = found
+            .iter()
+            .map(|text| self.net.read(&F::caption_ids(&self.config, text)))
+            .collect::<Result<_>>()?;
+        let prompts: Vec<_> = prompts.iter().collect();
+        let images = vec![image_ids.to_vec(); found.len()];
+        let of_image = image_log_likelihoods(&self.net, &prompts, &images)?;
+        let mut captions = Vec::with_capacity(found.len());
+        for (text, of_image) in found.iter().zip(of_image) {
+            captions.push(GeneratedCaption {
+                picture_log_likelihood: Some(of_image),
+                ..self.caption(text)?
+            });
+        }
+        let score = |caption: &GeneratedCaption| {
+            caption.log_likelihood + caption.picture_log_likelihood.unwrap_or(0.0)
+        };
+        captions.sort_by(|a, b| score(b).total_cmp(&score(a)));
+        captions.truncate(n);
+        Ok(captions)
+    }
+
+    /// Captions sampled without the image, ranked by it.
+    fn captions_before(
+        &self,
+        image_ids: &[u32],
+        n: usize,
+        search: &Search,
+    ) -> Result<Vec<GeneratedCaption>> {
+        let Search::Sampling { options, seed } = search else {
+            let reason = format!(
+                "{} generates captions before pictures: they can be sampled and ranked, not found by beam search",
+                self.config.name
+            );
+            return Err(Error::invalid("search", reason));
+        };
+        let mut seen = BTreeSet::new();
+        let mut ranked = Vec::new();
+        for text in sample_texts(&self.net, None, &[], &seeds(n, *seed)?, options)? {
+            if !seen.insert(text.text_ids.clone()) {
+                continue;
+            }
+            let prompt = self.net.read(&F::caption_ids(&self.config, &text))?;
+            let pair = likelihood(&self.net, &prompt, image_ids)?;
+            ranked.push(GeneratedCaption {
+                log_likelihood: pair.text_log_likelihood + pair.image_log_likelihood,
+                picture_log_likelihood: Some(pair.image_log_likelihood),
+                ..self.caption(&text)?
+            });
+        }
+        ranked.sort_by(|a, b| b.log_likelihood.total_cmp(&a.log_likelihood));
+        let highest = ranked.first().map_or(0.0, |caption| caption.log_likelihood);
+        let sum = ranked
+            .iter()
+            .map(|caption| (caption.log_likelihood - highest).exp())
+            .sum::<f64>();
+        for caption in &mut ranked {
+            caption.log_likelihood -= highest + sum.ln();
+        }
+        Ok(ranked)
+    }
+}

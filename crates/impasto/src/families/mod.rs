@@ -1,0 +1,262 @@
+//! Model families: architectures with their own weights, text tokenizers and conventions. This is the only place where
+//! they are listed, and where it is found out which one a folder or a file is of.
+//!
+//! A family is three files: its net in [`crate::models`], the names that published files give to its weights in
+//! [`crate::import`], and its [`Family`] here. Loading, saving, quantising, merging, fine-tuning, sampling, editing and
+//! captioning are written once, over that trait.
+
+mod adapted;
+mod captions;
+mod checkpoint;
+mod dalle_mini;
+mod dalle_pytorch;
+mod files;
+mod info;
+mod native;
+mod operations;
+mod sampling;
+#[cfg(test)]
+mod toy;
+
+use std::fmt::Debug;
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use adapted::merge;
+pub use captions::{Captioner, ContinueRequest, GeneratedCaption, Search, TextFamily};
+pub use checkpoint::{FamilyConfig, FamilyModel, NetworkReport, SaveAs};
+pub use dalle_mini::{DalleMini, DalleMiniOptions, DalleMiniText};
+pub use dalle_pytorch::{DallePytorch, NoOptions};
+pub use files::{ModelFiles, ModelKind};
+pub(crate) use info::json as config_json;
+pub use info::{ModelInfo, Transformer, info};
+pub use native::{Native, NativeConfig, NativeModel, NativeOptions};
+pub use operations::{ImportOptions, Imported, import, open, open_native, quantise};
+pub use sampling::{AnyModel, Condition, Conditioned, Generator, Infill};
+
+use crate::Result;
+use crate::canvas::Conditioning;
+use crate::checkpoint::WeightFormat;
+use crate::engine::AutoregressiveModel;
+use crate::nn::{Adapt, Init};
+
+/// The sizes of a net: what a checkpoint's config says of it.
+pub trait NetSizes: Clone + Debug + Serialize + DeserializeOwned + Send + Sync {
+    /// The net.
+    type Net;
+
+    /// Returns an error that names the invalid field.
+    fn validate(&self) -> Result<()>;
+
+    /// How many numbers the net has, at least; computed without a layer being built.
+    fn parameters(&self) -> u64;
+
+    /// The net with fresh weights.
+    fn init(&self, init: &mut Init) -> Self::Net;
+
+    /// Image ids along a side of an image.
+    fn grid(&self) -> usize;
+
+    /// Ids of the image tokenizer.
+    fn codebook_size(&self) -> usize;
+
+    /// The longest caption in text ids, start and end included.
+    fn text_length(&self) -> usize;
+
+    /// Bytes of the keys and values of one row.
+    fn cache_bytes(&self) -> u64;
+
+    /// What [`crate::families::info`] reports of it.
+    fn describe(&self) -> Transformer;
+}
+
+/// The loss of a pass of fine-tuning.
+pub struct FamilyLoss {
+    /// `[1]`, with a gradient.
+    pub loss: Tensor<1>,
+    /// What else is worth logging, `[1]` each.
+    pub metrics: Vec<(&'static str, Tensor<1>)>,
+}
+
+/// A model family.
+pub trait Family: Copy + Debug + Send + Sync + 'static {
+    /// The tag in `config.json`: `"architecture": NAME`.
+    const NAME: &'static str;
+    /// What people call it.
+    const TITLE: &'static str;
+    /// Whether the tag is written. (Folders of impasto's own models had none from the first.)
+    const TAGGED: bool = true;
+    /// The key of the sizes in `config.json`.
+    const SIZES: &'static str;
+    /// The file of the net's weights.
+    const WEIGHTS: &'static str;
+    /// The weight of the image's loss against the text's in fine-tuning; none for families without a loss of texts.
+    const IMAGE_LOSS_WEIGHT: Option<f64> = None;
+
+    /// Sizes of the net.
+    type Sizes: NetSizes<Net = Self::Net>;
+    /// What else `config.json` says; its fields stand beside those that all families have.
+    type Options: Clone + Debug + Serialize + DeserializeOwned + Send + Sync;
+    /// The transformer.
+    type Net: AutoregressiveModel + Adapt;
+    /// Captions → text ids.
+    type Text: Clone + Debug + Send + Sync;
+
+    /// Reads the text tokenizer of a folder in our format.
+    fn load_text(files: &ModelFiles, config: &FamilyConfig<Self>) -> Result<Self::Text>;
+
+    /// Writes the text tokenizer into a folder.
+    fn save_text(text: &Self::Text, dir: &Path) -> Result<()>;
+
+    /// The text ids of a caption, as the net reads them.
+    ///
+    /// # Errors
+    /// [`crate::Error::CaptionTooLong`], unless it may be truncated.
+    fn encode(
+        text: &Self::Text,
+        config: &FamilyConfig<Self>,
+        caption: &str,
+        truncate: bool,
+    ) -> Result<Vec<u32>>;
+
+    /// The text ids of no caption, for guidance.
+    fn unconditional(text: &Self::Text, config: &FamilyConfig<Self>) -> Vec<u32>;
+
+    /// How known ids condition the net.
+    fn conditioning(_options: &Self::Options) -> Conditioning {
+        Conditioning::TeacherForced
+    }
+
+    /// How published files of the family are read; none where nobody publishes any.
+    fn published() -> Option<&'static dyn PublishedForm<Self>> {
+        None
+    }
+
+    /// The model as one that writes captions; none for families that only read them.
+    fn captioner(_model: &FamilyModel<Self>) -> Option<&dyn Captioner> {
+        None
+    }
+
+    /// The net for training; what is no weight of it keeps no gradient.
+    fn for_training(net: Self::Net) -> Self::Net {
+        net
+    }
+
+    /// The family's loss of images after their captions. `image_weight` is [`Self::IMAGE_LOSS_WEIGHT`], or what the
+    /// run's config says in its place.
+    fn loss(
+        net: &Self::Net,
+        captions: &[Vec<u32>],
+        image_ids: &[Vec<u32>],
+        image_weight: f64,
+    ) -> Result<FamilyLoss>;
+}
+
+/// Where a published model is, and what it needs besides.
+#[derive(Clone, Copy, Debug)]
+pub struct PublishedFiles<'a> {
+    /// Its folder or file.
+    pub path: &'a Path,
+    /// What it is called.
+    pub name: &'a str,
+    /// The image tokenizer's folder, for models that come without one; searched beside the model if not given.
+    pub image_tokenizer: Option<&'a Path>,
+}
+
+/// A published model in memory.
+#[derive(Debug)]
+pub struct Published<F: Family> {
+    /// The model.
+    pub model: FamilyModel<F>,
+    /// What became of the tensors of each of its networks.
+    pub networks: Vec<NetworkReport>,
+    /// Bytes of the weight files.
+    pub bytes: u64,
+}
+
+/// How the published files of a family are read.
+pub trait PublishedForm<F: Family>: Debug + Sync {
+    /// Whether a folder or a file looks like one, by names and small files alone.
+    fn is_published(&self, path: &Path) -> bool;
+
+    /// Loads one onto `device`, the net's weights held in `format`. Strict: a tensor that is missing, left over or of
+    /// another shape is an error with the file's own names.
+    fn load(
+        &self,
+        files: PublishedFiles<'_>,
+        device: &Device,
+        format: WeightFormat,
+    ) -> Result<Published<F>>;
+
+    /// What one is, and the bytes of its weight files. Loads it, where that can't be known otherwise.
+    fn describe(&self, files: PublishedFiles<'_>) -> Result<(FamilyConfig<F>, u64)> {
+        let published = self.load(files, &Device::flex(), WeightFormat::F32)?;
+        Ok((published.model.config, published.bytes))
+    }
+
+    /// Writes one as a folder in our format, called `config.name`.
+    fn import(
+        &self,
+        files: PublishedFiles<'_>,
+        options: &ImportOptions,
+        dir: &Path,
+    ) -> Result<Vec<NetworkReport>> {
+        let Published {
+            mut model,
+            networks,
+            ..
+        } = self.load(files, &Device::flex(), WeightFormat::F32)?;
+        files.name.clone_into(&mut model.config.name);
+        if let Some(licence) = &options.licence {
+            model.config.licence.clone_from(licence);
+        }
+        model.save(dir, SaveAs::Floats(options.precision))?;
+        Ok(networks)
+    }
+}
+
+/// Work to be done for the family of a model, whichever that is.
+pub trait FamilyVisitor: Sized {
+    /// What comes of it.
+    type Output;
+
+    /// The work.
+    fn visit<F: Family>(self) -> Self::Output;
+}
+
+/// The families, in the order in which published files are tried.
+macro_rules! families {
+    ($($(#[$condition:meta])? $family:ty),+ $(,)?) => {
+        /// Their names, as `config.json` has them.
+        pub(crate) const NAMES: &[&str] = &[$($(#[$condition])? <$family as Family>::NAME),+];
+
+        /// Does the work for the family of this name; none if there is no such family.
+        pub fn visit<V: FamilyVisitor>(name: &str, visitor: V) -> Option<V::Output> {
+            $($(#[$condition])? if name == <$family as Family>::NAME {
+                return Some(visitor.visit::<$family>());
+            })+
+            None
+        }
+
+        /// The family whose published files these look like.
+        fn published_as(path: &Path) -> Option<&'static str> {
+            $($(#[$condition])? if let Some(form) = <$family as Family>::published()
+                && form.is_published(path)
+            {
+                return Some(<$family as Family>::NAME);
+            })+
+            None
+        }
+    };
+}
+
+families!(
+    DalleMini,
+    DallePytorch,
+    Native,
+    #[cfg(test)]
+    toy::Toy,
+);

@@ -1,0 +1,251 @@
+//! What a model of any family can do, without its type: images from prompts, infilling, likelihoods.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use serde_json::Value;
+
+use super::{Captioner, Family, FamilyModel};
+use crate::canvas::{Canvas, Conditioning};
+use crate::engine::{
+    self, AutoregressiveModel, FillOptions, FillRequest, InfillRow, Likelihood, SampleSpec,
+    SampledTokens,
+};
+use crate::models::ImageTokenizer;
+use crate::models::dalle::Order;
+use crate::observer::Observer;
+use crate::sampling::SamplingOptions;
+use crate::{Error, Result};
+
+/// A model of any kind. What it can do besides turning pictures into ids and back are traits of their own.
+pub trait AnyModel: Debug + Send + Sync {
+    /// The model's name.
+    fn name(&self) -> &str;
+
+    /// What people call its family.
+    fn family(&self) -> &'static str;
+
+    /// Its `config.json`.
+    fn config(&self) -> Result<Value>;
+
+    /// Where the weights are.
+    fn device(&self) -> &Device;
+
+    /// Pixels ↔ image ids.
+    fn image_tokenizer(&self) -> &ImageTokenizer;
+
+    /// The model as one that generates images.
+    fn generator(&self) -> Option<&dyn Generator> {
+        None
+    }
+
+    /// The model as one that writes captions.
+    fn captioner(&self) -> Option<&dyn Captioner> {
+        None
+    }
+}
+
+/// A model that generates images.
+pub trait Generator {
+    /// The default sampling options for images.
+    fn sampling(&self) -> &SamplingOptions;
+
+    /// How known ids condition it.
+    fn conditioning(&self) -> Conditioning;
+
+    /// Returns an error that says why the model can't read a prompt.
+    fn check_prompt(&self, prompt: &str, truncate: bool) -> Result<()>;
+
+    /// Reads a prompt; that of nothing in particular without one.
+    fn read<'a>(
+        &'a self,
+        prompt: Option<&str>,
+        truncate: bool,
+    ) -> Result<Box<dyn Conditioned + 'a>>;
+
+    /// Samples an image of each prompt with the seed beside it, all in one batch.
+    fn sample(
+        &self,
+        prompts: &[(&str, u64)],
+        truncate: bool,
+        sampling: &SamplingOptions,
+        order: Order,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<SampledTokens>>;
+
+    /// ln p of a caption, where the model generates any, and of an image given it.
+    fn likelihood(&self, caption: &str, image_ids: &[u32], truncate: bool) -> Result<Likelihood>;
+}
+
+/// A canvas to fill.
+#[derive(Clone, Debug)]
+pub struct Infill {
+    /// What is known of the image.
+    pub canvas: Arc<Canvas>,
+    /// The seed of the masked ids.
+    pub seed: u64,
+}
+
+/// Which prompt an image is judged under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// The one that was read.
+    Prompt,
+    /// None, as for guidance.
+    Unconditional,
+}
+
+/// A model that has read a prompt.
+pub trait Conditioned {
+    /// Fills the masked ids of the canvases, each as it would be alone.
+    fn fill(
+        &self,
+        canvases: &[Infill],
+        options: &FillOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<SampledTokens>>;
+
+    /// ln p of whole images in raster order, in nats.
+    fn log_likelihoods(&self, condition: Condition, image_ids: &[Vec<u32>]) -> Result<Vec<f64>>;
+
+    /// How unsure the model is of each id of an image; see [`engine::entropies`].
+    fn entropies(&self, image_ids: &[u32], seed: u64) -> Result<Vec<f64>>;
+}
+
+impl<F: Family> AnyModel for FamilyModel<F> {
+    fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    fn family(&self) -> &'static str {
+        F::TITLE
+    }
+
+    fn config(&self) -> Result<Value> {
+        super::info::json(&self.config)
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn image_tokenizer(&self) -> &ImageTokenizer {
+        &self.image
+    }
+
+    fn generator(&self) -> Option<&dyn Generator> {
+        Some(self)
+    }
+
+    fn captioner(&self) -> Option<&dyn Captioner> {
+        F::captioner(self)
+    }
+}
+
+impl<F: Family> Generator for FamilyModel<F> {
+    fn sampling(&self) -> &SamplingOptions {
+        &self.config.sampling
+    }
+
+    fn conditioning(&self) -> Conditioning {
+        F::conditioning(&self.config.options)
+    }
+
+    fn check_prompt(&self, prompt: &str, truncate: bool) -> Result<()> {
+        self.encode_caption(prompt, truncate).map(drop)
+    }
+
+    fn read<'a>(
+        &'a self,
+        prompt: Option<&str>,
+        truncate: bool,
+    ) -> Result<Box<dyn Conditioned + 'a>> {
+        // What can be refused is, before anything is computed.
+        let text_ids = match prompt {
+            Some(prompt) => Some(self.encode_caption(prompt, truncate)?),
+            None => None,
+        };
+        let unconditional = Arc::new(self.net.read(&self.unconditional())?);
+        let prompt = match text_ids {
+            Some(ids) => Arc::new(self.net.read(&ids)?),
+            None => unconditional.clone(),
+        };
+        Ok(Box::new(Prompt {
+            model: self,
+            prompt,
+            unconditional,
+        }))
+    }
+
+    fn sample(
+        &self,
+        prompts: &[(&str, u64)],
+        truncate: bool,
+        sampling: &SamplingOptions,
+        order: Order,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<SampledTokens>> {
+        let specs = prompts.iter().map(|&(prompt, seed)| {
+            Ok(SampleSpec {
+                text_ids: self.encode_caption(prompt, truncate)?,
+                seed,
+            })
+        });
+        let specs: Vec<SampleSpec> = specs.collect::<Result<_>>()?;
+        let unconditional = self.unconditional();
+        engine::sample(&self.net, &specs, &unconditional, sampling, order, observer)
+    }
+
+    fn likelihood(&self, caption: &str, image_ids: &[u32], truncate: bool) -> Result<Likelihood> {
+        let prompt = self.net.read(&self.encode_caption(caption, truncate)?)?;
+        engine::likelihood(&self.net, &prompt, image_ids)
+    }
+}
+
+struct Prompt<'a, F: Family> {
+    model: &'a FamilyModel<F>,
+    prompt: Arc<<F::Net as AutoregressiveModel>::Prompt>,
+    unconditional: Arc<<F::Net as AutoregressiveModel>::Prompt>,
+}
+
+impl<F: Family> Conditioned for Prompt<'_, F> {
+    fn fill(
+        &self,
+        canvases: &[Infill],
+        options: &FillOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<SampledTokens>> {
+        if self.model.net.parallel_passes().is_none() && options.order != Order::Raster {
+            let (family, order) = (F::TITLE, options.order);
+            let reason = format!("{family} draws in raster order, got {order}");
+            return Err(Error::invalid("order", reason));
+        }
+        let rows = canvases.iter().map(|infill| InfillRow {
+            prompt: self.prompt.clone(),
+            canvas: infill.canvas.clone(),
+            seed: infill.seed,
+        });
+        let request = FillRequest {
+            rows: rows.collect(),
+            unconditional: self.unconditional.clone(),
+            options: options.clone(),
+        };
+        engine::fill(&self.model.net, &request, observer)
+    }
+
+    fn log_likelihoods(&self, condition: Condition, image_ids: &[Vec<u32>]) -> Result<Vec<f64>> {
+        let prompt = match condition {
+            Condition::Prompt => &self.prompt,
+            Condition::Unconditional => &self.unconditional,
+        };
+        let prompts = vec![prompt.as_ref(); image_ids.len()];
+        engine::image_log_likelihoods(&self.model.net, &prompts, image_ids)
+    }
+
+    fn entropies(&self, image_ids: &[u32], seed: u64) -> Result<Vec<f64>> {
+        let net = &self.model.net;
+        let any_order = self.model.conditioning() == Conditioning::Prefix;
+        engine::entropies(net, &self.prompt, image_ids, any_order, seed)
+    }
+}

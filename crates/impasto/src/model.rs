@@ -1,0 +1,238 @@
+//! A model of any family, opened once and shared: `Model::open(name)`, then [`Model::run`] requests.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use burn::tensor::Device;
+
+use crate::checkpoint::{ModelSource, WeightFormat};
+use crate::families::{self, AnyModel, Captioner, Generator, ModelFiles};
+use crate::image::Picture;
+use crate::models::ImageTokenizer;
+use crate::observer::Observer;
+use crate::request::Request;
+use crate::{Error, Result};
+
+/// How a model is opened.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// In what the transformer's weights are held in memory; as they are stored, if not given.
+    pub precision: Option<WeightFormat>,
+    /// The folder of a LoRA adapter that was trained on the model.
+    pub adapter: Option<PathBuf>,
+    /// Where pulled models are kept, for names of such.
+    pub cache: Option<PathBuf>,
+}
+
+/// A model, ready to run. Copies share its weights.
+#[derive(Clone, Debug)]
+pub struct Model {
+    inner: Arc<dyn AnyModel>,
+    load_time: Duration,
+}
+
+impl Model {
+    /// Opens a model on `device` by its name (the embedded one's or a pulled one's) or by its folder or file, in our
+    /// format or as it was published.
+    pub fn open(name_or_path: &str, device: &Device, options: &OpenOptions) -> Result<Self> {
+        let files = ModelFiles::find(&ModelSource::find(name_or_path, options.cache.as_deref())?)?;
+        Self::open_files(&files, device, options)
+    }
+
+    /// [`Model::open`] of files that were found before.
+    pub fn open_files(files: &ModelFiles, device: &Device, options: &OpenOptions) -> Result<Self> {
+        let started = Instant::now();
+        let adapter = options.adapter.as_deref();
+        let inner = families::open(files, device, options.precision, adapter)?;
+        Ok(Model {
+            inner: inner.into(),
+            load_time: started.elapsed(),
+        })
+    }
+
+    /// Validates a request and runs it.
+    ///
+    /// # Errors
+    /// What is wrong with the request, what the model can't do, and [`Error::Stopped`] where `observer` stops it.
+    pub fn run<R: Request>(&self, request: &R, observer: &mut dyn Observer) -> Result<R::Outcome> {
+        request.validate()?;
+        request.run(self, observer)
+    }
+
+    /// The model's name.
+    pub fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    /// What people call its family.
+    pub fn family(&self) -> &'static str {
+        self.inner.family()
+    }
+
+    /// Its `config.json`.
+    pub fn config(&self) -> Result<serde_json::Value> {
+        self.inner.config()
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> &Device {
+        self.inner.device()
+    }
+
+    /// How long loading took.
+    pub fn load_time(&self) -> Duration {
+        self.load_time
+    }
+
+    /// Pixels ↔ image ids.
+    pub fn image_tokenizer(&self) -> &ImageTokenizer {
+        self.inner.image_tokenizer()
+    }
+
+    /// The model as one that generates images.
+    ///
+    /// # Errors
+    /// Where it is an image tokenizer alone.
+    pub fn generator(&self) -> Result<&dyn Generator> {
+        self.inner.generator().ok_or_else(|| {
+            Error::invalid(
+                "model",
+                format!(
+                    "{} is an image tokenizer alone: it turns pictures into ids and back, and reads no words",
+                    self.name()
+                ),
+            )
+        })
+    }
+
+    /// The model as one that writes captions.
+    ///
+    /// # Errors
+    /// Where its family only reads them.
+    pub fn captioner(&self) -> Result<&dyn Captioner> {
+        self.generator()?;
+        self.inner.captioner().ok_or_else(|| {
+            Error::invalid(
+                "model",
+                format!(
+                    "{} cannot generate captions; impasto's own models and DALLE-pytorch's can",
+                    self.name()
+                ),
+            )
+        })
+    }
+
+    /// Side of the pictures in pixels.
+    pub fn picture_size(&self) -> usize {
+        self.image_tokenizer().config().picture_size()
+    }
+
+    /// Image ids along a side.
+    pub fn grid(&self) -> usize {
+        self.image_tokenizer().config().grid()
+    }
+
+    /// Row-major ids of a picture of any size: its middle square, scaled to the model's.
+    pub fn encode(&self, picture: &Picture) -> Result<Vec<u32>> {
+        let picture = picture.fit_square(self.picture_size())?;
+        let ids = self.image_tokenizer().encode(&[picture], self.device());
+        Ok(ids?.swap_remove(0))
+    }
+
+    /// The picture of row-major ids.
+    pub fn decode(&self, image_ids: &[u32]) -> Result<Picture> {
+        let pictures = self.image_tokenizer().decode(&[image_ids.to_vec()]);
+        Ok(pictures?.swap_remove(0))
+    }
+
+    /// A picture through the image tokenizer and back.
+    pub fn reconstruct(&self, picture: &Picture) -> Result<Picture> {
+        self.decode(&self.encode(picture)?)
+    }
+
+    /// The picture of the ids that are known so far, grey where none is; none where no id is known.
+    pub fn decode_partial(&self, image_ids: &[Option<u32>]) -> Result<Option<Picture>> {
+        let (size, grid) = (self.picture_size(), self.grid());
+        let known = image_ids.iter().take_while(|id| id.is_some()).count();
+        let scattered = image_ids.iter().skip(known).any(Option::is_some);
+        let mut picture = Picture::filled(size, size, [128; 3]);
+        if !scattered {
+            // The first rows of ids that are whole are enough, and quicker to decode.
+            let rows = known / grid;
+            if rows == 0 {
+                return Ok(None);
+            }
+            let ids: Vec<u32> = image_ids[..rows * grid].iter().copied().flatten().collect();
+            let upper = self.image_tokenizer().decode_grid(&ids, [rows, grid])?;
+            let length = upper.rgb.len().min(picture.rgb.len());
+            picture.rgb[..length].copy_from_slice(&upper.rgb[..length]);
+            return Ok(Some(picture));
+        }
+        // An unknown id takes the one before it, and its patch is painted over.
+        let mut last = image_ids.iter().copied().flatten().next().unwrap_or(0);
+        let ids: Vec<u32> = image_ids
+            .iter()
+            .map(|id| {
+                last = id.unwrap_or(last);
+                last
+            })
+            .collect();
+        let whole = self.decode(&ids)?;
+        let patch = size / grid;
+        for (position, id) in image_ids.iter().enumerate() {
+            if id.is_none() {
+                continue;
+            }
+            let (top, left) = (position / grid * patch, position % grid * patch);
+            for y in top..top + patch {
+                let row = 3 * (y * size + left)..3 * (y * size + left + patch);
+                picture.rgb[row.clone()].copy_from_slice(&whole.rgb[row]);
+            }
+        }
+        Ok(Some(picture))
+    }
+
+    /// Several pictures as one, decoded together so that they blend into each other: rows of `columns`.
+    pub fn decode_seamless(&self, pictures: &[&[u32]], columns: usize) -> Result<Picture> {
+        let grid = self.grid();
+        if columns == 0 || pictures.is_empty() || !pictures.len().is_multiple_of(columns) {
+            return Err(Error::invalid(
+                "seamless grid",
+                format!("{} pictures do not fill rows of {columns}", pictures.len()),
+            ));
+        }
+        if let Some(ids) = pictures.iter().find(|ids| ids.len() != grid * grid) {
+            return Err(Error::invalid(
+                "image ids",
+                format!("expected {} ids, got {}", grid * grid, ids.len()),
+            ));
+        }
+        let mut all = Vec::with_capacity(pictures.len() * grid * grid);
+        for row in pictures.chunks(columns) {
+            for line in 0..grid {
+                for ids in row {
+                    all.extend(&ids[line * grid..][..grid]);
+                }
+            }
+        }
+        let rows = pictures.len() / columns * grid;
+        self.image_tokenizer()
+            .decode_grid(&all, [rows, columns * grid])
+    }
+}
+
+impl From<Box<dyn AnyModel>> for Model {
+    fn from(model: Box<dyn AnyModel>) -> Self {
+        Model {
+            inner: model.into(),
+            load_time: Duration::ZERO,
+        }
+    }
+}
+
+/// Models are shared between threads.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    shared::<Model>();
+};

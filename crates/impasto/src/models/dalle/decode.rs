@@ -1,0 +1,250 @@
+//! [`Dalle`] in the decoding engine: any order, parallel passes, texts before and after images.
+
+use burn::tensor::{Device, Tensor};
+
+use super::{Dalle, DalleBatch, Part, image_part, raster};
+use crate::engine::{
+    AutoregressiveModel, DecodeState, Input, ParallelPasses, Prompted, Rows, Sizes, TextModel,
+    TextSizes, TokenNll,
+};
+use crate::nn::KvCache;
+use crate::nn::block::AttentionMask;
+use crate::text::{BOS, EOS, PAD};
+use crate::{Error, Result};
+
+/// Keys and values of rows, and the captions that they start with.
+#[derive(Debug)]
+pub struct DalleState {
+    /// The captions, `[rows, text_length]`, until they are run together with the first inputs.
+    pending: Option<Vec<u32>>,
+    caches: Vec<KvCache>,
+}
+
+impl DecodeState for DalleState {
+    fn select_rows(&mut self, rows: &[usize]) {
+        for cache in &mut self.caches {
+            cache.select_rows(rows);
+        }
+    }
+}
+
+impl DalleState {
+    fn text(&mut self) -> Option<Part> {
+        let ids = self.pending.take()?;
+        Some(Part::Text { ids, start: 0 })
+    }
+}
+
+impl Dalle {
+    /// Inputs of rows as a part of the sequence.
+    fn image_inputs<'a>(&self, rows: impl IntoIterator<Item = &'a Vec<Input>>) -> Part {
+        let (start, nowhere) = (
+            self.config.codebook_size as u32,
+            self.config.image_length() as u32,
+        );
+        let (mut ids, mut own, mut target) = (Vec::new(), Vec::new(), Vec::new());
+        for input in rows.into_iter().flatten() {
+            let (position, id) = input.token.unwrap_or((nowhere, start));
+            ids.push(id);
+            own.push(position);
+            target.push(input.target);
+        }
+        Part::Image { ids, own, target }
+    }
+}
+
+impl AutoregressiveModel for Dalle {
+    /// The padded caption.
+    type Prompt = Vec<u32>;
+    type State = DalleState;
+
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            positions: self.config.image_length(),
+            codebook_size: self.config.codebook_size,
+            text_length: self.config.text_length,
+        }
+    }
+
+    fn device(&self) -> Device {
+        Dalle::device(self)
+    }
+
+    fn read(&self, text_ids: &[u32]) -> Result<Vec<u32>> {
+        let (found, expected) = (text_ids.len(), self.config.text_length);
+        if found != expected {
+            return Err(Error::invalid(
+                "text ids",
+                format!("expected {expected} ids, padding included, got {found}"),
+            ));
+        }
+        Ok(text_ids.to_vec())
+    }
+
+    fn prefill(&self, rows: &[Prompted<'_, Vec<u32>>]) -> Result<DalleState> {
+        let captions = rows.iter().map(|group| group.prompt.repeat(group.rows));
+        Ok(DalleState {
+            pending: Some(captions.collect::<Vec<_>>().concat()),
+            caches: self.caches(),
+        })
+    }
+
+    fn step(&self, groups: &mut [Rows<'_, DalleState>], n_logits: usize) -> Result<Tensor<3>> {
+        let batch = groups.iter().map(|group| group.inputs.len()).sum();
+        let mut parts = Vec::with_capacity(2);
+        if let [only] = &mut *groups {
+            parts.extend(only.state.text());
+        }
+        parts.push(self.image_inputs(groups.iter().flat_map(|group| group.inputs)));
+        let mut caches: Vec<(&mut [KvCache], usize)> = groups
+            .iter_mut()
+            .map(|group| (&mut group.state.caches[..], group.inputs.len()))
+            .collect();
+        let states = self.forward_groups(&parts, batch, &mut caches, AttentionMask::Causal);
+        let [_, length, _] = states.dims();
+        Ok(self.image_logits(states.narrow(1, length - n_logits, n_logits)))
+    }
+
+    fn parallel_passes(&self) -> Option<&dyn ParallelPasses<DalleState>> {
+        Some(self)
+    }
+
+    fn nll_rows(&self) -> usize {
+        8
+    }
+
+    fn token_nll(
+        &self,
+        prompts: &[Prompted<'_, Vec<u32>>],
+        images: &[Vec<u32>],
+        with_text: bool,
+    ) -> Result<TokenNll> {
+        let captions = prompts
+            .iter()
+            .flat_map(|group| std::iter::repeat_n(group.prompt.clone(), group.rows));
+        let (rows, positions) = (images.len(), self.config.image_length());
+        let batch = DalleBatch {
+            text_ids: captions.collect(),
+            image_ids: images.to_vec(),
+            orders: vec![raster(positions); rows],
+            captioned: 0,
+        };
+        let text = Part::Text {
+            ids: batch.text_ids.concat(),
+            start: 0,
+        };
+        let codes = self.config.codebook_size;
+        let image = image_part(&batch.image_ids, &batch.orders, codes, false);
+        let states = self.forward(&[text, image], rows, None, AttentionMask::Causal);
+        let length = self.config.text_length;
+        let (mut text, mut text_tokens) = (None, 0);
+        if with_text {
+            let states = states.clone().narrow(1, 0, length);
+            let (nll, counted) = self.text_nll(states, &batch.text_ids);
+            text = Some(nll);
+            text_tokens = counted.into_iter().filter(|&counts| counts).count();
+        }
+        Ok(TokenNll {
+            text,
+            text_tokens,
+            image: self.image_nll(states.narrow(1, length, positions), &batch, rows),
+        })
+    }
+
+    fn image_logits_in(
+        &self,
+        prompt: &Vec<u32>,
+        image_ids: &[u32],
+        order: &[u32],
+    ) -> Result<Tensor<2>> {
+        let text = Part::Text {
+            ids: prompt.clone(),
+            start: 0,
+        };
+        let (positions, codes) = (self.config.image_length(), self.config.codebook_size);
+        let image = image_part(&[image_ids.to_vec()], &[order.to_vec()], codes, false);
+        let states = self
+            .forward(&[text, image], 1, None, AttentionMask::Causal)
+            .narrow(1, self.config.text_length, positions);
+        Ok(self.image_logits(states).reshape([positions, codes]))
+    }
+}
+
+impl ParallelPasses<DalleState> for Dalle {
+    fn append(&self, inputs: &[Vec<Input>], state: &mut DalleState) -> Result<()> {
+        let mut parts: Vec<Part> = state.text().into_iter().collect();
+        if inputs.first().is_some_and(|row| !row.is_empty()) {
+            parts.push(self.image_inputs(inputs));
+        }
+        if !parts.is_empty() {
+            let caches = Some(&mut state.caches[..]);
+            self.forward(&parts, inputs.len(), caches, AttentionMask::Causal);
+        }
+        Ok(())
+    }
+
+    fn query(&self, inputs: &[Vec<Input>], state: &mut DalleState) -> Result<Tensor<3>> {
+        let part = self.image_inputs(inputs);
+        let caches = Some(&mut state.caches[..]);
+        let states = self.forward(&[part], inputs.len(), caches, AttentionMask::QueryOnly);
+        Ok(self.image_logits(states))
+    }
+}
+
+impl TextModel for Dalle {
+    fn text_sizes(&self) -> TextSizes {
+        TextSizes {
+            vocabulary: self.config.text_vocab_size,
+            length: self.config.text_length - 1,
+            ends: EOS..EOS + 1,
+            never: vec![PAD, BOS],
+            ends_at_length: true,
+            first_stream: 1,
+        }
+    }
+
+    fn begin_text(
+        &self,
+        image_ids: Option<&[u32]>,
+        prefix: &[u32],
+    ) -> Result<(DalleState, Tensor<2>)> {
+        let codes = self.config.codebook_size;
+        let mut parts = Vec::with_capacity(2);
+        if let Some(image_ids) = image_ids {
+            let order = raster(self.config.image_length());
+            parts.push(image_part(&[image_ids.to_vec()], &[order], codes, true));
+        }
+        parts.push(Part::Text {
+            ids: [&[BOS], prefix].concat(),
+            start: 0,
+        });
+        let mut caches = self.caches();
+        let states = self.forward(&parts, 1, Some(&mut caches), AttentionMask::Causal);
+        let logits = self.next_text_logits(states);
+        let state = DalleState {
+            pending: None,
+            caches,
+        };
+        Ok((state, logits))
+    }
+
+    fn step_text(&self, ids: &[u32], place: usize, state: &mut DalleState) -> Result<Tensor<2>> {
+        let part = Part::Text {
+            ids: ids.to_vec(),
+            // After the start.
+            start: place + 1,
+        };
+        let caches = Some(&mut state.caches[..]);
+        let states = self.forward(&[part], ids.len(), caches, AttentionMask::Causal);
+        Ok(self.next_text_logits(states))
+    }
+}
+
+impl Dalle {
+    /// Logits of the text id after each row's last state.
+    fn next_text_logits(&self, states: Tensor<3>) -> Tensor<2> {
+        let [rows, length, _] = states.dims();
+        let last = self.text_logits(states.narrow(1, length - 1, 1));
+        last.reshape([rows, self.config.text_vocab_size])
+    }
+}

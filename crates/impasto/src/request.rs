@@ -1,0 +1,61 @@
+//! Requests to a model, as data: what a command line or a server takes, validated and run by [`Model::run`].
+
+mod caption;
+mod edit;
+mod generate;
+mod vary;
+
+use serde::{Deserialize, Serialize};
+
+pub use caption::{Caption, CaptionOutcome};
+pub use edit::{Edit, EditCandidate, EditOutcome};
+pub use generate::{Generate, GenerateOutcome, GeneratedImage, Timings};
+pub use vary::{Vary, VaryOutcome};
+
+use crate::Result;
+use crate::model::Model;
+use crate::observer::Observer;
+use crate::sampling::SamplingOptions;
+
+/// Something that a model is asked to do.
+pub trait Request {
+    /// What comes of it.
+    type Outcome;
+
+    /// Returns an error that names the invalid field.
+    fn validate(&self) -> Result<()>;
+
+    /// Does the work; see [`Model::run`].
+    fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<Self::Outcome>;
+}
+
+/// Sampling options that take the place of a model's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SamplingOverrides {
+    /// In the place of [`SamplingOptions::guidance_scale`].
+    pub guidance_scale: Option<f32>,
+    /// In the place of [`SamplingOptions::temperature`].
+    pub temperature: Option<f32>,
+    /// In the place of [`SamplingOptions::top_k`].
+    pub top_k: Option<usize>,
+    /// In the place of [`SamplingOptions::top_p`].
+    pub top_p: Option<f32>,
+}
+
+impl SamplingOverrides {
+    /// The model's options with these in their place.
+    pub fn over(&self, defaults: &SamplingOptions) -> SamplingOptions {
+        SamplingOptions {
+            guidance_scale: self.guidance_scale.unwrap_or(defaults.guidance_scale),
+            temperature: self.temperature.unwrap_or(defaults.temperature),
+            top_k: self.top_k.or(defaults.top_k),
+            top_p: self.top_p.or(defaults.top_p),
+        }
+    }
+
+    /// Returns an error that names the invalid field.
+    pub fn validate(&self) -> Result<()> {
+        self.over(&SamplingOptions::greedy()).validate()
+    }
+}

@@ -1,0 +1,197 @@
+//! Parts of a picture drawn anew.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Request, SamplingOverrides};
+use crate::canvas::Conditioning;
+use crate::edit::{self, Area, EditRequest, Edited, Mask, Region};
+use crate::image::Original;
+use crate::model::Model;
+use crate::models::dalle::Order;
+use crate::observer::Observer;
+use crate::rank::{self, Ranker};
+use crate::sampling::SamplingOptions;
+use crate::text::clip::LongCaption;
+use crate::{Error, Result};
+
+/// A request to draw parts of a picture anew: holes, damage, what lies beyond its sides, all below some rows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Edit {
+    /// What the whole picture shows; without a prompt the surroundings alone decide.
+    #[serde(default)]
+    pub prompt: Option<String>,
+    /// What is drawn.
+    #[serde(default)]
+    pub region: Region,
+    /// Candidates. Number i has the seed `seed + i`.
+    #[serde(default = "one")]
+    pub n: usize,
+    /// Seed of the first candidate.
+    pub seed: u64,
+    /// Guidance, temperature, cuts, in the place of the model's own.
+    #[serde(default)]
+    pub sampling: SamplingOverrides,
+    /// In which order, and how many at a time, ids are sampled.
+    #[serde(default)]
+    pub order: Order,
+    /// Fillings of each window for each candidate, of which the best is taken.
+    #[serde(default = "tries")]
+    pub tries: usize,
+    /// Side of the windows in pixels of the picture; by the hole's thickness if not given.
+    #[serde(default)]
+    pub window: Option<usize>,
+    /// Cut a prompt that is too long instead of refusing it.
+    #[serde(default)]
+    pub truncate: bool,
+    /// The picture, of any size.
+    #[serde(skip)]
+    pub image: Option<Arc<Original>>,
+    /// A CLIP that ranks tries and candidates, too, where there is a prompt.
+    #[serde(skip)]
+    pub ranker: Option<Arc<Ranker>>,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn tries() -> usize {
+    edit::TRIES
+}
+
+/// What came of an [`Edit`].
+#[derive(Clone, Debug)]
+pub struct EditOutcome {
+    /// The picture, extended where it was outpainted.
+    pub original: Original,
+    /// What was drawn.
+    pub mask: Mask,
+    /// The colour of damage that was found.
+    pub damage: Option<[u8; 3]>,
+    /// The candidates, the best first.
+    pub candidates: Vec<EditCandidate>,
+    /// The windows that were shown to the model, in pixels of the picture.
+    pub windows: Vec<Area>,
+    /// The sampling options that were used.
+    pub sampling: SamplingOptions,
+    /// How known ids conditioned the model.
+    pub conditioning: Conditioning,
+}
+
+/// A candidate.
+#[derive(Clone, Debug)]
+pub struct EditCandidate {
+    /// What was drawn.
+    pub edited: Edited,
+    /// Cosine of picture and prompt, where a CLIP ranked.
+    pub clip_score: Option<f32>,
+}
+
+impl EditOutcome {
+    /// The picture with a candidate in its hole; all other pixels are as they were.
+    pub fn image(&self, candidate: &EditCandidate) -> Original {
+        let mut picture = self.original.clone();
+        candidate.edited.apply(&mut picture, &self.mask);
+        picture
+    }
+}
+
+impl Edit {
+    /// One candidate of a region of a picture, with the model's own settings.
+    pub fn new(image: Original, region: Region, seed: u64) -> Self {
+        Edit {
+            prompt: None,
+            region,
+            n: 1,
+            seed,
+            sampling: SamplingOverrides::default(),
+            order: Order::default(),
+            tries: tries(),
+            window: None,
+            truncate: false,
+            image: Some(Arc::new(image)),
+            ranker: None,
+        }
+    }
+}
+
+impl Request for Edit {
+    type Outcome = EditOutcome;
+
+    fn validate(&self) -> Result<()> {
+        if self.image.is_none() {
+            return Err(Error::invalid("image", "expected one, got none"));
+        }
+        self.sampling.validate()
+    }
+
+    fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<EditOutcome> {
+        let Some(image) = &self.image else {
+            return Err(Error::invalid("image", "expected one, got none"));
+        };
+        let generator = model.generator()?;
+        let found = self.region.of(Original::clone(image), model.grid())?;
+        let ranker = self.ranker.as_deref();
+        let request = EditRequest {
+            prompt: self.prompt.clone(),
+            n: self.n,
+            seed: self.seed,
+            sampling: self.sampling.over(generator.sampling()),
+            order: self.order,
+            conditioning: generator.conditioning(),
+            tries: self.tries,
+            ranker,
+            window: self.window.or(found.window),
+            truncate: self.truncate,
+        };
+        let edits = edit::edit(model, &found.original, &found.mask, &request, observer)?;
+        let mut outcome = EditOutcome {
+            original: found.original,
+            mask: found.mask,
+            damage: found.damage,
+            windows: edits.windows,
+            sampling: request.sampling,
+            conditioning: request.conditioning,
+            candidates: Vec::new(),
+        };
+        let candidates = edits.candidates.into_iter().map(|edited| EditCandidate {
+            edited,
+            clip_score: None,
+        });
+        outcome.candidates = candidates.collect();
+        if let (Some(ranker), Some(prompt)) = (ranker, &self.prompt) {
+            outcome.rank(ranker, prompt)?;
+        }
+        Ok(outcome)
+    }
+}
+
+impl EditOutcome {
+    /// Orders the candidates by the sum of their ranks by score and by what the CLIP says.
+    fn rank(&mut self, ranker: &Ranker, prompt: &str) -> Result<()> {
+        let prompt = [prompt.to_owned()];
+        let mut cosines = Vec::with_capacity(self.candidates.len());
+        for candidate in &self.candidates {
+            // One by one: a photograph of each would take much memory.
+            let picture = self.image(candidate);
+            let picture = picture.region(0, 0, picture.width(), picture.height());
+            let scores = ranker.score(&prompt, &[picture], LongCaption::Truncate)?;
+            cosines.push(scores.cosine(0, 0));
+        }
+        let scores = self
+            .candidates
+            .iter()
+            .map(|candidate| candidate.edited.score);
+        let scores: Vec<f64> = scores.collect();
+        let best = rank::agreed(&scores, &cosines);
+        let candidates = best.into_iter().map(|index| EditCandidate {
+            clip_score: Some(cosines[index]),
+            ..self.candidates[index].clone()
+        });
+        self.candidates = candidates.collect();
+        Ok(())
+    }
+}

@@ -1,0 +1,268 @@
+//! Images from a prompt.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Request, SamplingOverrides};
+use crate::canvas::{Canvas, Conditioning};
+use crate::engine::FillOptions;
+use crate::families::Infill;
+use crate::image::Picture;
+use crate::model::Model;
+use crate::models::dalle::Order;
+use crate::observer::{Event, Observer};
+use crate::rank::Ranker;
+use crate::sampling::SamplingOptions;
+use crate::text::clip::LongCaption;
+use crate::{Error, Result};
+
+/// A request for images of a prompt.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generate {
+    /// What the images show.
+    pub prompt: String,
+    /// Images. Number i has the seed `seed + i`.
+    #[serde(default = "one")]
+    pub n: usize,
+    /// Sample this many and keep the `n` that a CLIP finds nearest to the prompt; `n`, if not given.
+    #[serde(default)]
+    pub best_of: Option<usize>,
+    /// Seed of the first image.
+    pub seed: u64,
+    /// Guidance, temperature, cuts, in the place of the model's own.
+    #[serde(default)]
+    pub sampling: SamplingOverrides,
+    /// In which order, and how many at a time, ids are sampled.
+    #[serde(default)]
+    pub order: Order,
+    /// Cut a prompt that is too long instead of refusing it.
+    #[serde(default)]
+    pub truncate: bool,
+    /// Row-major ids that every image starts with.
+    #[serde(default)]
+    pub prefix_ids: Vec<u32>,
+    /// The CLIP that chooses among `best_of`.
+    #[serde(skip)]
+    pub ranker: Option<Arc<Ranker>>,
+}
+
+fn one() -> usize {
+    1
+}
+
+/// An image that was generated.
+#[derive(Clone, Debug)]
+pub struct GeneratedImage {
+    /// The pixels.
+    pub picture: Picture,
+    /// Its seed.
+    pub seed: u64,
+    /// Its row-major ids.
+    pub image_ids: Vec<u32>,
+    /// ln p of the sampled ids given the prompt, in nats.
+    pub log_likelihood: f64,
+    /// Cosine of image and prompt, where a CLIP chose.
+    pub clip_score: Option<f32>,
+}
+
+/// How long each part of a request took, in seconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Timings {
+    /// Reading the model.
+    pub load: f64,
+    /// Encoding the caption.
+    pub text: f64,
+    /// Sampling the ids.
+    pub decode: f64,
+    /// Ids to pixels.
+    pub pixels: f64,
+}
+
+/// What came of a [`Generate`].
+#[derive(Clone, Debug)]
+pub struct GenerateOutcome {
+    /// The images by their seeds; where a CLIP chose, the best first.
+    pub images: Vec<GeneratedImage>,
+    /// The sampling options that were used.
+    pub sampling: SamplingOptions,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+/// Images sampled in one batch.
+const BATCH: usize = 16;
+
+impl Generate {
+    /// One image of a prompt with the model's own settings.
+    pub fn new(prompt: impl Into<String>, seed: u64) -> Self {
+        Generate {
+            prompt: prompt.into(),
+            n: 1,
+            best_of: None,
+            seed,
+            sampling: SamplingOverrides::default(),
+            order: Order::default(),
+            truncate: false,
+            prefix_ids: Vec::new(),
+            ranker: None,
+        }
+    }
+
+    /// Returns an error that says why the model, or the CLIP, can't read the prompt.
+    pub fn check_prompt(&self, model: &Model) -> Result<()> {
+        model
+            .generator()?
+            .check_prompt(&self.prompt, self.truncate)?;
+        match &self.ranker {
+            Some(ranker) => ranker.check_caption(&self.prompt, self.long()),
+            None => Ok(()),
+        }
+    }
+
+    fn long(&self) -> LongCaption {
+        LongCaption::cut_if(self.truncate)
+    }
+
+    /// How many images are sampled.
+    pub fn sampled(&self) -> usize {
+        self.best_of.unwrap_or(self.n)
+    }
+}
+
+impl Request for Generate {
+    type Outcome = GenerateOutcome;
+
+    fn validate(&self) -> Result<()> {
+        if self.n == 0 {
+            return Err(Error::invalid("n", "expected 1 or more pictures, got 0"));
+        }
+        if let Some(best_of) = self.best_of {
+            if best_of < self.n {
+                let reason = format!(
+                    "expected {} (the images kept) or more, got {best_of}",
+                    self.n
+                );
+                return Err(Error::invalid("best of", reason));
+            }
+            if self.ranker.is_none() {
+                return Err(Error::invalid("best of", "expected a CLIP that chooses"));
+            }
+        }
+        self.sampling.validate()
+    }
+
+    fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<GenerateOutcome> {
+        let generator = model.generator()?;
+        let sampling = self.sampling.over(generator.sampling());
+        let mut timings = Timings {
+            load: model.load_time().as_secs_f64(),
+            ..Timings::default()
+        };
+        let mut clock = Clock(Instant::now());
+        let conditioning = generator.conditioning();
+        let positions = model.grid().pow(2);
+        let canvas = Arc::new(match self.prefix_ids.is_empty() {
+            true => Canvas::blank(positions),
+            false => Canvas::with_prefix(&self.prefix_ids, positions)?,
+        });
+        let options = FillOptions {
+            sampling: sampling.clone(),
+            order: self.order,
+            // A prefix in raster order is one in any order, too.
+            conditioning: match self.order {
+                Order::Raster => conditioning,
+                Order::Parallel { .. } => Conditioning::Prefix,
+            },
+            tries: 1,
+        };
+        let read = generator.read(Some(&self.prompt), self.truncate)?;
+        timings.text = clock.lap();
+        let n = self.sampled();
+        let mut images = Vec::with_capacity(n);
+        for first in (0..n).step_by(BATCH) {
+            let infills: Vec<Infill> = (first..n.min(first + BATCH))
+                .map(|i| Infill {
+                    canvas: canvas.clone(),
+                    seed: self.seed.wrapping_add(i as u64),
+                })
+                .collect();
+            let sampled = read.fill(&infills, &options, &mut |event: &Event<'_>| match event {
+                Event::Tokens {
+                    done, image_ids, ..
+                } => observer.event(&Event::Tokens {
+                    done: first * positions + done,
+                    total: n * positions,
+                    image_ids,
+                }),
+                _ => ControlFlow::Continue(()),
+            })?;
+            timings.decode += clock.lap();
+            let image_ids: Vec<Vec<u32>> = sampled
+                .iter()
+                .map(|image| image.image_ids.clone())
+                .collect();
+            let pictures = model.image_tokenizer().decode(&image_ids)?;
+            timings.pixels += clock.lap();
+            for ((picture, image), infill) in pictures.into_iter().zip(sampled).zip(infills) {
+                let image = GeneratedImage {
+                    picture,
+                    seed: infill.seed,
+                    image_ids: image.image_ids,
+                    log_likelihood: image.log_likelihood,
+                    clip_score: None,
+                };
+                if self.best_of.is_none() && observer.event(&Event::Image(&image)).is_break() {
+                    return Err(Error::Stopped);
+                }
+                images.push(image);
+            }
+        }
+        if let (Some(_), Some(ranker)) = (self.best_of, &self.ranker) {
+            images = self.chosen(images, ranker)?;
+            for image in &images {
+                if observer.event(&Event::Image(image)).is_break() {
+                    return Err(Error::Stopped);
+                }
+            }
+        }
+        Ok(GenerateOutcome {
+            images,
+            sampling,
+            timings,
+        })
+    }
+}
+
+impl Generate {
+    /// The images that the CLIP finds nearest to the prompt, the best first.
+    fn chosen(&self, images: Vec<GeneratedImage>, ranker: &Ranker) -> Result<Vec<GeneratedImage>> {
+        let pictures: Vec<Picture> = images.iter().map(|image| image.picture.clone()).collect();
+        let caption = std::slice::from_ref(&self.prompt);
+        let scores = ranker.score(caption, &pictures, self.long())?;
+        let mut images: Vec<Option<GeneratedImage>> = images.into_iter().map(Some).collect();
+        let best = scores.best_pictures(0);
+        let kept = best.into_iter().take(self.n).filter_map(|index| {
+            let image = images.get_mut(index).and_then(Option::take)?;
+            Some(GeneratedImage {
+                clip_score: Some(scores.cosine(index, 0)),
+                ..image
+            })
+        });
+        Ok(kept.collect())
+    }
+}
+
+struct Clock(Instant);
+
+impl Clock {
+    /// Seconds since the last one.
+    fn lap(&mut self) -> f64 {
+        std::mem::replace(&mut self.0, Instant::now())
+            .elapsed()
+            .as_secs_f64()
+    }
+}

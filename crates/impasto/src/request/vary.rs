@@ -1,0 +1,134 @@
+//! Variations of a picture.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{GeneratedImage, Request, SamplingOverrides};
+use crate::canvas::Conditioning;
+use crate::edit::{self, Choice, VaryRequest};
+use crate::image::Picture;
+use crate::model::Model;
+use crate::models::dalle::Order;
+use crate::observer::Observer;
+use crate::sampling::SamplingOptions;
+use crate::{Error, Result};
+
+/// A request for variations of a picture: a share of its ids is sampled anew.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vary {
+    /// What the picture shows; without a prompt the ids that stay decide alone.
+    #[serde(default)]
+    pub prompt: Option<String>,
+    /// The share of the ids that is sampled anew: 0 gives what the image tokenizer makes of the picture, 1 a fresh one.
+    pub strength: f64,
+    /// Which ids.
+    #[serde(default)]
+    pub choice: Choice,
+    /// Variations. Number i has the seed `seed + i`.
+    #[serde(default = "one")]
+    pub n: usize,
+    /// Seed of the first one.
+    pub seed: u64,
+    /// Guidance, temperature, cuts, in the place of the model's own.
+    #[serde(default)]
+    pub sampling: SamplingOverrides,
+    /// In which order, and how many at a time, ids are sampled.
+    #[serde(default)]
+    pub order: Order,
+    /// Fillings of each variation, of which the likeliest is taken; 1, or [`edit::TRIES`] for models of raster order
+    /// only, which find by it what goes with the ids that stay.
+    #[serde(default)]
+    pub tries: Option<usize>,
+    /// Cut a prompt that is too long instead of refusing it.
+    #[serde(default)]
+    pub truncate: bool,
+    /// The picture; its middle square is taken.
+    #[serde(skip)]
+    pub image: Option<Arc<Picture>>,
+}
+
+fn one() -> usize {
+    1
+}
+
+/// What came of a [`Vary`].
+#[derive(Clone, Debug)]
+pub struct VaryOutcome {
+    /// The variations, by their seeds.
+    pub images: Vec<GeneratedImage>,
+    /// The sampling options that were used.
+    pub sampling: SamplingOptions,
+    /// How known ids conditioned the model.
+    pub conditioning: Conditioning,
+    /// Ids of each that were sampled anew.
+    pub sampled: usize,
+}
+
+impl Vary {
+    /// One variation of a picture with the model's own settings.
+    pub fn new(image: Picture, strength: f64, seed: u64) -> Self {
+        Vary {
+            prompt: None,
+            strength,
+            choice: Choice::default(),
+            n: 1,
+            seed,
+            sampling: SamplingOverrides::default(),
+            order: Order::default(),
+            tries: None,
+            truncate: false,
+            image: Some(Arc::new(image)),
+        }
+    }
+}
+
+impl Request for Vary {
+    type Outcome = VaryOutcome;
+
+    fn validate(&self) -> Result<()> {
+        if self.image.is_none() {
+            return Err(Error::invalid("image", "expected one, got none"));
+        }
+        if !(0.0..=1.0).contains(&self.strength) {
+            return Err(Error::invalid(
+                "strength",
+                format!("expected 0 to 1, got {}", self.strength),
+            ));
+        }
+        self.sampling.validate()
+    }
+
+    fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<VaryOutcome> {
+        let Some(image) = &self.image else {
+            return Err(Error::invalid("image", "expected one, got none"));
+        };
+        let generator = model.generator()?;
+        let conditioning = generator.conditioning();
+        let usual = match conditioning {
+            Conditioning::Prefix => 1,
+            Conditioning::TeacherForced => edit::TRIES,
+        };
+        let request = VaryRequest {
+            prompt: self.prompt.clone(),
+            strength: self.strength,
+            choice: self.choice,
+            n: self.n,
+            seed: self.seed,
+            sampling: self.sampling.over(generator.sampling()),
+            order: self.order,
+            conditioning,
+            tries: self.tries.unwrap_or(usual),
+            truncate: self.truncate,
+        };
+        let picture = image.fit_square(model.picture_size())?;
+        let images = edit::vary(model, &picture, &request, observer)?;
+        Ok(VaryOutcome {
+            images,
+            sampling: request.sampling,
+            conditioning,
+            sampled: (self.strength * model.grid().pow(2) as f64).round() as usize,
+        })
+    }
+}
