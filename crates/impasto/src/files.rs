@@ -3,11 +3,11 @@
 //! What is written goes to a temporary file (`.impasto-…`) in the same folder, which is synced and renamed. While it
 //! is written it is locked; one that is not was left by a program that was killed, and [`clear_stale`] removes it.
 
-use std::borrow::Cow;
 use std::fs::{File, FileType, Metadata, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use tempfile::NamedTempFile;
 
 use crate::{Error, Result};
@@ -101,16 +101,22 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     persist(file, path, &target)
 }
 
-/// A file's bytes, mapped into memory where the system can (for as long as the program runs). The file must not
+/// A file's bytes, mapped into memory where the system can, for as long as a part of them is in use. The file must not
 /// be changed in place meanwhile; one that is replaced by another, as [`write_atomic`] does, stays as it is.
-pub fn map(path: &Path) -> Result<Cow<'static, [u8]>> {
+pub fn map(path: &Path) -> Result<Bytes> {
     check_regular(path)?;
-    impasto_kernels::memory::map(path).map_err(Error::io("read", path))
+    // SAFETY: the program replaces files and never changes them in place (docs/reliability.md), and says that others
+    // must not either; `--no-mmap` reads them whole.
+    #[expect(unsafe_code, reason = "the one place where files are mapped")]
+    let bytes = unsafe { impasto_kernels::memory::map(path) };
+    bytes
+        .map(Bytes::from_owner)
+        .map_err(Error::io("read", path))
 }
 
-/// Gives the memory that [`map`]ped files take back to the system; what is read again comes again.
-pub fn release_mapped() {
-    impasto_kernels::memory::release_mapped();
+/// Gives the memory that a [`map`]ped file takes back to the system; what is read again comes again.
+pub fn release_mapped(path: &Path) {
+    impasto_kernels::memory::release(path);
 }
 
 /// Like [`write_atomic`], with a file that `write` fills at the path it is given.

@@ -26,7 +26,7 @@ impl Bench<'_> {
             weights::write_held(&path, &random(init(), format))?;
             let seconds = self.timed(|| {
                 let bytes = files::map(&path)?;
-                weights::load(init(), &path, bytes, Formats::new(format, None)?).map(drop)
+                weights::load(init(), &path, &bytes, Formats::new(format, None)?).map(drop)
             })?;
             self.loaded("Dalle 12 x 768", format, seconds)?;
         }

@@ -4,12 +4,12 @@
 //! Weights of linear layers may stand in the file packed ([`packed`]): bfloat16 as BF16 tensors, eight and four
 //! bits as U8 tensors of the kernels' layout, whose shape is the number of their bytes.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{AllocationProperty, Bytes, DType, TensorData};
+use burn::tensor::{AllocationProperty, Bytes as TensorBytes, DType, TensorData};
+use bytes::Bytes;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::weights::{LARGE, floats, not_finite};
@@ -54,17 +54,10 @@ pub fn load_into<M: Module>(module: M, name: &Path, bytes: &[u8]) -> Result<M> {
 }
 
 /// Sets all of `module`'s parameters from a safetensors file; `name` is used in errors. What the file has as the
-/// model takes it is used in place if `bytes` live as long as the program.
-pub fn load<M: Module>(
-    module: M,
-    name: &Path,
-    bytes: Cow<'static, [u8]>,
-    formats: Formats,
-) -> Result<M> {
-    match bytes {
-        Cow::Borrowed(bytes) => set_all(module, name, bytes, Memory::Static, formats),
-        Cow::Owned(bytes) => set_all(module, name, &bytes, Memory::Lent, formats),
-    }
+/// model takes it is used in place, and keeps the bytes alive.
+pub fn load<M: Module>(module: M, name: &Path, bytes: &Bytes, formats: Formats) -> Result<M> {
+    let shared = |part: &[u8]| Memory::Shared(bytes.slice_ref(part));
+    set_all(module, name, bytes, shared, formats)
 }
 
 fn set_all<'a, M: Module>(
@@ -86,7 +79,7 @@ fn set_all<'a, M: Module>(
     let (module, mut report) = parameters::load_each(module, |place| {
         let view = file.tensor(place.name).ok()?;
         unused.remove(place.name);
-        value(&view, place, &memory, formats)
+        value(&view, place, &memory, (name, formats))
             .map_err(|reason| failure.get_or_insert(reason))
             .ok()
     });
@@ -108,7 +101,7 @@ fn value<'a>(
     view: &TensorView<'a>,
     place: &Place<'_>,
     memory: &impl Fn(&'a [u8]) -> Memory<'a>,
-    formats: Formats,
+    (file, formats): (&Path, Formats),
 ) -> Result<Value, String> {
     let (name, bytes) = (place.name, view.data());
     if let (WeightFormat::Int8 | WeightFormat::Int4, true, &[inputs, outputs]) =
@@ -159,7 +152,7 @@ fn value<'a>(
         None => {
             let value = held(values, shape, place, formats.held);
             if bytes.len() > LARGE {
-                files::release_mapped();
+                files::release_mapped(file);
             }
             Ok(value)
         }
@@ -195,7 +188,7 @@ fn in_place<'a>(
     memory: &impl Fn(&'a [u8]) -> Memory<'a>,
     formats: Formats,
 ) -> Option<Value> {
-    let Memory::Static(bytes) = memory(view.data()) else {
+    let Memory::Shared(bytes) = memory(view.data()) else {
         return None;
     };
     // Files are little endian.
@@ -206,15 +199,15 @@ fn in_place<'a>(
         (Dtype::BF16, &[inputs, outputs])
             if place.is_linear && formats.held == WeightFormat::Bf16 =>
         {
-            let memory = Memory::Static(bytes);
+            let memory = Memory::Shared(bytes);
             let weight = packed::weight(memory, [inputs, outputs], WeightFormat::Bf16);
             Some(Value::Packed(weight))
         }
         (Dtype::F32, shape)
-            if bytemuck::try_cast_slice::<u8, f32>(bytes).is_ok()
+            if bytemuck::try_cast_slice::<u8, f32>(&bytes).is_ok()
                 && (formats.held.is_f32() || !place.is_linear) =>
         {
-            let bytes = Bytes::from_shared(bytes.into(), AllocationProperty::File);
+            let bytes = TensorBytes::from_shared(bytes, AllocationProperty::File);
             let data = TensorData::from_bytes(bytes, shape.to_vec(), DType::F32);
             Some(Value::Data(data))
         }
@@ -292,11 +285,10 @@ mod tests {
 
     #[test]
     fn mapped_numbers_are_used_in_place_and_lent_ones_copied() {
-        let bytes: &'static [u8] = file().leak();
+        let bytes = Bytes::from(file());
         let expected = export(&fresh());
-        let mapped = Cow::Borrowed(bytes);
-        let mapped = load(empty(), Path::new("x"), mapped.clone(), Formats::default()).unwrap();
-        let lent = load_into(empty(), Path::new("x"), bytes).unwrap();
+        let mapped = load(empty(), Path::new("x"), &bytes, Formats::default()).unwrap();
+        let lent = load_into(empty(), Path::new("x"), &bytes).unwrap();
         for (name, data) in expected {
             export(&mapped)[&name].assert_eq(&data, true);
             export(&lent)[&name].assert_eq(&data, true);
@@ -306,7 +298,7 @@ mod tests {
     #[test]
     fn only_weights_of_linear_layers_are_packed() {
         let format = formats(WeightFormat::F32, WeightFormat::Int8);
-        let model = load(empty(), Path::new("x"), Cow::Owned(file()), format).unwrap();
+        let model = load(empty(), Path::new("x"), &Bytes::from(file()), format).unwrap();
         assert!(
             model
                 .layers
@@ -359,9 +351,8 @@ mod tests {
         let mut values = vec![1.0f32; 64];
         values[3] = f32::INFINITY;
         parameters.insert("norm.weight".to_owned(), TensorData::new(values, shape));
-        let bytes: &'static [u8] = serialize(&parameters, Precision::F32, None).unwrap().leak();
-        let mapped = Cow::Borrowed(bytes);
-        let error = load(empty(), Path::new("x"), mapped, Formats::default()).unwrap_err();
+        let bytes = Bytes::from(serialize(&parameters, Precision::F32, None).unwrap());
+        let error = load(empty(), Path::new("x"), &bytes, Formats::default()).unwrap_err();
         let expected = "tensor norm.weight holds inf at index 3, expected finite numbers";
         assert!(error.to_string().contains(expected), "{error}");
     }

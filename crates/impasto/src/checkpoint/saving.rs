@@ -173,7 +173,7 @@ mod tests {
             let read = |path: &Path, stored, wanted| {
                 let formats = Formats::new(stored, Some(wanted)).unwrap();
                 let module = model(&mut Init::empty(&device));
-                load(module, path, files::map(path).unwrap(), formats).unwrap()
+                load(module, path, &files::map(path).unwrap(), formats).unwrap()
             };
             let made = read(&plain, WeightFormat::F32, format);
             let path = folder.path().join(format.to_string());
@@ -190,7 +190,7 @@ mod tests {
             std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
             let formats = Formats::new(format, None).unwrap();
             let module = model(&mut Init::empty(&device));
-            let error = load(module, &path, files::map(&path).unwrap(), formats).unwrap_err();
+            let error = load(module, &path, &files::map(&path).unwrap(), formats).unwrap_err();
             assert!(
                 error.to_string().contains("not a whole safetensors file"),
                 "{error}"

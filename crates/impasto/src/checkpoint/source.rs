@@ -1,9 +1,9 @@
 //! Where a model comes from, and its files.
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
+use bytes::Bytes;
 
 use super::weights::Formats;
 use super::{adapter, embedded, weights};
@@ -74,23 +74,23 @@ impl ModelSource {
     }
 
     /// One of the model's files.
-    pub fn read(&self, name: &'static str) -> Result<Cow<'static, [u8]>> {
+    pub fn read(&self, name: &'static str) -> Result<Bytes> {
         match self {
             ModelSource::Embedded(model) => embedded::file(model, name)
-                .map(Cow::Borrowed)
+                .map(Bytes::from_static)
                 .ok_or_else(|| Error::Missing {
                     what: "file of the embedded model",
                     path: name.into(),
                     hint: "build the program with the models/ folder of its repository".into(),
                 }),
             ModelSource::Dir(dir) | ModelSource::Published { path: dir, .. } => {
-                files::read(dir.join(name)).map(Cow::Owned)
+                files::read(dir.join(name)).map(Bytes::from)
             }
         }
     }
 
     /// A file of weights, mapped into memory where the system can.
-    pub fn map(&self, name: &'static str) -> Result<Cow<'static, [u8]>> {
+    pub fn map(&self, name: &'static str) -> Result<Bytes> {
         match self {
             ModelSource::Embedded(_) => self.read(name),
             ModelSource::Dir(dir) | ModelSource::Published { path: dir, .. } => {
@@ -143,6 +143,6 @@ impl ModelSource {
         name: &'static str,
         formats: Formats,
     ) -> Result<M> {
-        weights::load(module, &self.path(name), self.map(name)?, formats)
+        weights::load(module, &self.path(name), &self.map(name)?, formats)
     }
 }

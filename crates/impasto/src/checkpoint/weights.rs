@@ -199,7 +199,7 @@ pub fn load_lazily<M: Module>(
         let value = held(values, tensor.shape, place, format);
         // What was read of a mapped file is not read again.
         if expected > LARGE {
-            files::release_mapped();
+            files::release_mapped(source);
         }
         Some(value)
     });

@@ -10,7 +10,6 @@
 //! a higher layer of HNSW (Malkov and Yashunin 2016): pictures lie in clusters between which few links lead, and words lie
 //! apart from all pictures.
 
-use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::exact::best;
 use super::manifest::damaged;
 use super::vectors::{Vectors, dot};
-use super::{NOBODY, four_bytes};
+use super::{NOBODY, Stored};
 use crate::{Result, files};
 
 /// Most neighbours of a row.
@@ -55,7 +54,7 @@ pub(super) struct Head {
 #[derive(Clone, Debug)]
 pub struct Graph {
     /// `[rows][ROOM]`, [`NOBODY`] behind the last.
-    neighbours: Cow<'static, [u32]>,
+    neighbours: Stored<u32>,
 }
 
 /// What a walk found.
@@ -88,7 +87,7 @@ impl Graph {
     /// A graph of no rows.
     pub(super) fn new() -> Self {
         Graph {
-            neighbours: Cow::Owned(Vec::new()),
+            neighbours: Stored::Copied(Vec::new()),
         }
     }
 
@@ -107,7 +106,7 @@ impl Graph {
             return Err(damaged(folder, &reason));
         }
         Ok(Graph {
-            neighbours: four_bytes(bytes),
+            neighbours: Stored::of(bytes),
         })
     }
 
@@ -320,7 +319,7 @@ impl Graph {
             neighbours.resize(start + ROOM, NOBODY);
         }
         Graph {
-            neighbours: Cow::Owned(neighbours),
+            neighbours: Stored::Copied(neighbours),
         }
     }
 }

@@ -15,10 +15,11 @@ mod manifest;
 mod vectors;
 mod writer;
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+
+use bytes::Bytes;
 
 use crate::rank::{Ranker, numbers};
 use crate::text::clip::LongCaption;
@@ -184,14 +185,40 @@ impl Index {
 }
 
 /// Little-endian numbers of four bytes in a file's bytes, in place where they lie as the processor wants them.
-fn four_bytes<T: bytemuck::Pod>(bytes: Cow<'static, [u8]>) -> Cow<'static, [T]> {
-    let copied = |bytes: &[u8]| Cow::Owned(bytemuck::pod_collect_to_vec(bytes));
-    match bytes {
-        Cow::Borrowed(bytes) => match bytemuck::try_cast_slice(bytes) {
-            Ok(numbers) => Cow::Borrowed(numbers),
-            Err(_) => copied(bytes),
-        },
-        Cow::Owned(bytes) => copied(&bytes),
+#[derive(Clone, Debug)]
+enum Stored<T> {
+    InPlace(Bytes),
+    Copied(Vec<T>),
+}
+
+impl<T: bytemuck::Pod> Stored<T> {
+    fn of(bytes: Bytes) -> Self {
+        match bytemuck::try_cast_slice::<u8, T>(&bytes) {
+            Ok(_) => Stored::InPlace(bytes),
+            Err(_) => Stored::Copied(bytemuck::pod_collect_to_vec(&bytes)),
+        }
+    }
+
+    fn to_mut(&mut self) -> &mut Vec<T> {
+        if let Stored::InPlace(bytes) = self {
+            *self = Stored::Copied(bytemuck::pod_collect_to_vec(bytes));
+        }
+        match self {
+            Stored::Copied(numbers) => numbers,
+            Stored::InPlace(_) => unreachable!("copied above"),
+        }
+    }
+}
+
+impl<T: bytemuck::Pod> std::ops::Deref for Stored<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match self {
+            // Checked when it was made.
+            Stored::InPlace(bytes) => bytemuck::cast_slice(bytes),
+            Stored::Copied(numbers) => numbers,
+        }
     }
 }
 

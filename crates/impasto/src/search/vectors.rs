@@ -1,11 +1,10 @@
 //! Embeddings, row by row: those of the file, and those that are not written yet.
 
-use std::borrow::Cow;
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::four_bytes;
+use super::Stored;
 use super::manifest::{Manifest, damaged};
 use crate::{Error, Result, files};
 
@@ -16,7 +15,7 @@ const REMAP: usize = 1 << 15;
 #[derive(Debug)]
 pub(super) struct Vectors {
     width: usize,
-    stored: Cow<'static, [f32]>,
+    stored: Stored<f32>,
     /// Behind those of the file; some of them may be in the file by now.
     fresh: Vec<f32>,
     /// Rows of the file.
@@ -27,7 +26,7 @@ impl Vectors {
     pub(super) fn new(width: usize) -> Self {
         Vectors {
             width,
-            stored: Cow::Borrowed(&[]),
+            stored: Stored::Copied(Vec::new()),
             fresh: Vec::new(),
             written: 0,
         }
@@ -49,12 +48,7 @@ impl Vectors {
             .and_then(|numbers| numbers.checked_mul(size_of::<f32>()));
         // What is behind the last known row was left by a writer that was killed.
         let known = match (bytes, expected) {
-            (Cow::Borrowed(bytes), Some(length)) if length <= bytes.len() => {
-                Cow::Borrowed(&bytes[..length])
-            }
-            (Cow::Owned(bytes), Some(length)) if length <= bytes.len() => {
-                Cow::Owned(bytes[..length].to_vec())
-            }
+            (bytes, Some(length)) if length <= bytes.len() => bytes.slice(..length),
             (bytes, _) => {
                 let reason = format!(
                     "{} has {} bytes, too few for {rows} rows of {} numbers",
@@ -65,7 +59,7 @@ impl Vectors {
                 return Err(damaged(folder, &reason));
             }
         };
-        self.stored = four_bytes(known);
+        self.stored = Stored::of(known);
         self.fresh.clear();
         self.written = rows;
         Ok(())

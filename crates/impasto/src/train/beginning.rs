@@ -1,9 +1,8 @@
 //! What the transformer's training begins with: both tokenizers and the weights, new or of a model that is
 //! trained on.
 
-use std::borrow::Cow;
-
 use burn::tensor::Device;
+use bytes::Bytes;
 
 use super::config::check_trainable;
 use super::dalle::{Config, Sizes};
@@ -21,7 +20,7 @@ pub(super) struct Beginning {
     pub text: TextTokenizer,
     pub image: ImageTokenizer,
     /// The image tokenizer's file.
-    pub image_weights: Cow<'static, [u8]>,
+    pub image_weights: Bytes,
     /// On the device that trains.
     pub dalle: Dalle,
 }
@@ -71,7 +70,7 @@ impl Beginning {
         let weights = source.map(Native::WEIGHTS)?;
         Ok(Beginning {
             image: load_into(image, &source.path(IMAGE_TOKENIZER), &image_weights)?,
-            dalle: load(dalle, &source.path(Native::WEIGHTS), weights, formats)?,
+            dalle: load(dalle, &source.path(Native::WEIGHTS), &weights, formats)?,
             text,
             image_weights,
         })

@@ -14,7 +14,6 @@ mod mapping;
 mod transformer;
 mod vqgan;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +35,7 @@ use crate::sampling::SamplingOptions;
 use crate::text::bart::BartTokenizer;
 use crate::{Error, Result, files};
 use burn::tensor::Device;
+use bytes::Bytes;
 
 const FLAX: &str = "flax_model.msgpack";
 const CONFIG: &str = "config.json";
@@ -334,7 +334,7 @@ fn read_json(path: &Path) -> Result<Option<FlaxConfig>> {
 /// The weight files of a model, mapped, each with what is put in front of its tensors' names: min-dalle's
 /// encoder and decoder have the same names.
 struct WeightFiles {
-    files: Vec<(&'static str, PathBuf, Cow<'static, [u8]>)>,
+    files: Vec<(&'static str, PathBuf, Bytes)>,
 }
 
 impl WeightFiles {

@@ -155,11 +155,10 @@ pub fn is_sound(bytes: &[u8], [inputs, outputs]: [usize; 2], format: WeightForma
     }
 }
 
-/// A packed weight's memory: `bytes` in place where they live as long as the program, else a copy that begins
-/// where lines of the cache do.
+/// A packed weight's memory: shared bytes in place, else a copy that begins where lines of the cache do.
 pub enum Memory<'a> {
     /// Of the program or of a mapped file.
-    Static(&'static [u8]),
+    Shared(bytes::Bytes),
     /// Of this call.
     Lent(&'a [u8]),
 }
@@ -168,7 +167,7 @@ impl Memory<'_> {
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         match self {
-            Memory::Static(bytes) => bytes,
+            Memory::Shared(bytes) => bytes,
             Memory::Lent(bytes) => bytes,
         }
     }
@@ -185,10 +184,7 @@ pub fn weight(memory: Memory<'_>, shape: [usize; 2], format: WeightFormat) -> Te
     let length = memory.bytes().len();
     assert_eq!(Some(length), format.bytes(shape), "bytes of the weight");
     let (bytes, start) = match memory {
-        Memory::Static(bytes) => (
-            Bytes::from_shared(bytes.into(), AllocationProperty::File),
-            0,
-        ),
+        Memory::Shared(bytes) => (Bytes::from_shared(bytes, AllocationProperty::File), 0),
         Memory::Lent(bytes) => {
             let mut aligned = vec![0u8; length + LINE];
             let start = aligned.as_ptr().align_offset(LINE).min(LINE);
@@ -342,12 +338,11 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_the_program_is_used_in_place() {
+    fn shared_memory_is_used_in_place() {
         let shape = [64, 32];
-        let bytes: &'static [u8] = pack(&numbers(64 * 32, 1), shape, WeightFormat::Int8)
-            .unwrap()
-            .leak();
-        let packed = weight(Memory::Static(bytes), shape, WeightFormat::Int8);
+        let bytes = pack(&numbers(64 * 32, 1), shape, WeightFormat::Int8).unwrap();
+        let bytes = bytes::Bytes::from(bytes);
+        let packed = weight(Memory::Shared(bytes.clone()), shape, WeightFormat::Int8);
         let place = with_bytes(&packed, |found| found.as_ptr());
         assert_eq!(place, Some(bytes.as_ptr()));
     }
