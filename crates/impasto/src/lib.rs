@@ -1,6 +1,63 @@
-//! Pictures from words with discrete-token transformers.
+//! Pictures from words with discrete-token transformers, the DALL·E family.
 //!
-//! The modules stand in pipeline order: read downwards.
+//! A picture is a grid of *image ids*: an image tokenizer turns pixels into ids of a codebook and back. A transformer
+//! models text ids and image ids as one sequence. Whatever part of the sequence is missing, it predicts from the rest:
+//! a picture from a caption, a hole from its surroundings, a caption from a picture.
+//!
+//! # Load and draw
+//! [`Model::open`] takes a name or a folder, of impasto's own models or of published ones as they are (DALL·E mini and
+//! mega, DALLE-pytorch). A request is data; [`Model::run`] validates it and runs it:
+//!
+//! ```
+//! use impasto::observer::NoObserver;
+//! use impasto::{Generate, Model, OpenOptions, device, image::Format};
+//!
+//! let (device, _) = device::select("cpu")?;
+//! let model = Model::open("impasto-mini", &device, &OpenOptions::default())?;
+//! let request = Generate::new("two red turtles", 7);
+//! let outcome = model.run(&request, &mut NoObserver)?;
+//! let png = outcome.images[0].picture.encode(Format::Png, 100)?;
+//! # assert!(png.starts_with(b"\x89PNG"));
+//! // The same seed is the same picture, alone or among others.
+//! let three = model.run(&Generate { n: 3, ..request }, &mut NoObserver)?;
+//! assert_eq!(three.images[0].picture, outcome.images[0].picture);
+//! # Ok::<(), impasto::Error>(())
+//! ```
+//!
+//! # Edit, vary, caption
+//! [`Edit`] draws a [`Region`](edit::Region) of a picture of any size anew: a mask, a rectangle, scratches, what lies
+//! beyond its sides. All other pixels stay as they are. [`Vary`] samples a share of the ids anew, and [`Caption`] says
+//! what a picture shows:
+//!
+//! ```
+//! use impasto::edit::{Area, Region};
+//! use impasto::image::{Original, Picture};
+//! use impasto::observer::NoObserver;
+//! # use impasto::{Caption, Edit, Model, OpenOptions, device};
+//! # let (device, _) = device::select("cpu")?;
+//! # let model = Model::open("impasto-mini", &device, &OpenOptions::default())?;
+//!
+//! let picture = Picture::filled(100, 80, [240, 220, 60]);
+//! let hole = Region::Box(Area { x: 20, y: 20, width: 40, height: 40 });
+//! let mut request = Edit::new(Original::from(&picture), hole, 3);
+//! request.prompt = Some("a red turtle on yellow".into());
+//! let outcome = model.run(&request, &mut NoObserver)?;
+//! let edited = outcome.image(&outcome.candidates[0]);
+//!
+//! let captions = model.run(&Caption::new(edited.picture()), &mut NoObserver)?.captions;
+//! println!("{}", captions[0].text);
+//! # Ok::<(), impasto::Error>(())
+//! ```
+//!
+//! [`rank::Ranker`] compares pictures and captions in a CLIP's space, and [`search`] finds pictures by either. Long work
+//! reports to an [`Observer`], which may stop it: for drawing, each event has the image ids so far.
+//!
+//! # Train
+//! [`train`] trains image tokenizers, transformers and CLIPs on captioned pictures, and fine-tunes any model, whole or
+//! by low-rank adapters. `examples/train_tiny.rs` goes from captions to a model that draws.
+//!
+//! # The modules
+//! They stand in pipeline order: read downwards.
 
 pub mod error;
 pub mod files;
@@ -49,4 +106,9 @@ pub mod eval;
 pub mod doctor;
 pub mod selftest;
 
+pub use device::Device;
 pub use error::{Error, Result};
+pub use image::Picture;
+pub use model::{Model, OpenOptions};
+pub use observer::Observer;
+pub use request::{Caption, Edit, Generate, Request, Vary};

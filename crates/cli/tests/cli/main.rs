@@ -11,6 +11,7 @@ mod dalle_mini;
 mod data;
 mod doctor;
 mod edit;
+mod examples;
 mod fine_tune;
 mod generate;
 mod help;

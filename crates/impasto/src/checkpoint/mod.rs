@@ -9,7 +9,6 @@ mod clip;
 pub(crate) mod config_file;
 pub(crate) use config_file::check_numbers;
 pub mod dalle_pytorch_clip;
-mod embedded;
 pub mod image_tokenizer;
 mod loading;
 pub mod pytorch;

@@ -6,7 +6,7 @@ use burn::module::Module;
 use bytes::Bytes;
 
 use super::weights::Formats;
-use super::{adapter, embedded, weights};
+use super::{adapter, weights};
 use crate::{Error, Result, files, hub};
 
 /// Where a model comes from.
@@ -26,9 +26,9 @@ pub enum ModelSource {
 }
 
 /// The embedded model that draws.
-pub const EMBEDDED_NAME: &str = "impasto-mini";
+pub const EMBEDDED_NAME: &str = impasto_models::IMPASTO_MINI;
 /// The embedded CLIP.
-pub const EMBEDDED_CLIP: &str = "impasto-clip";
+pub const EMBEDDED_CLIP: &str = impasto_models::IMPASTO_CLIP;
 
 /// The file of the image tokenizer's weights in every folder of ours.
 pub(crate) const IMAGE_TOKENIZER: &str = "image_tokenizer.safetensors";
@@ -36,7 +36,7 @@ pub(crate) const IMAGE_TOKENIZER: &str = "image_tokenizer.safetensors";
 impl ModelSource {
     /// A model by its name or directory.
     pub fn parse(text: &str) -> Result<Self> {
-        if let Some(name) = embedded::find(text) {
+        if let Some(name) = impasto_models::find(text) {
             return Ok(ModelSource::Embedded(name));
         }
         let path = PathBuf::from(text);
@@ -76,12 +76,13 @@ impl ModelSource {
     /// One of the model's files.
     pub fn read(&self, name: &'static str) -> Result<Bytes> {
         match self {
-            ModelSource::Embedded(model) => embedded::file(model, name)
+            ModelSource::Embedded(model) => impasto_models::file(model, name)
                 .map(Bytes::from_static)
                 .ok_or_else(|| Error::Missing {
                     what: "file of the embedded model",
                     path: name.into(),
-                    hint: "build the program with the models/ folder of its repository".into(),
+                    hint: "expected config.json, tokenizer.json, the weights or MODEL_CARD.md"
+                        .into(),
                 }),
             ModelSource::Dir(dir) | ModelSource::Published { path: dir, .. } => {
                 files::read(dir.join(name)).map(Bytes::from)
