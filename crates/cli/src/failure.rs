@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use impasto::Error;
+use impasto::error::{Hint, LocatedFile};
 
 use crate::terminal::harmless;
 
@@ -113,19 +114,46 @@ fn one_line(text: &str) -> String {
 
 /// What can be done about an error of the library.
 fn hint(error: &Error) -> Option<String> {
-    let hint = match error {
+    let hint = match error.inner() {
         Error::Io { source, action, .. } => match source.kind() {
             io::ErrorKind::StorageFull => "free some space, or choose another place to write to",
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 "change the permissions, or choose another place"
             }
             io::ErrorKind::NotFound if *action == "read" => "check the spelling of the path",
-            _ => return error.hint(),
+            _ => return error.hint().map(in_flags),
         },
-        Error::NotPulled { name } => return Some(format!("impasto pull {name} brings it")),
-        _ => return error.hint(),
+        _ => return error.hint().map(in_flags),
     };
     Some(hint.to_owned())
+}
+
+/// A hint in this command's words.
+fn in_flags(hint: Hint) -> String {
+    match hint {
+        Hint::Do(text) => text,
+        Hint::Truncate => "shorten it, or pass --truncate".to_owned(),
+        Hint::Pull(name) => format!("impasto pull {name} brings it"),
+        Hint::ListPublished => "impasto pull --list shows the known names".to_owned(),
+        Hint::Resume => {
+            "pass --resume to go on from the last checkpoint, or choose another --out".to_owned()
+        }
+        Hint::OtherOutput => "choose another --out".to_owned(),
+        Hint::OtherIndex => "pass --index with a place of its own".to_owned(),
+        Hint::WithImageTokenizer => {
+            "import it with --image-tokenizer and the published VQGAN's folder, and train what that wrote"
+                .to_owned()
+        }
+        Hint::Locate { file, install } => {
+            let flag = match file {
+                LocatedFile::Font => "--font FILE",
+                LocatedFile::Cldr => "--cldr FOLDER",
+                LocatedFile::Art => "--art FOLDER",
+            };
+            format!("{install}, or pass {flag}")
+        }
+        _ => "see --help".to_owned(),
+    }
 }
 
 fn print_to_stderr(line: &str, hint: Option<&str>) {

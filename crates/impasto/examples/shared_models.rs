@@ -55,7 +55,7 @@ fn main() -> impasto::Result<()> {
             .collect();
         let joined = threads.into_iter().map(thread::ScopedJoinHandle::join);
         joined
-            .map(|drawn| drawn.unwrap_or_else(|_| Err(impasto::Error::Stopped)))
+            .map(|drawn| drawn.unwrap_or(Err(impasto::Error::Stopped)))
             .collect()
     });
     let drawn: Vec<[Vec<u32>; 2]> = drawn.into_iter().collect::<impasto::Result<_>>()?;

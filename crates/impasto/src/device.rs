@@ -23,7 +23,7 @@ pub fn select(name: &str) -> Result<(Device, String)> {
             None => {
                 let feature = name.split('-').next().unwrap_or(name);
                 refused(format!(
-                    "this program was built without it; build with --features {feature}"
+                    "this program was built without it; build it with the feature {feature}"
                 ))
             }
         },

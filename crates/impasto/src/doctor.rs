@@ -291,7 +291,7 @@ fn devices(missing: &mut Vec<MissingPart>) -> Vec<DeviceState> {
         missing.push(MissingPart {
             what: "a GPU that answers".to_owned(),
             needed_for: "faster drawing and training".to_owned(),
-            how: "build with --features cuda, vulkan, metal or tch, with the driver installed (docs/gpu.md)"
+            how: "build with the feature cuda, vulkan, metal or tch, with the driver installed (docs/gpu.md)"
                 .to_owned(),
         });
     }
@@ -420,8 +420,9 @@ fn worlds(sources: &Sources, missing: &mut Vec<MissingPart>) -> Vec<WorldState> 
     if !has_font {
         missing.push(MissingPart {
             what: format!("the font {}", sources.font.display()),
-            needed_for: "the worlds small, full and styles: training, eval and data scenes".to_owned(),
-            how: "apt-get install fonts-noto-color-emoji, or name another colour emoji font with --font"
+            needed_for: "the worlds small, full and styles: training, eval and data scenes"
+                .to_owned(),
+            how: "apt-get install fonts-noto-color-emoji, or name another colour emoji font"
                 .to_owned(),
         });
     }
@@ -429,7 +430,7 @@ fn worlds(sources: &Sources, missing: &mut Vec<MissingPart>) -> Vec<WorldState> 
         missing.push(MissingPart {
             what: format!("CLDR's annotations in {}", sources.cldr.display()),
             needed_for: "the worlds full and styles".to_owned(),
-            how: "apt-get install unicode-cldr-core, or name their folder with --cldr".to_owned(),
+            how: "apt-get install unicode-cldr-core, or name their folder".to_owned(),
         });
     }
     let has_art = sources.art.is_dir();
@@ -437,7 +438,7 @@ fn worlds(sources: &Sources, missing: &mut Vec<MissingPart>) -> Vec<WorldState> 
         missing.push(MissingPart {
             what: format!("the art packs in {}", sources.art.display()),
             needed_for: "the world styles".to_owned(),
-            how: "recipes/art/fetch, or name their folder with --art".to_owned(),
+            how: "recipes/art/fetch, or name their folder".to_owned(),
         });
     }
     World::PRESETS

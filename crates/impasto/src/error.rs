@@ -1,7 +1,77 @@
-//! The one error type of the library: lowercase messages that name the thing, what was expected and
-//! what was found. The command line adds a hint line where there is something to do about it.
+//! The one error type of the library: lowercase messages that name the thing, what was expected and what was found. An
+//! error has a kind, and a hint where there is something to do about it. Both are data: a command words a hint with its
+//! flags, a server with its fields.
 
 use std::path::{Path, PathBuf};
+
+/// What kind of thing went wrong: what decides an exit code or a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// A value that was given: a request, a config, a name.
+    Input,
+    /// A file: it can't be read or written, or is damaged.
+    File,
+    /// The device: it is not there, or does not answer.
+    Device,
+    /// Something that is not on this machine and could come over the network.
+    Network,
+    /// Nothing: the work was stopped on request.
+    Stopped,
+    /// The program itself, or the numbers that it computes.
+    Internal,
+}
+
+/// What can be done about an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hint {
+    /// Something outside of the program.
+    Do(String),
+    /// Let the caption be cut.
+    Truncate,
+    /// Pull this published model.
+    Pull(String),
+    /// See which published models are known.
+    ListPublished,
+    /// Resume the training, or write into another folder.
+    Resume,
+    /// Write into another folder.
+    OtherOutput,
+    /// Give the index a folder of its own.
+    OtherIndex,
+    /// Import the model together with its image tokenizer.
+    WithImageTokenizer,
+    /// Install something, or say where it is.
+    Locate {
+        /// What it is.
+        file: LocatedFile,
+        /// How to install it.
+        install: &'static str,
+    },
+}
+
+/// Files that are looked for where systems put them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocatedFile {
+    /// A colour emoji font.
+    Font,
+    /// CLDR's annotations.
+    Cldr,
+    /// The art packs.
+    Art,
+}
+
+impl From<String> for Hint {
+    fn from(text: String) -> Self {
+        Hint::Do(text)
+    }
+}
+
+impl From<&str> for Hint {
+    fn from(text: &str) -> Self {
+        Hint::Do(text.to_owned())
+    }
+}
 
 /// What can go wrong in the library.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +122,16 @@ pub enum Error {
         /// Where it was looked for.
         path: PathBuf,
         /// How to get it.
-        hint: String,
+        hint: Hint,
+    },
+    /// Another error, with what can be done about it.
+    #[error("{error}")]
+    Hinted {
+        /// The error.
+        #[source]
+        error: Box<Error>,
+        /// What can be done.
+        hint: Hint,
     },
     /// A number that must be finite is not.
     #[error("non-finite {what}: {detail}")]
@@ -119,12 +198,80 @@ impl Error {
         }
     }
 
-    /// What the user can do about it, if there is something more to say than the message does.
-    pub fn hint(&self) -> Option<String> {
+    /// The same error with what can be done about it.
+    pub fn with_hint(self, hint: Hint) -> Self {
+        Error::Hinted {
+            error: Box::new(self),
+            hint,
+        }
+    }
+
+    /// The error itself, without hints around it.
+    pub fn inner(&self) -> &Self {
         match self {
-            Error::Missing { hint, .. } => Some(hint.clone()),
-            Error::CaptionTooLong { .. } => Some("shorten it, or pass --truncate".into()),
+            Error::Hinted { error, .. } => error.inner(),
+            other => other,
+        }
+    }
+
+    /// What kind of thing went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        match self.inner() {
+            Error::Invalid { .. } | Error::CaptionTooLong { .. } => ErrorKind::Input,
+            Error::Io { .. } | Error::BadFile { .. } | Error::Missing { .. } => ErrorKind::File,
+            Error::Device { .. } => ErrorKind::Device,
+            Error::NotPulled { .. } | Error::Unreachable { .. } => ErrorKind::Network,
+            Error::Stopped => ErrorKind::Stopped,
+            Error::NonFinite { .. } | Error::Hinted { .. } => ErrorKind::Internal,
+        }
+    }
+
+    /// What it is about: the file, or the name of the value.
+    pub fn subject(&self) -> String {
+        match self.inner() {
+            Error::Io { path, .. } | Error::BadFile { path, .. } | Error::Missing { path, .. } => {
+                path.display().to_string()
+            }
+            Error::Invalid { what, .. } | Error::NonFinite { what, .. } => (*what).to_owned(),
+            Error::CaptionTooLong { .. } => "caption".to_owned(),
+            Error::Device { device, .. } => device.clone(),
+            Error::NotPulled { name } => name.clone(),
+            Error::Unreachable { what, .. } => what.clone(),
+            Error::Stopped | Error::Hinted { .. } => String::new(),
+        }
+    }
+
+    /// What can be done about it, if there is something more to say than the message does.
+    pub fn hint(&self) -> Option<Hint> {
+        match self {
+            Error::Hinted { hint, .. } | Error::Missing { hint, .. } => Some(hint.clone()),
+            Error::CaptionTooLong { .. } => Some(Hint::Truncate),
+            Error::NotPulled { name } => Some(Hint::Pull(name.clone())),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_leave_kind_subject_and_message_as_they_are() {
+        let plain = || Error::invalid("seed", "expected a number");
+        let hinted = plain().with_hint(Hint::Resume);
+        assert_eq!(hinted.to_string(), plain().to_string());
+        assert_eq!(hinted.kind(), ErrorKind::Input);
+        assert_eq!(hinted.subject(), "seed");
+        assert_eq!((hinted.hint(), plain().hint()), (Some(Hint::Resume), None));
+    }
+
+    #[test]
+    fn causes_are_kept() {
+        use std::error::Error as _;
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let error = Error::io("read", "a.png")(missing);
+        assert_eq!(error.kind(), ErrorKind::File);
+        assert!(error.source().is_some() && error.with_hint(Hint::Resume).source().is_some());
     }
 }

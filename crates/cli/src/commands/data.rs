@@ -179,7 +179,7 @@ fn source(mut paths: Vec<PathBuf>) -> Result<PairSource> {
         return Err(Error::Missing {
             what: "folder, .jsonl, .csv or .tar",
             path,
-            hint: "check the spelling of the path".to_owned(),
+            hint: "check the spelling of the path".into(),
         }
         .into());
     }

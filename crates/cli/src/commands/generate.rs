@@ -309,7 +309,9 @@ impl Work<'_> {
                     _ => Ok(()),
                 };
                 failure = shown;
-                if terminal::stop_requested() || failure.is_err() {
+                // What is finished is written before the work is stopped.
+                let finished = matches!(event, Event::Image(_));
+                if !finished && terminal::stop_requested() || failure.is_err() {
                     bar.finish_and_clear();
                     return ControlFlow::Break(());
                 }

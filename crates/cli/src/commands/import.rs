@@ -208,7 +208,9 @@ impl Kind {
         use families::ModelKind::{Family, ImageTokenizer};
         Ok(match model.kind {
             ImageTokenizer => Kind::ImageTokenizer,
-            Family(name) => Kind::from_str(name, false).map_err(anyhow::Error::msg)?,
+            Family(name) => {
+                Kind::from_str(&name.replace('_', "-"), false).map_err(anyhow::Error::msg)?
+            }
         })
     }
 }

@@ -171,7 +171,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
             Event::Tokens { done, .. } => bar.set_position(*done as u64),
             // Written when it is finished: what is stopped later keeps it.
             Event::Image(image) => match bar.suspend(|| write(image)) {
-                Ok(variation) => variations.push(variation),
+                Ok(variation) => {
+                    variations.push(variation);
+                    return ControlFlow::Continue(());
+                }
                 Err(error) => {
                     failure = Err(error);
                     return ControlFlow::Break(());

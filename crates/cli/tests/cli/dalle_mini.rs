@@ -224,8 +224,17 @@ fn what_it_can_not_do_is_refused() {
     program.refuses(1, &drawn, &["raster order"]);
     let caption = ["caption", "in.png", "--model", &own];
     program.refuses(1, &caption, &["cannot generate captions"]);
-    let eval = ["eval", "edits", "--model", &own];
-    program.refuses(2, &eval, &["published model"]);
+    let eval = [
+        "eval",
+        "scenes",
+        "--prompts",
+        "1",
+        "--world",
+        "tiny",
+        "--model",
+        &own,
+    ];
+    program.refuses(1, &eval, &["the model draws"]);
     let decoder = published(MIN_DALLE);
     let back = ["reconstruct", "in.png", "-o", "b.png", "--model", &decoder];
     program.refuses(1, &back, &["came without an encoder"]);

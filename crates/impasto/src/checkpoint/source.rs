@@ -53,8 +53,9 @@ impl ModelSource {
             what: "model",
             path,
             hint: format!(
-                "give a checkpoint directory, a published model, {EMBEDDED_NAME}, or {EMBEDDED_CLIP} for a CLIP; `impasto model list` shows what is here"
-            ),
+                "give a checkpoint directory, a published model, {EMBEDDED_NAME}, or {EMBEDDED_CLIP} for a CLIP"
+            )
+            .into(),
         })
     }
 

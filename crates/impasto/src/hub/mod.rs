@@ -19,6 +19,7 @@ use std::time::Duration;
 use ureq::Agent;
 
 use crate::checkpoint::ModelSource;
+use crate::error::Hint;
 use crate::{Error, Result};
 
 pub use download::Progress;
@@ -327,9 +328,10 @@ fn unknown(name: &str) -> Error {
         Some((distance, known)) if distance <= 1 + name.len() / 3 => {
             format!("did you mean {known}?")
         }
-        _ => "expected a known name (impasto pull --list) or a repository owner/name".to_owned(),
+        _ => "expected a known name or a repository owner/name".to_owned(),
     };
-    Error::invalid("model", format!("{name:?} is not known; {advice}"))
+    let reason = format!("{name:?} is not known; {advice}");
+    Error::invalid("model", reason).with_hint(Hint::ListPublished)
 }
 
 /// Levenshtein's distance.
@@ -396,6 +398,6 @@ mod tests {
             message.contains("did you mean openai/clip-vit-base-patch32?"),
             "{message}"
         );
-        assert!(unknown("zzz").to_string().contains("--list"));
+        assert_eq!(unknown("zzz").hint(), Some(Hint::ListPublished));
     }
 }

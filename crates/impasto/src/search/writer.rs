@@ -12,6 +12,7 @@ use super::graph::{self, Graph};
 use super::manifest::{Clip, FOLDER, Indexed, Manifest, NAME, Stamp};
 use super::vectors::{self, Vectors};
 use super::{EXACT, LeftOut, Listing, NOBODY};
+use crate::error::Hint;
 use crate::files::{self, FolderLock};
 use crate::image::Picture;
 use crate::rank::{Ranker, numbers};
@@ -96,11 +97,11 @@ impl<'a> Writer<'a> {
             let known = absolute(&manifest.root(folder))?;
             if known != root {
                 let reason = format!(
-                    "is the index of {}, not of {}; expected --index with a place of its own",
+                    "is the index of {}, not of {}",
                     known.display(),
                     root.display()
                 );
-                return Err(Error::bad_file(folder, reason));
+                return Err(Error::bad_file(folder, reason).with_hint(Hint::OtherIndex));
             }
             manifest
         } else {

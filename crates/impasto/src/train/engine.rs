@@ -13,6 +13,7 @@ use super::metrics::MetricsFile;
 use super::optimizer::{Moments, NamedGradients, Optimizer};
 use super::timer::{self, Timer};
 use crate::checkpoint::weights::{self, LazyTensor, Precision};
+use crate::error::Hint;
 use crate::models::parameters::{self, Parameters};
 use crate::nn::precision::{self, ComputePrecision};
 use crate::{Error, Result};
@@ -165,11 +166,9 @@ pub fn train<T: Task>(
         (Some(_), false) => {
             return Err(Error::invalid(
                 "output",
-                format!(
-                    "{} holds checkpoints already; pass --resume to go on from them, or choose another --out",
-                    dir.display()
-                ),
-            ));
+                format!("{} holds checkpoints already", dir.display()),
+            )
+            .with_hint(Hint::Resume));
         }
         (Some(snapshot), true) => {
             step = snapshot.step;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::checkpoints::Checkpoints;
 use super::engine::{Event, Observer};
 use super::source::PictureSource;
+use crate::error::Hint;
 use crate::files::{self, FolderLock};
 use crate::{Error, Result};
 
@@ -23,8 +24,9 @@ pub(super) fn open(dir: &Path) -> Result<FolderLock> {
     let lock = files::lock(dir)?.ok_or_else(|| {
         Error::bad_file(
             dir,
-            "another training is writing into this folder; wait until it is done, or choose another --out",
+            "another training is writing into this folder; wait until it is done, or choose another one",
         )
+        .with_hint(Hint::OtherOutput)
     })?;
     for folder in ["", "samples", "model", "adapter"] {
         files::clear_stale(&dir.join(folder));
@@ -53,11 +55,9 @@ pub(super) fn begin<C: Serialize>(
         if !resume {
             return Err(Error::invalid(
                 "output",
-                format!(
-                    "{} holds checkpoints already; pass --resume to go on from them, or choose another --out",
-                    dir.display()
-                ),
-            ));
+                format!("{} holds checkpoints already", dir.display()),
+            )
+            .with_hint(Hint::Resume));
         }
         let mut differences = Vec::new();
         if let Some(before) = read(&dir.join(CONFIG)) {

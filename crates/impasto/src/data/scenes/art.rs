@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::sprites::Glyph;
+use crate::error::{Hint, LocatedFile};
 use crate::{Error, Result, files};
 
 /// Whose art a pack is: its `pack.json`.
@@ -53,7 +54,10 @@ impl Pack {
             return Err(Error::Missing {
                 what: "art pack",
                 path: folder,
-                hint: "run recipes/art/fetch, or pass --art FOLDER".into(),
+                hint: Hint::Locate {
+                    file: LocatedFile::Art,
+                    install: "run recipes/art/fetch",
+                },
             });
         }
         let text = files::read_to_string(&path)?;

@@ -14,6 +14,7 @@ use super::glyphs::{Font, Sources};
 use super::sprites::{Glyph, Sprite};
 use super::style::Style;
 use super::things::{Thing, small};
+use crate::error::{Hint, LocatedFile};
 use crate::{Error, Result};
 
 /// Reads font and annotations; the things come in the order of their code points.
@@ -139,7 +140,10 @@ fn annotations(path: &Path) -> Result<BTreeMap<String, String>> {
             return Err(Error::Missing {
                 what: "CLDR annotations",
                 path: path.to_path_buf(),
-                hint: "install Debian's package unicode-cldr-core, or pass --cldr FOLDER".into(),
+                hint: Hint::Locate {
+                    file: LocatedFile::Cldr,
+                    install: "install Debian's package unicode-cldr-core",
+                },
             });
         }
         Err(error) => return Err(error),
@@ -466,10 +470,12 @@ mod tests {
         std::fs::write(&path, "<ldml><annotation").expect("written");
         assert!(matches!(annotations(&path), Err(Error::BadFile { .. })));
         let missing = annotations(&folder.path().join("zh.xml")).expect_err("missing");
-        let hint = missing.hint().unwrap_or_default();
-        assert!(
-            hint.contains("unicode-cldr-core") && hint.contains("--cldr"),
-            "{hint}"
-        );
+        assert!(matches!(
+            missing.hint(),
+            Some(Hint::Locate {
+                file: LocatedFile::Cldr,
+                ..
+            })
+        ));
     }
 }

@@ -16,6 +16,7 @@ use super::masters::Master;
 use super::sprites::{Glyph, Sprite};
 use super::style::Style;
 use super::world::{Background, World};
+use crate::error::{Hint, LocatedFile};
 use crate::image::Picture;
 use crate::{Error, Result};
 
@@ -283,8 +284,10 @@ impl Font {
                 Err(Error::Missing {
                     what: "colour emoji font",
                     path: path.to_path_buf(),
-                    hint: "install Debian's package fonts-noto-color-emoji, or pass --font FILE"
-                        .into(),
+                    hint: Hint::Locate {
+                        file: LocatedFile::Font,
+                        install: "install Debian's package fonts-noto-color-emoji",
+                    },
                 })
             }
             Err(error) => Err(error),

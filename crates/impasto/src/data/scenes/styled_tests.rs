@@ -67,11 +67,11 @@ fn a_missing_pack_names_the_recipe_and_the_flag() {
         error.to_string().contains("/no/such/art/fluent-3d"),
         "{error}"
     );
-    let hint = error.hint().unwrap();
-    assert!(
-        hint.contains("recipes/art/fetch") && hint.contains("--art"),
-        "{hint}"
-    );
+    let expected = crate::error::Hint::Locate {
+        file: crate::error::LocatedFile::Art,
+        install: "run recipes/art/fetch",
+    };
+    assert_eq!(error.hint(), Some(expected));
 }
 
 #[test]

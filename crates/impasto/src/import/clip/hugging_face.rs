@@ -154,7 +154,7 @@ pub fn load(folder: &Path, device: &Device) -> Result<(Clip, ImportReport)> {
     let path = weights(folder).ok_or_else(|| Error::Missing {
         what: "weights",
         path: folder.join(WEIGHTS[0]),
-        hint: format!("expected one of {}", WEIGHTS.join(", ")),
+        hint: format!("expected one of {}", WEIGHTS.join(", ")).into(),
     })?;
     weights::read(&path, |_, tensors| {
         check_size(&folder.join(CONFIG), &config, &tensors)?;

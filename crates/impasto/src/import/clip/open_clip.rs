@@ -184,7 +184,7 @@ pub fn load_folder(folder: &Path, device: &Device) -> Result<(Clip, ImportReport
         .ok_or_else(|| Error::Missing {
             what: "weights",
             path: folder.join(WEIGHTS[0]),
-            hint: format!("expected one of {}", WEIGHTS.join(", ")),
+            hint: format!("expected one of {}", WEIGHTS.join(", ")).into(),
         })?;
     weights::read(&path, |_, tensors| load(&path, tensors, &untold, device))
 }

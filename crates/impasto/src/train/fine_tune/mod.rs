@@ -25,6 +25,7 @@ use super::image_tokenizer::training_device;
 use super::source::{SourceConfig, held_out, open_scaled};
 use crate::checkpoint::WeightFormat;
 use crate::checkpoint::adapter::{self, AdapterConfig, Architecture, fingerprint};
+use crate::error::Hint;
 use crate::families::NetSizes;
 use crate::families::{Family, FamilyModel, FamilyVisitor, ModelFiles, ModelKind, visit};
 use crate::models::{ImageTokenizer, parameters};
@@ -217,10 +218,10 @@ fn train<F: Family>(
     if let ImageTokenizer::TamingVqgan(vqgan) = &model.image
         && !vqgan.reads_pictures()
     {
-        return Err(Error::invalid(
-            "from",
-            "came without an encoder, so no picture can be read; import it with --image-tokenizer and the published VQGAN's folder, and train what that wrote",
-        ));
+        return Err(
+            Error::invalid("from", "came without an encoder, so no picture can be read")
+                .with_hint(Hint::WithImageTokenizer),
+        );
     }
     let train_device = training_device(device, &config.run);
     // What can be refused is, before pictures are encoded.
@@ -304,10 +305,11 @@ fn check_base(dir: &Path, resume: bool, about: &AdapterConfig) -> Result<()> {
     Err(Error::invalid(
         "from",
         format!(
-            "is not the model that the training in this folder began with, which was {}; give that one or another --out",
+            "is not the model that the training in this folder began with, which was {}",
             begun.base
         ),
-    ))
+    )
+    .with_hint(Hint::OtherOutput))
 }
 
 /// Stands for an image tokenizer's weights.
