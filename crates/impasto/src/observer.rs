@@ -17,19 +17,28 @@ pub enum Event<'a> {
     },
     /// An image of a request is finished; no later one changes it.
     Image(&'a crate::request::GeneratedImage),
-    /// Items of some work are done: images embedded, captions scored.
+    /// Items of some work are done: scenes judged, captions scored.
     Items {
         /// So far.
         done: usize,
         /// In all.
         total: usize,
     },
+    /// Something happened while an index was built.
+    Index(crate::search::Event<'a>),
+    /// Something happened in a training.
+    Training(&'a crate::train::Event),
 }
 
 /// Receives events and may stop the work, which then ends with [`crate::Error::Stopped`].
 pub trait Observer {
     /// Called for each event.
     fn event(&mut self, event: &Event<'_>) -> ControlFlow<()>;
+
+    /// Asked where work can be interrupted and resumed, as after each step of a training: whether to stop there.
+    fn stop(&self) -> bool {
+        false
+    }
 }
 
 impl<F: FnMut(&Event<'_>) -> ControlFlow<()>> Observer for F {

@@ -1,11 +1,11 @@
 //! `impasto index`: a folder of pictures made ready for `impasto search`.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use impasto::files;
+use impasto::observer::{self, Observer};
 use impasto::search::{Changes, Event, FOLDER, Index, LeftOut, Writer, pictures_below};
 use serde::Serialize;
 
@@ -159,13 +159,11 @@ struct Report<'a> {
     other: &'a [LeftOut],
 }
 
-type Observer<'a> = dyn FnMut(Event<'_>) -> ControlFlow<()> + 'a;
-
 fn change(
     place: &Place,
     how: &How,
     other: &[LeftOut],
-    work: impl FnOnce(&mut Writer<'_>, &mut Observer<'_>) -> impasto::Result<Changes>,
+    work: impl FnOnce(&mut Writer<'_>, &mut dyn Observer) -> impasto::Result<Changes>,
 ) -> Result<Changes> {
     let index = place.index();
     let ranker = how.clip.load()?;
@@ -173,7 +171,10 @@ fn change(
     terminal::catch_interrupts()?;
     let bar = terminal::bar(0, "pictures")?;
     let mut left_out = Vec::new();
-    let changes = work(&mut writer, &mut |event| {
+    let changes = work(&mut writer, &mut |event: &observer::Event<'_>| {
+        let observer::Event::Index(event) = *event else {
+            return terminal::go_on();
+        };
         match event {
             Event::Embedded(done, all) => {
                 bar.set_length(all as u64);

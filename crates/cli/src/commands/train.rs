@@ -1,15 +1,15 @@
 //! `impasto train`: the trainings, each from one config file.
 
 use std::io::{IsTerminal, stderr};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use impasto::families::ModelFiles;
-use impasto::train::{
-    Event, Observer, clip, config, dalle, fine_tune, image_tokenizer, text_tokenizer,
-};
+use impasto::observer::{self, Observer};
+use impasto::train::{Event, clip, config, dalle, fine_tune, image_tokenizer, text_tokenizer};
 use impasto::{Error, files};
 use indicatif::ProgressBar;
 use serde::Deserialize;
@@ -197,7 +197,20 @@ impl Report {
 }
 
 impl Observer for Report {
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, event: &observer::Event<'_>) -> ControlFlow<()> {
+        if let observer::Event::Training(event) = event {
+            self.show(event);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn stop(&self) -> bool {
+        terminal::stop_requested()
+    }
+}
+
+impl Report {
+    fn show(&mut self, event: &Event) {
         match event {
             Event::Resumed { step } => self.line(&format!("resumed after {step} steps")),
             Event::Step {
@@ -214,7 +227,7 @@ impl Observer for Report {
                     text += &format!(", {:.1} TFLOP/s", rate / 1e12);
                 }
                 if let Err(error) = self
-                    .step(step, steps, &text, remaining)
+                    .step(*step, *steps, &text, *remaining)
                     .context("progress can't be shown")
                 {
                     self.line(&format!("warning: {error:#}"));
@@ -234,13 +247,9 @@ impl Observer for Report {
             Event::Warning(text) => self.line(&format!("warning: {text}")),
             Event::Preparing(text) => {
                 if self.due() {
-                    self.line(&text);
+                    self.line(text);
                 }
             }
         }
-    }
-
-    fn stop(&self) -> bool {
-        terminal::stop_requested()
     }
 }

@@ -91,7 +91,7 @@ fn a_device_that_is_not_there_is_never_replaced() {
     program.refuses(
         1,
         &generate(&["--device", "cuda"]),
-        &["device cuda", "--features cuda"],
+        &["device cuda", "the feature cuda"],
     );
 }
 

@@ -54,7 +54,7 @@ fn examples_do_what_they_say() {
         ],
     );
     assert!(text.contains("1024 pixels drawn"), "{text}");
-    let text = run("caption_and_score", &["docs/pictures/turtle.png"]);
+    let text = run("caption_and_score", &[&drawn]);
     assert_eq!(text.lines().count(), 3, "{text}");
     assert!(
         text.contains("turtle") || text.contains("\u{4e4c}\u{9f9f}"),

@@ -198,7 +198,7 @@ fn what_can_not_be_adapted_is_refused() {
     let other = ["generate", "a cat", "--adapter", adapter, "--model", &mini];
     program.refuses(1, &other, &["whose weights are not those of"]);
     let decoder = published("dalle_mini/goldens/min_dalle");
-    program.refuses(1, &train(&decoder, "out"), &["--image-tokenizer"]);
+    program.refuses(1, &train(&decoder, "out"), &["came without an encoder"]);
     let tokenizer = published("image_tokenizer/goldens/discrete_vae/vae.pt");
     program.refuses(1, &train(&tokenizer, "out"), &["can't be fine-tuned"]);
 }

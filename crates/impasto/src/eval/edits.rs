@@ -4,8 +4,6 @@
 //! given; the [`Detector`] has to find the named thing with its middle in the hole. The same holes are drawn with
 //! what is known told first, and with known ids forced in raster order, with and without look-ahead.
 
-use std::ops::ControlFlow;
-
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -20,7 +18,7 @@ use crate::families::Search;
 use crate::image::{Original, Picture};
 use crate::model::Model;
 use crate::models::dalle::Order;
-use crate::observer::NoObserver;
+use crate::observer::{Event, NoObserver, Observer};
 use crate::rank::Ranker;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
@@ -124,7 +122,7 @@ struct Case {
     hole: Area,
 }
 
-/// Measures. `ranker` has a say in which of several tries at a hole is best. `progress` gets the scenes' parts done and to do. `show` gets each scene's caption, and the pictures:
+/// Measures. `ranker` has a say in which of several tries at a hole is best. `observer` gets the scenes' parts done and to do. `show` gets each scene's caption, and the pictures:
 /// the scene, with its hole, known told first, raster forced, and the best of both.
 pub fn run(
     model: &Model,
@@ -132,7 +130,7 @@ pub fn run(
     glyphs: &Glyphs,
     options: &Options,
     ranker: Option<&Ranker>,
-    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    observer: &mut dyn Observer,
     show: &mut dyn FnMut(&str, &[Picture]),
 ) -> Result<Report> {
     if options.scenes == 0 {
@@ -164,9 +162,9 @@ pub fn run(
     // Four ways and a caption each; five strengths.
     let total = 5 * cases.len() + STRENGTHS.len() * varied;
     let mut done = 0;
-    let mut step = |progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>| {
+    let mut step = |observer: &mut dyn Observer| {
         done += 1;
-        if progress(done, total).is_break() {
+        if observer.event(&Event::Items { done, total }).is_break() {
             return Err(Error::Stopped);
         }
         Ok(())
@@ -206,7 +204,7 @@ pub fn run(
             });
             outside_unchanged.count(Some(same));
             pictures.push(edited.picture());
-            step(progress)?;
+            step(observer)?;
         }
         drawn.push(pictures);
     }
@@ -241,7 +239,7 @@ pub fn run(
             let text = best.first().map_or("", |caption| caption.text.as_str());
             told.count(world, &case.prompt.scene, text);
         }
-        step(progress)?;
+        step(observer)?;
     }
     let mut varieties = Vec::with_capacity(STRENGTHS.len());
     for strength in STRENGTHS.into_iter().filter(|_| varied > 0) {
@@ -262,7 +260,7 @@ pub fn run(
             let variations = vary(model, picture, &request, &mut NoObserver)?;
             let pictures: Vec<&Picture> = variations.iter().map(|drawn| &drawn.picture).collect();
             distances.push(mean_distance(&pictures));
-            step(progress)?;
+            step(observer)?;
         }
         varieties.push(Variety::of(strength, &distances));
     }

@@ -1,13 +1,12 @@
 //! How likely a model finds held-out composed scenes and their captions: what it has lost, say to fewer bits,
 //! without any drawing.
 
-use std::ops::ControlFlow;
-
 use serde::Serialize;
 
 use super::scenes::held_out_prompts;
 use crate::data::scenes::{Glyphs, Language, World, render};
 use crate::model::Model;
+use crate::observer::{Event, Observer};
 use crate::{Error, Result};
 
 /// Which pairs are measured.
@@ -40,13 +39,13 @@ pub struct Report {
     pub text_tokens: usize,
 }
 
-/// Measures. `progress` gets the scenes done and to do.
+/// Measures. `observer` gets the scenes done and to do.
 pub fn run(
     model: &Model,
     world: &World,
     glyphs: &Glyphs,
     options: &Options,
-    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    observer: &mut dyn Observer,
 ) -> Result<Report> {
     if options.scenes == 0 {
         return Err(Error::invalid("scenes", "expected 1 or more, got 0"));
@@ -55,7 +54,8 @@ pub fn run(
     let (mut image, mut text) = ((0.0, 0), (0.0, 0));
     let prompts = held_out_prompts(world, options.seed, options.scenes, options.language);
     for (done, prompt) in prompts.iter().enumerate() {
-        if progress(done, options.scenes).is_break() {
+        let total = options.scenes;
+        if observer.event(&Event::Items { done, total }).is_break() {
             return Err(Error::Stopped);
         }
         let picture = render(&prompt.scene, glyphs);

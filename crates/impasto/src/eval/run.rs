@@ -1,7 +1,5 @@
 //! The composed-scene benchmark over a whole model.
 
-use std::ops::ControlFlow;
-
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -12,7 +10,7 @@ use crate::image::Picture;
 use crate::image::metrics::{psnr, ssim};
 use crate::model::Model;
 use crate::models::dalle::Order;
-use crate::observer::Event;
+use crate::observer::{Event, Observer};
 use crate::rank::Ranker;
 use crate::sampling::SamplingOptions;
 use crate::text::clip::LongCaption;
@@ -89,7 +87,7 @@ pub struct Clips<'a> {
     pub judge: Option<&'a Ranker>,
 }
 
-/// Draws a picture for each held-out prompt and judges it. `progress` gets the pictures done and to do.
+/// Draws a picture for each held-out prompt and judges it. `observer` gets the pictures done and to do.
 /// `show` gets every prompt's caption and picture.
 pub fn run(
     model: &Model,
@@ -97,7 +95,7 @@ pub fn run(
     glyphs: &Glyphs,
     options: &Options,
     clips: Clips<'_>,
-    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    observer: &mut dyn Observer,
     show: &mut dyn FnMut(&str, &Picture),
 ) -> Result<Report> {
     if options.prompts == 0 {
@@ -144,7 +142,7 @@ pub fn run(
     };
     let mut all_ids = Vec::with_capacity(prompts.len());
     for (start, prompts) in (0..).step_by(BATCH).zip(prompts.chunks(BATCH)) {
-        let mut drawn = draw_each(model, prompts, start, options, progress)?;
+        let mut drawn = draw_each(model, prompts, start, options, observer)?;
         if let (Some(chooser), Some(choice)) = (clips.chooser, &mut report.choice) {
             let of = |prompt: &Prompt, picture: &Picture| {
                 Ok(score(world, &prompt.scene, &detector.detect(picture)?))
@@ -186,7 +184,10 @@ pub fn run(
                 tally.add(&score(world, &prompt.scene, &detection));
             }
         }
-        if progress(start + prompts.len(), options.prompts).is_break() {
+        if observer
+            .event(&items(start + prompts.len(), options.prompts))
+            .is_break()
+        {
             return Err(Error::Stopped);
         }
     }
@@ -201,7 +202,7 @@ fn draw_each(
     prompts: &[Prompt],
     start: usize,
     options: &Options,
-    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    observer: &mut dyn Observer,
 ) -> Result<Vec<Picture>> {
     let generator = model.generator()?;
     let tries = options.best_of;
@@ -214,14 +215,18 @@ fn draw_each(
     }
     let mut pictures = Vec::with_capacity(specs.len());
     for specs in specs.chunks(BATCH) {
-        let mut observer =
-            |_: &Event<'_>| progress(start + pictures.len() / tries, options.prompts);
+        let done = start + pictures.len() / tries;
+        let mut observer = |_: &Event<'_>| observer.event(&items(done, options.prompts));
         let sampling = &options.sampling;
         let sampled = generator.sample(specs, false, sampling, options.order, &mut observer)?;
         let ids: Vec<Vec<u32>> = sampled.into_iter().map(|image| image.image_ids).collect();
         pictures.extend(model.image_tokenizer().decode(&ids)?);
     }
     Ok(pictures)
+}
+
+fn items<'a>(done: usize, total: usize) -> Event<'a> {
+    Event::Items { done, total }
 }
 
 impl Choice {

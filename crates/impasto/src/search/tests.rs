@@ -11,6 +11,7 @@ use super::vectors::Vectors;
 use super::*;
 use crate::checkpoint::{ClipModel, EMBEDDED_CLIP, ModelSource};
 use crate::image::{Format, Picture};
+use crate::observer::Event;
 
 fn ranker() -> Ranker {
     let source = ModelSource::parse(EMBEDDED_CLIP).unwrap();
@@ -123,7 +124,7 @@ fn colours(folder: &Path, shades: std::ops::Range<u8>) {
     }
 }
 
-fn quiet(_: Event<'_>) -> ControlFlow<()> {
+fn quiet(_: &Event<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
@@ -233,7 +234,7 @@ fn what_is_done_before_a_stop_is_kept() {
     let index = folder.join(FOLDER);
     let mut writer = Writer::open(&index, folder, &ranker).unwrap();
     let pictures = pictures_below(folder).unwrap();
-    let stopped = writer.update(&pictures, &mut |_| ControlFlow::Break(()));
+    let stopped = writer.update(&pictures, &mut |_: &Event<'_>| ControlFlow::Break(()));
     assert!(matches!(stopped, Err(Error::Stopped)));
     // While it is open, nobody else writes, but anybody reads.
     let other = Writer::open(&index, folder, &ranker);

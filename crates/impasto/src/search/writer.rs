@@ -15,6 +15,7 @@ use super::{EXACT, LeftOut, Listing, NOBODY};
 use crate::error::Hint;
 use crate::files::{self, FolderLock};
 use crate::image::Picture;
+use crate::observer::{Event as Observed, NoObserver, Observer};
 use crate::rank::{Ranker, numbers};
 use crate::{Error, Result};
 
@@ -47,12 +48,12 @@ pub struct Writer<'a> {
     _lock: FolderLock,
 }
 
-/// What a writer tells while it works.
-#[derive(Debug)]
+/// What happens while an index is built.
+#[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
-    /// So many pictures of so many are embedded.
+    /// This many pictures are embedded, of this many.
     Embedded(usize, usize),
-    /// So many rows of so many are in the graph.
+    /// This many rows are in the graph, of this many.
     Linked(usize, usize),
     /// A picture could not be read, and is left out.
     Skipped(&'a Path, &'a Error),
@@ -162,11 +163,7 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// [`Error::Stopped`] if `observer` says so, after what is done was written down.
-    pub fn update(
-        &mut self,
-        listing: &Listing,
-        observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Result<Changes> {
+    pub fn update(&mut self, listing: &Listing, observer: &mut dyn Observer) -> Result<Changes> {
         let pictures = &listing.pictures;
         let mut wanted = Vec::with_capacity(pictures.len());
         for path in pictures {
@@ -178,7 +175,7 @@ impl<'a> Writer<'a> {
         }
         for LeftOut { path, reason } in &listing.left_out {
             let error = Error::bad_file(path, reason);
-            let _ = observer(Event::Skipped(path, &error));
+            let _ = observer.event(&Observed::Index(Event::Skipped(path, &error)));
         }
         let wanted: std::collections::HashSet<PathBuf> = wanted.into_iter().collect();
         let gone: Vec<PathBuf> = self
@@ -203,11 +200,7 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// See [`Self::update`].
-    pub fn add(
-        &mut self,
-        pictures: &[PathBuf],
-        observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Result<Changes> {
+    pub fn add(&mut self, pictures: &[PathBuf], observer: &mut dyn Observer) -> Result<Changes> {
         let mut changes = Changes::default();
         let mut waiting = Vec::new();
         for path in pictures {
@@ -218,7 +211,7 @@ impl<'a> Writer<'a> {
                     let reason = "its name is not UTF-8, which an index can't hold; rename it";
                     let error = other.err().unwrap_or_else(|| Error::bad_file(path, reason));
                     changes.skipped += 1;
-                    let _ = observer(Event::Skipped(path, &error));
+                    let _ = observer.event(&Observed::Index(Event::Skipped(path, &error)));
                     continue;
                 }
             };
@@ -250,7 +243,7 @@ impl<'a> Writer<'a> {
                         changes.skipped += 1;
                         // A file that can't be read any more is no longer what the index knows.
                         self.forget(key);
-                        let _ = observer(Event::Skipped(path, &error));
+                        let _ = observer.event(&Observed::Index(Event::Skipped(path, &error)));
                     }
                 }
             }
@@ -267,7 +260,7 @@ impl<'a> Writer<'a> {
                 }
             }
             let done = (number * BATCH + batch.len()).min(waiting.len());
-            let flow = observer(Event::Embedded(done, waiting.len()));
+            let flow = observer.event(&Observed::Index(Event::Embedded(done, waiting.len())));
             if flow.is_break() || last.elapsed() >= STEP {
                 self.write(observer)?;
                 last = Instant::now();
@@ -287,7 +280,7 @@ impl<'a> Writer<'a> {
             let key = self.key(path)?;
             removed += usize::from(self.forget(&key));
         }
-        self.write(&mut |_| ControlFlow::Continue(()))?;
+        self.write(&mut NoObserver)?;
         Ok(removed)
     }
 
@@ -330,7 +323,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes down what was done; the error of a stop comes after that.
-    fn write(&mut self, observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<()> {
+    fn write(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let fresh = !self.folder.join(NAME).exists();
         if !self.changed && !fresh {
             return Ok(());
@@ -361,15 +354,13 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn link(
-        &mut self,
-        observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>> {
+    fn link(&mut self, observer: &mut dyn Observer) -> Result<ControlFlow<()>> {
         let mut graph = self.graph.take().unwrap_or_else(Graph::new);
         let (first, rows) = (graph.len(), self.vectors.len());
         let mut flow = ControlFlow::Continue(());
         graph.extend(&self.vectors, &mut |done| {
-            flow = observer(Event::Linked(done - first, rows - first));
+            let linked = Event::Linked(done - first, rows - first);
+            flow = observer.event(&Observed::Index(linked));
             flow
         });
         // Signposts cost a search their time.

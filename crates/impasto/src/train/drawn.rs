@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::engine::{Event, Observer};
+use super::engine::{Event, Observer, Report};
 use super::source::PictureSource;
 use crate::data::tokens::TokenCache;
 use crate::image::Picture;
@@ -102,7 +102,7 @@ impl SyntheticPairs {
             match TokenCache::open(path, &fingerprint) {
                 Ok(tokens) => self.tokens = tokens,
                 Err(error) => {
-                    observer.event(Event::Warning(format!("{error}; drawing again")));
+                    observer.report(Event::Warning(format!("{error}; drawing again")));
                 }
             }
         }
@@ -116,7 +116,7 @@ impl SyntheticPairs {
                 done += count;
                 let rate = (done - known) as f64 / begin.elapsed().as_secs_f64();
                 let left = (pictures - done) as f64 / rate;
-                observer.event(Event::Preparing(format!(
+                observer.report(Event::Preparing(format!(
                     "drew {done} of {pictures} pictures, {rate:.1} a second, {left:.0} s left"
                 )));
                 if observer.stop() {

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 
-use super::engine::{Event, Observer};
+use super::engine::{Event, Observer, Report};
 use super::source::{PictureSource, SourceConfig};
 use crate::data::Sample;
 use crate::data::tokens::TokenCache;
@@ -131,7 +131,7 @@ impl Encoding<'_> {
             Some(Ok(tokens)) => tokens,
             other => {
                 if let Some(Err(error)) = other {
-                    observer.event(Event::Warning(format!("{error}; encoding again")));
+                    observer.report(Event::Warning(format!("{error}; encoding again")));
                 }
                 let tokens = self.tokens(source, count, observer)?;
                 tokens.write(path, fingerprint)?;
@@ -157,7 +157,7 @@ impl Encoding<'_> {
         }
         if cut > 0 {
             let length = self.text.limit();
-            observer.event(Event::Warning(format!(
+            observer.report(Event::Warning(format!(
                 "{cut} of {captions} captions are longer than text_length = {length} and are cut"
             )));
         }
@@ -184,7 +184,7 @@ impl Encoding<'_> {
                 tokens.push(ids, captions)?;
             }
             done += pictures.len() as u64;
-            observer.event(Event::Preparing(format!(
+            observer.report(Event::Preparing(format!(
                 "encoded {done} of {count} pictures"
             )));
             if observer.stop() {

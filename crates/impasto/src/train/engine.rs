@@ -16,6 +16,8 @@ use crate::checkpoint::weights::{self, LazyTensor, Precision};
 use crate::error::Hint;
 use crate::models::parameters::{self, Parameters};
 use crate::nn::precision::{self, ComputePrecision};
+use crate::observer;
+pub use crate::observer::Observer;
 use crate::{Error, Result};
 
 /// What a run tells the one who started it.
@@ -61,13 +63,15 @@ pub enum Event {
     Preparing(String),
 }
 
-/// The one who started the run.
-pub trait Observer {
-    /// Called for each event.
-    fn event(&mut self, event: Event);
-    /// Asked after each step: whether to write a checkpoint and stop.
-    fn stop(&self) -> bool {
-        false
+/// Reports what happens in a training.
+pub(super) trait Report {
+    /// Passes an event on. A training stops where [`Observer::stop`] says so.
+    fn report(&mut self, event: Event);
+}
+
+impl Report for dyn Observer + '_ {
+    fn report(&mut self, event: Event) {
+        let _ = self.event(&observer::Event::Training(&event));
     }
 }
 
@@ -158,7 +162,7 @@ pub fn train<T: Task>(
     let mut step = 0;
     let mut timer = Timer::new(config);
     let latest = checkpoints.latest(&mut |damaged| {
-        observer.event(Event::Warning(format!(
+        observer.report(Event::Warning(format!(
             "{damaged}; this checkpoint is passed over for the one before it"
         )));
     })?;
@@ -173,7 +177,7 @@ pub fn train<T: Task>(
         (Some(snapshot), true) => {
             step = snapshot.step;
             model = restore(model, &mut optimizer, task, &mut timer, snapshot)?;
-            observer.event(Event::Resumed { step });
+            observer.report(Event::Resumed { step });
         }
         (None, _) => {}
     }
@@ -248,7 +252,7 @@ pub fn train<T: Task>(
         model = task.after_step(model, step)?;
         step += 1;
         clock.tick();
-        observer.event(Event::Step {
+        observer.report(Event::Step {
             step,
             steps: config.steps,
             loss,
@@ -277,14 +281,14 @@ pub fn train<T: Task>(
             let averaged = optimizer.averaged(model.clone());
             let evaluation = task.evaluate(&averaged, step, dir)?;
             for warning in evaluation.warnings {
-                observer.event(Event::Warning(warning));
+                observer.report(Event::Warning(warning));
             }
             metrics.log(step, &evaluation.values)?;
             metrics.plot(dir)?;
             if last {
                 final_values = Some(evaluation.values.clone());
             }
-            observer.event(Event::Metrics {
+            observer.report(Event::Metrics {
                 step,
                 values: evaluation.values,
             });
@@ -292,7 +296,7 @@ pub fn train<T: Task>(
         if (due || stopped) && step > saved_at {
             let path = checkpoints.save(step, snapshot(&model, &optimizer, task, &timer))?;
             saved_at = step;
-            observer.event(Event::Checkpoint {
+            observer.report(Event::Checkpoint {
                 step,
                 path: path.clone(),
             });

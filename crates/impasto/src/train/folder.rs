@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::checkpoints::Checkpoints;
-use super::engine::{Event, Observer};
+use super::engine::{Event, Observer, Report};
 use super::source::PictureSource;
 use crate::error::Hint;
 use crate::files::{self, FolderLock};
@@ -67,7 +67,7 @@ pub(super) fn begin<C: Serialize>(
             differences.push("the data's pictures or captions are others than before".to_owned());
         }
         if !differences.is_empty() {
-            observer.event(Event::Warning(format!(
+            observer.report(Event::Warning(format!(
                 "differs from the run so far: {}",
                 differences.join("; ")
             )));

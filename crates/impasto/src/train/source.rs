@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::config::RunConfig;
-use super::engine::{Event, Observer};
+use super::engine::{Event, Observer, Report};
 use crate::data::Sample;
 use crate::data::pairs::{PairSource, Pairs, ScanReport};
 use crate::data::scenes::{Glyphs, Scene, Sources, Split, World, render};
@@ -187,7 +187,7 @@ pub(super) fn open(
         let json = serde_json::to_vec_pretty(&report)
             .map_err(|e| Error::invalid("report", e.to_string()))?;
         files::write_atomic(&path, &json)?;
-        observer.event(Event::Warning(format!(
+        observer.report(Event::Warning(format!(
             "{}; see {}",
             report.summary(),
             path.display()
@@ -221,7 +221,7 @@ pub(super) fn held_out(
         ));
     }
     if count > 0 {
-        observer.event(Event::Warning(
+        observer.report(Event::Warning(
             "no picture is held out for validation: all are trained on, and checkpoints are not measured; a larger validation_share would hold some out".into(),
         ));
     }

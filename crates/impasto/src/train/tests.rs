@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -12,6 +13,7 @@ use super::*;
 use crate::Error;
 use crate::checkpoint::ModelSource;
 use crate::families::{ModelFiles, NativeModel};
+use crate::observer;
 
 /// Stops after so many steps.
 pub(crate) struct StopAfter(Cell<u64>);
@@ -23,10 +25,11 @@ impl StopAfter {
 }
 
 impl Observer for StopAfter {
-    fn event(&mut self, event: Event) {
-        if matches!(event, Event::Step { .. }) {
+    fn event(&mut self, event: &observer::Event<'_>) -> ControlFlow<()> {
+        if matches!(event, observer::Event::Training(Event::Step { .. })) {
             self.0.set(self.0.get().saturating_sub(1));
         }
+        ControlFlow::Continue(())
     }
 
     fn stop(&self) -> bool {
@@ -306,10 +309,8 @@ fn a_run_does_not_overwrite_another_unasked() {
     let mut config = vqgan();
     config.run.steps = 2;
     train_image_tokenizer(&config, dir.path(), false, NEVER).unwrap();
-    let error = train_image_tokenizer(&config, dir.path(), false, NEVER)
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("pass --resume"), "{error}");
+    let error = train_image_tokenizer(&config, dir.path(), false, NEVER).unwrap_err();
+    assert_eq!(error.hint(), Some(crate::error::Hint::Resume), "{error}");
 }
 
 /// A learning rate that throws the weights to infinity must stop the run and name step and samples.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Event, Observer};
+use super::engine::{Event, Observer, Report};
 use super::source::{SourceConfig, open};
 use crate::text::TextTokenizer;
 use crate::{Error, Result, files};
@@ -41,7 +41,7 @@ pub fn run(config: &Config, dir: &Path, observer: &mut dyn Observer) -> Result<P
         let batch = source.train_captions(start, CHUNK.min(count - start) as usize)?;
         start += batch.len() as u64;
         captions.extend(batch.into_iter().flatten());
-        observer.event(Event::Preparing(format!(
+        observer.report(Event::Preparing(format!(
             "read the captions of {start} of {count} pictures"
         )));
         if observer.stop() {

@@ -9,6 +9,7 @@ use impasto::eval::edits;
 use impasto::eval::scenes::Accuracy;
 use impasto::image::Picture;
 use impasto::models::dalle::Order;
+use impasto::observer::Event;
 use impasto::rank::Ranker;
 
 use super::{SceneFlags, cell, prepare, write};
@@ -68,9 +69,11 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
         &glyphs,
         &options,
         ranker.as_ref(),
-        &mut |done, total| {
-            bar.set_length(total as u64);
-            bar.set_position(done as u64);
+        &mut |event: &Event<'_>| {
+            if let Event::Items { done, total } = event {
+                bar.set_length(*total as u64);
+                bar.set_position(*done as u64);
+            }
             terminal::go_on()
         },
         &mut |caption, pictures| {

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use impasto::eval::likelihood;
+use impasto::observer::Event;
 
 use super::SceneFlags;
 use crate::arguments::ModelFlags;
@@ -31,8 +32,12 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
     };
     terminal::catch_interrupts()?;
     let bar = terminal::bar(u64::from(flags.count), "scenes")?;
-    let report = likelihood::run(&model, &world, &glyphs, &options, &mut |done, _| {
-        bar.set_position(done as u64);
+    let report = likelihood::run(&model, &world, &glyphs, &options, &mut |event: &Event<
+        '_,
+    >| {
+        if let Event::Items { done, .. } = event {
+            bar.set_position(*done as u64);
+        }
         terminal::go_on()
     });
     bar.finish_and_clear();

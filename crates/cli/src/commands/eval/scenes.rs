@@ -7,6 +7,7 @@ use clap::Args;
 use impasto::checkpoint::EMBEDDED_CLIP;
 use impasto::eval::run::{Clips, Options, Report, run as evaluate};
 use impasto::models::dalle::Order;
+use impasto::observer::Event;
 use impasto::rank::Ranker;
 
 use super::{SceneFlags, cell, prepare, write};
@@ -73,8 +74,10 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
         &glyphs,
         &options,
         clips,
-        &mut |done, _| {
-            bar.set_position(done as u64);
+        &mut |event: &Event<'_>| {
+            if let Event::Items { done, .. } = event {
+                bar.set_position(*done as u64);
+            }
             terminal::go_on()
         },
         &mut |caption, picture| {
