@@ -7,10 +7,11 @@
 
 #![allow(clippy::print_stdout)] // what an example is for
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use impasto::observer::NoObserver;
-use impasto::train::{Event, Observer, dalle, image_tokenizer, text_tokenizer};
+use impasto::observer::{self, NoObserver, Observer};
+use impasto::train::{Event, dalle, image_tokenizer, text_tokenizer};
 use impasto::{Error, Generate, Model, OpenOptions, device};
 use serde_json::{Value, json};
 
@@ -18,12 +19,15 @@ use serde_json::{Value, json};
 struct Print;
 
 impl Observer for Print {
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, event: &observer::Event<'_>) -> ControlFlow<()> {
         match event {
-            Event::Metrics { step, values } => println!("step {step}: {values:?}"),
-            Event::Warning(text) => println!("warning: {text}"),
+            observer::Event::Training(Event::Metrics { step, values }) => {
+                println!("step {step}: {values:?}");
+            }
+            observer::Event::Training(Event::Warning(text)) => println!("warning: {text}"),
             _ => {}
         }
+        ControlFlow::Continue(())
     }
 }
 

@@ -78,7 +78,7 @@ impl ModelFiles {
             }
         }
         if let Some(path) = path {
-            if let Some(name) = published_as(path) {
+            if let Some(name) = published_as(path, config.as_deref()) {
                 return Ok(of(ModelKind::Family(name), None));
             }
             if image_tokenizer::is_published(path) {

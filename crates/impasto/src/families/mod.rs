@@ -179,8 +179,9 @@ pub struct Published<F: Family> {
 
 /// How the published files of a family are read.
 pub trait PublishedForm<F: Family>: Debug + Sync {
-    /// Whether a folder or a file looks like one, by names and small files alone.
-    fn is_published(&self, path: &Path) -> bool;
+    /// Whether a folder or a file looks like one, by names and small files alone. `config` is what is in the folder's
+    /// `config.json`, if there is one: it is not read twice.
+    fn is_published(&self, path: &Path, config: Option<&[u8]>) -> bool;
 
     /// Loads one onto `device`, the net's weights held in `format`. Strict: a tensor that is missing, left over or of
     /// another shape is an error with the file's own names.
@@ -242,9 +243,9 @@ macro_rules! families {
         }
 
         /// The family whose published files these look like.
-        fn published_as(path: &Path) -> Option<&'static str> {
+        fn published_as(path: &Path, config: Option<&[u8]>) -> Option<&'static str> {
             $($(#[$condition])? if let Some(form) = <$family as Family>::published()
-                && form.is_published(path)
+                && form.is_published(path, config)
             {
                 return Some(<$family as Family>::NAME);
             })+

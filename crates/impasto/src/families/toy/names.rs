@@ -30,7 +30,7 @@ struct Config {
 }
 
 impl PublishedForm<Toy> for Form {
-    fn is_published(&self, path: &Path) -> bool {
+    fn is_published(&self, path: &Path, _config: Option<&[u8]>) -> bool {
         path.join("toy.safetensors").is_file()
     }
 

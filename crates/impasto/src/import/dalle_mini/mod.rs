@@ -40,14 +40,13 @@ use bytes::Bytes;
 const FLAX: &str = "flax_model.msgpack";
 const CONFIG: &str = "config.json";
 
-/// Whether a folder looks like one of the two forms.
-pub fn is_dalle_mini(folder: &Path) -> bool {
+/// Whether a folder looks like one of the two forms; `config` is what its `config.json` says.
+fn is_dalle_mini(folder: &Path, config: Option<&[u8]>) -> bool {
     min_dalle_file(folder, "decoder", "pt").is_some()
-        || (folder.join(FLAX).is_file()
-            && files::read(folder.join(CONFIG))
-                .ok()
-                .and_then(|bytes| serde_json::from_slice::<FlaxConfig>(&bytes).ok())
-                .is_some_and(|config| config.is_dalle_bart()))
+        || folder.join(FLAX).is_file()
+            && config
+                .and_then(|bytes| serde_json::from_slice::<FlaxConfig>(bytes).ok())
+                .is_some_and(|config| config.is_dalle_bart())
 }
 
 /// What a published model turned out to be, its numbers still in its files.
@@ -74,8 +73,8 @@ struct Part<'a> {
 pub(crate) struct Form;
 
 impl PublishedForm<DalleMini> for Form {
-    fn is_published(&self, path: &Path) -> bool {
-        path.is_dir() && is_dalle_mini(path)
+    fn is_published(&self, path: &Path, config: Option<&[u8]>) -> bool {
+        path.is_dir() && is_dalle_mini(path, config)
     }
 
     fn load(
@@ -173,7 +172,9 @@ fn image_file(folder: &Path, image_tokenizer: Option<&Path>) -> Result<PathBuf> 
     };
     let found = places.iter().find_map(|place| {
         let flax = place.join(FLAX);
-        let own = flax.is_file() && !is_dalle_mini(place);
+        // The model's own folder has the transformer in a file of this name.
+        let config = || files::read(place.join(CONFIG)).ok();
+        let own = place != folder && flax.is_file() && !is_dalle_mini(place, config().as_deref());
         own.then_some(flax)
             .or_else(|| min_dalle_file(place, "detoker", "pt"))
     });

@@ -54,7 +54,8 @@ fn import(
 
 fn imported(set: &str, output: &Path) -> Vec<NetworkReport> {
     let folder = golden(set);
-    assert!(is_dalle_mini(&folder));
+    let config = std::fs::read(folder.join(CONFIG)).ok();
+    assert!(is_dalle_mini(&folder, config.as_deref()));
     import(&folder, image_tokenizer(set).as_deref(), set, output).unwrap()
 }
 
@@ -326,7 +327,8 @@ proptest! {
         let bytes = damage.of(std::fs::read(&path).unwrap());
         std::fs::write(&path, bytes).unwrap();
         let output = tempfile::tempdir().unwrap();
-        let _ = is_dalle_mini(folder.path());
+        let config = std::fs::read(folder.path().join(CONFIG)).ok();
+        let _ = is_dalle_mini(folder.path(), config.as_deref());
         if let Err(error) = import(folder.path(), None, "x", output.path()) {
             prop_assert!(!error.to_string().contains('\n'), "{}: {}", name, error);
         }

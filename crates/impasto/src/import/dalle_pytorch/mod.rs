@@ -63,7 +63,7 @@ pub fn is_published(path: &Path) -> bool {
 pub(crate) struct Form;
 
 impl PublishedForm<DallePytorchFamily> for Form {
-    fn is_published(&self, path: &Path) -> bool {
+    fn is_published(&self, path: &Path, _config: Option<&[u8]>) -> bool {
         is_published(path)
     }
 
