@@ -78,7 +78,7 @@ fn named(name: &str) -> Option<Result<(Device, String)>> {
     None
 }
 
-/// Drivers that don't answer panic inside the backend: caught here and told as an error.
+/// Drivers that don't answer panic inside the backend: caught here and reported as an error.
 #[cfg(any(
     feature = "cuda",
     feature = "vulkan",

@@ -229,7 +229,7 @@ fn temporary_folder(parent: &Path) -> std::io::Result<(tempfile::TempDir, File)>
 
 /// Removes the temporary files in `folder` that nobody writes any more; what can't be removed stays.
 pub fn clear_stale(folder: &Path) {
-    // A stale file is one whose writer no longer holds its lock, which other systems don't tell in the same way.
+    // A stale file is one whose writer no longer holds its lock, which other systems don't show in the same way.
     if !cfg!(unix) {
         return;
     }

@@ -205,7 +205,7 @@ fn pairs(line: &str) -> Result<Vec<(String, String)>> {
     Ok(pairs)
 }
 
-/// The bytes of a picture file that tells how it was made. `quality` from 1 to 100 counts for JPEG only.
+/// The bytes of a picture file that says how it was made. `quality` from 1 to 100 counts for JPEG only.
 pub fn encode(picture: &Picture, format: Format, quality: u8, parameters: &str) -> Result<Vec<u8>> {
     let samples = Samples {
         width: picture.width,

@@ -126,11 +126,11 @@ impl Ranker {
                 format!("expected a {BLANK} where the words go, got {template:?}"),
             ));
         }
-        let told: Vec<String> = labels
+        let captions: Vec<String> = labels
             .iter()
             .flat_map(|label| templates.iter().map(|text| text.replace(BLANK, label)))
             .collect();
-        let text = self.model.embed_texts(&told, long)?;
+        let text = self.model.embed_texts(&captions, long)?;
         let width = text.dims()[1];
         let mean = text
             .reshape([labels.len(), templates.len(), width])

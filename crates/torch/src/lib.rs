@@ -3,7 +3,7 @@
 //!
 //! The kernels ([`kernels.cu`](https://docs.nvidia.com/cuda/nvrtc/)) are compiled by NVRTC when they are first needed,
 //! for the GPU that is there. They are launched on the legacy default stream of the device's primary context,
-//! which is the one that LibTorch works on unless it is told otherwise: they run in order with its operations.
+//! which is the one that LibTorch works on unless another is set: they run in order with its operations.
 //!
 //! Each function returns none where it does not apply (another device or type, sizes that the kernels don't have,
 //! no NVRTC): the caller then composes LibTorch's own operations.

@@ -54,7 +54,7 @@ impl From<Part> for What {
     }
 }
 
-/// Measures and tells.
+/// Measures and reports.
 pub fn run(arguments: Arguments) -> Result<()> {
     if let Some(threads) = arguments.threads {
         rayon::ThreadPoolBuilder::new()

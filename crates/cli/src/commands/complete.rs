@@ -30,7 +30,7 @@ pub struct Arguments {
     drawing: DrawingFlags,
 }
 
-/// Reads, draws, writes, tells.
+/// Reads, draws, writes, reports.
 pub fn run(arguments: Arguments) -> Result<()> {
     let planned = arguments.drawing.plan()?;
     let original = Original::open(&arguments.image)?;

@@ -95,7 +95,6 @@ struct Report<'a> {
     prompt: Option<&'a str>,
     sampling: &'a SamplingOptions,
     order: Order,
-    #[serde(rename = "telling")]
     conditioning: Conditioning,
     /// x, y, width, height of the rectangle around the mask.
     mask: [usize; 4],

@@ -92,7 +92,7 @@ impl FromStr for DamageColour {
     }
 }
 
-/// Reads, draws, writes, tells.
+/// Reads, draws, writes, reports.
 pub fn run(arguments: Arguments) -> Result<()> {
     let planned = arguments.drawing.plan()?;
     if let Some(path) = &arguments.save_mask {

@@ -52,7 +52,7 @@ enum What {
     Image(#[serde(serialize_with = "impasto::files::lossy")] PathBuf),
 }
 
-/// Embeds and tells, captions first.
+/// Embeds and prints, captions first.
 pub fn run(arguments: Arguments) -> Result<()> {
     let opened = pictures::open(&arguments.images)?;
     let (images, pictures) = (opened.paths(&arguments.images), &opened.pictures);

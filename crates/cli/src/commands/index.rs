@@ -91,7 +91,7 @@ struct InfoFlags {
     json: bool,
 }
 
-/// Embeds, adds, removes, tells.
+/// Embeds, adds, removes, reports.
 pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.what {
         What::Build(flags) => build(&flags),

@@ -13,7 +13,7 @@ use crate::terminal::{self, shown};
 
 /// Log-likelihood of a caption, and of pictures given it, in nats
 ///
-/// Each picture is cut to its middle square, scaled to the model's size and told in raster order.
+/// Each picture is cut to its middle square, scaled to the model's size and encoded; its ids count in raster order.
 #[derive(Args)]
 pub struct Arguments {
     /// The pictures
@@ -47,7 +47,7 @@ struct ReportedPicture {
     likelihood: Likelihood,
 }
 
-/// Measures and tells.
+/// Measures and reports.
 pub fn run(arguments: Arguments) -> Result<()> {
     let opened = pictures::open(&arguments.images)?;
     let model = arguments.model.open()?;

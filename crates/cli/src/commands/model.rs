@@ -52,7 +52,7 @@ enum Command {
     },
 }
 
-/// Tells.
+/// Reports, merges, lists.
 pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Info { model, json } => {

@@ -28,7 +28,7 @@ pub struct Arguments {
     output: PathBuf,
 }
 
-/// Quantises and tells where to.
+/// Quantises and prints where to.
 pub fn run(arguments: Arguments) -> Result<()> {
     let model = ModelFiles::find(&find_model(&arguments.model)?)?;
     families::quantise(&model, arguments.to, &arguments.output)?;

@@ -140,11 +140,11 @@ fn start(flags: &RunFlags) -> Result<impasto::device::Device> {
     Ok(device)
 }
 
-/// Tells how the run goes: a bar on a terminal, a line now and then elsewhere.
+/// Shows the progress of the run: a bar on a terminal, a line now and then elsewhere.
 #[derive(Default)]
 struct Report {
     bar: Option<ProgressBar>,
-    told: Option<Instant>,
+    last_line: Option<Instant>,
     checkpoint: bool,
 }
 
@@ -161,9 +161,9 @@ impl Report {
 
     /// Whether it is time for another line.
     fn due(&mut self) -> bool {
-        let due = self.told.is_none_or(|told| told.elapsed() >= LINE_EVERY);
+        let due = self.last_line.is_none_or(|line| line.elapsed() >= LINE_EVERY);
         if due {
-            self.told = Some(Instant::now());
+            self.last_line = Some(Instant::now());
         }
         due
     }

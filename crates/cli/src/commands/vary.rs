@@ -88,7 +88,6 @@ struct Report<'a> {
     choice: Choice,
     sampling: &'a SamplingOptions,
     order: Order,
-    #[serde(rename = "telling")]
     conditioning: Conditioning,
     variations: Vec<Variation>,
     seconds: f64,

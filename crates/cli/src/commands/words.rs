@@ -76,10 +76,10 @@ impl<'a> Finishing<'a> {
 
     /// One text that starts with a prompt, printed to stderr.
     pub fn finished(&self, prompt: &str) -> Result<String> {
-        let told = self.texts(prompt, 1)?;
-        let text = told
+        let generated = self.texts(prompt, 1)?;
+        let text = generated
             .first()
-            .map_or(prompt.to_owned(), |told| one_line(&told.text));
+            .map_or(prompt.to_owned(), |generated| one_line(&generated.text));
         terminal::note(format_args!("prompt: {text}"));
         Ok(text)
     }

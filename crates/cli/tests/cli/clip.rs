@@ -22,7 +22,7 @@ fn with_pictures() -> Program {
 #[test]
 fn embeddings_have_length_one_and_tell_the_score() {
     let program = with_pictures();
-    let told = program.json(&[
+    let report = program.json(&[
         "embed",
         "--text",
         "a cat",
@@ -34,14 +34,14 @@ fn embeddings_have_length_one_and_tell_the_score() {
         clip(),
         "--json",
     ]);
-    let embeddings: Vec<Vec<f64>> = told["embeddings"]
+    let embeddings: Vec<Vec<f64>> = report["embeddings"]
         .as_array()
         .unwrap()
         .iter()
         .map(|one| numbers(&one["embedding"]))
         .collect();
-    assert_eq!(told["embeddings"][0]["text"], "a cat");
-    assert_eq!(told["embeddings"][2]["image"], "blue.png");
+    assert_eq!(report["embeddings"][0]["text"], "a cat");
+    assert_eq!(report["embeddings"][2]["image"], "blue.png");
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     for embedding in &embeddings {
         assert_eq!(embedding.len(), 8);
@@ -88,9 +88,9 @@ fn words_are_sorted_for_a_picture() {
         &["--template", "a {}", "--template", "one {}", "--json"],
     ]
     .concat();
-    let told = program.json(&templates);
-    assert_eq!(told["of"], "red.png");
-    let shares: f64 = told["scores"]
+    let report = program.json(&templates);
+    assert_eq!(report["of"], "red.png");
+    let shares: f64 = report["scores"]
         .as_array()
         .unwrap()
         .iter()
@@ -265,14 +265,14 @@ fn published_clips_embed_and_judge_as_the_references_do() {
         for picture in &pictures {
             embed.extend(["--image", picture]);
         }
-        let told = program.json(&embed);
+        let report = program.json(&embed);
         let (texts, shape) = expected(set, "text");
         let texts = &texts[..captions.len() * shape[1]];
         let references = [texts, &expected(set, "image").0].concat();
         let references: Vec<&[f32]> = references.chunks(shape[1]).collect();
-        let told = told["embeddings"].as_array().unwrap();
-        assert_eq!(told.len(), references.len(), "{set}");
-        for (one, reference) in told.iter().zip(references) {
+        let report = report["embeddings"].as_array().unwrap();
+        assert_eq!(report.len(), references.len(), "{set}");
+        for (one, reference) in report.iter().zip(references) {
             let length = reference
                 .iter()
                 .map(|value| value * value)
@@ -284,9 +284,9 @@ fn published_clips_embed_and_judge_as_the_references_do() {
         }
         let mut score = vec!["score", "--image", &pictures[1], "--json", "--clip", &clip];
         score.extend(captions.iter().map(String::as_str));
-        let told = program.json(&score);
+        let report = program.json(&score);
         let (logits, shape) = expected(set, "logits");
-        for score in told["scores"].as_array().unwrap() {
+        for score in report["scores"].as_array().unwrap() {
             let caption = captions
                 .iter()
                 .position(|caption| score["what"] == **caption);
@@ -328,9 +328,9 @@ fn clips_of_dalle_pytorch_judge_as_the_reference_does() {
             "--truncate",
         ];
         score.extend(captions.iter().map(String::as_str));
-        let told = program.json(&score);
+        let report = program.json(&score);
         let logits = expected(set, "logits").0;
-        for score in told["scores"].as_array().unwrap() {
+        for score in report["scores"].as_array().unwrap() {
             let caption = captions
                 .iter()
                 .position(|caption| score["what"] == **caption);
@@ -348,8 +348,8 @@ fn clips_of_dalle_pytorch_judge_as_the_reference_does() {
         for name in &names {
             embed.extend(["--image", name]);
         }
-        let told = program.json(&embed);
-        let found = told["embeddings"].as_array().unwrap().iter();
+        let report = program.json(&embed);
+        let found = report["embeddings"].as_array().unwrap().iter();
         let found: Vec<f64> = found.flat_map(|one| numbers(&one["embedding"])).collect();
         let references = [expected(set, "texts").0, expected(set, "images").0].concat();
         assert_eq!(found.len(), references.len());

@@ -630,9 +630,9 @@ fn captions_are_told_with_their_likelihoods() {
             .as_array()
             .unwrap()
             .iter()
-            .map(|told| {
-                let text = told["text"].as_str().unwrap().to_owned();
-                (text, told["log_likelihood"].as_f64().unwrap())
+            .map(|caption| {
+                let text = caption["text"].as_str().unwrap().to_owned();
+                (text, caption["log_likelihood"].as_f64().unwrap())
             })
             .collect()
     };

@@ -104,7 +104,7 @@ fn lengths_that_lie_cost_no_memory() {
         fs::write(program.path("ids.json"), "[1]").unwrap();
         let whole = fs::read(folder.join(file)).unwrap();
         let (code, stderr) = confined(&program, arguments);
-        // One id is too few, which is told of a model that was read.
+        // One id is too few, which is an error of a model that was read.
         let read = code == Some(0) || stderr.contains("expected") && stderr.contains("ids");
         assert!(read, "{set} {file}: {code:?} {stderr}");
         for number in 0..10 {

@@ -20,7 +20,7 @@ fn published_models_become_folders_with_an_account_of_their_tensors() {
     ] {
         let path = golden(name);
         let output = format!("out-{format}");
-        let told = program.json(&[
+        let report = program.json(&[
             "import",
             path.to_str().unwrap(),
             "-o",
@@ -28,8 +28,8 @@ fn published_models_become_folders_with_an_account_of_their_tensors() {
             "--half",
             "--json",
         ]);
-        assert_eq!(told["kind"], "clip");
-        let tensors = &told["networks"][0]["tensors"];
+        assert_eq!(report["kind"], "clip");
+        let tensors = &report["networks"][0]["tensors"];
         assert!(tensors["applied"].as_array().unwrap().len() > 20);
         assert!(tensors["missing"].as_array().unwrap().is_empty());
         for file in ["config.json", "clip.safetensors", "tokenizer.json"] {
@@ -80,11 +80,11 @@ fn imported_models_do_what_the_published_ones_do() {
         let program = Program::new();
         let published = goldens.join(set);
         let published = published.to_str().unwrap();
-        let told = program.json(&[
+        let report = program.json(&[
             "import", published, "-o", "ours", "--json", "--name", "mine",
         ]);
-        assert_eq!(told["kind"], kind);
-        let last = told["networks"].as_array().unwrap().last().unwrap();
+        assert_eq!(report["kind"], kind);
+        let last = report["networks"].as_array().unwrap().last().unwrap();
         assert!(last["tensors"]["applied"].as_array().unwrap().len() > 10);
         let info = program.expect(&["model", "info", "ours"]);
         assert!(info.contains("mine"), "{info}");

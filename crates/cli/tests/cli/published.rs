@@ -203,11 +203,11 @@ fn a_prompt_is_finished_in_the_models_own_words() {
         serde_json::from_str(&tell(&["a red", "-n", "3", "--seed", "5", "--json"])).unwrap();
     let texts = report["texts"].as_array().unwrap();
     assert_eq!((texts.len(), texts[1]["seed"].as_u64()), (3, Some(6)));
-    for told in texts {
-        assert!(told["text"].as_str().unwrap().starts_with("a red"));
-        assert!(told["log_likelihood"].as_f64().unwrap() < 0.0);
+    for report in texts {
+        assert!(report["text"].as_str().unwrap().starts_with("a red"));
+        assert!(report["log_likelihood"].as_f64().unwrap() < 0.0);
     }
-    // What is drawn from is what would be told.
+    // What is drawn from is what would be report.
     let finished = texts[0]["text"].as_str().unwrap();
     let draw = ["a red", "--finish", "--seed", "5", "-o", "a.png"];
     let ran = program.run(&[&["generate", "--model", &model], &draw[..]].concat());
@@ -225,6 +225,6 @@ fn a_prompt_is_finished_in_the_models_own_words() {
         &["--text-only"],
     );
     let own = ["generate", "a red", "--text-only", "-n", "2", "--seed", "1"];
-    let told = program.expect(&[&own[..], &["--model", crate::program::model()]].concat());
-    assert!(told.lines().all(|line| line.starts_with("a red")), "{told}");
+    let report = program.expect(&[&own[..], &["--model", crate::program::model()]].concat());
+    assert!(report.lines().all(|line| line.starts_with("a red")), "{report}");
 }

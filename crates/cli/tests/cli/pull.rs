@@ -198,8 +198,8 @@ fn a_pulled_model_is_whole_and_serves_without_the_network() {
     // Again: the hub is asked what there is, nothing is brought.
     let mut again = arguments(&server);
     again.push("--json");
-    let told = program.json(&again);
-    assert_eq!(told[0]["downloaded_bytes"], 0);
+    let report = program.json(&again);
+    assert_eq!(report[0]["downloaded_bytes"], 0);
     assert_eq!(server.requests().len(), 1);
 
     // Offline nobody is asked; a dead hub is no obstacle either.

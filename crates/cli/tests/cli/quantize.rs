@@ -9,8 +9,8 @@ use crate::references::{expected, published, write_picture};
 fn a_quantised_checkpoint_draws_what_precision_draws() {
     let program = Program::new();
     for format in ["bf16", "int8", "int4"] {
-        let told = program.expect(&["quantize", model(), "--to", format, "-o", format]);
-        assert_eq!(told, format!("{format}\n"));
+        let report = program.expect(&["quantize", model(), "--to", format, "-o", format]);
+        assert_eq!(report, format!("{format}\n"));
         let text = program.expect(&["model", "info", format]);
         assert!(text.contains(&format!("MiB in {format}")), "{text}");
         let draw = |model: &str, precision: &[&str], file: &str| {
@@ -45,8 +45,8 @@ fn models_of_dalle_pytorch_take_fewer_bits_and_stay_near_the_reference() {
         let program = Program::new();
         let set = &format!("dalle_pytorch/goldens/{set}");
         let original = published(set);
-        let told = program.expect(&["quantize", &original, "--to", format, "-o", "small"]);
-        assert_eq!(told, "small\n");
+        let report = program.expect(&["quantize", &original, "--to", format, "-o", "small"]);
+        assert_eq!(report, "small\n");
         let info = program.json(&["model", "info", "small", "--json"]);
         assert_eq!(info["precision"], format);
         let draw = |arguments: &[&str], file: &str| {

@@ -44,7 +44,7 @@ fn holes_are_drawn_and_known_pixels_stay_to_the_last_bit() {
         // A seed is a candidate, alone or among others, at any number of threads.
         let report = edit(&["-n", "3", "--json", "--guidance", "2", "-o", "many/"]);
         let report: serde_json::Value = serde_json::from_str(&report.stdout).unwrap();
-        assert_eq!(report["telling"], "raster-forced");
+        assert_eq!(report["conditioning"], "raster-forced");
         let candidates = report["candidates"].as_array().unwrap();
         let scores: Vec<f64> = candidates
             .iter()
@@ -159,7 +159,7 @@ fn captions_are_drawn_and_ranked_where_a_model_tells_them() {
         "--json",
         "-n",
     ];
-    let told = |n: &'static str| {
+    let captions = |n: &'static str| {
         let ran = run(&program, LEARNED, &[&caption[..], &[n]].concat());
         assert!(
             ran.stderr
@@ -171,13 +171,13 @@ fn captions_are_drawn_and_ranked_where_a_model_tells_them() {
             .unwrap()
             .clone()
     };
-    let all = told("9");
-    let likelihood = |told: &serde_json::Value| told["log_likelihood"].as_f64().unwrap();
+    let all = captions("9");
+    let likelihood = |captions: &serde_json::Value| captions["log_likelihood"].as_f64().unwrap();
     assert!(all.len() > 2 && all.is_sorted_by(|a, b| likelihood(a) >= likelihood(b)));
     // Of those that were drawn one is the right one.
-    let total: f64 = all.iter().map(|told| likelihood(told).exp()).sum();
+    let total: f64 = all.iter().map(|captions| likelihood(captions).exp()).sum();
     assert!((total - 1.0).abs() < 1e-9, "{total}");
-    assert_eq!(told("2"), all[..2]);
+    assert_eq!(captions("2"), all[..2]);
 
     let model = published(LEARNED);
     let beam = ["caption", "in.png", "--beam", "4", "--model", &model];

@@ -22,8 +22,8 @@ fn hits(program: &Program, arguments: &[&str]) -> Vec<String> {
 #[test]
 fn captions_and_pictures_find_pictures() {
     let program = with_scenes();
-    let told = program.json(&["index", "build", "s", "--json"]);
-    assert_eq!((&told["added"], &told["skipped"]), (&12.into(), &0.into()));
+    let report = program.json(&["index", "build", "s", "--json"]);
+    assert_eq!((&report["added"], &report["skipped"]), (&12.into(), &0.into()));
     let mut pictures: Vec<String> = program
         .files()
         .into_iter()
@@ -65,16 +65,16 @@ fn an_index_is_brought_up_to_date() {
     fs::rename(&picture, program.path("s/deeper/moved.png")).unwrap();
     fs::write(program.path("s/broken.jpg"), "no picture").unwrap();
     // The others are in the index all the same.
-    let told = program.run(&["index", "build", "s"]);
-    assert_eq!(told.code, 1, "{}", told.stderr);
+    let report = program.run(&["index", "build", "s"]);
+    assert_eq!(report.code, 1, "{}", report.stderr);
     assert!(
-        told.stderr.contains("skipped s/broken.jpg: "),
+        report.stderr.contains("skipped s/broken.jpg: "),
         "{}",
-        told.stderr
+        report.stderr
     );
     let counts = "1 added, 0 changed, 1 removed, 11 unchanged, 1 skipped";
-    assert!(told.stdout.contains(counts), "{}", told.stdout);
-    assert!(told.stderr.contains("1 of 13 files"), "{}", told.stderr);
+    assert!(report.stdout.contains(counts), "{}", report.stdout);
+    assert!(report.stderr.contains("1 of 13 files"), "{}", report.stderr);
     fs::remove_file(program.path("s/broken.jpg")).unwrap();
 
     program.expect(&["generate", "a cat", "-o", "cat.png"]);
@@ -87,8 +87,8 @@ fn an_index_is_brought_up_to_date() {
         program.json(&["index", "info", "s", "--json"])["pictures"],
         13
     );
-    let told = program.json(&["index", "remove", "s", "cat.png", "s/none.png", "--json"]);
-    assert_eq!(told["removed"], 1);
+    let report = program.json(&["index", "remove", "s", "cat.png", "s/none.png", "--json"]);
+    assert_eq!(report["removed"], 1);
     let info = program.json(&["index", "info", "s", "--json"]);
     assert_eq!(info["pictures"], 12);
     assert_eq!(info["clip"], "impasto-clip");

@@ -2,7 +2,7 @@
 //! which says to which model and how large they are.
 //!
 //! Additions fit any model of the same sizes, but help only the one that they were trained on. Which one that was is
-//! told by a digest of what is never packed and never adapted: embeddings, norms and biases.
+//! identified by a digest of what is never packed and never adapted: embeddings, norms and biases.
 
 use std::path::Path;
 
@@ -21,10 +21,10 @@ use crate::{Error, Result, files};
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "adapter.safetensors";
 
-/// What tells `config.json` from that of a model.
+/// The tag in `config.json`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Architecture {
-    /// The only one.
+    /// The only value.
     #[default]
     #[serde(rename = "lora")]
     Lora,

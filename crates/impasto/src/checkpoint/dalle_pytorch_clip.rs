@@ -21,10 +21,10 @@ use crate::{Error, Result};
 
 const WEIGHTS: &str = "dalle_pytorch_clip.safetensors";
 
-/// What tells `config.json` from that of other families.
+/// The tag in `config.json`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Architecture {
-    /// The only one.
+    /// The only value.
     #[default]
     #[serde(rename = "dalle_pytorch_clip")]
     DallePytorchClip,

@@ -1,4 +1,4 @@
-//! What a picture shows, told by an exact and deterministic search over a world.
+//! What a picture shows, found by an exact and deterministic search over a world.
 //!
 //! Every picture of a world is a known background with known sprites in boxes, so it is judged by explaining
 //! it: the background that most pixels agree with, then the set of boxes, each with the sprite that explains
@@ -82,7 +82,7 @@ const MAX_PLACES: usize = 32;
 const MAX_THINGS: usize = 6;
 /// From this score on a thing counts as drawn.
 const MIN_SCORE: f32 = 0.2;
-/// The share of its own visibility that a thing must earn to be worth being told.
+/// The share of its own visibility that a thing must earn to be worth being reported.
 const COST: f32 = 0.12;
 /// Distances from the background, summed over the channels, are cut off here: foreground of any colour then
 /// weighs the same in the search for the background.
@@ -408,7 +408,7 @@ impl Detector {
 }
 
 /// The squared error that a thing must take off a box: one that can hardly be seen even when it is drawn
-/// exactly can't be told from noise.
+/// exactly can't be distinguished from noise.
 fn least_gain(place: Place) -> f32 {
     (place.size * place.size) as f32 * 20.0
 }

@@ -2,7 +2,7 @@
 //!
 //! A hole is a random rectangle that covers one thing of a scene and 10 to 60 % of the picture. The caption is
 //! given; the [`Detector`] has to find the named thing with its middle in the hole. The same holes are drawn with
-//! what is known told first, and with known ids forced in raster order, with and without look-ahead.
+//! known ids first as a prefix, and with known ids forced in raster order, with and without look-ahead.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -87,13 +87,13 @@ pub struct Report {
     pub options: Options,
     /// Mean share of the picture that the holes take.
     pub hole_share: f64,
-    /// What is known told first.
+    /// Known ids first, as a prefix.
     pub known_first: Holes,
     /// Known ids forced in raster order.
     pub raster_forced: Holes,
     /// The CLIP that had a say in what is best.
     pub chosen_by: Option<String>,
-    /// What is known told first, the best of [`edit::TRIES`] by their likelihood and the CLIP.
+    /// Known ids first, as a prefix, the best of [`edit::TRIES`] by their likelihood and the CLIP.
     pub known_first_best: Holes,
     /// Known ids forced in raster order, likewise.
     pub raster_forced_best: Holes,
@@ -123,7 +123,7 @@ struct Case {
 }
 
 /// Measures. `ranker` has a say in which of several tries at a hole is best. `observer` gets the scenes' parts done and to do. `show` gets each scene's caption, and the pictures:
-/// the scene, with its hole, known told first, raster forced, and the best of both.
+/// the scene, with its hole, known ids first, raster forced, and the best of both.
 pub fn run(
     model: &Model,
     world: &World,
@@ -225,7 +225,7 @@ pub fn run(
     for pictures in &drawn {
         judged.push(judge(world, &detector, &cases, pictures)?);
     }
-    let mut told = Captions::default();
+    let mut counted = Captions::default();
     for (case, ids) in cases.iter().zip(&ids) {
         if let Some(captioner) = captioner {
             let search = match captioner.ranks_captions() {
@@ -237,7 +237,7 @@ pub fn run(
             };
             let best = captioner.captions(ids, 1, &search)?;
             let text = best.first().map_or("", |caption| caption.text.as_str());
-            told.count(world, &case.prompt.scene, text);
+            counted.count(world, &case.prompt.scene, text);
         }
         step(observer)?;
     }
@@ -285,7 +285,7 @@ pub fn run(
         raster_forced_best,
         reconstructed,
         outside_unchanged,
-        captions: told,
+        captions: counted,
         varieties,
     })
 }

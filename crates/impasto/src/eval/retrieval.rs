@@ -61,7 +61,7 @@ pub struct Report {
     pub clip: String,
     /// The world's name.
     pub world: String,
-    /// Held-out scenes, all of them told differently.
+    /// Held-out scenes, all of them with different captions.
     pub scenes: usize,
     /// Seed of the scenes.
     pub seed: u64,
@@ -88,16 +88,16 @@ pub fn run(
         return Err(Error::invalid("scenes", "expected 1 or more, got 0"));
     }
     let mut prompts = Vec::with_capacity(n);
-    let mut told = std::collections::HashSet::new();
-    // Two scenes of one caption can't be told apart. Worlds have far more captions than this looks at.
+    let mut seen = std::collections::HashSet::new();
+    // Two scenes of one caption can't be distinguished. Worlds have far more captions than this looks at.
     for prompt in held_out_prompts(world, seed, 4 * n, language) {
-        if prompts.len() < n && told.insert(prompt.caption.clone()) {
+        if prompts.len() < n && seen.insert(prompt.caption.clone()) {
             prompts.push(prompt);
         }
     }
     if prompts.len() < n {
         let reason = format!(
-            "world {} has not that many that are told differently",
+            "world {} has not that many with different captions",
             world.name
         );
         return Err(Error::invalid("scenes", reason));

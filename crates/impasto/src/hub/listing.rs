@@ -1,4 +1,4 @@
-//! What a repository holds, as the hub's API tells it.
+//! What a repository holds, as the hub's API lists it.
 
 use std::io::Read;
 use std::path::{Component, Path};

@@ -4,7 +4,7 @@
 //! A repository's files are listed by the hub's API (`GET /api/models/{repo}/revision/{revision}?blobs=true`)
 //! and read from `/{repo}/resolve/{commit}/{file}`. The cache has the layout of Python's `huggingface_hub`
 //! (`models--{owner}--{name}/{blobs,refs,snapshots}`), so that what either has pulled serves both. Beside
-//! it stands our own record of each pulled commit, which tells what belongs to it without asking the hub.
+//! it stands our own record of each pulled commit, which says what belongs to it without asking the hub.
 //!
 //! Everything is data to us: nothing that was downloaded is ever executed.
 

@@ -214,7 +214,7 @@ impl<'a> Mapping<'a> {
         }
     }
 
-    /// Sets the parameters of the module that this was made for; the error tells what did not fit.
+    /// Sets the parameters of the module that this was made for; the error says what did not fit.
     pub fn finish<M: Module>(self, module: M) -> Result<(M, ImportReport)> {
         self.finish_in(module, WeightFormat::F32)
     }

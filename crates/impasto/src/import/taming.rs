@@ -2,7 +2,7 @@
 
 use crate::models::taming_vqgan::{PixelRange, TamingVqganConfig};
 
-/// The sizes that the shapes under the checkpoints' names tell; the side of the pictures follows from the number
+/// The sizes that the shapes under the checkpoints' names give; the side of the pictures follows from the number
 /// of levels.
 pub fn sizes<'a>(
     shape: &dyn Fn(&str) -> Option<&'a [usize]>,
@@ -25,7 +25,7 @@ pub fn sizes<'a>(
         widths.push(size(&format!("decoder.up.{i}.block.0.conv1.weight"), 0)?);
     }
     let encoder = has("encoder.conv_in.weight");
-    // Only the decoder's widths are told; the first one usually is the one that the others are multiples of.
+    // Only the decoder's widths are known; the first one usually is the one that the others are multiples of.
     let base_width = match widths.iter().all(|width| width % widths[0].max(1) == 0) {
         _ if encoder => size("encoder.conv_in.weight", 0)?.max(1),
         true => widths[0].max(1),

@@ -58,7 +58,7 @@ impl DiscreteVaeConfig {
         self.picture_size >> self.n_layers
     }
 
-    /// Says which size is impossible.
+    /// Returns an error that names the invalid field.
     pub fn validate(&self) -> Result<()> {
         let bad = |reason: String| Err(Error::invalid("discrete_vae config", reason));
         let positive = [

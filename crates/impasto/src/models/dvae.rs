@@ -37,7 +37,7 @@ impl DvaeConfig {
         self.picture_size >> (self.n_groups.max(1) - 1)
     }
 
-    /// Says which size is impossible.
+    /// Returns an error that names the invalid field.
     pub fn validate(&self) -> Result<()> {
         let bad = |reason: String| Err(Error::invalid("dvae config", reason));
         if self.n_groups == 0

@@ -68,7 +68,7 @@ impl ImageTokenizerConfig {
         }
     }
 
-    /// Says which size is impossible.
+    /// Returns an error that names the invalid field.
     pub fn validate(&self) -> Result<()> {
         match self {
             ImageTokenizerConfig::Vqgan(config) => config.validate(),

@@ -69,7 +69,7 @@ impl TamingVqganConfig {
         self.picture_size >> (self.multipliers.len().max(1) - 1)
     }
 
-    /// Says which size is impossible.
+    /// Returns an error that names the invalid field.
     pub fn validate(&self) -> Result<()> {
         let bad = |reason: String| Err(Error::invalid("taming_vqgan config", reason));
         let positive = [

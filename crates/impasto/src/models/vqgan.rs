@@ -39,7 +39,7 @@ impl VqganConfig {
         (self.picture_size / self.patch) >> (self.widths.len().max(1) - 1)
     }
 
-    /// Says which size is impossible.
+    /// Returns an error that names the invalid field.
     pub fn validate(&self) -> Result<()> {
         let bad = |reason: String| Err(Error::invalid("vqgan config", reason));
         if self.widths.is_empty()

@@ -45,7 +45,7 @@ impl LoraConfig {
             .map_or(1.0, |alpha| alpha / self.rank.max(1) as f64)
     }
 
-    /// Says which value is impossible; the targets are seen only against a model.
+    /// Returns an error that names the invalid field; the targets are seen only against a model.
     pub fn validate(&self) -> Result<()> {
         let bad = |reason: String| Err(Error::invalid("lora", reason));
         // No weight of a model has more rows.

@@ -32,12 +32,12 @@ pub(super) fn checks() -> Vec<Check> {
                 let text_ids = room.ids(config.text_length, config.text_vocab_size);
                 let drawn = drawn(&model, &text_ids, &options, room)?;
                 let positions = config.image_length();
-                let told: Vec<Vec<u32>> = drawn.iter().map(|one| one.image_ids.clone()).collect();
+                let images: Vec<Vec<u32>> = drawn.iter().map(|one| one.image_ids.clone()).collect();
                 let text = Part::Text {
                     ids: text_ids,
                     start: 0,
                 };
-                let image = image_part(&told, &[raster(positions)], config.codebook_size, false);
+                let image = image_part(&images, &[raster(positions)], config.codebook_size, false);
                 let states = model.forward(&[text, image], 1, None, AttentionMask::Causal);
                 let states = states.narrow(1, config.text_length, positions);
                 let logits = model
@@ -122,12 +122,12 @@ fn dalle_bart(room: &mut Room, options: &SamplingOptions) -> Result<Values> {
     let text_ids = room.ids(7, config.text_vocab_size);
     let caption = model.encode(&text_ids)?;
     let drawn = drawn(&model, &text_ids, options, room)?;
-    let told: Vec<Vec<u32>> = drawn.iter().map(|one| one.image_ids.clone()).collect();
+    let images: Vec<Vec<u32>> = drawn.iter().map(|one| one.image_ids.clone()).collect();
     let caption_rows = [CaptionRows {
         caption: &caption,
         rows: 1,
     }];
-    let logits = model.logits(&told, &caption_rows)?;
+    let logits = model.logits(&images, &caption_rows)?;
     values(drawn, logits, config.codebook_size, options, room)
 }
 
@@ -136,7 +136,7 @@ fn dalle_pytorch(room: &mut Room, options: &SamplingOptions) -> Result<Values> {
     let model = random(config.init(&mut Init::empty(&room.device)), room);
     let caption = room.ids(4, config.text_vocab_size);
     let drawn = drawn(&model, &caption, options, room)?;
-    let told: Vec<Vec<u32>> = drawn.iter().map(|one| one.image_ids.clone()).collect();
-    let (_, logits) = model.logits(&[caption], &told)?;
+    let images: Vec<Vec<u32>> = drawn.iter().map(|one| one.image_ids.clone()).collect();
+    let (_, logits) = model.logits(&[caption], &images)?;
     values(drawn, logits, config.codebook_size, options, room)
 }

@@ -158,7 +158,7 @@ fn dalle(all: &mut Vec<Check>, config: DalleConfig) {
     ));
 }
 
-/// Text first, then pictures told in random orders; at once, and through a cache in three steps.
+/// Text first, then pictures in random orders; at once, and through a cache in three steps.
 fn dalle_logits(room: &mut Room, config: &DalleConfig) -> Result<Values> {
     let model = random(config.init(&mut Init::empty(&room.device)), room);
     let text_ids = room.id_rows(ROWS, config.text_length, config.text_vocab_size);

@@ -147,7 +147,7 @@ impl BartTokenizer {
         Ok(ids)
     }
 
-    /// What stands in for a caption that is not told: start and end.
+    /// What stands in for no caption: start and end.
     pub fn null_caption(&self) -> Vec<u32> {
         vec![self.start, self.end]
     }

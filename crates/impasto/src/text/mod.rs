@@ -167,7 +167,7 @@ impl TextTokenizer {
         Ok(ids)
     }
 
-    /// What stands in for a caption that is not told.
+    /// The ids of no caption.
     pub fn null_caption(&self, limit: usize) -> Vec<u32> {
         let mut ids = vec![BOS, EOS];
         ids.resize(limit, PAD);
@@ -334,7 +334,7 @@ mod tests {
         );
     }
 
-    /// Captions that can't be told from a prompt's error at first sight: control characters, a long run of
+    /// Captions that look like a prompt's error at first sight: control characters, a long run of
     /// spaces (the splitting pattern backtracks on it), half an emoji family.
     #[test]
     fn awkward_texts_come_back() {

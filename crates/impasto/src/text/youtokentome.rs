@@ -1,7 +1,7 @@
 //! YouTokenToMe's byte pairs (github.com/VKCOM/YouTokenToMe, `bpe.cpp`): captions as ids and back. Its models are a
 //! text of numbers: characters with their ids, pairs of ids with what they become, and the ids of four marks.
 //!
-//! Words are told apart by white space and begin with U+2581. Of a word's pairs the one that was learned first is
+//! Words are separated by white space and begin with U+2581. Of a word's pairs the one that was learned first is
 //! joined first, the leftmost of equals. Neighbouring characters that the model does not know are one unknown id.
 
 use std::cmp::Reverse;
@@ -235,8 +235,8 @@ mod tests {
             let Golden { caption, ids, text } = golden;
             assert_eq!(model.encode(&caption), ids, "{caption:?}");
             // Its decoding leaves out what fills captions up, as ours does a step above.
-            let told: Vec<u32> = ids.into_iter().filter(|&id| id != 0).collect();
-            assert_eq!(model.decode(&told), text, "{caption:?}");
+            let kept: Vec<u32> = ids.into_iter().filter(|&id| id != 0).collect();
+            assert_eq!(model.decode(&kept), text, "{caption:?}");
         }
     }
 

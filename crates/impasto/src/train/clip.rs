@@ -1,6 +1,6 @@
 //! Training a CLIP on pictures and captions (Radford et al. 2021, arXiv:2103.00020, section 2.3).
 //!
-//! Every caption of a batch is told from every other, so that a batch is better large. It may be larger
+//! Every caption of a batch is distinguished from every other, so that a batch is better large. It may be larger
 //! than what fits into memory at once: the `gradient_accumulation` forward passes of a step share one loss.
 //! All of them are embedded first, without keeping what a backward pass needs; the loss's gradients of the
 //! embeddings are kept instead, and each pass carries its share of them back through the towers (GradCache:
@@ -124,7 +124,7 @@ pub fn run(
     if config.run.batch_size * config.run.gradient_accumulation < 2 {
         return Err(Error::invalid(
             "training config",
-            "batch_size times gradient_accumulation is 1, expected 2 or more: a pair is told from others",
+            "batch_size times gradient_accumulation is 1, expected 2 or more: a pair is distinguished from others",
         ));
     }
     let train_device = training_device(device, &config.run);
@@ -271,7 +271,7 @@ impl ClipTask {
         Ok(path)
     }
 
-    /// Which of a picture's captions is told comes from (seed, the sample's number), so that it does not
+    /// Which of a picture's captions is used comes from (seed, the sample's number), so that it does not
     /// depend on the size of a pass.
     fn batch(&self, pass: u64) -> Result<Batch> {
         let size = self.run.batch_size;
@@ -397,10 +397,10 @@ impl ClipTask {
                 sum + parameter * Tensor::from_inner(gradient.clone())
             });
         let loss = surrogate.clone() - surrogate.detach() + shared.loss;
-        Ok(self.told(model, loss))
+        Ok(self.with_metrics(model, loss))
     }
 
-    fn told(&self, model: &Clip, loss: Tensor<1>) -> Pass {
+    fn with_metrics(&self, model: &Clip, loss: Tensor<1>) -> Pass {
         Pass {
             loss,
             metrics: vec![("logit_scale", model.logit_scale())],
@@ -417,7 +417,7 @@ impl Task for ClipTask {
         }
         let (image, text) = Self::embed(model, &self.batch(pass)?)?;
         let loss = model.contrastive_loss(image, text, self.loss);
-        Ok(self.told(model, loss))
+        Ok(self.with_metrics(model, loss))
     }
 
     fn describe_pass(&self, pass: u64) -> String {

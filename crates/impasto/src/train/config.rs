@@ -1,4 +1,4 @@
-//! What every run is told, whatever it trains.
+//! Settings shared by every training run.
 
 use std::collections::BTreeMap;
 use std::fmt;

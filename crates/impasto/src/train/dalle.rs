@@ -60,10 +60,10 @@ pub struct Config {
     /// How much each loss counts.
     #[serde(default)]
     pub losses: LossWeights,
-    /// Share of the pictures told in raster order; the others in random orders.
+    /// Share of the pictures in raster order; the others in random orders.
     #[serde(default = "default_raster_share")]
     pub raster_share: f64,
-    /// Of these others, the share told around a rectangular hole, as editing tells them.
+    /// Of these others, the share whose order ends with a rectangular hole, as in editing.
     #[serde(default)]
     pub hole_share: f64,
     /// Share of the captions dropped, for guidance.

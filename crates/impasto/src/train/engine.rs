@@ -20,7 +20,7 @@ use crate::observer;
 pub use crate::observer::Observer;
 use crate::{Error, Result};
 
-/// What a run tells the one who started it.
+/// What happens in a run.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The run goes on from a checkpoint.

@@ -34,7 +34,7 @@ pub enum SourceConfig {
         /// The folder of art packs, where it is not `art` in the working directory; the world `styles` reads it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         art: Option<PathBuf>,
-        /// So many scenes in a row have much in common; 1: none have. Who is trained to tell captions apart then
+        /// So many scenes in a row have much in common; 1: none have. Who is trained to distinguish captions then
         /// learns to look at counts, colours and places.
         #[serde(default = "default_family", skip_serializing_if = "is_default_family")]
         family: u64,

@@ -42,7 +42,7 @@ pub(super) struct Flags {
     pictures: Option<PathBuf>,
 }
 
-/// Hides, draws, captions, varies, tells.
+/// Hides, draws, captions, varies, reports.
 pub(super) fn run(flags: &Flags) -> Result<()> {
     prepare(flags.pictures.as_ref())?;
     let (world, glyphs) = flags.scenes.open()?;

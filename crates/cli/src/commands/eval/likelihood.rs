@@ -21,7 +21,7 @@ pub(super) struct Flags {
     count: u32,
 }
 
-/// Asks the model, tells.
+/// Measures and reports.
 pub(super) fn run(flags: &Flags) -> Result<()> {
     let (world, glyphs) = flags.scenes.open()?;
     let model = flags.model.open()?;

@@ -35,7 +35,7 @@ enum What {
     Likelihood(likelihood::Flags),
 }
 
-/// Which held-out scenes, and how the answer is told.
+/// Which held-out scenes, and how the answer is printed.
 #[derive(Args)]
 struct SceneFlags {
     #[command(flatten)]
@@ -74,7 +74,7 @@ impl From<LanguageName> for Language {
     }
 }
 
-/// Measures and tells.
+/// Measures and reports.
 pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.what {
         What::Scenes(flags) => scenes::run(&flags),

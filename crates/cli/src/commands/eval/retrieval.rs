@@ -25,7 +25,7 @@ pub(super) struct Flags {
     count: u32,
 }
 
-/// Looks for each, tells.
+/// Looks for each, reports.
 pub(super) fn run(flags: &Flags) -> Result<()> {
     let source = find_model(&flags.clip)?;
     let (world, glyphs) = flags.scenes.open()?;

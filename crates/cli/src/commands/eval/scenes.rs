@@ -31,7 +31,7 @@ pub(super) struct Flags {
     /// The CLIP that chooses
     #[arg(long, value_name = "NAME|DIR", default_value = EMBEDDED_CLIP)]
     clip: String,
-    /// Another CLIP, that compares the pictures with their prompts: the mean cosine is told
+    /// Another CLIP, that compares the pictures with their prompts: the mean cosine is printed
     #[arg(long, value_name = "NAME|DIR")]
     judge: Option<String>,
     #[command(flatten)]
@@ -44,7 +44,7 @@ pub(super) struct Flags {
     pictures: Option<PathBuf>,
 }
 
-/// Draws, judges, tells.
+/// Draws, judges, reports.
 pub(super) fn run(flags: &Flags) -> Result<()> {
     prepare(flags.pictures.as_ref())?;
     let (world, glyphs) = flags.scenes.open()?;

@@ -64,7 +64,7 @@ impl World {
     }
 
     fn english(&self, scene: &Scene, wording: usize) -> String {
-        // Told from the other side.
+        // Described from the other side.
         let converse = matches!(wording, 2 | 5);
         let Statement {
             subject,
@@ -241,7 +241,7 @@ pub(super) struct Statement {
     pub is_plural: bool,
 }
 
-/// "a" or "an", by sound as far as the first letters tell.
+/// "a" or "an", by sound as far as the first letters show it.
 pub(super) fn article(words: &str) -> &'static str {
     let lower = words.to_lowercase();
     let consonant = ["uni", "eu", "ewe", "one", "once", "use", "ufo", "u-"];

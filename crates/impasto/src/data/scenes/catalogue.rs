@@ -34,7 +34,7 @@ pub(super) fn things(sources: &Sources) -> Result<Vec<Thing>> {
         if !is_thing(emoji) || !is_plain_name(name) {
             continue;
         }
-        // Two things of one name could not be told apart.
+        // Two things of one name could not be distinguished.
         if taken.contains(name.as_str()) || taken.contains(chinese.as_str()) {
             continue;
         }

@@ -146,7 +146,7 @@ pub fn export(
     })
 }
 
-/// Writes `world.json`, or checks that the one there tells the same.
+/// Writes `world.json`, or checks that the one there says the same.
 fn agree(what: &Export, folder: &Path) -> Result<()> {
     let origin = Origin {
         seed: what.seed,

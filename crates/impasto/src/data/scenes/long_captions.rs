@@ -359,7 +359,7 @@ impl World {
         }
     }
 
-    /// One or two kinds, told slowly.
+    /// One or two kinds, described at length.
     fn slow_english(&self, scene: &Scene, wording: usize) -> String {
         let Statement {
             subject,

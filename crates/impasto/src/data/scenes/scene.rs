@@ -66,7 +66,7 @@ impl Relation {
         Relation::Below,
     ];
 
-    /// The same fact told from the other side.
+    /// The same fact described from the other side.
     pub fn converse(self) -> Self {
         match self {
             Relation::LeftOf => Relation::RightOf,
@@ -165,7 +165,7 @@ impl World {
         }
     }
 
-    /// Member `member` of a family of scenes that have much in common: one of them is told from the others by a
+    /// Member `member` of a family of scenes that have much in common: one of them differs from the others by a
     /// count, a colour, a place or a background. Always the same one, and never one of the other split.
     pub fn kin_scene(&self, seed: u64, family: u64, member: u64, split: Split) -> Scene {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);

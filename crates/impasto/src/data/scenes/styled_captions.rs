@@ -76,7 +76,7 @@ impl World {
             },
             style: (wording == 3).then(|| adjective(style)),
         };
-        // Told from the other side.
+        // Described from the other side.
         let converse = matches!(wording, 2 | 5);
         let Statement {
             subject,

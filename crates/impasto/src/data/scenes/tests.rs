@@ -100,7 +100,7 @@ fn the_same_seed_and_index_give_the_same_scene_and_picture() {
     );
 }
 
-/// The split must hold for what a scene combines, in either order of telling, not for its pixels only.
+/// The split must hold for what a scene combines, in either order of mention, not for its pixels only.
 #[test]
 fn no_combination_is_on_both_sides() {
     for world in [World::tiny(), World::small()] {

@@ -20,7 +20,7 @@ pub struct Thing {
     /// The Chinese measure word: "只".
     pub measure: String,
     /// The colour that it mostly has by nature, if any: it is never painted in that one, as nobody
-    /// could tell the difference.
+    /// could see the difference.
     pub natural: Option<Colour>,
 }
 

@@ -49,7 +49,7 @@ impl Format {
     }
 }
 
-/// What a file alone does not tell.
+/// What a file alone does not say.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// open_clip's name of the architecture, such as `ViT-B-32-quickgelu`.
@@ -142,7 +142,7 @@ fn check_size(path: &Path, config: &ClipConfig, tensors: &Tensors<'_>) -> Result
         .values()
         .map(|tensor| tensor.shape().iter().product::<usize>())
         .sum();
-    // Half as much is a tensor missing here and there, which is told later by its name.
+    // Half as much is a tensor missing here and there, which is reported later by its name.
     if described > 2.0 * held as f64 + 1e6 {
         return Err(Error::bad_file(
             path,

@@ -1,6 +1,6 @@
 //! CLIP as OpenAI's code and open_clip save it (openai/CLIP `clip/model.py`, open_clip `model.py`): the same
 //! names. Sizes follow from the tensors; what does not is the number of heads, the nonlinearity, and how
-//! pixels are normalised, which a config or the architecture's name tells.
+//! pixels are normalised, which a config or the architecture's name says.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -55,7 +55,7 @@ const ARCHITECTURES: [&str; 25] = [
     "ViT-L-14-378",
 ];
 
-/// What the tensors' shapes do not tell.
+/// What the tensors' shapes do not say.
 struct Untold {
     image_head_width: usize,
     text_heads: Option<usize>,
@@ -151,8 +151,8 @@ struct Preprocess {
     resize_mode: Option<String>,
 }
 
-/// Fields that the tensors' shapes tell as well, or that count in training only.
-const TOLD: [&str; 11] = [
+/// Fields that the tensors' shapes give as well, or that count in training only.
+const GIVEN_BY_SHAPES: [&str; 11] = [
     "image_size",
     "layers",
     "width",
@@ -206,7 +206,7 @@ pub fn load_file(
                 return Err(Error::bad_file(
                     path,
                     format!(
-                        "does not tell its number of heads and its nonlinearity; give the architecture's name \
+                        "does not state its number of heads and its nonlinearity; give the architecture's name \
                          (such as ViT-B-32 or ViT-B-32-quickgelu), or put {CONFIG} beside it"
                     ),
                 ));
@@ -233,7 +233,7 @@ fn read_config(path: &Path) -> Result<Untold> {
             let unused = matches!(name.as_str(), "pad_id" | "eos_id")
                 || name.starts_with("timm_")
                 || name == "hf_model_pretrained";
-            if off || unused || TOLD.contains(&name.as_str()) || value.as_str().is_some_and(usual) {
+            if off || unused || GIVEN_BY_SHAPES.contains(&name.as_str()) || value.as_str().is_some_and(usual) {
                 continue;
             }
             return bad(format!(

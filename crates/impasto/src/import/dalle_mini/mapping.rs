@@ -101,7 +101,7 @@ pub fn collect<'a>(
         let mut parts = Vec::with_capacity(entry.parts.len());
         for part in &entry.parts {
             used.insert(part.name.clone());
-            // Of a stack every layer is looked at, and its name told once.
+            // Of a stack every layer is looked at, and its name reported once.
             let first = seen.insert(part.name.clone());
             match source.tensor(part) {
                 None if first => report.missing.push(part.name.clone()),

@@ -350,7 +350,7 @@ impl WeightFiles {
         Ok(WeightFiles { files })
     }
 
-    /// What errors about all of them are told of.
+    /// The path that errors about all of them name.
     fn path(&self) -> &Path {
         self.files
             .last()

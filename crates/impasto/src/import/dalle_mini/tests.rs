@@ -248,7 +248,7 @@ fn what_does_not_fit_is_told_by_the_names_of_the_file() {
         assert!(config.contains(from), "{from}");
         std::fs::write(path, config.replace(from, to)).unwrap();
     };
-    for (from, to, told) in [
+    for (from, to, part) in [
         ("\"encoder_layers\": 2", "\"encoder_layers\": 3", "encoder"),
         ("\"d_model\": 36", "\"d_model\": 30", "has shape"),
         ("\"d_model\": 36", "\"d_model\": 600000", "describes"),
@@ -278,7 +278,7 @@ fn what_does_not_fit_is_told_by_the_names_of_the_file() {
         let folder = copied(&golden("flax_stacked"));
         change(folder.path(), from, to);
         let error = refused(folder.path());
-        assert!(error.contains(told), "{from} → {to}: {error}");
+        assert!(error.contains(part), "{from} → {to}: {error}");
     }
     for missing in ["vocab.json", "vqgan", "flax_model.msgpack", "config.json"] {
         let folder = copied(&golden("flax_stacked"));

@@ -70,7 +70,7 @@ pub fn load(path: &Path, device: &Device) -> Result<PublishedDallePytorchClip> {
     let config = DallePytorchClipModelConfig {
         architecture: Architecture::DallePytorchClip,
         name: name_of(path),
-        // The checkpoints are their owners': none tells a licence.
+        // The checkpoints are their owners': none states a licence.
         licence: "unknown".to_owned(),
         clip: config,
     };

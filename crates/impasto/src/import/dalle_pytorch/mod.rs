@@ -1,7 +1,7 @@
 //! Checkpoints of DALLE-pytorch (`train_dalle.py`): one pickle with what the constructor was given, the weights,
 //! and the image tokenizer's among them. Nothing in it is executed.
 //!
-//! What shapes and names tell is taken from there: versions differ in what they write down. A part is wrapped into
+//! What shapes and names say is taken from there: versions differ in what they write down. A part is wrapped into
 //! more or fewer others from version to version, each of which puts an `fn` into the names; they are left out here.
 
 pub mod clip;
@@ -149,7 +149,7 @@ fn sampling(config: &DallePytorchConfig) -> SamplingOptions {
     }
 }
 
-/// The image tokenizer inside, by the name of its class, or by its tensors where that is not told.
+/// The image tokenizer inside, by the name of its class, or by its tensors where that is not stated.
 fn image(
     path: &Path,
     root: Item<'_>,
@@ -284,7 +284,7 @@ fn short(name: &str) -> String {
 }
 
 /// Whether weights can be of a model of so many parameters, before memory is asked for them. Tied embeddings are
-/// counted twice; a tensor missing here and there is told later by its name.
+/// counted twice; a tensor missing here and there is reported later by its name.
 fn check_size(path: &Path, described: u64, tensors: &Tensors<'_>) -> Result<()> {
     let held: usize = tensors
         .values()

@@ -122,11 +122,11 @@ fn logits_and_likelihoods_are_those_of_the_reference() {
         let (prefix, mut known) = model.prefill(&text_ids).unwrap();
         let words = model.text_logits(prefix.clone().narrow(1, 0, text));
         assert_close(&numbers(words), &expected.floats("text_logits"), set);
-        let told: Vec<Vec<u32>> = image_ids
+        let texts: Vec<Vec<u32>> = image_ids
             .iter()
             .map(|ids| ids[..image - 1].to_vec())
             .collect();
-        let behind = model.step(&told, &mut known).unwrap();
+        let behind = model.step(&texts, &mut known).unwrap();
         let states = Tensor::cat(vec![prefix.narrow(1, text, 1), behind], 1);
         let codes = model.image_logits(states);
         assert_close(&numbers(codes), &expected.floats("logits"), set);
@@ -172,7 +172,7 @@ fn greedy_pictures_are_those_of_the_reference_id_by_id() {
     }
 }
 
-/// Words one by one from the caches, as `forward` tells them for the whole caption.
+/// Words one by one from the caches, as `forward` predicts them for the whole caption.
 #[test]
 fn greedy_words_are_those_of_the_reference_id_by_id() {
     let greedy = SamplingOptions::greedy();
@@ -184,14 +184,14 @@ fn greedy_words_are_those_of_the_reference_id_by_id() {
         for (beginning, reference) in beginnings.iter().zip(&references) {
             let words = reference.iter().take_while(|&&id| id >= 0);
             let words: Vec<u32> = words.map(|&id| id as u32).collect();
-            for told in sample_texts(&model, None, beginning, &[3, 4], &greedy).unwrap() {
-                assert_eq!(told.text_ids, words, "{set}");
-                assert_eq!(told.tokens, reference.len() - beginning.len(), "{set}");
+            for texts in sample_texts(&model, None, beginning, &[3, 4], &greedy).unwrap() {
+                assert_eq!(texts.text_ids, words, "{set}");
+                assert_eq!(texts.tokens, reference.len() - beginning.len(), "{set}");
             }
             // Going on from further on.
             let begun = &words[..beginning.len().midpoint(words.len())];
-            let told = sample_texts(&model, None, begun, &[5], &greedy).unwrap();
-            assert_eq!(told[0].text_ids, words, "{set}");
+            let texts = sample_texts(&model, None, begun, &[5], &greedy).unwrap();
+            assert_eq!(texts[0].text_ids, words, "{set}");
         }
     }
 }

@@ -167,7 +167,7 @@ fn check_size(path: &Path, described: u64, tensors: &Tensors<'_>) -> Result<()> 
         .values()
         .map(|tensor| tensor.shape().iter().product::<usize>())
         .sum();
-    // Half as much is a tensor missing here and there, which is told later by its name.
+    // Half as much is a tensor missing here and there, which is reported later by its name.
     if described > 2 * held as u64 + (1 << 16) {
         return Err(Error::bad_file(
             path,

@@ -26,7 +26,7 @@ const CLASSES: [&str; 6] = [
     "functools.partial",
 ];
 
-/// The side of the pictures that it was made for; it is convolutional and the files do not tell.
+/// The side of the pictures that it was made for; it is convolutional and the files do not say.
 const PICTURE_SIZE: usize = 256;
 
 pub fn load(

@@ -109,7 +109,7 @@ fn what_does_not_fit_is_told_in_one_line() {
         assert!(!error.contains('\n'), "{error}");
         error
     };
-    for (from, to, told) in [
+    for (from, to, part) in [
         ("n_embed: 50", "n_embed: 51", "has shape"),
         ("ch: 32", "ch: 33", "not a multiple of 32"),
         ("ch: 32", "ch: 16000", "describes"),
@@ -130,7 +130,7 @@ fn what_does_not_fit_is_told_in_one_line() {
         assert!(config.contains(from), "{from}");
         std::fs::write(path, config.replace(from, to)).unwrap();
         let error = refused(folder.path());
-        assert!(error.contains(told), "{from} → {to}: {error}");
+        assert!(error.contains(part), "{from} → {to}: {error}");
     }
     // A name that is spelt otherwise is guessed. (PyTorch's older files have no checksums.)
     let folder = copied(&golden("openai_legacy"));

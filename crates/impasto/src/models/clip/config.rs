@@ -177,7 +177,7 @@ impl ClipConfig {
         side * side
     }
 
-    /// Says which size is impossible.
+    /// Returns an error that names the invalid field.
     pub fn validate(&self) -> Result<()> {
         let bad = |reason: String| Err(Error::invalid("clip config", reason));
         let positive = [

@@ -1,4 +1,4 @@
-//! What a [`Clip`] is trained on: telling a batch's pairs from all its other combinations.
+//! What a [`Clip`] is trained on: distinguishing a batch's pairs from all its other combinations.
 
 use burn::tensor::{Int, Tensor, activation};
 use serde::{Deserialize, Serialize};

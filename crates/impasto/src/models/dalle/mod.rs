@@ -109,7 +109,7 @@ impl DalleConfig {
         6.0 * (layers * block * sequence + width * heads + layers * attention)
     }
 
-    /// Says which size is impossible.
+    /// Returns an error that names the invalid field.
     pub fn validate(&self) -> Result<()> {
         let positive = [
             ("text_vocab_size", self.text_vocab_size),

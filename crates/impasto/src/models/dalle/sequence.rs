@@ -59,7 +59,7 @@ pub fn image_part(
     let mut target = Vec::new();
     for (picture, order) in image_ids.iter().zip(orders) {
         let positions = order.len() as u32;
-        let told = if whole {
+        let inputs = if whole {
             order.len()
         } else {
             order.len().saturating_sub(1)
@@ -67,7 +67,7 @@ pub fn image_part(
         ids.push(codebook_size as u32);
         own.push(positions);
         target.push(order[0]);
-        for (i, &position) in order.iter().take(told).enumerate() {
+        for (i, &position) in order.iter().take(inputs).enumerate() {
             ids.push(picture[position as usize]);
             own.push(position);
             target.push(order.get(i + 1).copied().unwrap_or(positions));

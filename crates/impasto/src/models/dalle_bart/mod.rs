@@ -69,7 +69,7 @@ impl DalleBartConfig {
         self.grid * self.grid
     }
 
-    /// Says which size is impossible.
+    /// Returns an error that names the invalid field.
     pub fn validate(&self) -> Result<()> {
         let bad = |reason: String| Err(Error::invalid("dalle_bart config", reason));
         let stacks = [("encoder", &self.encoder), ("decoder", &self.decoder)];

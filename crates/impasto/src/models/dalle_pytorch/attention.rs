@@ -49,17 +49,17 @@ impl AttentionKind {
             }
     }
 
-    /// Attention of image tokens after `told` others over all keys so far, `prefix` of which are the text's.
+    /// Attention of image tokens after `n_before` others over all keys so far, `prefix` of which are the text's.
     ///
     /// # Shapes
     /// - `query`: `[batch, heads, n, head_width]`
-    /// - `keys`, `values`: `[batch, heads, prefix + told + n, head_width]`
+    /// - `keys`, `values`: `[batch, heads, prefix + n_before + n, head_width]`
     pub(super) fn of_image(
         self,
         query: Tensor<4>,
         keys: Tensor<4>,
         values: Tensor<4>,
-        [prefix, told, grid]: [usize; 3],
+        [prefix, n_before, grid]: [usize; 3],
     ) -> Tensor<4> {
         let [_, _, n, head_width] = query.dims();
         if self == AttentionKind::Full {
@@ -68,7 +68,7 @@ impl AttentionKind {
         let device = query.device();
         if n == 1 {
             // What is seen, side by side.
-            let seen = (0..=told).filter(|&to| self.sees(told, to, grid));
+            let seen = (0..=n_before).filter(|&to| self.sees(n_before, to, grid));
             let places: Vec<i32> = (0..prefix)
                 .chain(seen.map(|to| prefix + to))
                 .map(|place| place as i32)
@@ -78,11 +78,11 @@ impl AttentionKind {
             let of = |all: Tensor<4>| all.select(2, places.clone());
             return ops::attention(query, of(keys), of(values), false);
         }
-        let total = prefix + told + n;
+        let total = prefix + n_before + n;
         let mut hidden = Vec::with_capacity(n * total);
-        for from in told..told + n {
+        for from in n_before..n_before + n {
             hidden.extend(std::iter::repeat_n(0.0, prefix));
-            hidden.extend((0..told + n).map(|to| match self.sees(from, to, grid) {
+            hidden.extend((0..n_before + n).map(|to| match self.sees(from, to, grid) {
                 true => 0.0,
                 false => f32::MIN,
             }));

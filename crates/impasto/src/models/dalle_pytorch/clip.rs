@@ -84,7 +84,7 @@ impl DallePytorchClipConfig {
         (self.image_size / self.patch_size).pow(2)
     }
 
-    /// Says which size is impossible.
+    /// Returns an error that names the invalid field.
     pub fn validate(&self) -> Result<()> {
         let bad = |reason: String| Err(Error::invalid("dalle_pytorch_clip config", reason));
         let sizes = [

@@ -38,7 +38,7 @@ pub(super) struct Place<'a> {
     /// The start and words; else image tokens.
     pub is_text: bool,
     /// Image tokens before them.
-    pub told: usize,
+    pub n_before: usize,
     pub grid: usize,
     /// Tokens of the start and the caption.
     pub prefix: usize,
@@ -96,7 +96,7 @@ impl Around {
         match (self.shifts, place.is_text) {
             (false, _) => x,
             (true, true) => shift.of_text(x),
-            (true, false) => shift.of_image(x, place.told, place.grid),
+            (true, false) => shift.of_image(x, place.n_before, place.grid),
         }
     }
 
@@ -222,7 +222,7 @@ impl Layer {
         let seen = if place.is_text {
             ops::attention(query, keys, values, true)
         } else {
-            let places = [place.prefix, place.told, place.grid];
+            let places = [place.prefix, place.n_before, place.grid];
             self.kind.of_image(query, keys, values, places)
         };
         let seen = seen.swap_dims(1, 2).reshape([batch, n, inner]);

@@ -78,7 +78,7 @@ impl DallePytorchConfig {
         self.text_vocab_size + self.text_length
     }
 
-    /// Says which size is impossible.
+    /// Returns an error that names the invalid field.
     pub fn validate(&self) -> Result<()> {
         let bad = |reason: String| Err(Error::invalid("dalle_pytorch config", reason));
         let positive = [
@@ -361,7 +361,7 @@ impl DallePytorch {
         });
         let place = layers::Place {
             is_text,
-            told: state.n_image,
+            n_before: state.n_image,
             grid: self.config.grid,
             prefix: self.config.prefix_length(),
             turn: turn.as_ref(),

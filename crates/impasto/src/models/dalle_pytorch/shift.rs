@@ -33,8 +33,8 @@ impl Shift {
         Tensor::cat(vec![shifted.narrow(1, 0, n), rest], 2)
     }
 
-    /// Of image tokens after `told` others.
-    pub fn of_image(&mut self, x: Tensor<3>, told: usize, grid: usize) -> Tensor<3> {
+    /// Of image tokens after `n_before` others.
+    pub fn of_image(&mut self, x: Tensor<3>, n_before: usize, grid: usize) -> Tensor<3> {
         let [batch, n, width] = x.dims();
         let device = x.device();
         let quarter = quarter(width);
@@ -48,7 +48,7 @@ impl Shift {
             .clone()
             .narrow(1, grid - 1, n)
             .narrow(2, quarter, quarter);
-        let inside: Vec<f32> = (told..told + n)
+        let inside: Vec<f32> = (n_before..n_before + n)
             .map(|at| f32::from(u8::from(at % grid != 0)))
             .collect();
         let inside = Tensor::<3>::from_data(TensorData::new(inside, [1, n, 1]), &device);
