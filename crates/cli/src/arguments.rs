@@ -8,6 +8,7 @@ use impasto::checkpoint::{ModelSource, WeightFormat, adapter};
 use impasto::data::scenes::{Sources, World};
 use impasto::device::{self, Device};
 use impasto::families::ModelFiles;
+use impasto::files::FileAccess;
 use impasto::model::{Model, OpenOptions};
 use impasto::rank::Ranker;
 use impasto::request::SamplingOverrides;
@@ -31,6 +32,9 @@ pub struct ModelFlags {
     /// Use this adapter beside the weights of the published model that it was trained on
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
+    /// Read weight files whole instead of mapping them: for files that may be changed or truncated meanwhile
+    #[arg(long)]
+    pub no_mmap: bool,
     #[command(flatten)]
     pub device: DeviceFlags,
 }
@@ -94,6 +98,10 @@ impl ModelFlags {
         let options = OpenOptions {
             precision: self.precision,
             adapter: self.adapter.clone(),
+            access: match self.no_mmap {
+                true => FileAccess::Copy,
+                false => FileAccess::Map,
+            },
             ..OpenOptions::default()
         };
         Ok(Model::open_files(&files, &device, &options)?)

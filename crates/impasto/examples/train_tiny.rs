@@ -47,7 +47,7 @@ fn main() -> impasto::Result<()> {
 
     let words = json!({"data": data, "vocab_size": 300, "samples": 500});
     let text = out.join("text");
-    let text = text_tokenizer::run(&config(words)?, &text, &mut Print)?;
+    text_tokenizer::run(&config(words)?, &text, &mut Print)?;
 
     let autoencoder = json!({
         "data": data, "run": run(20), "validation": 8,
@@ -55,7 +55,7 @@ fn main() -> impasto::Result<()> {
                   "n_res_blocks": 1, "groups": 4, "codebook_size": 32, "code_width": 4}
     });
     let image = out.join("image");
-    let image = image_tokenizer::run(&config(autoencoder)?, &image, &device, false, &mut Print)?;
+    image_tokenizer::run(&config(autoencoder)?, &image, &device, false, &mut Print)?;
 
     let transformer = json!({
         "name": "tiny", "licence": "CC0-1.0", "data": data, "run": run(20), "validation": 8,

@@ -114,6 +114,24 @@ pub fn map(path: &Path) -> Result<Bytes> {
         .map_err(Error::io("read", path))
 }
 
+/// How the bytes of weight files come into memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FileAccess {
+    /// [`map`]ped: quick, and shared between processes.
+    #[default]
+    Map,
+    /// Read whole: for files that others may change or truncate meanwhile, as on a network's folder.
+    Copy,
+}
+
+/// A file's bytes.
+pub fn bytes_of(path: &Path, access: FileAccess) -> Result<Bytes> {
+    match access {
+        FileAccess::Map => map(path),
+        FileAccess::Copy => read(path).map(Bytes::from),
+    }
+}
+
 /// Gives the memory that a [`map`]ped file takes back to the system; what is read again comes again.
 pub fn release_mapped(path: &Path) {
     impasto_kernels::memory::release(path);

@@ -8,6 +8,7 @@ use burn::tensor::Device;
 
 use crate::checkpoint::{ModelSource, WeightFormat};
 use crate::families::{self, AnyModel, Captioner, Generator, ModelFiles};
+use crate::files::FileAccess;
 use crate::image::Picture;
 use crate::models::ImageTokenizer;
 use crate::observer::Observer;
@@ -23,6 +24,8 @@ pub struct OpenOptions {
     pub adapter: Option<PathBuf>,
     /// Where pulled models are kept, for names of such.
     pub cache: Option<PathBuf>,
+    /// How weight files come into memory.
+    pub access: FileAccess,
 }
 
 /// A model, ready to run. Copies share its weights.
@@ -43,8 +46,10 @@ impl Model {
     /// [`Model::open`] of files that were found before.
     pub fn open_files(files: &ModelFiles, device: &Device, options: &OpenOptions) -> Result<Self> {
         let started = Instant::now();
+        let mut files = files.clone();
+        files.access = options.access;
         let adapter = options.adapter.as_deref();
-        let inner = families::open(files, device, options.precision, adapter)?;
+        let inner = families::open(&files, device, options.precision, adapter)?;
         Ok(Model {
             inner: inner.into(),
             load_time: started.elapsed(),

@@ -161,7 +161,9 @@ impl Report {
 
     /// Whether it is time for another line.
     fn due(&mut self) -> bool {
-        let due = self.last_line.is_none_or(|line| line.elapsed() >= LINE_EVERY);
+        let due = self
+            .last_line
+            .is_none_or(|line| line.elapsed() >= LINE_EVERY);
         if due {
             self.last_line = Some(Instant::now());
         }

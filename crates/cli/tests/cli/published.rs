@@ -226,5 +226,8 @@ fn a_prompt_is_finished_in_the_models_own_words() {
     );
     let own = ["generate", "a red", "--text-only", "-n", "2", "--seed", "1"];
     let report = program.expect(&[&own[..], &["--model", crate::program::model()]].concat());
-    assert!(report.lines().all(|line| line.starts_with("a red")), "{report}");
+    assert!(
+        report.lines().all(|line| line.starts_with("a red")),
+        "{report}"
+    );
 }

@@ -167,3 +167,26 @@ fn bench_tells_what_it_measures_in() {
     program.refuses(2, &["bench", "--what", "sleep"], &["sleep"]);
     program.refuses(2, &["bench", "--tokens", "3"], &["3 is not in 4..=256"]);
 }
+
+/// Mapped or read whole, the numbers are the same.
+#[test]
+fn weights_can_be_read_whole() {
+    let program = Program::new();
+    let mini = published("dalle_mini/goldens/flax_stacked");
+    for (name, model) in [("a", model()), ("b", &mini)] {
+        let common = [
+            "generate",
+            "a cat",
+            "--seed",
+            "1",
+            "--truncate",
+            "--model",
+            model,
+        ];
+        let (mapped, read) = (format!("{name}-mapped.png"), format!("{name}-read.png"));
+        program.expect(&[&common[..], &["-o", &mapped]].concat());
+        program.expect(&[&common[..], &["--no-mmap", "-o", &read]].concat());
+        let bytes = |name: &str| fs::read(program.path(name)).unwrap();
+        assert!(bytes(&mapped) == bytes(&read));
+    }
+}

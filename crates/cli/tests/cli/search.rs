@@ -23,7 +23,10 @@ fn hits(program: &Program, arguments: &[&str]) -> Vec<String> {
 fn captions_and_pictures_find_pictures() {
     let program = with_scenes();
     let report = program.json(&["index", "build", "s", "--json"]);
-    assert_eq!((&report["added"], &report["skipped"]), (&12.into(), &0.into()));
+    assert_eq!(
+        (&report["added"], &report["skipped"]),
+        (&12.into(), &0.into())
+    );
     let mut pictures: Vec<String> = program
         .files()
         .into_iter()

@@ -176,7 +176,7 @@ impl ClipModel {
             ));
         }
         let clip = config.clip.init(&mut Init::empty(device));
-        let clip = source.load(clip, CLIP, weights::Formats::default())?;
+        let clip = source.load(clip, CLIP, Default::default())?;
         Ok(ClipModel { config, text, clip })
     }
 

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{ModelSource, stored};
+use crate::files::FileAccess;
 use crate::models::ImageTokenizerConfig;
 use crate::{Error, Result, files};
 
@@ -50,7 +51,7 @@ impl ModelSource {
         if checked.is_err() {
             // It may be the weights that are not whole.
             for &name in weights {
-                stored::safetensors(&self.path(name), &self.map(name)?)?;
+                stored::safetensors(&self.path(name), &self.weights(name, FileAccess::Map)?)?;
             }
         }
         checked

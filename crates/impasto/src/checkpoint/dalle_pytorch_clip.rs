@@ -83,7 +83,7 @@ impl DallePytorchClipModel {
         let text = DallePytorchTokenizer::load(folder, config.clip.text_vocab_size)?;
         source.check_room(config.clip.parameters(), &[WEIGHTS])?;
         let clip = config.clip.init(&mut Init::empty(device));
-        let clip = source.load(clip, WEIGHTS, weights::Formats::default())?;
+        let clip = source.load(clip, WEIGHTS, Default::default())?;
         Ok(DallePytorchClipModel { config, text, clip })
     }
 

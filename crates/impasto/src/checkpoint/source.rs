@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::weights::Formats;
 use super::{adapter, weights};
+use crate::files::FileAccess;
 use crate::{Error, Result, files, hub};
 
 /// Where a model comes from.
@@ -91,12 +92,12 @@ impl ModelSource {
         }
     }
 
-    /// A file of weights, mapped into memory where the system can.
-    pub fn map(&self, name: &'static str) -> Result<Bytes> {
+    /// A file of weights.
+    pub fn weights(&self, name: &'static str, access: FileAccess) -> Result<Bytes> {
         match self {
             ModelSource::Embedded(_) => self.read(name),
             ModelSource::Dir(dir) | ModelSource::Published { path: dir, .. } => {
-                files::map(&dir.join(name))
+                files::bytes_of(&dir.join(name), access)
             }
         }
     }
@@ -143,8 +144,9 @@ impl ModelSource {
         &self,
         module: M,
         name: &'static str,
-        formats: Formats,
+        (formats, access): (Formats, FileAccess),
     ) -> Result<M> {
-        weights::load(module, &self.path(name), &self.map(name)?, formats)
+        let bytes = self.weights(name, access)?;
+        weights::load(module, &self.path(name), &bytes, formats)
     }
 }

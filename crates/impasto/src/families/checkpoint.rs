@@ -168,10 +168,15 @@ impl<F: Family> FamilyModel<F> {
         let text = F::load_text(files, &config)?;
         // The fresh weights are all replaced; the seed is of no consequence.
         let mut init = Init::empty(device);
-        let source = &files.source;
-        let net = source.load(config.sizes.init(&mut init), F::WEIGHTS, formats)?;
+        let (source, access) = (&files.source, files.access);
+        let net = config.sizes.init(&mut init);
+        let net = source.load(net, F::WEIGHTS, (formats, access))?;
         let image = config.image_tokenizer.init(&mut init);
-        let image = source.load(image, IMAGE_TOKENIZER, weights::Formats::default())?;
+        let image = source.load(
+            image,
+            IMAGE_TOKENIZER,
+            (weights::Formats::default(), access),
+        )?;
         Ok(FamilyModel {
             config,
             text,

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use super::{Family, FamilyVisitor, NAMES, Native, PublishedFiles, published_as, visit};
 use crate::checkpoint::ModelSource;
 use crate::checkpoint::config_file::{CONFIG, architecture};
+use crate::files::FileAccess;
 use crate::import::{image_tokenizer, name_of};
 use crate::{Error, Result};
 
@@ -26,6 +27,8 @@ pub struct ModelFiles {
     pub source: ModelSource,
     /// What they are.
     pub kind: ModelKind,
+    /// How weight files come into memory.
+    pub access: FileAccess,
     /// Of a folder in our format.
     config: Option<Vec<u8>>,
     /// The name of a published one.
@@ -60,6 +63,7 @@ impl ModelFiles {
         let of = |kind, config| ModelFiles {
             source: source.clone(),
             kind,
+            access: FileAccess::default(),
             config,
             name: source.folder().map(name_of).unwrap_or_default(),
         };
@@ -115,6 +119,7 @@ impl ModelFiles {
         Some(PublishedFiles {
             path,
             name: &self.name,
+            access: self.access,
             image_tokenizer: self.source.needs().first().map(AsRef::as_ref),
         })
     }

@@ -41,6 +41,7 @@ use crate::Result;
 use crate::canvas::Conditioning;
 use crate::checkpoint::WeightFormat;
 use crate::engine::AutoregressiveModel;
+use crate::files::FileAccess;
 use crate::nn::{Adapt, Init};
 
 /// The sizes of a net: what a checkpoint's config says of it.
@@ -162,6 +163,8 @@ pub struct PublishedFiles<'a> {
     pub path: &'a Path,
     /// What it is called.
     pub name: &'a str,
+    /// How its weight files come into memory.
+    pub access: FileAccess,
     /// The image tokenizer's folder, for models that come without one; searched beside the model if not given.
     pub image_tokenizer: Option<&'a Path>,
 }

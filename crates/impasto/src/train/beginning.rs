@@ -67,7 +67,7 @@ impl Beginning {
         let image_weights = source.read(IMAGE_TOKENIZER)?;
         let image = config.image_tokenizer.init(&mut Init::empty(device));
         let dalle = config.sizes.init(&mut Init::empty(train_device));
-        let weights = source.map(Native::WEIGHTS)?;
+        let weights = source.weights(Native::WEIGHTS, files.access)?;
         Ok(Beginning {
             image: load_into(image, &source.path(IMAGE_TOKENIZER), &image_weights)?,
             dalle: load(dalle, &source.path(Native::WEIGHTS), &weights, formats)?,

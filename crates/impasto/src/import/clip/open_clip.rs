@@ -233,7 +233,11 @@ fn read_config(path: &Path) -> Result<Untold> {
             let unused = matches!(name.as_str(), "pad_id" | "eos_id")
                 || name.starts_with("timm_")
                 || name == "hf_model_pretrained";
-            if off || unused || GIVEN_BY_SHAPES.contains(&name.as_str()) || value.as_str().is_some_and(usual) {
+            if off
+                || unused
+                || GIVEN_BY_SHAPES.contains(&name.as_str())
+                || value.as_str().is_some_and(usual)
+            {
                 continue;
             }
             return bad(format!(

@@ -27,6 +27,7 @@ use crate::families::{
     DalleMini, DalleMiniOptions, DalleMiniText, Family, FamilyConfig, FamilyModel, ImportOptions,
     NetworkReport, Published, PublishedFiles, PublishedForm,
 };
+use crate::files::FileAccess;
 use crate::models::ImageTokenizerConfig;
 use crate::models::parameters::shapes;
 use crate::nn::Init;
@@ -193,17 +194,18 @@ fn inspect<T>(
     let (folder, image_tokenizer) = (files.path, files.image_tokenizer);
     let text = tokenizer(folder)?;
     let bytes = if folder.join(FLAX).is_file() {
-        WeightFiles::read(&[("", folder.join(FLAX))])?
+        WeightFiles::read(&[("", folder.join(FLAX))], files.access)?
     } else {
         let encoder = min_dalle_file(folder, "encoder", "pt");
         let decoder = min_dalle_file(folder, "decoder", "pt");
-        WeightFiles::read(&[
+        let parts = [
             ("encoder.", found(folder, encoder, "encoder.pt")?),
             ("decoder.", found(folder, decoder, "decoder.pt")?),
-        ])?
+        ];
+        WeightFiles::read(&parts, files.access)?
     };
     let image_file = image_file(folder, image_tokenizer)?;
-    let image_bytes = WeightFiles::read(&[("", image_file.clone())])?;
+    let image_bytes = WeightFiles::read(&[("", image_file.clone())], files.access)?;
 
     let archives = bytes.archives()?;
     let image_archives = image_bytes.archives()?;
@@ -339,11 +341,11 @@ struct WeightFiles {
 }
 
 impl WeightFiles {
-    fn read(paths: &[(&'static str, PathBuf)]) -> Result<Self> {
+    fn read(paths: &[(&'static str, PathBuf)], access: FileAccess) -> Result<Self> {
         let files = paths
             .iter()
             .map(|(prefix, path)| {
-                let bytes = files::map(path)?;
+                let bytes = files::bytes_of(path, access)?;
                 Ok((*prefix, path.clone(), bytes))
             })
             .collect::<Result<_>>()?;

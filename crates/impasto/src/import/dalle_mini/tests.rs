@@ -41,6 +41,7 @@ fn import(
     let files = PublishedFiles {
         path: folder,
         name,
+        access: Default::default(),
         image_tokenizer,
     };
     let options = ImportOptions {

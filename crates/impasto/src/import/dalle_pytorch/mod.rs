@@ -84,7 +84,7 @@ fn load(
 ) -> Result<Published<DallePytorchFamily>> {
     let path = published.path;
     let file = file_of(path);
-    let bytes = files::map(&file)?;
+    let bytes = files::bytes_of(&file, published.access)?;
     let archive = Archive::parse(&file, &bytes, &CLASSES)?;
     let bad = |reason: String| Error::bad_file(&file, reason);
     let root = archive.root();

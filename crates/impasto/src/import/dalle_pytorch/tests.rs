@@ -42,6 +42,7 @@ fn open(path: &Path) -> Result<Published<DallePytorchFamily>> {
     let files = PublishedFiles {
         path,
         name: "x",
+        access: Default::default(),
         image_tokenizer: None,
     };
     load(files, &Device::flex(), WeightFormat::F32)
