@@ -21,4 +21,4 @@ pub use model::{
     AutoregressiveModel, DecodeState, Input, ParallelPasses, Prompted, Rows, Sizes, TextModel,
     TextSizes, TokenNll,
 };
-pub use text::{SampledText, beam_search, sample_texts};
+pub use text::{Allowed, SampledText, beam_search, sample_texts};

@@ -25,6 +25,14 @@ pub struct SampledText {
     pub seed: Option<u64>,
 }
 
+/// Which ids may be generated; all that mean something in a text, if not given.
+pub type Allowed<'a> = Option<&'a [bool]>;
+
+fn may_be(id: u32, sizes: &TextSizes, allowed: Allowed<'_>) -> bool {
+    let listed = allowed.is_none_or(|allowed| allowed[id as usize]);
+    !sizes.never.contains(&id) && (listed || sizes.ends.contains(&id))
+}
+
 impl SampledText {
     fn new(prefix: &[u32], seed: Option<u64>) -> Self {
         SampledText {
@@ -54,6 +62,7 @@ pub fn sample_texts<M: TextModel>(
     prefix: &[u32],
     seeds: &[u64],
     options: &SamplingOptions,
+    allowed: Allowed<'_>,
 ) -> Result<Vec<SampledText>> {
     let options = SamplingOptions {
         guidance_scale: 1.0,
@@ -74,17 +83,19 @@ pub fn sample_texts<M: TextModel>(
         let last = place + 1 == sizes.length;
         let mut next = Vec::with_capacity(going.len());
         for (row, mut text) in going {
-            let mut allowed = logits[row].clone();
-            for &never in &sizes.never {
-                // The sampler refuses what is not finite; e^-1e30 is 0 all the same.
-                allowed[never as usize] = -1e30;
+            let mut possible = logits[row].clone();
+            for (id, logit) in (0..).zip(&mut possible) {
+                if !may_be(id, &sizes, allowed) {
+                    // The sampler refuses what is not finite; e^-1e30 is 0 all the same.
+                    *logit = -1e30;
+                }
             }
             let id = if last && sizes.ends_at_length {
                 sizes.ends.start
             } else {
                 let sampler = Sampler::new(&options, text.seed.unwrap_or_default());
                 let stream = place as u64 + sizes.first_stream;
-                sampler.sample(&allowed, None, stream)?.id
+                sampler.sample(&possible, None, stream)?.id
             };
             text.log_likelihood += log_prob(&logits[row], id as usize);
             text.add(id, &sizes);
@@ -115,6 +126,7 @@ pub fn beam_search<M: TextModel>(
     image_ids: Option<&[u32]>,
     n: usize,
     width: usize,
+    allowed: Allowed<'_>,
 ) -> Result<Vec<SampledText>> {
     let sizes = model.text_sizes();
     let (mut state, logits) = model.begin_text(image_ids, &[])?;
@@ -130,7 +142,7 @@ pub fn beam_search<M: TextModel>(
             let base = log_prob(logits, 0) - f64::from(logits[0]);
             for (id, &logit) in (0u32..).zip(logits) {
                 let ends = sizes.ends.contains(&id);
-                if !sizes.never.contains(&id) && (!last || ends || !sizes.ends_at_length) {
+                if may_be(id, &sizes, allowed) && (!last || ends || !sizes.ends_at_length) {
                     let score = beams[row].log_likelihood + f64::from(logit) + base;
                     candidates.push((score, row, id));
                 }

@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Family, FamilyConfig, FamilyModel};
+use super::{Family, FamilyConfig, FamilyModel, Language};
 use crate::engine::{
-    AutoregressiveModel, SampledText, TextModel, beam_search, image_log_likelihoods, likelihood,
-    sample_texts,
+    Allowed, AutoregressiveModel, SampledText, TextModel, beam_search, image_log_likelihoods,
+    likelihood, sample_texts,
 };
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
@@ -81,12 +81,14 @@ pub trait Captioner {
     /// Captions with a common prefix, in the order of their seeds; their likelihood is that of the generated ids.
     fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<GeneratedCaption>>;
 
-    /// `n` captions of a whole image, the best first; there may be fewer.
+    /// `n` captions of a whole image, the best first; there may be fewer. In `language`, if it is given: of those that
+    /// the model was trained on.
     fn captions(
         &self,
         image_ids: &[u32],
         n: usize,
         search: &Search,
+        language: Option<Language>,
     ) -> Result<Vec<GeneratedCaption>>;
 }
 
@@ -121,7 +123,7 @@ impl<F: TextFamily> Captioner for FamilyModel<F> {
     fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<GeneratedCaption>> {
         let seeds = seeds(request.n, request.seed)?;
         let prefix = F::prefix_ids(&self.text, &self.config, &request.prefix)?;
-        let texts = sample_texts(&self.net, None, &prefix, &seeds, &request.sampling)?;
+        let texts = sample_texts(&self.net, None, &prefix, &seeds, &request.sampling, None)?;
         texts.iter().map(|text| self.caption(text)).collect()
     }
 
@@ -130,12 +132,19 @@ impl<F: TextFamily> Captioner for FamilyModel<F> {
         image_ids: &[u32],
         n: usize,
         search: &Search,
+        language: Option<Language>,
     ) -> Result<Vec<GeneratedCaption>> {
         let sizes = self.net.sizes();
         crate::canvas::Canvas::of(image_ids).check(sizes.positions, sizes.codebook_size)?;
+        let vocabulary = self.net.text_sizes().vocabulary as u32;
+        let allowed = language.map(|language| -> Result<Vec<bool>> {
+            let of = |id| Ok(language.has(&F::decode(&self.text, &[id])?));
+            (0..vocabulary).map(of).collect()
+        });
+        let allowed = allowed.transpose()?;
         match F::AFTER_IMAGE {
-            true => self.captions_after(image_ids, n, search),
-            false => self.captions_before(image_ids, n, search),
+            true => self.captions_after(image_ids, n, search, allowed.as_deref()),
+            false => self.captions_before(image_ids, n, search, allowed.as_deref()),
         }
     }
 }
@@ -166,6 +175,7 @@ impl<F: TextFamily> FamilyModel<F> {
         image_ids: &[u32],
         n: usize,
         search: &Search,
+        allowed: Allowed<'_>,
     ) -> Result<Vec<GeneratedCaption>> {
         seeds(n, 0)?;
         let found = match search {
@@ -176,11 +186,16 @@ impl<F: TextFamily> FamilyModel<F> {
                     );
                     return Err(Error::invalid("beam", reason));
                 }
-                beam_search(&self.net, Some(image_ids), *width, *width)?
+                beam_search(&self.net, Some(image_ids), *width, *width, allowed)?
             }
-            Search::Sampling { options, seed } => {
-                sample_texts(&self.net, Some(image_ids), &[], &seeds(n, *seed)?, options)?
-            }
+            Search::Sampling { options, seed } => sample_texts(
+                &self.net,
+                Some(image_ids),
+                &[],
+                &seeds(n, *seed)?,
+                options,
+                allowed,
+            )?,
         };
         let prompts: Vec<<F::Net as AutoregressiveModel>::Prompt> = found
             .iter()
@@ -210,6 +225,7 @@ impl<F: TextFamily> FamilyModel<F> {
         image_ids: &[u32],
         n: usize,
         search: &Search,
+        allowed: Allowed<'_>,
     ) -> Result<Vec<GeneratedCaption>> {
         let Search::Sampling { options, seed } = search else {
             let reason = format!(
@@ -220,7 +236,7 @@ impl<F: TextFamily> FamilyModel<F> {
         };
         let mut seen = BTreeSet::new();
         let mut ranked = Vec::new();
-        for text in sample_texts(&self.net, None, &[], &seeds(n, *seed)?, options)? {
+        for text in sample_texts(&self.net, None, &[], &seeds(n, *seed)?, options, allowed)? {
             if !seen.insert(text.text_ids.clone()) {
                 continue;
             }

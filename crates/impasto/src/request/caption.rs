@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Request, SamplingOverrides};
-use crate::families::{GeneratedCaption, Search};
+use crate::families::{GeneratedCaption, Language, Search};
 use crate::image::Picture;
 use crate::model::Model;
 use crate::observer::Observer;
@@ -34,6 +34,9 @@ pub struct Caption {
     /// Temperature and cuts of sampled ones, in the place of the model's own. Guidance is not used.
     #[serde(default)]
     pub sampling: SamplingOverrides,
+    /// The language of the captions, of those that the model was trained on; whichever it finds likelier, if not given.
+    #[serde(default)]
+    pub language: Option<Language>,
     /// The picture; its middle square is taken.
     #[serde(skip)]
     pub image: Option<Arc<Picture>>,
@@ -68,6 +71,7 @@ impl Default for Caption {
             best_of: None,
             seed: 0,
             sampling: SamplingOverrides::default(),
+            language: None,
             image: None,
         }
     }
@@ -124,7 +128,10 @@ impl Request for Caption {
         };
         let (search, among) = self.search(model)?;
         let image_ids = model.encode(image)?;
-        let mut captions = model.captioner()?.captions(&image_ids, among, &search)?;
+        let mut captions =
+            model
+                .captioner()?
+                .captions(&image_ids, among, &search, self.language)?;
         captions.truncate(self.n);
         Ok(CaptionOutcome {
             captions,

@@ -185,13 +185,13 @@ fn greedy_words_are_those_of_the_reference_id_by_id() {
         for (beginning, reference) in beginnings.iter().zip(&references) {
             let words = reference.iter().take_while(|&&id| id >= 0);
             let words: Vec<u32> = words.map(|&id| id as u32).collect();
-            for texts in sample_texts(&model, None, beginning, &[3, 4], &greedy).unwrap() {
+            for texts in sample_texts(&model, None, beginning, &[3, 4], &greedy, None).unwrap() {
                 assert_eq!(texts.text_ids, words, "{set}");
                 assert_eq!(texts.tokens, reference.len() - beginning.len(), "{set}");
             }
             // Going on from further on.
             let begun = &words[..beginning.len().midpoint(words.len())];
-            let texts = sample_texts(&model, None, begun, &[5], &greedy).unwrap();
+            let texts = sample_texts(&model, None, begun, &[5], &greedy, None).unwrap();
             assert_eq!(texts[0].text_ids, words, "{set}");
         }
     }
