@@ -182,19 +182,19 @@ impl Error {
         }
     }
 
-    /// An [`Error::BadFile`].
+    /// An [`Error::BadFile`]. Control characters in `reason`, which may quote names from the file, are written out.
     pub fn bad_file(path: impl AsRef<Path>, reason: impl Into<String>) -> Self {
         Error::BadFile {
             path: path.as_ref().to_path_buf(),
-            reason: reason.into(),
+            reason: without_controls(reason.into()),
         }
     }
 
-    /// An [`Error::Invalid`].
+    /// An [`Error::Invalid`]. Control characters in `reason` are written out.
     pub fn invalid(what: &'static str, reason: impl Into<String>) -> Self {
         Error::Invalid {
             what,
-            reason: reason.into(),
+            reason: without_controls(reason.into()),
         }
     }
 
@@ -252,9 +252,28 @@ impl Error {
     }
 }
 
+/// One line of text: what would move the cursor, or break the line, is written as its escape.
+fn without_controls(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let escaped = text.chars().map(|letter| match letter.is_control() {
+        true => letter.escape_debug().to_string(),
+        false => letter.to_string(),
+    });
+    escaped.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_in_files_do_not_break_lines() {
+        let error = Error::bad_file("a.safetensors", "unexpected tensors: \"a\nb\u{1b}[2J\"");
+        let expected = "a.safetensors: unexpected tensors: \"a\\nb\\u{1b}[2J\"";
+        assert_eq!(error.to_string(), expected);
+    }
 
     #[test]
     fn hints_leave_kind_subject_and_message_as_they_are() {
