@@ -277,11 +277,11 @@ fn shards_are_found_by_folder_and_by_pattern() {
         .map(|other| other.key.as_str())
         .collect();
     assert_eq!(other, ["deeper", "notes.md"]);
-    fs::write(dir.path().join("c-0.tar.gz"), b"\x1f\x8b").unwrap();
+    fs::write(dir.path().join("c-0.tar.zst"), b"\x28\xb5").unwrap();
     let (_, report) = folder.open().unwrap();
-    assert_eq!(report.unreadable[0].key, "c-0.tar.gz");
+    assert_eq!(report.unreadable[0].key, "c-0.tar.zst");
     assert!(report.unreadable[0].reason.contains("compressed"));
-    fs::remove_file(dir.path().join("c-0.tar.gz")).unwrap();
+    fs::remove_file(dir.path().join("c-0.tar.zst")).unwrap();
     fs::remove_file(dir.path().join("UPPER.TAR")).unwrap();
     let keys = |path: PathBuf| -> Vec<String> {
         let (pairs, report) = PairSource::Tars(vec![path]).open().unwrap();
