@@ -8,7 +8,7 @@ use impasto::checkpoint::image_tokenizer::{Architecture, ImageTokenizerModelConf
 use impasto::checkpoint::weights::Precision;
 use impasto::checkpoint::{ClipModel, ModelSource};
 use impasto::import::{ImportReport, clip, dalle_mini, dalle_pytorch, image_tokenizer, name_of};
-use impasto::{device, files};
+use impasto::{Error, device, files};
 use serde::Serialize;
 
 use crate::arguments::find_model;
@@ -121,7 +121,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             name: &name,
             folder,
         };
-        match kind {
+        let done = match kind {
             Kind::DalleMini => work.dalle_mini(&source),
             Kind::DallePytorch => work.dalle_pytorch(),
             Kind::ImageTokenizer => work.image_tokenizer(),
@@ -129,7 +129,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
                 work.dalle_pytorch_clip()
             }
             Kind::Auto | Kind::Clip => work.clip(),
-        }
+        };
+        done.map_err(|mut error| {
+            if let Some(error) = error.downcast_mut::<Error>() {
+                error.rename(folder, output);
+            }
+            error
+        })
     })?;
     if arguments.json {
         return terminal::json(&Imported {
