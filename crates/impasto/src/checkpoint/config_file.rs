@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{ModelSource, stored};
+use crate::import::foreign::explain;
 use crate::models::ImageTokenizerConfig;
 use crate::{Error, Result, files};
 
@@ -33,8 +34,13 @@ impl ModelSource {
         validate: impl FnOnce(&C) -> Result<()>,
     ) -> Result<C> {
         let bad = |reason: String| Error::bad_file(self.path(CONFIG), reason);
-        let config: C = serde_json::from_slice(&self.read(CONFIG)?)
-            .map_err(|e| bad(format!("not {what}: {e}")))?;
+        let explained = |error: Error| match self.folder().zip(self.folder().and_then(explain)) {
+            Some((folder, reason)) => Error::bad_file(folder, reason),
+            None => error,
+        };
+        let bytes = self.read(CONFIG).map_err(explained)?;
+        let config: C = serde_json::from_slice(&bytes)
+            .map_err(|e| explained(bad(format!("not {what}: {e}"))))?;
         validate(&config).map_err(|e| bad(e.to_string()))?;
         Ok(config)
     }
