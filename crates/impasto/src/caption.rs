@@ -7,8 +7,12 @@
 //! What is found is ranked by ln p(caption | picture) + ln p(picture | caption): the model predicts both, and their
 //! errors differ. The second is the noisy channel's (Brown et al. 1993).
 
+mod language;
+
 use burn::tensor::Tensor;
 use serde::Serialize;
+
+pub use language::Language;
 
 use crate::canvas::{Canvas, Caption};
 use crate::checkpoint::Model;
@@ -66,6 +70,17 @@ pub fn captions(
     n: usize,
     search: &Search,
 ) -> Result<Vec<GeneratedCaption>> {
+    captions_in(model, canvas, n, search, None)
+}
+
+/// [`captions`] in a language, of those that the model was trained on.
+pub fn captions_in(
+    model: &Model,
+    canvas: &Canvas,
+    n: usize,
+    search: &Search,
+    language: Option<Language>,
+) -> Result<Vec<GeneratedCaption>> {
     let config = &model.config.dalle;
     canvas.check(config)?;
     if canvas.caption != Caption::Asked {
@@ -79,7 +94,9 @@ pub fn captions(
         let reason = format!("expected 1 to {MAX_CAPTIONS} captions, got {n}");
         return Err(Error::invalid("n", reason));
     }
-    let decoder = CaptionDecoder::with_image(model, image_ids.clone());
+    let mut decoder = CaptionDecoder::with_image(model, image_ids.clone());
+    let allowed = language.map(|language| language.allowed(&model.text));
+    decoder.allowed = allowed.transpose()?;
     let candidates = match search {
         Search::Beam { width } => {
             if *width < n || *width > MAX_CAPTIONS {
@@ -206,9 +223,17 @@ struct CaptionDecoder<'a> {
     known: Vec<u32>,
     caches: Vec<KvCache>,
     states: Tensor<3>,
+    /// Ids that may be generated; all of them where nothing is given.
+    allowed: Option<Vec<bool>>,
 }
 
 impl<'a> CaptionDecoder<'a> {
+    /// Whether an id may be part of a caption.
+    fn allows(&self, id: u32) -> bool {
+        let allowed = self.allowed.as_ref();
+        id != PAD && id != BOS && allowed.is_none_or(|allowed| allowed[id as usize])
+    }
+
     fn with_image(model: &'a Model, image_ids: Vec<u32>) -> Self {
         let config = &model.config.dalle;
         let order = raster(config.image_length());
@@ -250,6 +275,7 @@ impl<'a> CaptionDecoder<'a> {
             known,
             caches,
             states: states.narrow(1, seq - 1, 1),
+            allowed: None,
         }
     }
 
@@ -304,7 +330,7 @@ impl<'a> CaptionDecoder<'a> {
                 for (id, &logit) in logits.iter().enumerate() {
                     let id = id as u32;
                     // The last place is the end's.
-                    if id != PAD && id != BOS && (place + 1 < limit || id == EOS) {
+                    if self.allows(id) && (place + 1 < limit || id == EOS) {
                         let score = beams[row].log_likelihood + f64::from(logit) + base;
                         next.push((score, row, id));
                     }
@@ -369,9 +395,11 @@ impl<'a> CaptionDecoder<'a> {
             let mut next_rows = Vec::new();
             for (mut candidate, &row) in going.into_iter().zip(&rows) {
                 let mut allowed = logits[row].clone();
-                for banned in [PAD, BOS] {
-                    // The sampler refuses what is not finite; e^-1e30 is 0 all the same.
-                    allowed[banned as usize] = -1e30;
+                for (id, logit) in (0..).zip(&mut allowed) {
+                    if !self.allows(id) {
+                        // The sampler refuses what is not finite; e^-1e30 is 0 all the same.
+                        *logit = -1e30;
+                    }
                 }
                 let id = if place + 1 == limit {
                     EOS

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::Args;
-use impasto::caption::{GeneratedCaption, Search};
+use clap::{Args, ValueEnum};
+use impasto::caption::{GeneratedCaption, Language, Search};
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
@@ -54,15 +54,51 @@ pub struct Arguments {
     #[arg(long, value_name = "P", requires = "sample", allow_negative_numbers = true,
           value_parser = top_p)]
     top_p: Option<f32>,
+    /// Answer in this language; models that were trained on one know no other [default: by the locale]
+    #[arg(long, value_enum)]
+    language: Option<LanguageName>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LanguageName {
+    /// English
+    En,
+    /// Chinese
+    Zh,
+    /// Whichever the model finds likelier
+    Any,
+}
+
+impl LanguageName {
+    /// Of the user's locale, by the variables in the order in which they count: Chinese, or else English.
+    fn of_locale(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let names = ["LC_ALL", "LC_MESSAGES", "LANG"];
+        let mut set = names.into_iter().filter_map(variable);
+        let locale = set.find(|value| !value.is_empty()).unwrap_or_default();
+        match locale.to_ascii_lowercase().starts_with("zh") {
+            true => LanguageName::Zh,
+            false => LanguageName::En,
+        }
+    }
+
+    fn language(self) -> Option<Language> {
+        match self {
+            LanguageName::En => Some(Language::English),
+            LanguageName::Zh => Some(Language::Chinese),
+            LanguageName::Any => None,
+        }
+    }
 }
 
 #[derive(Serialize)]
 struct Report<'a> {
     model: &'a str,
     search: &'a Search,
+    /// None where it was left to the model.
+    language: Option<Language>,
     pictures: Vec<Captioned>,
 }
 
@@ -81,6 +117,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let opened = pictures::open(&arguments.images)?;
     let (images, pictures) = (opened.paths(&arguments.images), &opened.pictures);
     let n = usize::from(arguments.n);
+    let language = arguments.language.unwrap_or_else(|| {
+        LanguageName::of_locale(|name| std::env::var_os(name)?.into_string().ok())
+    });
+    let language = language.language();
     let pipeline = arguments.model.open()?;
     let ranks = pipeline.ranks_captions();
     let samples =
@@ -120,7 +160,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     let mut reported = Vec::with_capacity(pictures.len());
     for (path, picture) in images.iter().zip(pictures) {
-        let mut captions = pipeline.captions(picture, drawn, &search)?;
+        let mut captions = pipeline.captions_in(picture, drawn, &search, language)?;
         captions.truncate(n);
         if !arguments.json {
             for told in &captions {
@@ -148,8 +188,39 @@ pub fn run(arguments: Arguments) -> Result<()> {
         terminal::json(&Report {
             model: pipeline.name(),
             search: &search,
+            language,
             pictures: reported,
         })?;
     }
     opened.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_locale_chooses_the_language() {
+        let chosen = |set: &[(&str, &str)]| {
+            LanguageName::of_locale(|name| {
+                let found = set.iter().find(|(variable, _)| *variable == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        assert_eq!(chosen(&[]), LanguageName::En);
+        assert_eq!(chosen(&[("LANG", "zh_CN.UTF-8")]), LanguageName::Zh);
+        assert_eq!(
+            chosen(&[("LANG", "zh_CN.UTF-8"), ("LC_ALL", "en_US.UTF-8")]),
+            LanguageName::En
+        );
+        assert_eq!(
+            chosen(&[("LANG", "zh_TW"), ("LC_ALL", "")]),
+            LanguageName::Zh
+        );
+        assert_eq!(
+            chosen(&[("LC_MESSAGES", "zh"), ("LANG", "de_DE")]),
+            LanguageName::Zh
+        );
+        assert_eq!(chosen(&[("LANG", "C.UTF-8")]), LanguageName::En);
+    }
 }

@@ -11,7 +11,9 @@ use super::dalle_pytorch::{DallePytorchPipeline, is_dalle_pytorch};
 use super::image_tokenizer::{ImageTokenizerPipeline, is_image_tokenizer};
 use super::{GenerateRequest, GeneratedImage, Likelihood, Pipeline, Progress, Timings};
 use crate::canvas::{Canvas, Caption};
-use crate::caption::{ContinueRequest, GeneratedCaption, Search, captions, continuations};
+use crate::caption::{
+    ContinueRequest, GeneratedCaption, Language, Search, captions_in, continuations,
+};
 use crate::checkpoint::{Model, ModelSource, WeightFormat};
 use crate::generate::InfillModel;
 use crate::image::Picture;
@@ -74,6 +76,17 @@ pub trait AnyPipeline: Debug {
         _search: &Search,
     ) -> Result<Vec<GeneratedCaption>> {
         no_captions(self.name())
+    }
+
+    /// [`AnyPipeline::captions`] in a language, by models that were trained on both; others know one.
+    fn captions_in(
+        &self,
+        picture: &Picture,
+        n: usize,
+        search: &Search,
+        _language: Option<Language>,
+    ) -> Result<Vec<GeneratedCaption>> {
+        self.captions(picture, n, search)
     }
 
     /// ln p of a caption, where the model generates any, and of a picture given it.
@@ -292,8 +305,18 @@ impl AnyPipeline for Pipeline {
         n: usize,
         search: &Search,
     ) -> Result<Vec<GeneratedCaption>> {
+        self.captions_in(picture, n, search, None)
+    }
+
+    fn captions_in(
+        &self,
+        picture: &Picture,
+        n: usize,
+        search: &Search,
+        language: Option<Language>,
+    ) -> Result<Vec<GeneratedCaption>> {
         let canvas = Canvas::of(&self.encode(picture)?, Caption::Asked);
-        captions(&self.model, &canvas, n, search)
+        captions_in(&self.model, &canvas, n, search, language)
     }
 
     fn likelihood(&self, caption: &str, picture: &Picture, truncate: bool) -> Result<Likelihood> {
