@@ -30,6 +30,7 @@ pub mod import;
 pub mod caption;
 pub mod edit;
 
+pub mod memory;
 pub mod pipeline;
 pub mod provenance;
 pub mod rank;
