@@ -12,12 +12,18 @@ mod data;
 mod doctor;
 mod edit;
 mod fine_tune;
+mod foreign;
+mod full;
 mod generate;
 mod help;
 mod hostile;
 mod import;
+mod kills;
 mod left_out;
 mod model;
+#[path = "../../../../fuzz/src/mutate.rs"]
+mod mutate;
+mod mutations;
 mod program;
 mod published;
 mod pull;
