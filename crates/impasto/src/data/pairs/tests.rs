@@ -305,7 +305,7 @@ fn tars_list_what_they_cannot_use() {
         ("0.json", b"{\"image\": {\"any\": 1}}"),
         ("0.jpg", &picture),
         ("1.txt", b"no picture"),
-        ("2.gif", b"GIF89a"),
+        ("2.avif", b"\0\0\0\x20ftypavif"),
         ("2.txt", b"a foreign one"),
         ("3.png", &picture),
         ("3.json", b"{\"caption\": 3}"),
@@ -320,7 +320,7 @@ fn tars_list_what_they_cannot_use() {
     );
     assert_eq!(report.without_picture, ["s/1"]);
     let keys: Vec<&str> = report.unreadable.iter().map(|u| u.key.as_str()).collect();
-    assert_eq!(keys, ["s/0.jpg", "s/2.gif", "s/3", "s/4"]);
+    assert_eq!(keys, ["s/0.jpg", "s/2.avif", "s/3", "s/4"]);
 }
 
 #[test]
