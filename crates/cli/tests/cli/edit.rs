@@ -190,7 +190,9 @@ fn useless_masks_are_refused_with_what_is_wrong() {
         write_photograph(&program, name, width, height);
     }
     let solid = |name, alpha| write(&program, name, &rgba(&photograph(80, 64), |_, _| alpha));
-    let (empty, full) = (solid("empty.png", 255), solid("full.png", 0));
+    let full = solid("full.png", 0);
+    let black = rgba(&Picture::filled(80, 64, [0; 3]), |_, _| 255);
+    let empty = write(&program, "empty.png", &black);
     fs::write(program.path("text.png"), "no picture").unwrap();
     let refusals: [(i32, &[&str], &[&str]); 11] = [
         (
@@ -230,7 +232,7 @@ fn useless_masks_are_refused_with_what_is_wrong() {
     }
     // A picture that is transparent all over, or nowhere.
     program.refuses(1, &edit(full, &[]), &["covers the whole picture"]);
-    program.refuses(1, &edit(empty, &[]), &["is empty"]);
+    program.refuses(2, &edit(empty, &[]), &["empty.png has no transparency"]);
     program.refuses(
         1,
         &edit(

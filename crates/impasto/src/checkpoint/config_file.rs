@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{ModelSource, stored};
-use crate::import::foreign::explain;
+use crate::import::foreign::{Wanted, explain};
 use crate::models::ImageTokenizerConfig;
 use crate::{Error, Result, files};
 
@@ -34,9 +34,16 @@ impl ModelSource {
         validate: impl FnOnce(&C) -> Result<()>,
     ) -> Result<C> {
         let bad = |reason: String| Error::bad_file(self.path(CONFIG), reason);
-        let explained = |error: Error| match self.folder().zip(self.folder().and_then(explain)) {
-            Some((folder, reason)) => Error::bad_file(folder, reason),
-            None => error,
+        let wanted = match what.contains("CLIP") {
+            true => Wanted::Clip,
+            false => Wanted::Model,
+        };
+        let explained = |error: Error| {
+            let folder = self.folder();
+            match folder.and_then(|folder| Some((folder, explain(folder, wanted)?))) {
+                Some((folder, reason)) => Error::bad_file(folder, reason),
+                None => error,
+            }
         };
         let bytes = self.read(CONFIG).map_err(explained)?;
         let config: C = serde_json::from_slice(&bytes)

@@ -6,8 +6,18 @@ use serde_json::Value;
 
 use crate::{Error, files};
 
-/// Says what a folder is, and what to give instead of it; none where that is not known.
-pub fn explain(folder: &Path) -> Option<String> {
+/// What a folder was given as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// What compares pictures with captions.
+    Clip,
+    /// Anything else.
+    Model,
+}
+
+/// Says what a folder is, and what to give instead of it; none where that is not known, or where it is what is `wanted`,
+/// only damaged.
+pub fn explain(folder: &Path, wanted: Wanted) -> Option<String> {
     let path = folder.join("config.json");
     if !path.exists() {
         return without_files(folder);
@@ -34,12 +44,12 @@ pub fn explain(folder: &Path) -> Option<String> {
                 .to_owned(),
         );
     }
-    if config.get("clip").is_some_and(Value::is_object) {
+    if wanted == Wanted::Model && config.get("clip").is_some_and(Value::is_object) {
         return Some(
             "is a CLIP, which compares pictures with captions; give it with --clip".to_owned(),
         );
     }
-    if config.get("dalle").is_some_and(Value::is_object) {
+    if wanted == Wanted::Clip && config.get("dalle").is_some_and(Value::is_object) {
         return Some("is a model that draws, expected a CLIP; give it with --model".to_owned());
     }
     let is_training = config.get("data").is_some() && config.get("run").is_some();
