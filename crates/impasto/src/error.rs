@@ -172,6 +172,19 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// Names a file in the folder `from` as the same in `to`: files are written under another name before they get theirs.
+    pub fn rename(&mut self, from: &Path, to: &Path) {
+        if let Error::Hinted { error, .. } = self {
+            error.rename(from, to);
+        } else if let Error::Io { path, .. }
+        | Error::BadFile { path, .. }
+        | Error::Missing { path, .. } = self
+            && let Ok(rest) = path.strip_prefix(from)
+        {
+            *path = to.join(rest);
+        }
+    }
+
     /// An [`Error::Io`] builder for `map_err`.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();

@@ -1,11 +1,14 @@
 //! Reading regular files only, and writing files so that a half-written one never stands under its final name.
 //!
 //! What is written goes to a temporary file (`.impasto-…`) in the same folder, which is synced and renamed. While it
-//! is written it is locked; one that is not was left by a program that was killed, and [`clear_stale`] removes it.
+//! is written it is locked; one that is not was left by a program that was killed, and the next one that writes into the
+//! folder removes it ([`clear_stale`]).
 
+use std::collections::BTreeSet;
 use std::fs::{File, FileType, Metadata, TryLockError};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use tempfile::NamedTempFile;
@@ -22,25 +25,39 @@ const FOLDER_LOCK: &str = ".lock";
 /// Opens a file for reading.
 ///
 /// # Errors
-/// If it can't be opened, and if it is a named pipe, a socket or a device: opening one may wait for ever.
+/// If it can't be opened; if it is a named pipe, a socket or a device, as opening one may wait for ever; and if it is
+/// what git-lfs or a web server has in the place of a file.
 pub fn open(path: impl AsRef<Path>) -> Result<File> {
     let path = path.as_ref();
     check_regular(path)?;
-    File::open(path).map_err(Error::io("read", path))
+    let fail = || Error::io("read", path);
+    let mut file = File::open(path).map_err(fail())?;
+    let mut start = Vec::with_capacity(POINTER_BYTES as usize);
+    (&file)
+        .take(POINTER_BYTES)
+        .read_to_end(&mut start)
+        .map_err(fail())?;
+    check_content(path, &start)?;
+    file.rewind().map_err(fail())?;
+    Ok(file)
 }
 
 /// A file's bytes; see [`open`] for what is refused.
 pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
     let path = path.as_ref();
     check_regular(path)?;
-    std::fs::read(path).map_err(Error::io("read", path))
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    check_content(path, &bytes)?;
+    Ok(bytes)
 }
 
 /// A file's text; see [`open`] for what is refused.
 pub fn read_to_string(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
     check_regular(path)?;
-    std::fs::read_to_string(path).map_err(Error::io("read", path))
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    check_content(path, text.as_bytes())?;
+    Ok(text)
 }
 
 /// A file's bytes, if there are at most `limit`.
@@ -56,6 +73,49 @@ pub fn read_at_most(path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>> {
         return Err(Error::bad_file(path, reason));
     }
     Ok(bytes)
+}
+
+/// Refuses a file that stands for another one.
+///
+/// # Errors
+/// If it can't be opened, and what [`open`] says of git-lfs and web servers.
+pub fn check(path: &Path) -> Result<()> {
+    open(path).map(drop)
+}
+
+/// The longest pointer of git-lfs.
+const POINTER_BYTES: u64 = 1024;
+
+/// Refuses a pointer of git-lfs, which a clone without git-lfs leaves, and a web page, which is what a download of the
+/// wrong address brings: read as weights or as a picture, both would be called damaged.
+fn check_content(path: &Path, bytes: &[u8]) -> Result<()> {
+    const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+    let start = &bytes[..bytes.len().min(POINTER_BYTES as usize)];
+    if start.starts_with(POINTER) {
+        let text = String::from_utf8_lossy(start);
+        let size = text.lines().find_map(|line| line.strip_prefix("size "));
+        let size = size.unwrap_or("?").escape_debug();
+        return Err(Error::bad_file(
+            path,
+            format!(
+                "is a pointer of git-lfs, expected the file of {size} bytes that it stands for; `git lfs pull` gets it"
+            ),
+        ));
+    }
+    let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
+    let start = start.trim_ascii_start();
+    let is_page = [&b"<!doctype html"[..], b"<html"].iter().any(|tag| {
+        start
+            .get(..tag.len())
+            .is_some_and(|found| found.eq_ignore_ascii_case(tag))
+    });
+    if is_page {
+        return Err(Error::bad_file(
+            path,
+            "is a web page, expected the file itself; download it again from the address of the file (on the hub with /resolve/ instead of /blob/)",
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses what is no regular file; folders are left to the caller, whose reading fails.
@@ -109,9 +169,11 @@ pub fn map(path: &Path) -> Result<Bytes> {
     // must not either; `--no-mmap` reads them whole.
     #[expect(unsafe_code, reason = "the one place where files are mapped")]
     let bytes = unsafe { impasto_kernels::memory::map(path) };
-    bytes
+    let bytes = bytes
         .map(Bytes::from_owner)
-        .map_err(Error::io("read", path))
+        .map_err(Error::io("read", path))?;
+    check_content(path, &bytes)?;
+    Ok(bytes)
 }
 
 /// How the bytes of weight files come into memory.
@@ -189,7 +251,7 @@ pub fn check_writable(folder: impl AsRef<Path>) -> Result<()> {
 ///
 /// # Errors
 /// Those of `write`, after which nothing is left; and if the folder can't be made.
-pub fn write_folder<T, E: From<Error>>(
+pub fn write_folder<T, E: From<Error> + 'static>(
     folder: &Path,
     write: impl FnOnce(&Path) -> Result<T, E>,
 ) -> Result<T, E> {
@@ -198,7 +260,13 @@ pub fn write_folder<T, E: From<Error>>(
     std::fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
     clear_stale(parent);
     let (temporary, lock) = temporary_folder(parent).map_err(Error::io("create", folder))?;
-    let written = write(temporary.path())?;
+    let written = write(temporary.path()).map_err(|mut error| {
+        // Of a file that nobody knows, by the name that it was to get.
+        if let Some(error) = (&mut error as &mut dyn std::any::Any).downcast_mut::<Error>() {
+            error.rename(temporary.path(), folder);
+        }
+        error
+    })?;
     if is_there {
         move_files(temporary.path(), folder).map_err(Error::io("write", folder))?;
     } else {
@@ -272,6 +340,16 @@ pub fn clear_stale(folder: &Path) {
     }
 }
 
+/// [`clear_stale`] before this process writes into a folder for the first time: whatever the program that was killed
+/// wrote there, the next one that does is likely the same command again.
+fn clear_stale_once(folder: &Path) {
+    static CLEARED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let mut cleared = CLEARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if cleared.insert(folder.to_path_buf()) {
+        clear_stale(folder);
+    }
+}
+
 /// Keeps other programs out of a folder for as long as it lives, by a lock of the system's on the file `lock` in it,
 /// which ends with the process, however that ends.
 #[derive(Debug)]
@@ -314,13 +392,13 @@ impl Drop for FolderLock {
 
 /// Whether an open file has no name any more.
 #[cfg(unix)]
-fn is_removed(file: &File) -> bool {
+pub(crate) fn is_removed(file: &File) -> bool {
     use std::os::unix::fs::MetadataExt;
     file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
 }
 
 #[cfg(not(unix))]
-fn is_removed(_: &File) -> bool {
+pub(crate) fn is_removed(_: &File) -> bool {
     false
 }
 
@@ -398,6 +476,7 @@ fn target_of(path: &Path) -> Result<PathBuf> {
 /// A finished file beside `target` that removes itself unless it is kept; `path` is how errors call it.
 fn temporary(path: &Path, target: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
     let fail = || Error::io("write", path);
+    clear_stale_once(folder_of(target));
     let mut file = locked_temporary(folder_of(target)).map_err(fail())?;
     if let Ok(metadata) = std::fs::metadata(target) {
         take_over(&metadata, file.as_file()).map_err(fail())?;
@@ -564,6 +643,40 @@ mod tests {
         write_folder(&there, fill).unwrap();
         assert_eq!(names(&there), ["config.json", "weights"]);
         assert_eq!(names(dir.path()), ["new", "there"]);
+    }
+
+    #[test]
+    fn what_stands_in_the_place_of_a_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+        for (content, reason) in [
+            (
+                pointer,
+                "is a pointer of git-lfs, expected the file of 12345 bytes",
+            ),
+            ("<!DOCTYPE html>\n<html>", "is a web page"),
+            ("\u{feff}\r\n <HTML lang=en>", "is a web page"),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            for error in [
+                open(&path).err(),
+                read(&path).err(),
+                read_to_string(&path).err(),
+                read_at_most(&path, 99).err(),
+                map(&path).err(),
+            ] {
+                let error = error.unwrap().to_string();
+                assert!(error.contains(reason), "{error}");
+            }
+        }
+        for content in ["", "<", "version https://git", "<svg>", "a <html> caption"] {
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(read(&path).unwrap(), content.as_bytes());
+            let mut read = String::new();
+            open(&path).unwrap().read_to_string(&mut read).unwrap();
+            assert_eq!(read, content);
+        }
     }
 
     #[cfg(unix)]

@@ -92,6 +92,7 @@ pub mod edit;
 pub mod model;
 pub mod request;
 
+pub mod memory;
 pub mod provenance;
 pub mod rank;
 pub mod search;

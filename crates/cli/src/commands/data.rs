@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
-use impasto::data::pairs::PairSource;
+use impasto::data::pairs::{PairSource, is_tar};
 use impasto::data::scenes::{Export, Form, Glyphs, Split, export};
 use impasto::{Error, files};
 
@@ -60,7 +60,7 @@ enum SplitName {
 
 #[derive(Args)]
 struct CheckFlags {
-    /// A folder of pictures with same-stem .txt, a .jsonl or .csv list, or .tar files
+    /// A folder of pictures with same-stem .txt, a .jsonl or .csv list, or .tar or .tar.gz files
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Print one JSON document
@@ -162,7 +162,8 @@ fn source(mut paths: Vec<PathBuf>) -> Result<PairSource> {
         path.extension()
             .is_some_and(|found| found.eq_ignore_ascii_case(extension))
     };
-    if paths.iter().all(|path| is(path, "tar")) {
+    let named_tar = |path: &PathBuf| is_tar(&path.as_os_str().to_string_lossy());
+    if paths.iter().all(named_tar) {
         return Ok(PairSource::Tars(paths));
     }
     if let [path] = &mut paths[..] {
@@ -175,6 +176,10 @@ fn source(mut paths: Vec<PathBuf>) -> Result<PairSource> {
         }
         if path.is_dir() {
             return Ok(PairSource::Folder(path));
+        }
+        if path.is_file() {
+            let reason = "is no source of pairs by its name, expected a folder, .jsonl, .csv, .tar or .tar.gz";
+            return Err(Error::bad_file(path, reason).into());
         }
         return Err(Error::Missing {
             what: "folder, .jsonl, .csv or .tar",

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use impasto::checkpoint::{EMBEDDED_NAME, ModelSource};
+use impasto::checkpoint::{EMBEDDED_NAME, ModelSource, WeightFormat};
 use impasto::families::{self, ModelFiles, ModelInfo};
 use serde::Serialize;
 
@@ -118,9 +118,23 @@ fn describe(info: &ModelInfo) -> String {
         ));
     }
     let weights = mebibytes(info.weight_bytes);
-    rows.push(("weights", format!("{weights} in {}", info.precision)));
-    let peak = mebibytes(info.peak_memory_bytes);
-    rows.push(("peak memory", format!("about {peak}")));
+    let formats: Vec<&str> = info.formats.iter().map(|&(format, _)| format).collect();
+    let formats = match (info.precision, &formats[..]) {
+        (WeightFormat::F32, []) => "published form".to_owned(),
+        (WeightFormat::F32, formats) => formats.join(" and "),
+        // Packed ones, and what is not packed.
+        (packed, _) => format!("{packed}"),
+    };
+    rows.push(("weights", format!("{weights} in {formats}")));
+    let (one, many) = (info.peak_memory_bytes, info.peak_memory_bytes_of_16);
+    rows.push((
+        "peak memory",
+        format!(
+            "about {} for one picture, {} for 16 and more",
+            mebibytes(one),
+            mebibytes(many)
+        ),
+    ));
     let lines: Vec<String> = rows
         .iter()
         .map(|(name, value)| format!("{name:<16} {value}"))

@@ -238,7 +238,7 @@ fn what_a_clip_can_not_be_asked() {
     program.refuses(
         1,
         &["score", "a cat", "red.png", "--clip", model()],
-        &["config.json"],
+        &["is a model that draws", "--model"],
     );
 }
 

@@ -166,16 +166,19 @@ fn masks_say_it_by_transparency_or_by_brightness() {
     program.expect(&edit(image, &inverted));
     // The picture's own transparency: its hole is filled and opaque.
     program.expect(&edit("clear.png", &["-o", "own.png"]));
+    // Transparency that says nothing, as many programs write it: the brightness counts.
+    let black_and_white = bright.bytes.iter().flat_map(|&value| [value; 3]).collect();
+    let black_and_white = Picture::new(80, 64, black_and_white).unwrap();
+    write(&program, "opaque.png", &rgba(&black_and_white, |_, _| 255));
+    program.expect(&edit(image, &["--mask", "opaque.png", "-o", "4.png"]));
+    let none = rgba(&photograph(80, 64), |_, _| 255);
+    write(&program, "none.png", &none);
+    program.refuses(2, &edit("none.png", &["-o", "5.png"]), &["no transparency"]);
     let first = open(&program, "0.png").picture();
-    for name in ["1.png", "2.png", "3.png", "own.png"] {
+    for name in ["1.png", "2.png", "3.png", "4.png", "own.png"] {
         assert_eq!(open(&program, name).picture(), first, "{name}");
     }
-    assert!(
-        !open(&program, "own.png")
-            .transparent()
-            .unwrap()
-            .contains(&true)
-    );
+    assert_eq!(open(&program, "own.png").transparent(), None);
     changed_only_within(&program, "clear.png", "own.png", "8,16,30,20");
 }
 
@@ -187,7 +190,9 @@ fn useless_masks_are_refused_with_what_is_wrong() {
         write_photograph(&program, name, width, height);
     }
     let solid = |name, alpha| write(&program, name, &rgba(&photograph(80, 64), |_, _| alpha));
-    let (empty, full) = (solid("empty.png", 255), solid("full.png", 0));
+    let full = solid("full.png", 0);
+    let black = rgba(&Picture::filled(80, 64, [0; 3]), |_, _| 255);
+    let empty = write(&program, "empty.png", &black);
     fs::write(program.path("text.png"), "no picture").unwrap();
     let refusals: [(i32, &[&str], &[&str]); 11] = [
         (
@@ -227,7 +232,7 @@ fn useless_masks_are_refused_with_what_is_wrong() {
     }
     // A picture that is transparent all over, or nowhere.
     program.refuses(1, &edit(full, &[]), &["covers the whole picture"]);
-    program.refuses(1, &edit(empty, &[]), &["is empty"]);
+    program.refuses(2, &edit(empty, &[]), &["empty.png has no transparency"]);
     program.refuses(
         1,
         &edit(
@@ -617,12 +622,58 @@ fn variations_reach_from_the_reconstruction_to_a_fresh_picture() {
     }
 }
 
+/// The untrained model finds both languages alike.
+#[test]
+fn captions_are_in_the_language_that_is_asked_for() {
+    let program = Program::new();
+    let image = write_photograph(&program, "a.png", 64, 64);
+    let texts = |arguments: &[&str], locale: &str| {
+        let common = ["caption", image, "--model", model(), "-n", "8", "--json"];
+        let mut command = program.command(&[&common[..], arguments].concat());
+        command
+            .env_remove("LC_ALL")
+            .env_remove("LC_MESSAGES")
+            .env("LANG", locale);
+        let output = command.output().unwrap();
+        assert!(output.status.success());
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let captions = report["pictures"][0]["captions"].as_array().unwrap();
+        let texts = captions
+            .iter()
+            .map(|told| told["text"].as_str().unwrap().to_owned());
+        (report["language"].clone(), texts.collect::<Vec<String>>())
+    };
+    let has_letters = |text: &String| text.bytes().any(|byte| byte.is_ascii_alphabetic());
+    for sample in [&["--sample", "--seed", "3"][..], &[]] {
+        let with = |more: &[&'static str]| [sample, more].concat();
+        let (language, english) = texts(&with(&["--language", "en"]), "zh_CN.UTF-8");
+        assert_eq!(language, "en");
+        assert!(english.iter().all(|text| text.is_ascii()), "{english:?}");
+        assert!(english.iter().any(has_letters), "{english:?}");
+        let (language, chinese) = texts(&with(&["--language", "zh"]), "C");
+        assert_eq!(language, "zh");
+        assert!(!chinese.iter().any(has_letters), "{chinese:?}");
+        assert_eq!(texts(sample, "zh_CN.UTF-8").1, chinese);
+        assert_eq!(texts(sample, "de_DE.UTF-8").1, english);
+        let (language, any) = texts(&with(&["--language", "any"]), "zh_CN.UTF-8");
+        assert!(language.is_null() && any != english && any != chinese);
+    }
+}
+
 #[test]
 fn captions_are_told_with_their_likelihoods() {
     let program = Program::new();
     let image = write_photograph(&program, "a.png", 64, 64);
     let caption = |arguments: &[&str]| {
-        let common = ["caption", image, "--model", model(), "--json"];
+        let common = [
+            "caption",
+            image,
+            "--model",
+            model(),
+            "--json",
+            "--language",
+            "any",
+        ];
         program.json(&[&common[..], arguments].concat())
     };
     let of = |report: &serde_json::Value| -> Vec<(String, f64)> {

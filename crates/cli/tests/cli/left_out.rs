@@ -125,7 +125,7 @@ fn every_file_of_a_folder_is_used_or_listed() {
     write("UPPER.TXT", b"a red cat");
     write("deeper/track 2.0 (clean).png", &png(2));
     write("deeper/track 2.0 (clean).txt", b"a blue dog");
-    write("scan.TIFF", b"II*");
+    write("scan.HEIC", b"\0\0\0\x18ftypheic");
     write("no-ending", &png(3));
     write(".png", &png(4));
     write("notes.md", b"notes");
@@ -133,7 +133,7 @@ fn every_file_of_a_folder_is_used_or_listed() {
     let report = checked(&program, "p");
     assert_eq!(report["usable"], 2, "{report}");
     assert_eq!(keys(&report, "without_picture"), ["alone.TXT"]);
-    assert_eq!(keys(&report, "unreadable"), ["scan.TIFF"]);
+    assert_eq!(keys(&report, "unreadable"), ["scan.HEIC"]);
     assert_eq!(keys(&report, "other"), [".png", "no-ending", "notes.md"]);
 }
 

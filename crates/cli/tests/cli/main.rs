@@ -13,12 +13,18 @@ mod doctor;
 mod edit;
 mod examples;
 mod fine_tune;
+mod foreign;
+mod full;
 mod generate;
 mod help;
 mod hostile;
 mod import;
+mod kills;
 mod left_out;
 mod model;
+#[path = "../../../../fuzz/src/mutate.rs"]
+mod mutate;
+mod mutations;
 mod program;
 mod published;
 mod pull;

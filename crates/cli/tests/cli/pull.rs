@@ -32,13 +32,13 @@ struct State {
 }
 
 /// A hub with one repository, `tests/model`.
-struct Server {
+pub struct Server {
     address: String,
     state: Arc<Mutex<State>>,
 }
 
 impl Server {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let weights: Vec<u8> = (0..1_000_000u32).map(|i| ((i * i) >> 7) as u8).collect();
         let state = Arc::new(Mutex::new(State {
             files: vec![
@@ -163,7 +163,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn arguments(server: &Server) -> Vec<&str> {
+pub fn arguments(server: &Server) -> Vec<&str> {
     vec![
         "pull",
         "tests/model",

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ModelSource, stored};
 use crate::files::FileAccess;
+use crate::import::foreign::{Wanted, explain};
 use crate::models::ImageTokenizerConfig;
 use crate::{Error, Result, files};
 
@@ -39,8 +40,20 @@ impl ModelSource {
         validate: impl FnOnce(&C) -> Result<()>,
     ) -> Result<C> {
         let bad = |reason: String| Error::bad_file(self.path(CONFIG), reason);
-        let config: C = serde_json::from_slice(&self.read(CONFIG)?)
-            .map_err(|e| bad(format!("not {what}: {e}")))?;
+        let wanted = match what.contains("CLIP") {
+            true => Wanted::Clip,
+            false => Wanted::Model,
+        };
+        let explained = |error: Error| {
+            let folder = self.folder();
+            match folder.and_then(|folder| Some((folder, explain(folder, wanted)?))) {
+                Some((folder, reason)) => Error::bad_file(folder, reason),
+                None => error,
+            }
+        };
+        let bytes = self.read(CONFIG).map_err(explained)?;
+        let config: C = serde_json::from_slice(&bytes)
+            .map_err(|e| explained(bad(format!("not {what}: {e}"))))?;
         validate(&config).map_err(|e| bad(e.to_string()))?;
         Ok(config)
     }

@@ -45,6 +45,7 @@ impl ModelSource {
             return Ok(ModelSource::Dir(path));
         }
         if path.is_file() {
+            files::check(&path)?;
             return Ok(ModelSource::Published {
                 path,
                 needs: Vec::new(),

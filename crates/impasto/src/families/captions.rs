@@ -96,6 +96,8 @@ pub trait Captioner {
 pub trait TextFamily: Family<Net: TextModel> {
     /// Whether its models predict captions after images; else before them.
     const AFTER_IMAGE: bool;
+    /// Whether its models are trained on several languages; others know one, whichever is asked for.
+    const MULTILINGUAL: bool;
 
     /// The ids that a text starts with.
     fn prefix_ids(text: &Self::Text, config: &FamilyConfig<Self>, prefix: &str)
@@ -137,6 +139,7 @@ impl<F: TextFamily> Captioner for FamilyModel<F> {
         let sizes = self.net.sizes();
         crate::canvas::Canvas::of(image_ids).check(sizes.positions, sizes.codebook_size)?;
         let vocabulary = self.net.text_sizes().vocabulary as u32;
+        let language = language.filter(|_| F::MULTILINGUAL);
         let allowed = language.map(|language| -> Result<Vec<bool>> {
             let of = |id| Ok(language.has(&F::decode(&self.text, &[id])?));
             (0..vocabulary).map(of).collect()

@@ -87,6 +87,10 @@ impl NetSizes for DalleBartConfig {
         self.text_length
     }
 
+    fn width(&self) -> usize {
+        self.width
+    }
+
     /// The caption's keys and values and the image's.
     fn cache_bytes(&self) -> u64 {
         let positions = self.text_length + self.image_length();

@@ -54,6 +54,10 @@ impl NetSizes for DallePytorchConfig {
         self.text_length
     }
 
+    fn width(&self) -> usize {
+        self.width
+    }
+
     fn cache_bytes(&self) -> u64 {
         let positions = self.prefix_length() + self.image_length();
         (4 * 2 * self.n_layers * self.n_heads * self.head_width * positions) as u64
@@ -133,6 +137,7 @@ impl Family for DallePytorch {
 
 impl TextFamily for DallePytorch {
     const AFTER_IMAGE: bool = false;
+    const MULTILINGUAL: bool = false;
 
     fn prefix_ids(
         text: &DallePytorchTokenizer,

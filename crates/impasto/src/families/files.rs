@@ -8,6 +8,7 @@ use super::{Family, FamilyVisitor, NAMES, Native, PublishedFiles, published_as, 
 use crate::checkpoint::ModelSource;
 use crate::checkpoint::config_file::{CONFIG, architecture};
 use crate::files::FileAccess;
+use crate::import::foreign::{Wanted, explain};
 use crate::import::{image_tokenizer, name_of};
 use crate::{Error, Result};
 
@@ -98,7 +99,9 @@ impl ModelFiles {
         // The error of a folder without a config names that file.
         let config = match config {
             Some(config) => config,
-            None => source.read(CONFIG)?,
+            None => source
+                .read(CONFIG)
+                .map_err(|error| explained(source, error))?,
         };
         Ok(of(ModelKind::Family(Native::NAME), Some(config.into())))
     }
@@ -132,8 +135,8 @@ impl ModelFiles {
     ) -> Result<C> {
         let bad = |reason: String| Error::bad_file(self.source.path(CONFIG), reason);
         let bytes = self.config.as_deref().unwrap_or_default();
-        let config: C =
-            serde_json::from_slice(bytes).map_err(|e| bad(format!("not {what}: {e}")))?;
+        let config: C = serde_json::from_slice(bytes)
+            .map_err(|e| explained(&self.source, bad(format!("not {what}: {e}"))))?;
         validate(&config).map_err(|e| bad(e.to_string()))?;
         Ok(config)
     }
@@ -142,4 +145,13 @@ impl ModelFiles {
     pub(crate) fn folder(&self) -> &Path {
         self.source.folder().unwrap_or(Path::new(""))
     }
+}
+
+/// The error of a folder that is no model, or what the folder is if that is known.
+fn explained(source: &ModelSource, error: Error) -> Error {
+    let found = source.folder().and_then(|folder| {
+        let reason = explain(folder, Wanted::Model)?;
+        Some(Error::bad_file(folder, reason))
+    });
+    found.unwrap_or(error)
 }

@@ -10,7 +10,9 @@ use serde_json::Value;
 use super::checkpoint::{config_path, weight_bytes};
 use super::files::ModelKind;
 use super::{Family, FamilyConfig, FamilyVisitor, ModelFiles, NetSizes, visit};
-use crate::checkpoint::{WeightFormat, image_tokenizer};
+use crate::checkpoint::{IMAGE_TOKENIZER, ModelSource, WeightFormat, image_tokenizer};
+use crate::files::FileAccess;
+use crate::memory::{self, Drawing};
 use crate::models::ImageTokenizerConfig;
 use crate::models::parameters::shapes;
 use crate::nn::Init;
@@ -32,8 +34,13 @@ pub struct ModelInfo {
     pub precision: WeightFormat,
     /// Bytes of the weight files.
     pub weight_bytes: u64,
-    /// Estimated peak memory of drawing one picture with guidance.
+    /// The formats of the numbers in the weight files, and the bytes of each, the largest first; none for published
+    /// models, whose files are of many kinds.
+    pub formats: Vec<(&'static str, u64)>,
+    /// Estimated peak memory of drawing one picture.
     pub peak_memory_bytes: u64,
+    /// The same of 16 pictures, and of more: they are drawn 16 at a time.
+    pub peak_memory_bytes_of_16: u64,
     /// The transformer; none for an image tokenizer alone.
     #[serde(skip)]
     pub transformer: Option<Transformer>,
@@ -74,12 +81,12 @@ pub fn info(files: &ModelFiles) -> Result<ModelInfo> {
         ModelKind::ImageTokenizer => {
             let (config, weight_bytes) = image_tokenizer::describe(files)?;
             let image = config.image_tokenizer.clone();
-            let sizes = Sizes {
-                transformer: 0,
-                caches: 0,
-                precision: WeightFormat::F32,
+            let image_tokenizer_parameters = count(&image.init(&mut empty()));
+            let stored = match files.is_published_form() {
+                true => Stored::published(image_tokenizer_parameters),
+                false => Stored::of(&files.source, &[IMAGE_TOKENIZER])?,
             };
-            let (image_tokenizer_parameters, peak_memory_bytes) = sizes.of(&image, weight_bytes);
+            let drawing = stored.drawing(&image);
             Ok(ModelInfo {
                 name: config.name.clone(),
                 licence: config.licence.clone(),
@@ -87,7 +94,9 @@ pub fn info(files: &ModelFiles) -> Result<ModelInfo> {
                 image_tokenizer_parameters,
                 precision: WeightFormat::F32,
                 weight_bytes,
-                peak_memory_bytes,
+                peak_memory_bytes: drawing.peak(1),
+                peak_memory_bytes_of_16: drawing.peak(16),
+                formats: stored.formats,
                 transformer: None,
                 image_tokenizer: image,
                 sampling: None,
@@ -102,23 +111,29 @@ fn of_family<F: Family>(files: &ModelFiles) -> Result<ModelInfo> {
         (Some(published), Some(form)) => form.describe(published)?,
         _ => (FamilyConfig::<F>::of(files)?, weight_bytes::<F>(files)?),
     };
-    let net = config.sizes.init(&mut Init::empty(&Device::flex()));
-    let sizes = Sizes {
-        transformer: count(&net),
-        // With guidance.
-        caches: 2 * config.sizes.cache_bytes(),
-        precision: config.precision,
-    };
     let image = config.image_tokenizer.clone();
-    let (image_tokenizer_parameters, peak_memory_bytes) = sizes.of(&image, weight_bytes);
+    let image_tokenizer_parameters = count(&image.init(&mut empty()));
+    let dalle_parameters = count(&config.sizes.init(&mut empty()));
+    let stored = match files.is_published_form() {
+        true => Stored::published(dalle_parameters + image_tokenizer_parameters),
+        false => Stored::of(&files.source, &[F::WEIGHTS, IMAGE_TOKENIZER])?,
+    };
+    let drawing = Drawing {
+        cache: config.sizes.cache_bytes() / 4,
+        caption: (config.sizes.text_length() * config.sizes.width()) as u64,
+        guided: config.sampling.needs_unconditional(),
+        ..stored.drawing(&image)
+    };
     Ok(ModelInfo {
         name: config.name.clone(),
         licence: config.licence.clone(),
-        dalle_parameters: sizes.transformer,
+        dalle_parameters,
         image_tokenizer_parameters,
         precision: config.precision,
         weight_bytes,
-        peak_memory_bytes,
+        peak_memory_bytes: drawing.peak(1),
+        peak_memory_bytes_of_16: drawing.peak(16),
+        formats: stored.formats,
         transformer: Some(config.sizes.describe()),
         image_tokenizer: image,
         sampling: Some(config.sampling.clone()),
@@ -132,37 +147,81 @@ pub(crate) fn json<C: Serialize>(config: &C) -> Result<Value> {
     text.map_err(|e| Error::invalid("config", e.to_string()))
 }
 
-/// What the estimate is made of.
-struct Sizes {
-    /// Parameters of the transformer.
-    transformer: usize,
-    /// Bytes of keys and values of a guided batch of one.
-    caches: u64,
-    /// In what its file has the weights.
-    precision: WeightFormat,
+/// What a model's files hold, in the formats that they have it in.
+struct Stored {
+    /// Bytes of each format, the largest first.
+    formats: Vec<(&'static str, u64)>,
+    /// Numbers that are converted to 32 bits when they are read.
+    converted: u64,
+    /// Bytes that are used in the place where they are: of a mapped file, or of the program.
+    in_place: u64,
 }
 
-impl Sizes {
-    /// The image tokenizer's parameters, and the estimated peak in bytes.
-    fn of(&self, image: &ImageTokenizerConfig, weight_bytes: u64) -> (usize, u64) {
-        let image_parameters = count(&image.init(&mut Init::empty(&Device::flex())));
-        // Weights in f32 beside the file they come from; the caches; the widest activations of the decoder;
-        // the program.
-        let weights = match self.precision {
-            WeightFormat::F32 => 4 * (self.transformer + image_parameters) as u64,
-            // Packed weights are used in the file's memory; what is not packed is little.
-            _ => 4 * (self.transformer / 8 + image_parameters) as u64,
+impl Stored {
+    /// Of a folder in our format.
+    fn of(source: &ModelSource, names: &[&'static str]) -> Result<Self> {
+        let mut formats: Vec<(&'static str, u64)> = Vec::new();
+        let mut stored = Stored {
+            formats: Vec::new(),
+            converted: 0,
+            in_place: 0,
         };
-        let size = image.picture_size() as u64;
-        let widest = match image {
-            // A level's channels at the picture's full size, some of them at once.
-            ImageTokenizerConfig::TamingVqgan(config) => 6 * config.base_width as u64,
+        for &name in names {
+            let bytes = source.weights(name, FileAccess::Map)?;
+            for (format, size) in memory::stored_formats(&source.path(name), &bytes)? {
+                match formats.iter_mut().find(|(known, _)| *known == format) {
+                    Some((_, total)) => *total += size,
+                    None => formats.push((format, size)),
+                }
+            }
+        }
+        for &(format, size) in &formats {
+            if format == "f16" {
+                stored.converted += size / 2;
+                if source.folder().is_none() {
+                    stored.in_place += size;
+                }
+            } else {
+                stored.in_place += size;
+            }
+        }
+        formats.sort_by_key(|&(_, size)| std::cmp::Reverse(size));
+        stored.formats = formats;
+        Ok(stored)
+    }
+
+    /// Of a published model, all of whose numbers are converted.
+    fn published(numbers: usize) -> Self {
+        Stored {
+            formats: Vec::new(),
+            converted: numbers as u64,
+            in_place: 0,
+        }
+    }
+
+    /// The estimated peak of drawing, by the number of pictures.
+    fn drawing(&self, image: &ImageTokenizerConfig) -> Drawing {
+        let pixels = (image.picture_size() as u64).pow(2);
+        let channels = match image {
+            ImageTokenizerConfig::TamingVqgan(config) => config.base_width as u64,
             _ => 64,
         };
-        let activations = 4 * widest * size * size;
-        let peak = weights + weight_bytes + self.caches + activations + (64 << 20);
-        (image_parameters, peak)
+        Drawing {
+            linear: 0,
+            plain: self.converted,
+            format: WeightFormat::F32,
+            in_place: self.in_place,
+            cache: 0,
+            caption: 0,
+            guided: false,
+            widest: channels * pixels,
+            pixels,
+        }
     }
+}
+
+fn empty() -> Init {
+    Init::empty(&Device::flex())
 }
 
 fn count<M: Module>(module: &M) -> usize {

@@ -69,6 +69,9 @@ pub trait NetSizes: Clone + Debug + Serialize + DeserializeOwned + Send + Sync {
     /// The longest caption in text ids, start and end included.
     fn text_length(&self) -> usize;
 
+    /// Width of the residual stream.
+    fn width(&self) -> usize;
+
     /// Bytes of the keys and values of one row.
     fn cache_bytes(&self) -> u64;
 

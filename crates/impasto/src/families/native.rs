@@ -70,6 +70,10 @@ impl NetSizes for DalleConfig {
         self.text_length
     }
 
+    fn width(&self) -> usize {
+        self.width
+    }
+
     fn cache_bytes(&self) -> u64 {
         (4 * 2 * self.n_layers * self.sequence_length() * self.width) as u64
     }
@@ -174,6 +178,7 @@ pub(super) fn weighted(text: Tensor<1>, image: Tensor<1>, weight: f64) -> Family
 
 impl TextFamily for Native {
     const AFTER_IMAGE: bool = true;
+    const MULTILINGUAL: bool = true;
 
     fn prefix_ids(text: &TextTokenizer, config: &NativeConfig, prefix: &str) -> Result<Vec<u32>> {
         // An empty text has no ids of its own.

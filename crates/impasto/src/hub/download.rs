@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha1::{Digest, Sha1};
@@ -49,6 +49,33 @@ enum Cut {
     Final(Error),
 }
 
+/// Keeps other processes away from a blob. Kept locks would only fill the folder: whoever has one removes it, also one
+/// that a killed process left.
+struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    /// Waits for it.
+    fn take(path: PathBuf) -> Result<Self> {
+        loop {
+            let file = File::create(&path).map_err(Error::io("create", &path))?;
+            file.lock().map_err(Error::io("lock", &path))?;
+            // The one before removed it meanwhile: others would lock a new one.
+            if !files::is_removed(&file) {
+                return Ok(Lock { path, _file: file });
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 impl Download<'_> {
     /// Brings the file to `blob` unless it is there; returns the bytes that came over the network.
     ///
@@ -68,8 +95,7 @@ impl Download<'_> {
             blob.with_file_name(name)
         };
         let lock_path = beside(".lock");
-        let lock = File::create(&lock_path).map_err(Error::io("create", &lock_path))?;
-        lock.lock().map_err(Error::io("lock", &lock_path))?;
+        let _lock = Lock::take(lock_path)?;
         let mut tell = |bytes: u64, file_bytes: Option<u64>| {
             progress(&Progress {
                 file: self.name.to_owned(),
@@ -112,8 +138,6 @@ impl Download<'_> {
         };
         self.check(&partial, size)?;
         fs::rename(&partial, blob).map_err(Error::io("write", blob))?;
-        // Kept locks of finished files would only fill the folder.
-        let _ = fs::remove_file(&lock_path);
         Ok(came)
     }
 

@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use fast_image_resize as fir;
 use image::codecs::jpeg::JpegEncoder;
-use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageFormat, ImageReader, Limits};
 
 use crate::{Error, Result, files};
 
@@ -21,9 +21,11 @@ pub use original::{Original, Samples};
 
 /// The largest side that is decoded, in pixels.
 const MAX_SIDE: u32 = 16_384;
-/// The most pixels that are decoded.
-const MAX_PIXELS: u64 = 64_000_000;
-/// The largest picture file that is read: 64 million pixels of 4 bytes, not compressed.
+/// The most pixels that are decoded: telephones take 108 million.
+const MAX_PIXELS: u64 = 1 << 27;
+/// The most bytes of decoded pixels: the most pixels of 8-bit colours with transparency, half of them of 16-bit ones.
+const MAX_DECODED_BYTES: u64 = 512 << 20;
+/// The largest picture file that is read.
 pub const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// An 8-bit sRGB picture.
@@ -127,11 +129,18 @@ impl Picture {
         Picture::decode(&read_bounded(path)?, path)
     }
 
-    /// Decodes a PNG, JPEG or WebP, turned as its EXIF says, transparent parts on white. `name` is used in
-    /// errors. Pictures beyond 16,384 pixels a side or 64 million in all are refused before their pixels
-    /// are read.
+    /// Decodes a PNG, JPEG, WebP, GIF, BMP or TIFF, turned as its EXIF says, transparent parts on white; of an animation
+    /// the first picture. `name` is used in errors. Pictures beyond 16,384 pixels a side, 2²⁷ pixels or 512 MiB in all
+    /// are refused before their pixels are read.
     pub fn decode(bytes: &[u8], name: impl AsRef<Path>) -> Result<Self> {
-        Ok(Picture::flattened(&decode_image(bytes, name.as_ref())?.0))
+        let (image, _) = decode_image(bytes, name.as_ref())?;
+        if image.color().has_alpha() {
+            return Ok(Picture::flattened(&image));
+        }
+        // In place, where its pixels are ours: a large one is there once.
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        let rgb = image.into_rgb8().into_raw();
+        Ok(Picture { width, height, rgb })
     }
 
     /// An image on white.
@@ -145,7 +154,15 @@ impl Picture {
             };
         }
         let mut rgb = Vec::with_capacity(3 * width * height);
-        for pixel in image.to_rgba8().pixels() {
+        let converted;
+        let pixels = match image.as_rgba8() {
+            Some(pixels) => pixels,
+            None => {
+                converted = image.to_rgba8();
+                &converted
+            }
+        };
+        for pixel in pixels.pixels() {
             let [r, g, b, alpha] = pixel.0.map(u32::from);
             rgb.extend(
                 [r, g, b].map(|value| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8),
@@ -310,13 +327,17 @@ fn decode_image(bytes: &[u8], name: &Path) -> Result<(DynamicImage, Option<Vec<u
     limits.max_image_height = Some(MAX_SIDE);
     limits.max_alloc = Some(most_bytes(bytes));
     reader.limits(limits);
-    if reader.format().is_none() {
-        return Err(bad("not a picture: expected PNG, JPEG or WebP".into()));
-    }
-    if reader.format() == Some(image::ImageFormat::WebP) {
+    let format = reader.format().filter(|format| READ.contains(format));
+    let Some(format) = format else {
+        let found = foreign(bytes).map_or("not a picture", |found| found);
+        return Err(bad(format!(
+            "{found}: expected PNG, JPEG or WebP (or GIF, BMP or TIFF)"
+        )));
+    };
+    if format == ImageFormat::WebP {
         webp_chunks_fit(bytes).map_err(bad)?;
     }
-    if reader.format() == Some(image::ImageFormat::Jpeg) && !jpeg_is_whole(bytes) {
+    if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
         return Err(bad(
             "not a whole picture: the JPEG ends before its last pixel".into(),
         ));
@@ -329,12 +350,80 @@ fn decode_image(bytes: &[u8], name: &Path) -> Result<(DynamicImage, Option<Vec<u
             "is {width}x{height} pixels, expected 1 to {MAX_PIXELS} pixels in all"
         )));
     }
+    let decoded = decoder.total_bytes();
+    if decoded > MAX_DECODED_BYTES {
+        return Err(bad(format!(
+            "is {width}x{height} pixels that take {decoded} bytes, expected at most {MAX_DECODED_BYTES}"
+        )));
+    }
+    if u64::from(width) * u64::from(height) > most_pixels(format, bytes.len() as u64) {
+        return Err(bad(format!(
+            "not a whole picture: {width}x{height} pixels are more than {} bytes can hold",
+            bytes.len()
+        )));
+    }
     // A profile that can't be read is as good as none: colours are taken as sRGB.
     let profile = decoder.icc_profile().ok().flatten();
     let orientation = decoder.orientation().map_err(unreadable)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
     image.apply_orientation(orientation);
     Ok((image, profile))
+}
+
+/// What is read.
+const READ: [ImageFormat; 6] = [
+    ImageFormat::Png,
+    ImageFormat::Jpeg,
+    ImageFormat::WebP,
+    ImageFormat::Gif,
+    ImageFormat::Bmp,
+    ImageFormat::Tiff,
+];
+
+/// What a file is by its first bytes, if it is one of the pictures that are not read.
+fn foreign(bytes: &[u8]) -> Option<&'static str> {
+    // Of an ISO media file, the brand.
+    if bytes.get(4..8) == Some(b"ftyp") {
+        return Some(match bytes.get(8..12)? {
+            b"avif" | b"avis" => "is an AVIF, which is not read",
+            b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"mif1" | b"msf1" => {
+                "is a HEIC, which is not read"
+            }
+            _ => "is a video or another media file",
+        });
+    }
+    let starts = |magic: &[u8]| bytes.starts_with(magic);
+    [
+        (&b"\xff\x0a"[..], "is a JPEG XL, which is not read"),
+        (b"\0\0\0\x0cJXL ", "is a JPEG XL, which is not read"),
+        (b"\0\0\0\x0cjP  ", "is a JPEG 2000, which is not read"),
+        (b"8BPS", "is a PSD, which is not read"),
+        (b"%PDF", "is a PDF, not a picture"),
+        (b"<svg", "is an SVG, which is not read"),
+        (b"<?xml", "is an XML file such as SVG, which is not read"),
+        (b"\0\0\x01\0", "is an ICO, which is not read"),
+        (b"qoif", "is a QOI, which is not read"),
+    ]
+    .into_iter()
+    .find_map(|(magic, name)| starts(magic).then_some(name))
+}
+
+/// The most pixels that a file of so many bytes can have: a file that states more would cost their memory before it
+/// turned out that they are not there.
+fn most_pixels(format: ImageFormat, bytes: u64) -> u64 {
+    let of_a_byte = match format {
+        // Deflate's copies of 258 bytes take two bits; eight pixels of a bit are a byte.
+        ImageFormat::Png => 1032 * 8,
+        // A block of 64 pixels takes a bit at least.
+        ImageFormat::Jpeg => 64 * 8,
+        // A run of 255 takes two bytes; what is behind the last one is left out.
+        ImageFormat::Bmp => 4096,
+        // LZW's longest strings, of codes of 12 bits.
+        ImageFormat::Gif => 4096,
+        // One colour costs nothing in WebP, white lines next to nothing in TIFF.
+        _ => return u64::MAX,
+    };
+    bytes.saturating_mul(of_a_byte)
 }
 
 /// The most memory that a file's decoder may take: for its pixels, 16 bits of four channels each, and for what else it
@@ -348,10 +437,10 @@ fn most_bytes(bytes: &[u8]) -> u64 {
         Some(u64::from(u32::from_be_bytes(number.try_into().ok()?)))
     };
     let pixels = match (bytes.starts_with(SIGNATURE), side(16), side(20)) {
-        (true, Some(width), Some(height)) => width.saturating_mul(height).min(MAX_PIXELS),
+        (true, Some(width), Some(height)) => width.saturating_mul(height),
         _ => MAX_PIXELS,
     };
-    8 * pixels + BESIDES + bytes.len() as u64
+    pixels.saturating_mul(8).min(MAX_DECODED_BYTES) + BESIDES + bytes.len() as u64
 }
 
 /// Says which chunk of a WebP is longer than the file: the decoder would make room for all of it before it read.

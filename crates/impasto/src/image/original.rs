@@ -70,16 +70,21 @@ impl Original {
         !self.image.color().has_color()
     }
 
-    /// Which pixels are more than half transparent; none where the file knows no transparency.
+    /// Which pixels are more than half transparent; none where no pixel is: many programs write transparency that says
+    /// nothing.
     pub fn transparent(&self) -> Option<Vec<bool>> {
-        let has_alpha = self.image.color().has_alpha();
-        has_alpha.then(|| {
-            self.image
-                .to_luma_alpha8()
-                .pixels()
-                .map(|pixel| pixel.0[1] < 128)
-                .collect()
-        })
+        if !self.image.color().has_alpha() {
+            return None;
+        }
+        let grey = self.image.to_luma_alpha8();
+        let transparent: Vec<bool> = grey.pixels().map(|pixel| pixel.0[1] < 128).collect();
+        transparent.contains(&true).then_some(transparent)
+    }
+
+    /// Width, height, and four bytes a pixel, transparency the last.
+    pub(crate) fn into_rgba8(self) -> (usize, usize, Vec<u8>) {
+        let (width, height) = (self.width(), self.height());
+        (width, height, self.image.into_rgba8().into_raw())
     }
 
     /// How bright the pixels are, 0 to 255.

@@ -245,3 +245,106 @@ fn a_chunk_that_is_longer_than_the_file_is_refused() {
         assert!(error.contains(&part), "{error}");
     }
 }
+
+/// As cameras, Windows and old programs write them, all of one picture: red to the left, blue to the right.
+#[test]
+fn pictures_of_other_programs_have_their_colours() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/picture");
+    let open = |name: &str| Picture::open(folder.join(name)).unwrap();
+    let pixel = |picture: &Picture, x: usize, y: usize| {
+        let at = 3 * (y * picture.width + x);
+        [0, 1, 2].map(|channel| i32::from(picture.rgb[at + channel]))
+    };
+    for (name, tolerance) in [
+        // What is lost in a JPEG's steps; halved chroma blurs the edge only.
+        ("baseline_422.jpg", 4),
+        ("progressive_420.jpg", 4),
+        ("restarts.jpg", 4),
+        ("cmyk.jpg", 6),
+        ("jpeg.tiff", 16),
+        ("lossy.webp", 16),
+        ("plain.tiff", 0),
+        ("lzw.tiff", 0),
+        ("deflate.tiff", 0),
+        ("rgba.tiff", 0),
+        ("rgb.bmp", 0),
+        // Of few colours.
+        ("palette.gif", 12),
+        ("animated.gif", 40),
+        ("palette.png", 40),
+        ("palette.bmp", 60),
+    ] {
+        let picture = open(name);
+        assert_eq!((picture.width, picture.height), (33, 17), "{name}");
+        for (x, expected) in [(4, [204, 88, 30]), (28, [54, 88, 190])] {
+            let found = pixel(&picture, x, 8);
+            for (found, expected) in found.into_iter().zip(expected) {
+                assert!(
+                    (found - expected).abs() <= tolerance,
+                    "{name}: {found} for {expected}"
+                );
+            }
+        }
+    }
+    // Turned counterclockwise by its EXIF: what was to the right is at the top.
+    let turned = open("orientation_8.jpg");
+    assert_eq!((turned.width, turned.height), (17, 33));
+    assert!(pixel(&turned, 8, 4)[2] > 150 && pixel(&turned, 8, 28)[0] > 150);
+    for name in ["grey.jpg", "fax.tiff", "one_bit.png", "sixteen_bit.png"] {
+        let [r, g, b] = pixel(&open(name), 20, 8);
+        assert!(r == g && g == b, "{name}");
+    }
+    assert!(open("alpha.webp").rgb.iter().any(|&value| value > 200));
+}
+
+#[test]
+fn formats_that_are_not_read_are_named() {
+    for (bytes, name) in [
+        (&b"\0\0\0\x20ftypavif\0\0\0\0"[..], "is an AVIF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "is a HEIC"),
+        (b"\xff\x0a\0\0", "is a JPEG XL"),
+        (b"8BPS\0\x01", "is a PSD"),
+        (b"%PDF-1.7", "is a PDF"),
+        (b"qoif\0\0\0\x01\0\0\0\x01\x04\0", "is a QOI"),
+    ] {
+        let error = Picture::decode(bytes, "x").unwrap_err().to_string();
+        assert!(
+            error.contains(name) && error.contains("expected PNG"),
+            "{error}"
+        );
+    }
+}
+
+/// A few bytes that state many pixels would cost the pixels' memory before they turned out not to be there.
+#[test]
+fn more_pixels_than_a_file_can_hold_are_refused() {
+    let mut jpeg = gradient().encode(Format::Jpeg, 90).unwrap();
+    let frame = jpeg
+        .windows(2)
+        .position(|pair| pair == [0xff, 0xc0])
+        .unwrap();
+    jpeg[frame + 5..frame + 9].copy_from_slice(&[0x20, 0, 0x20, 0]);
+    let mut gif = b"GIF89a\xff\x1f\xff\x1f\x80\0\0\0\0\0\xff\xff\xff".to_vec();
+    gif.extend(b",\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;");
+    for (bytes, name) in [(jpeg, "a.jpg"), (gif, "a.gif")] {
+        let error = Picture::decode(&bytes, name).unwrap_err().to_string();
+        assert!(error.contains("pixels are more than"), "{error}");
+    }
+}
+
+/// 108 million pixels, as telephones have them.
+#[test]
+fn a_photograph_of_108_megapixels_is_read() {
+    let bytes = Picture::filled(12_032, 9024, [90, 120, 30])
+        .encode(Format::Jpeg, 90)
+        .unwrap();
+    let picture = Picture::decode(&bytes, "large.jpg").unwrap();
+    assert_eq!((picture.width, picture.height), (12_032, 9024));
+    let wide = Picture::filled(16_000, 9000, [1; 3])
+        .encode(Format::Png, 100)
+        .unwrap();
+    let error = Picture::decode(&wide, "larger.png")
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("is 16000x9000 pixels"), "{error}");
+}

@@ -8,6 +8,7 @@ pub mod dalle_mini;
 pub mod dalle_pytorch;
 #[cfg(test)]
 pub(crate) mod damage;
+pub(crate) mod foreign;
 #[cfg(test)]
 mod goldens;
 pub mod image_tokenizer;

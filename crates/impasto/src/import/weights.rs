@@ -29,7 +29,7 @@ const INNER: [&str; 1] = ["state_dict"];
 /// Reads all tensors of a file and passes them on.
 ///
 /// A list of files (`*.index.json`) is read as all its files. Of a training's checkpoint the weights are
-/// taken; the prefix that distributed training puts before every name is left out.
+/// taken; what wrappers of a model put into its names is left out.
 pub fn read<T>(path: &Path, then: impl FnOnce(Container, Tensors<'_>) -> Result<T>) -> Result<T> {
     if path
         .extension()
@@ -49,23 +49,46 @@ pub fn read<T>(path: &Path, then: impl FnOnce(Container, Tensors<'_>) -> Result<
     };
     let root = archive.root();
     let inner = INNER.iter().find_map(|key| root.get(key)).unwrap_or(root);
-    then(container, without_prefix(inner.tensors()?, "module."))
+    then(container, without_prefix(inner.tensors()?, PARALLEL))
 }
 
 fn safetensors<'a>(path: &Path, bytes: &'a [u8]) -> Result<Tensors<'a>> {
     let tensors = stored::safetensors(path, bytes)?;
-    Ok(without_prefix(tensors.into_iter().collect(), "module."))
+    Ok(without_prefix(tensors.into_iter().collect(), PARALLEL))
 }
 
-/// Without a prefix that all names have.
-pub fn without_prefix<'a>(tensors: Tensors<'a>, prefix: &str) -> Tensors<'a> {
-    if tensors.is_empty() || !tensors.keys().all(|name| name.starts_with(prefix)) {
-        return tensors;
+/// What data parallelism puts before every name.
+const PARALLEL: &str = "module.";
+
+/// Without a prefix that all names have, and without the `_orig_mod.` that PyTorch puts before the names of whatever was
+/// compiled, the whole model or a part of it; one may be within the other.
+pub fn without_prefix<'a>(mut tensors: Tensors<'a>, prefix: &str) -> Tensors<'a> {
+    const COMPILED: &str = "_orig_mod.";
+    loop {
+        let is_parallel =
+            !tensors.is_empty() && tensors.keys().all(|name| name.starts_with(prefix));
+        let is_compiled = tensors.keys().any(|name| name.contains(COMPILED));
+        if !is_parallel && !is_compiled {
+            return tensors;
+        }
+        let count = tensors.len();
+        let renamed: Tensors<'a> = tensors
+            .iter()
+            .map(|(name, tensor)| {
+                let name = if is_parallel {
+                    &name[prefix.len()..]
+                } else {
+                    name
+                };
+                (name.replace(COMPILED, ""), tensor.clone())
+            })
+            .collect();
+        // Two names for one: not what a wrapper does.
+        if renamed.len() != count {
+            return tensors;
+        }
+        tensors = renamed;
     }
-    let stripped = tensors.into_iter();
-    stripped
-        .map(|(name, tensor)| (name[prefix.len()..].to_owned(), tensor))
-        .collect()
 }
 
 /// A list of files as `transformers` writes it: `{"weight_map": {name: file}}`.
@@ -109,5 +132,5 @@ fn read_list<T>(path: &Path, then: impl FnOnce(Container, Tensors<'_>) -> Result
     for archive in &archives {
         tensors.extend(archive.root().tensors()?);
     }
-    then(container, tensors)
+    then(container, without_prefix(tensors, PARALLEL))
 }

@@ -85,7 +85,9 @@ impl Listing {
                 Kind::Picture => self.pictures.push(path),
                 Kind::ForeignPicture => {
                     let extension = extension.unwrap_or_default();
-                    let reason = format!("is a .{extension} file, expected .png, .jpg or .webp");
+                    let reason = format!(
+                        "is a .{extension} file, expected .png, .jpg, .webp, .gif, .bmp or .tiff"
+                    );
                     self.left_out.push(LeftOut { path, reason });
                 }
                 Kind::Text | Kind::Json | Kind::Other => {

@@ -115,6 +115,7 @@ impl<'a> Writer<'a> {
             .as_ref()
             .map(|head| Graph::open(folder, head))
             .transpose()?;
+        clear_unnamed(folder, &manifest);
         let places = manifest.pictures.iter().enumerate();
         Ok(Writer {
             folder: folder.to_path_buf(),
@@ -397,5 +398,26 @@ impl<'a> Writer<'a> {
         (self.vectors, self.owners) = (kept, owners);
         self.manifest.generation += 1;
         self.removed = 0;
+    }
+}
+
+/// Removes rows and graphs that the manifest does not name: a writer that was killed between writing the manifest and
+/// removing what it replaced left them, or one that was killed before it wrote the manifest.
+fn clear_unnamed(folder: &Path, manifest: &Manifest) {
+    let rows = vectors::path(folder, manifest.generation);
+    let graph = manifest.graph.map(|head| graph::path(folder, head.version));
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_part = |start: &str, end: &str| {
+            name.strip_prefix(start)
+                .and_then(|rest| rest.strip_suffix(end))
+                .is_some_and(|number| number.parse::<u64>().is_ok())
+        };
+        let is_ours = is_part("rows-", ".f32") || is_part("graph-", ".u32");
+        if is_ours && path != rows && Some(&path) != graph.as_ref() {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }

@@ -51,13 +51,20 @@ impl DallePytorchTokenizer {
             .or_else(|| only_model(folder))
     }
 
-    /// The one in a folder, for a model that knows `text_vocab_size` ids.
+    /// The one in a folder, for a model that knows `text_vocab_size` ids; where there is none and their number is that
+    /// of DALLE-pytorch's default, CLIP's.
     pub fn load(folder: &Path, text_vocab_size: usize) -> Result<Self> {
         let Some(path) = Self::file_in(folder) else {
+            if let Some(clip) = ClipTokenizer::published(text_vocab_size, Cleaning::OpenAi)? {
+                return Ok(DallePytorchTokenizer {
+                    kind: Kind::Clip(Box::new(clip)),
+                    file: None,
+                });
+            }
             return Err(Error::Missing {
                 what: "the text tokenizer (tokenizer.json, vocab.txt, bpe_simple_vocab_16e6.txt.gz, or one .model of YouTokenToMe)",
                 path: folder.to_owned(),
-                hint: "put the one that the model was trained with beside it; CLIP's bpe_simple_vocab_16e6.txt.gz is the usual one".into(),
+                hint: "put the one that the model was trained with beside it; models with CLIP's 49,408 ids need none".into(),
             });
         };
         let bytes = read(&path)?;

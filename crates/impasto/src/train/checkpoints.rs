@@ -153,13 +153,24 @@ impl Checkpoints {
             return Err(error);
         }
         let path = self.dir.join(format!("{PREFIX}{step:08}"));
+        // The same step again after a resume: the same bits, unless the first ones were damaged. Renamed, as removing
+        // takes time in which there would be neither.
+        let replaced = self
+            .dir
+            .join(format!("{TEMPORARY}replaced-{}", std::process::id()));
         if path.exists() {
-            // The same step again after a resume: the same bits.
-            fs::remove_dir_all(&path).map_err(Error::io("replace", &path))?;
+            fs::rename(&path, &replaced).map_err(Error::io("replace", &path))?;
         }
         fs::rename(&temporary, &path).map_err(Error::io("write", &path))?;
+        let _ = fs::remove_dir_all(&replaced);
         // Before older ones go, this one has to be there for good.
         files::sync_folder(&self.dir);
+        self.remove_old()?;
+        Ok(path)
+    }
+
+    /// Removes the oldest ones beyond those that are kept.
+    pub fn remove_old(&self) -> Result<()> {
         let all = self.list()?;
         for (_, old) in all.iter().take(all.len().saturating_sub(self.keep)) {
             // Renamed first, so that a half-removed checkpoint is never taken for a whole one.
@@ -169,6 +180,6 @@ impl Checkpoints {
             fs::rename(old, &doomed).map_err(Error::io("remove", old))?;
             fs::remove_dir_all(&doomed).map_err(Error::io("remove", &doomed))?;
         }
-        Ok(path)
+        Ok(())
     }
 }

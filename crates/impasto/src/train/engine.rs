@@ -178,6 +178,12 @@ pub fn train<T: Task>(
             step = snapshot.step;
             model = restore(model, &mut optimizer, task, &mut timer, snapshot)?;
             observer.report(Event::Resumed { step });
+            // A run that was killed right after it wrote one has one too many. Where a damaged one is passed over, all
+            // stay.
+            let newest = checkpoints.list()?.pop();
+            if newest.is_some_and(|(newest, _)| newest == step) {
+                checkpoints.remove_old()?;
+            }
         }
         (None, _) => {}
     }

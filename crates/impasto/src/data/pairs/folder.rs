@@ -66,7 +66,9 @@ fn sort(names: Vec<PathBuf>, root: &Path, found: &mut Found, folders: &mut Vec<P
                 stems.insert(stem);
                 found.unreadable.push(Unreadable {
                     key: key(root, &path),
-                    reason: format!("is a .{extension} file, expected .png, .jpg or .webp"),
+                    reason: format!(
+                        "is a .{extension} file, expected .png, .jpg, .webp, .gif, .bmp or .tiff"
+                    ),
                 });
             }
             Kind::Text => texts.entry(stem).or_default().push(path),
@@ -74,10 +76,17 @@ fn sort(names: Vec<PathBuf>, root: &Path, found: &mut Found, folders: &mut Vec<P
                 let special = std::fs::metadata(&path)
                     .ok()
                     .and_then(|metadata| files::special(metadata.file_type()));
-                let reason = special.map_or_else(
-                    || "is neither a picture nor a caption by its name".to_owned(),
-                    |kind| format!("is {kind}"),
-                );
+                let is_list = path
+                    .file_name()
+                    .is_some_and(|name| name == "metadata.jsonl" || name == "metadata.csv");
+                let reason = match special {
+                    Some(kind) => format!("is {kind}"),
+                    None if is_list => {
+                        "is a list of pictures with captions, which is used where it is named itself"
+                            .to_owned()
+                    }
+                    None => "is neither a picture nor a caption by its name".to_owned(),
+                };
                 found.other.push(Unreadable {
                     key: key(root, &path),
                     reason,

@@ -12,31 +12,50 @@ use crate::{Error, Result, files};
 #[derive(Deserialize)]
 struct Row {
     image: Option<String>,
+    /// What `datasets` calls it.
+    file_name: Option<String>,
     #[serde(flatten)]
     captions: Captions,
 }
 
-/// What a JSON object says about a picture.
+/// What a JSON object says about a picture. `text` is what `datasets` calls a caption; one or several may stand under
+/// any of the names.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Captions {
-    caption: Option<String>,
-    captions: Vec<String>,
+    caption: Texts,
+    captions: Texts,
+    text: Texts,
+    texts: Texts,
 }
 
-/// One line of a table.
-#[derive(Deserialize)]
-struct TableRow {
-    image: String,
-    caption: String,
+/// None, one or several.
+#[derive(Default, Deserialize)]
+#[serde(untagged, expecting = "expected a caption or a list of captions")]
+enum Texts {
+    #[default]
+    None,
+    One(String),
+    Several(Vec<Option<String>>),
+}
+
+impl Texts {
+    fn all(&self) -> Vec<&str> {
+        match self {
+            Texts::None => Vec::new(),
+            Texts::One(text) => vec![text],
+            Texts::Several(texts) => texts.iter().flatten().map(String::as_str).collect(),
+        }
+    }
 }
 
 impl Captions {
     /// All captions, those that are empty left out; a line break within one is a space.
     pub(super) fn all(&self) -> Vec<String> {
-        self.caption
-            .iter()
-            .chain(&self.captions)
+        let texts = [&self.caption, &self.captions, &self.text, &self.texts];
+        texts
+            .into_iter()
+            .flat_map(Texts::all)
             .map(|caption| {
                 let lines: Vec<&str> = caption.lines().map(str::trim).collect();
                 lines.join(" ").trim().to_owned()
@@ -70,18 +89,26 @@ pub(super) fn read_csv(path: &Path) -> Result<Found> {
         .from_reader(&bytes[..]);
     let bad = |e: csv::Error| Error::bad_file(path, format!("not a CSV file: {e}"));
     let headers = reader.headers().map_err(bad)?.clone();
-    for column in ["image", "caption"] {
-        if !headers.iter().any(|header| header == column) {
+    let column = |names: [&str; 2]| {
+        let at = headers
+            .iter()
+            .position(|header| names.contains(&header.trim()));
+        at.ok_or_else(|| {
             let columns: Vec<&str> = headers.iter().collect();
-            return Err(Error::bad_file(
+            Error::bad_file(
                 path,
                 format!(
-                    "has no column {column}; expected image and caption, got {}",
+                    "has no column {}; expected image (or file_name) and caption (or text), got {}",
+                    names[0],
                     columns.join(", ")
                 ),
-            ));
-        }
-    }
+            )
+        })
+    };
+    let (image, caption) = (
+        column(["image", "file_name"])?,
+        column(["caption", "text"])?,
+    );
     let mut found = Found::default();
     let mut record = csv::StringRecord::new();
     let place = |reader: &csv::Reader<&[u8]>| {
@@ -96,19 +123,22 @@ pub(super) fn read_csv(path: &Path) -> Result<Found> {
             Ok(true) => {
                 let raw = &bytes[start..place(&reader).max(start)];
                 as_meant(raw, &record, &headers, lines_of(&bytes[..start])).and_then(|()| {
-                    record
-                        .deserialize(Some(&headers))
-                        .map_err(|e| e.to_string())
+                    let field = |at: usize, name: &str| {
+                        let field = record.get(at).map(str::to_owned);
+                        field.ok_or_else(|| format!("has no field for the column {name}"))
+                    };
+                    Ok([field(image, "image")?, field(caption, "caption")?])
                 })
             }
             Err(e) if e.is_io_error() => return Err(bad(e)),
             Err(e) => Err(e.to_string()),
         };
-        let row = row.map(|row: TableRow| Row {
-            image: Some(row.image),
+        let row = row.map(|[image, caption]| Row {
+            image: Some(image),
+            file_name: None,
             captions: Captions {
-                caption: Some(row.caption),
-                captions: Vec::new(),
+                caption: Texts::One(caption),
+                ..Captions::default()
             },
         });
         add(&mut found, path, ("row", number), row);
@@ -203,7 +233,8 @@ fn add(found: &mut Found, path: &Path, (unit, number): (&str, usize), row: Resul
         Ok(row) => row,
         Err(reason) => return unreadable(reason),
     };
-    let Some(image) = row.image.filter(|image| !image.is_empty()) else {
+    let named = [row.image, row.file_name].into_iter().flatten();
+    let Some(image) = named.into_iter().find(|image| !image.is_empty()) else {
         return unreadable("has no image".into());
     };
     // The number keeps two rows of one picture apart.

@@ -9,10 +9,13 @@ mod tars;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+pub use tars::is_tar;
 
 use super::Sample;
 use crate::Result;
@@ -25,15 +28,16 @@ const MAX_CAPTION_BYTES: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum PairSource {
-    /// A folder, with those inside it: `name.png|jpg|jpeg|webp` beside `name.txt`, one caption a line. Endings may be
-    /// in capitals, here and in tars.
+    /// A folder, with those inside it: pictures (`name.png` and the like) beside `name.txt`, one caption a line. Endings
+    /// may be in capitals, here and in tars.
     Folder(PathBuf),
-    /// One JSON object a line: `{"image": "path", "caption": "text"}`, or `"captions": ["…", "…"]`; paths
-    /// count from the file's folder.
+    /// One JSON object a line: `{"image": "path", "caption": "text"}`, or `file_name` and `text` as `datasets` has
+    /// them; a list of captions under any of their names. Paths count from the file's folder.
     Jsonl(PathBuf),
-    /// A table with the columns `image` and `caption`; paths count from the file's folder.
+    /// A table with the columns `image` and `caption` (or `file_name` and `text`); paths count from the file's folder.
     Csv(PathBuf),
-    /// WebDataset tars: `key.png|jpg|jpeg|webp` with `key.txt`, or `key.json` with `caption` or `captions`.
+    /// WebDataset tars, packed with gzip or not: pictures (`key.png` and the like) with `key.txt`, or `key.json` with
+    /// captions as in a list.
     /// The key ends at the first dot, or at the last one where what follows the first is no known ending.
     /// A folder stands for the tars in it, and `*` in a file's name for anything.
     Tars(Vec<PathBuf>),
@@ -45,7 +49,7 @@ enum Location {
     File(PathBuf),
     /// A stretch of a tar.
     Tar {
-        path: PathBuf,
+        source: Arc<tars::Source>,
         offset: u64,
         length: u64,
     },
@@ -265,10 +269,10 @@ impl Pair {
         match &self.location {
             Location::File(path) => image::read_bounded(path),
             Location::Tar {
-                path,
+                source,
                 offset,
                 length,
-            } => tars::read_at(path, *offset, *length),
+            } => source.read_at(*offset, *length),
         }
     }
 
@@ -276,7 +280,7 @@ impl Pair {
     fn name(&self) -> PathBuf {
         match &self.location {
             Location::File(path) => path.clone(),
-            Location::Tar { path, .. } => path.join(&self.key),
+            Location::Tar { source, .. } => source.path().join(&self.key),
         }
     }
 
@@ -311,11 +315,10 @@ impl Kind {
     /// By an ending without its dot.
     pub(crate) fn of(extension: &str) -> Self {
         match extension.to_ascii_lowercase().as_str() {
-            "png" | "jpg" | "jpeg" | "webp" => Kind::Picture,
-            "gif" | "bmp" | "tif" | "tiff" | "avif" | "heic" | "heif" | "jxl" | "jp2" | "ico"
-            | "tga" | "jpe" | "jfif" | "apng" | "ppm" | "pgm" | "qoi" | "psd" | "svg" | "dng" => {
-                Kind::ForeignPicture
-            }
+            "png" | "apng" | "jpg" | "jpeg" | "jpe" | "jfif" | "webp" | "gif" | "bmp" | "dib"
+            | "tif" | "tiff" => Kind::Picture,
+            "avif" | "heic" | "heif" | "jxl" | "jp2" | "ico" | "tga" | "ppm" | "pgm" | "qoi"
+            | "psd" | "svg" | "dng" | "exr" | "hdr" | "cr2" | "nef" | "arw" => Kind::ForeignPicture,
             "txt" => Kind::Text,
             "json" => Kind::Json,
             _ => Kind::Other,

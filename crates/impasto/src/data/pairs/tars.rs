@@ -1,9 +1,13 @@
-//! WebDataset tars, read at random places: opening notes where each picture's bytes lie.
+//! WebDataset tars, read at random places: opening notes where each picture's bytes lie. A tar that is packed with gzip
+//! can't be read so, and is unpacked to a temporary file first.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flate2::read::MultiGzDecoder;
 
 use super::list::Captions;
 use super::{Found, Kind, Location, MAX_CAPTION_BYTES, Pair, Unreadable, lines};
@@ -29,8 +33,8 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Found> {
     let mut found = Found::default();
     for pattern in paths {
         for path in matching(pattern, &mut found)? {
-            let file = match files::open(&path) {
-                Ok(file) => file,
+            let opened = match Source::open(&path) {
+                Ok(opened) => opened,
                 Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                     return Err(Error::io("read", &path)(source));
                 }
@@ -42,8 +46,10 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Found> {
                     continue;
                 }
             };
-            let mut tar = Tar::new(&path);
-            if let Err(e) = tar.read(file, &mut found) {
+            let (source, file, damage) = opened;
+            let mut tar = Tar::new(source);
+            // What is behind damage to the packed file is not there to be missed in the tar.
+            if let Some(e) = damage.or(tar.read(file, &mut found).err()) {
                 found.unreadable.push(Unreadable {
                     key: path.display().to_string(),
                     reason: format!("not a whole tar: {e}; nothing behind that can be read"),
@@ -53,6 +59,98 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Found> {
         }
     }
     Ok(found)
+}
+
+/// A tar, or what was unpacked of one.
+#[derive(Debug)]
+pub(super) struct Source {
+    path: PathBuf,
+    /// Without a name: it is gone with the program, however that ends.
+    unpacked: Option<Mutex<File>>,
+}
+
+/// A tar to be read later on, to be read now, and what is wrong with its packing.
+type Opened = (Arc<Source>, File, Option<io::Error>);
+
+impl Source {
+    fn open(path: &Path) -> Result<Opened> {
+        let fail = || Error::io("read", path);
+        let mut file = files::open(path)?;
+        let mut start = [0; 6];
+        let length = (&file).take(6).read(&mut start).map_err(fail())?;
+        file.rewind().map_err(fail())?;
+        let mut source = Source {
+            path: path.to_path_buf(),
+            unpacked: None,
+        };
+        if !start.starts_with(crate::text::clip::GZIP) {
+            if let Some(packing) = packing(&start[..length]) {
+                let reason = format!("is packed with {packing}, expected a .tar or .tar.gz");
+                return Err(Error::bad_file(path, reason));
+            }
+            return Ok((Arc::new(source), file, None));
+        }
+        let cannot = |e: io::Error| {
+            let reason = format!("can't be unpacked to a temporary file: {e}");
+            Error::bad_file(path, reason)
+        };
+        let mut unpacked = tempfile::tempfile().map_err(cannot)?;
+        let mut packed = MultiGzDecoder::new(io::BufReader::new(file));
+        let mut buffer = vec![0; 1 << 16];
+        let damage = loop {
+            match packed.read(&mut buffer) {
+                Ok(0) => break None,
+                Ok(count) => {
+                    io::Write::write_all(&mut unpacked, &buffer[..count]).map_err(cannot)?
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => break Some(e),
+            }
+        };
+        unpacked.rewind().map_err(cannot)?;
+        source.unpacked = Some(Mutex::new(unpacked.try_clone().map_err(cannot)?));
+        Ok((Arc::new(source), unpacked, damage))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A stretch of it.
+    pub(super) fn read_at(&self, offset: u64, length: u64) -> Result<Vec<u8>> {
+        let fail = || Error::io("read", &self.path);
+        let stretch = |mut file: &File| {
+            let mut bytes = Vec::new();
+            file.seek(SeekFrom::Start(offset)).map_err(fail())?;
+            file.take(length).read_to_end(&mut bytes).map_err(fail())?;
+            Ok(bytes)
+        };
+        let bytes = match &self.unpacked {
+            // A reader that panicked left it at some place, which does not matter.
+            Some(file) => stretch(&file.lock().unwrap_or_else(PoisonError::into_inner)),
+            None => stretch(&files::open(&self.path)?),
+        }?;
+        if bytes.len() as u64 != length {
+            let reason = "is shorter than when it was opened";
+            return Err(Error::bad_file(&self.path, reason));
+        }
+        Ok(bytes)
+    }
+}
+
+/// By what a file is packed that is not read so, by its first bytes.
+fn packing(start: &[u8]) -> Option<&'static str> {
+    [
+        (&b"\x28\xb5\x2f\xfd"[..], "zstd"),
+        (b"\xfd7zXZ\0", "xz"),
+        (b"BZh", "bzip2"),
+        (b"PK\x03\x04", "zip"),
+        (b"7z\xbc\xaf\x27\x1c", "7-Zip"),
+        (b"Rar!", "RAR"),
+        (b"\x04\x22\x4d\x18", "lz4"),
+    ]
+    .into_iter()
+    .find_map(|(magic, name)| start.starts_with(magic).then_some(name))
 }
 
 /// The tars that a path stands for: itself, those in the folder, or those whose names fit its `*`.
@@ -71,7 +169,7 @@ fn matching(pattern: &Path, found: &mut Found) -> Result<Vec<PathBuf>> {
         let path = entry.map_err(Error::io("read", folder))?.path();
         let file_name = path.file_name().unwrap_or_default().to_string_lossy();
         let is_tar = match is_folder {
-            true => fits(&name, &file_name.to_lowercase()),
+            true => is_tar(&file_name),
             false => fits(&name, &file_name),
         };
         if is_tar && !path.is_dir() {
@@ -95,11 +193,19 @@ fn matching(pattern: &Path, found: &mut Found) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// Whether a file's name ends as a tar's does, packed with gzip or not.
+pub fn is_tar(name: &str) -> bool {
+    let name = name.to_lowercase();
+    [".tar", ".tar.gz", ".tgz"]
+        .iter()
+        .any(|end| name.ends_with(end))
+}
+
 fn not_a_tar(path: &Path) -> String {
     let reason = if path.is_dir() {
         "is a folder, whose tars are not looked for"
     } else if path.to_string_lossy().to_lowercase().contains(".tar.") {
-        "is a compressed tar, expected it unpacked to .tar"
+        "is a compressed tar, expected a .tar or .tar.gz"
     } else {
         "is no tar by its name"
     };
@@ -125,8 +231,8 @@ fn fits(pattern: &str, name: &str) -> bool {
 }
 
 /// A tar's entries as they are read.
-struct Tar<'a> {
-    path: &'a Path,
+struct Tar {
+    source: Arc<Source>,
     /// In front of its keys.
     stem: String,
     /// WebDataset's: a key ends at the first dot behind the last slash.
@@ -136,15 +242,17 @@ struct Tar<'a> {
     dotted: BTreeMap<String, Parts>,
 }
 
-impl<'a> Tar<'a> {
-    fn new(path: &'a Path) -> Self {
+impl Tar {
+    fn new(source: Arc<Source>) -> Self {
+        let path = Path::new(source.path.file_stem().unwrap_or_default());
+        // Of name.tar.gz, the name.
+        let stem = match path.extension() {
+            Some(end) if end.eq_ignore_ascii_case("tar") => path.file_stem(),
+            _ => path.file_name(),
+        };
         Tar {
-            path,
-            stem: path
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
+            stem: stem.unwrap_or_default().to_string_lossy().into_owned(),
+            source,
             parts: BTreeMap::new(),
             dotted: BTreeMap::new(),
         }
@@ -241,7 +349,7 @@ impl<'a> Tar<'a> {
             }));
         }
         for (key, part) in self.parts.into_iter().chain(pairs) {
-            part.finish(found, format!("{}/{key}", self.stem), self.path);
+            part.finish(found, format!("{}/{key}", self.stem), &self.source);
         }
     }
 }
@@ -266,7 +374,7 @@ impl Parts {
             Kind::ForeignPicture => {
                 let ending = name.rsplit('.').next().unwrap_or_default();
                 self.foreign.push(listed(format!(
-                    "is a .{ending} file, expected .png, .jpg or .webp"
+                    "is a .{ending} file, expected .png, .jpg, .webp, .gif, .bmp or .tiff"
                 )));
             }
             Kind::Text | Kind::Json if length > MAX_CAPTION_BYTES => {
@@ -298,7 +406,7 @@ impl Parts {
         Ok(())
     }
 
-    fn finish(self, found: &mut Found, key: String, path: &Path) {
+    fn finish(self, found: &mut Found, key: String, source: &Arc<Source>) {
         let unreadable = |found: &mut Found, key, reason| {
             found.unreadable.push(Unreadable { key, reason });
         };
@@ -342,7 +450,7 @@ impl Parts {
         let mut seen = HashSet::new();
         captions.retain(|caption| seen.insert(caption.clone()));
         let location = Location::Tar {
-            path: path.to_path_buf(),
+            source: Arc::clone(source),
             offset,
             length,
         };
@@ -352,19 +460,4 @@ impl Parts {
             captions,
         });
     }
-}
-
-/// A stretch of a file.
-pub(super) fn read_at(path: &Path, offset: u64, length: u64) -> Result<Vec<u8>> {
-    let mut file = files::open(path)?;
-    file.seek(SeekFrom::Start(offset))
-        .map_err(Error::io("read", path))?;
-    let mut bytes = Vec::new();
-    file.take(length)
-        .read_to_end(&mut bytes)
-        .map_err(Error::io("read", path))?;
-    if bytes.len() as u64 != length {
-        return Err(Error::bad_file(path, "is shorter than when it was opened"));
-    }
-    Ok(bytes)
 }

@@ -277,11 +277,11 @@ fn shards_are_found_by_folder_and_by_pattern() {
         .map(|other| other.key.as_str())
         .collect();
     assert_eq!(other, ["deeper", "notes.md"]);
-    fs::write(dir.path().join("c-0.tar.gz"), b"\x1f\x8b").unwrap();
+    fs::write(dir.path().join("c-0.tar.zst"), b"\x28\xb5").unwrap();
     let (_, report) = folder.open().unwrap();
-    assert_eq!(report.unreadable[0].key, "c-0.tar.gz");
+    assert_eq!(report.unreadable[0].key, "c-0.tar.zst");
     assert!(report.unreadable[0].reason.contains("compressed"));
-    fs::remove_file(dir.path().join("c-0.tar.gz")).unwrap();
+    fs::remove_file(dir.path().join("c-0.tar.zst")).unwrap();
     fs::remove_file(dir.path().join("UPPER.TAR")).unwrap();
     let keys = |path: PathBuf| -> Vec<String> {
         let (pairs, report) = PairSource::Tars(vec![path]).open().unwrap();
@@ -305,7 +305,7 @@ fn tars_list_what_they_cannot_use() {
         ("0.json", b"{\"image\": {\"any\": 1}}"),
         ("0.jpg", &picture),
         ("1.txt", b"no picture"),
-        ("2.gif", b"GIF89a"),
+        ("2.avif", b"\0\0\0\x20ftypavif"),
         ("2.txt", b"a foreign one"),
         ("3.png", &picture),
         ("3.json", b"{\"caption\": 3}"),
@@ -320,7 +320,7 @@ fn tars_list_what_they_cannot_use() {
     );
     assert_eq!(report.without_picture, ["s/1"]);
     let keys: Vec<&str> = report.unreadable.iter().map(|u| u.key.as_str()).collect();
-    assert_eq!(keys, ["s/0.jpg", "s/2.gif", "s/3", "s/4"]);
+    assert_eq!(keys, ["s/0.jpg", "s/2.avif", "s/3", "s/4"]);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sprites::Glyph;
 use crate::error::{Hint, LocatedFile};
+use crate::image::Original;
 use crate::{Error, Result, files};
 
 /// Whose art a pack is: its `pack.json`.
@@ -103,12 +104,8 @@ impl Pack {
                 format!("has no picture for {emoji}; run recipes/art/fetch again"),
             ));
         };
-        let bytes = files::read(path)?;
-        let picture = ::image::load_from_memory(&bytes)
-            .map_err(|e| Error::bad_file(path, e.to_string()))?
-            .into_rgba8();
-        let (width, height) = (picture.width() as usize, picture.height() as usize);
-        Glyph::cropped(width, height, picture.as_raw())
+        let (width, height, rgba) = Original::open(path)?.into_rgba8();
+        Glyph::cropped(width, height, &rgba)
             .ok_or_else(|| Error::bad_file(path, "expected a picture with ink, found none"))
     }
 

@@ -66,6 +66,10 @@ impl NetSizes for ToySizes {
         self.text_length
     }
 
+    fn width(&self) -> usize {
+        self.width
+    }
+
     fn cache_bytes(&self) -> u64 {
         (4 * 2 * self.grid * self.grid * self.width) as u64
     }

@@ -6,10 +6,10 @@ use burn::tensor::Device;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{check_size, json};
+use super::{check_size, json, preprocessing};
 use crate::import::mapping::{ImportReport, Mapping};
 use crate::import::weights;
-use crate::models::clip::{Activation, Clip, ClipConfig, EndOfText, Normalisation, TowerConfig};
+use crate::models::clip::{Activation, Clip, ClipConfig, EndOfText, TowerConfig};
 use crate::nn::Init;
 use crate::{Error, Result};
 
@@ -102,41 +102,6 @@ impl Default for Vision {
     }
 }
 
-/// `preprocessor_config.json`; what is not there is as OpenAI has it.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Preprocessor {
-    size: Option<Size>,
-    crop_size: Option<Size>,
-    resample: Option<u32>,
-    do_resize: Option<bool>,
-    do_center_crop: Option<bool>,
-    do_rescale: Option<bool>,
-    do_normalize: Option<bool>,
-    image_mean: Option<[f32; 3]>,
-    image_std: Option<[f32; 3]>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Size {
-    Side(usize),
-    Shortest { shortest_edge: usize },
-    Both { height: usize, width: usize },
-}
-
-impl Size {
-    fn is(&self, side: usize) -> bool {
-        match *self {
-            Size::Side(found)
-            | Size::Shortest {
-                shortest_edge: found,
-            } => found == side,
-            Size::Both { height, width } => height == side && width == side,
-        }
-    }
-}
-
 /// Whether `folder` has a config of a CLIP of `transformers`.
 pub fn is_folder(folder: &Path) -> bool {
     json::<Config>(&folder.join(CONFIG)).is_ok_and(|config| config.model_type == "clip")
@@ -223,7 +188,7 @@ fn config(folder: &Path) -> Result<ClipConfig> {
             id => EndOfText::FirstOf(id),
         },
         logit_bias: false,
-        normalisation: normalisation(folder, vision.image_size)?,
+        normalisation: preprocessing::read(folder, vision.image_size)?,
     })
 }
 
@@ -237,41 +202,6 @@ fn overlaid<T: for<'de> Deserialize<'de>>(
     // Nothing is as good as not there.
     fields.retain(|_, value| !value.is_null());
     serde_json::from_value(Value::Object(fields)).map_err(|e| format!("{name}: {e}"))
-}
-
-fn normalisation(folder: &Path, image_size: usize) -> Result<Normalisation> {
-    let path = folder.join("preprocessor_config.json");
-    if !path.is_file() {
-        return Ok(Normalisation::default());
-    }
-    let found: Preprocessor = json(&path)?;
-    let bad = |reason: String| Err(Error::bad_file(&path, reason));
-    for (name, step) in [
-        ("do_resize", found.do_resize),
-        ("do_center_crop", found.do_center_crop),
-        ("do_rescale", found.do_rescale),
-        ("do_normalize", found.do_normalize),
-    ] {
-        if step == Some(false) {
-            return bad(format!("{name} is false, expected true"));
-        }
-    }
-    if found.resample.is_some_and(|resample| resample != 3) {
-        return bad(format!(
-            "resample is {}, expected 3 (bicubic)",
-            found.resample.unwrap_or_default()
-        ));
-    }
-    for (name, size) in [("size", &found.size), ("crop_size", &found.crop_size)] {
-        if size.as_ref().is_some_and(|size| !size.is(image_size)) {
-            return bad(format!("{name} is not the model's {image_size}"));
-        }
-    }
-    let default = Normalisation::default();
-    Ok(Normalisation {
-        mean: found.image_mean.unwrap_or(default.mean),
-        std: found.image_std.unwrap_or(default.std),
-    })
 }
 
 fn map(config: &ClipConfig, mapping: &mut Mapping<'_>) -> Result<()> {

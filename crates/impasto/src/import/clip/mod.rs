@@ -12,6 +12,7 @@
 
 mod hugging_face;
 mod open_clip;
+mod preprocessing;
 #[cfg(test)]
 mod tests;
 
@@ -85,6 +86,8 @@ pub fn load(path: &Path, options: &Options, device: &Device) -> Result<Published
             (Format::HuggingFace, hugging_face::load(path, device)?)
         } else if path.join("open_clip_config.json").is_file() {
             (Format::OpenClip, open_clip::load_folder(path, device)?)
+        } else if let Some(reason) = super::foreign::explain(path, super::foreign::Wanted::Clip) {
+            return Err(Error::bad_file(path, reason));
         } else {
             return Err(Error::Missing {
                 what: "published CLIP",

@@ -19,6 +19,7 @@ use tokenizers::Tokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 pub use cleaning::Cleaning;
+pub(crate) use gzip::MAGIC as GZIP;
 
 use crate::{Error, Result, files};
 
@@ -31,6 +32,11 @@ const PIECES: &str = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{
 /// The names that the two special tokens have had.
 const STARTS: [&str; 2] = ["<|startoftext|>", "<start_of_text>"];
 const ENDS: [&str; 2] = ["<|endoftext|>", "<end_of_text>"];
+
+/// OpenAI's list of merges as they published it (MIT, see the licence beside it), and the number of ids of every model
+/// that uses it.
+const OPENAI_MERGES: &[u8] = include_bytes!("bpe_simple_vocab_16e6.txt.gz");
+const OPENAI_VOCAB_SIZE: usize = 49_408;
 
 /// The largest vocabulary file that is read.
 const MAX_FILE_BYTES: usize = 64 << 20;
@@ -113,6 +119,17 @@ impl ClipTokenizer {
         ClipTokenizer::new(vocabulary, merges, cleaning)
     }
 
+    /// OpenAI's, for a model whose files hold no vocabulary; none where its number of ids says that it has another.
+    ///
+    /// # Errors
+    /// None that a file is the reason of: the merges are part of the program.
+    pub fn published(vocab_size: usize, cleaning: Cleaning) -> Result<Option<Self>> {
+        let is_openai = vocab_size == OPENAI_VOCAB_SIZE;
+        is_openai
+            .then(|| ClipTokenizer::from_merges(OPENAI_MERGES, vocab_size, cleaning))
+            .transpose()
+    }
+
     /// From `vocab.json` and `merges.txt`.
     pub fn from_vocabulary(vocabulary: &[u8], merges: &[u8], cleaning: Cleaning) -> Result<Self> {
         let vocabulary: HashMap<String, u32> = serde_json::from_slice(vocabulary).map_err(|e| {
@@ -181,7 +198,8 @@ impl ClipTokenizer {
         ClipTokenizer::new(vocabulary, merges, cleaning)
     }
 
-    /// From the files of a folder: `tokenizer.json`, else `vocab.json` and `merges.txt`, else OpenAI's list.
+    /// From the files of a folder: `tokenizer.json`, else `vocab.json` and `merges.txt`, else OpenAI's list; without
+    /// any, [`ClipTokenizer::published`].
     pub fn load(folder: &Path, vocab_size: usize, cleaning: Cleaning) -> Result<Self> {
         let read = |name: &str| files::read(folder.join(name));
         let named = |name: &str, loaded: Result<Self>| {
@@ -207,11 +225,14 @@ impl ClipTokenizer {
                 );
             }
         }
+        if let Some(published) = ClipTokenizer::published(vocab_size, cleaning)? {
+            return Ok(published);
+        }
         Err(Error::Missing {
             what: "text tokenizer",
             path: folder.join(json),
             hint: "put tokenizer.json, or vocab.json and merges.txt, or bpe_simple_vocab_16e6.txt.gz there; \
-                   each published CLIP comes with one of them"
+                   CLIPs whose ids are OpenAI's 49,408 need none"
                 .into(),
         })
     }
