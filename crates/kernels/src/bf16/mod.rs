@@ -18,6 +18,7 @@ mod tests;
 mod tiles;
 mod unit;
 
+pub(crate) use unit::with_packed;
 pub use unit::{
     Factor, Panels, Unit, forward_panels, gemm, gemm_with_unit, multiply, multiply_with_unit, unit,
 };

@@ -6,10 +6,12 @@
 //! steps: two numbers of the first line, two of the second, and so on. Each is the other's transpose in pairs.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::Weights;
 use crate::amx::TILE;
 use crate::gemm::Matrix;
+use crate::gemm::pack::Columns;
 use crate::shared::{SharedPtr, with_scratch};
 use crate::team;
 
@@ -91,7 +93,15 @@ pub(super) struct Source<'a> {
 enum Data<'a> {
     Floats(&'a [f32]),
     Halves(&'a [u8]),
+    /// Lines that are made up while they are packed; strides mean nothing.
+    Columns(&'a dyn Columns),
 }
+
+/// Panels that are packed together, so that long rows of memory are read on.
+const TOGETHER: usize = 8;
+
+/// Steps that are made up at a time: with [`TOGETHER`], 128 KiB of the L2 cache.
+const MADE_UP: usize = 256;
 
 impl<'a> Source<'a> {
     /// The rows of a first factor.
@@ -109,6 +119,17 @@ impl<'a> Source<'a> {
     /// The columns of a second factor.
     pub(super) fn columns(x: &Matrix<'a>) -> Self {
         Self::rows(&x.transposed())
+    }
+
+    /// The columns of a second factor that is made up while it is packed.
+    pub(super) fn made_up(x: &'a dyn Columns) -> Self {
+        Self {
+            data: Data::Columns(x),
+            lines: x.len(),
+            steps: x.depth(),
+            line_stride: 0,
+            step_stride: 0,
+        }
     }
 
     /// The columns of a second factor that is in bfloat16 already.
@@ -164,14 +185,16 @@ impl<'a> Source<'a> {
     /// # Safety
     /// As for [`Self::with_tiles`].
     pub(super) unsafe fn pack(&self, order: Order, parallel: bool, to: &mut [u8]) {
-        /// Panels that are packed together, so that long rows of memory are read on.
-        const TOGETHER: usize = 8;
         assert_eq!(to.len(), self.bytes(), "bytes of tiles");
         let panels = self.lines.div_ceil(LINES);
         let depth = self.steps.div_ceil(STEPS);
         let target = SharedPtr::new(to.as_mut_ptr());
         let task = |index: usize| {
             let panels = index * TOGETHER..((index + 1) * TOGETHER).min(panels);
+            if let Data::Columns(x) = self.data {
+                // SAFETY: each task has panels of its own; the processor is the caller's promise.
+                return unsafe { pack_made_up(x, panels, depth, target) };
+            }
             for tile in 0..depth {
                 for panel in panels.clone() {
                     // SAFETY: each task has panels of its own; the processor is the caller's promise.
@@ -221,6 +244,7 @@ impl<'a> Source<'a> {
                     half_lines(x.as_ptr().add(2 * at), self.line_stride, lines, steps),
                     Order::Lines,
                 ),
+                Data::Columns(_) => unreachable!("made up elsewhere"),
                 Data::Halves(x) => (
                     half_pairs(x.as_ptr().add(2 * at), self.step_stride, lines, steps),
                     Order::Pairs,
@@ -234,6 +258,45 @@ impl<'a> Source<'a> {
             for (i, line) in block.into_iter().enumerate() {
                 _mm512_storeu_si512(to.add(64 * i).cast(), line);
             }
+        }
+    }
+}
+
+/// Writes some panels of a second factor that is made up.
+///
+/// # Safety
+/// The processor has what a [`super::Unit`] needs; nothing else touches these panels of the target.
+unsafe fn pack_made_up(x: &dyn Columns, panels: Range<usize>, depth: usize, to: SharedPtr<u8>) {
+    let columns = (panels.end * LINES).min(x.len()) - panels.start * LINES;
+    with_scratch(panels.len() * LINES * MADE_UP, |made_up| {
+        for first in (0..x.depth()).step_by(MADE_UP) {
+            let steps = MADE_UP.min(x.depth() - first);
+            x.pack(made_up, LINES, first, steps, panels.start * LINES, columns);
+            for (index, panel) in panels.clone().enumerate() {
+                for tile in 0..steps.div_ceil(STEPS) {
+                    let from = &made_up[(index * steps + tile * STEPS) * LINES..];
+                    // SAFETY: the steps were made up; the target has the tile.
+                    unsafe {
+                        let at = (panel * depth + first / STEPS + tile) * TILE;
+                        let steps = STEPS.min(steps - tile * STEPS);
+                        write_pairs(from.as_ptr(), steps, to.get().add(at));
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Writes a tile of steps of 16 numbers each.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn write_pairs(from: *const f32, steps: usize, to: *mut u8) {
+    // SAFETY: the caller's.
+    unsafe {
+        for (i, pair) in float_pairs(from, LINES, LINES, steps)
+            .into_iter()
+            .enumerate()
+        {
+            _mm512_storeu_si512(to.add(64 * i).cast(), pair);
         }
     }
 }

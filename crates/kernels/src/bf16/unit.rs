@@ -1,8 +1,10 @@
 //! Products by instructions that multiply bfloat16s.
 
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 use super::Weights;
+use crate::gemm::pack::Columns;
 use crate::gemm::{Into, Matrix, MatrixMut};
 use crate::shared::{SharedPtr, for_rows, fresh, rows_mut};
 
@@ -269,6 +271,75 @@ pub fn gemm_with_unit(unit: Unit, a: Matrix, b: Factor, y: MatrixMut, into: Into
             work(())
         }
     });
+}
+
+/// A first factor, rounded and packed once for many products.
+#[derive(Clone, Copy)]
+pub(crate) struct Packed<'a> {
+    #[cfg(target_arch = "x86_64")]
+    tiles: Tiles<'a>,
+    unit: Unit,
+    rows: usize,
+    depth: usize,
+    memory: PhantomData<&'a [u8]>,
+}
+
+/// Calls `work` with a first factor, packed on all threads of the current rayon pool.
+///
+/// # Panics
+/// If this processor lacks the unit.
+pub(crate) fn with_packed<R>(unit: Unit, a: Matrix, work: impl FnOnce(Packed) -> R) -> R {
+    assert!(
+        unit.is_available(),
+        "{unit:?} is not offered by this processor"
+    );
+    let (rows, depth) = (a.rows(), a.cols());
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the unit is available.
+    unsafe {
+        Source::rows(&a).with_tiles(Order::Lines, true, |tiles| {
+            work(Packed {
+                tiles,
+                unit,
+                rows,
+                depth,
+                memory: PhantomData,
+            })
+        })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    work(Packed {
+        unit,
+        rows,
+        depth,
+        memory: PhantomData,
+    })
+}
+
+impl Packed<'_> {
+    /// `y = a·b` or `y += a·b` with a `b` that is made up while it is rounded and packed, on the calling thread alone.
+    pub(crate) fn multiply(&self, b: &impl Columns, y: MatrixMut, into: Into) {
+        assert_eq!(
+            (self.rows, self.depth, b.len()),
+            (y.rows, b.depth(), y.cols),
+            "shapes of the factors against the result's"
+        );
+        if y.rows == 0 || y.cols == 0 {
+            return;
+        }
+        if self.depth == 0 {
+            return y.clear(into);
+        }
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the unit is available.
+        unsafe {
+            Source::made_up(b).with_tiles(Order::Pairs, false, |b| {
+                products::multiply(self.unit, false, self.tiles, b, y, into);
+            });
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        unreachable!("{:?} is on x86-64", self.unit);
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
