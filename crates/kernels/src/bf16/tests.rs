@@ -393,7 +393,10 @@ fn rounding_both_factors_moves_results_by_a_quarter_of_a_per_cent() {
     let (rows, inputs, outputs) = (64, 512, 64);
     let (x, w) = (numbers(rows * inputs, 1), numbers(inputs * outputs, 2));
     let exact = |x: &[f32], w: &[f32]| {
-        let (x, w) = (Matrix::new(x, rows, inputs), Matrix::new(w, inputs, outputs));
+        let (x, w) = (
+            Matrix::new(x, rows, inputs),
+            Matrix::new(w, inputs, outputs),
+        );
         crate::linear::forward(x, w, None)
     };
     let (before, after) = (exact(&x, &w), exact(&rounded(&x), &rounded(&w)));
