@@ -270,8 +270,7 @@ def ours(program, part, options, precisions=None):
     """The figures of `impasto bench` by (model, precision, batch, unit)."""
     command = [program, "bench", "--json", "--what", part, "--threads", str(options.threads)]
     command += ["--tokens", str(options.tokens), "--runs", str(options.runs)]
-    if precisions:
-        command += ["--precision", ",".join(precisions)]
+    command += ["--precision", ",".join(precisions or ["f32"])]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True)
     report = json.loads(done.stdout)
     figures = report["figures"]

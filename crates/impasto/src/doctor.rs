@@ -83,8 +83,10 @@ pub struct Machine {
 /// Which CPU kernels run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Kernels {
-    /// The vector instructions of kernels for f32 and bf16: "AVX-512", "AVX2", "NEON" or "portable".
+    /// The vector instructions of kernels for f32: "AVX-512", "AVX2", "NEON" or "portable".
     pub floats: &'static str,
+    /// Those of products in bf16: "AMX", "AVX-512 BF16", or those for f32.
+    pub halves: &'static str,
     /// Those of kernels for int8 and int4.
     pub integers: &'static str,
     /// Extensions of the processor, used or not.
@@ -210,7 +212,7 @@ fn machine() -> Machine {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     Machine {
         system: system(),
-        cpu: field("/proc/cpuinfo", "model name"),
+        cpu: cpu(),
         cpus,
         threads: rayon::current_num_threads(),
         memory_bytes: kibibytes("MemTotal"),
@@ -238,6 +240,11 @@ fn system() -> String {
 }
 
 /// The first value of `name : value` in a file.
+/// The processor's name.
+pub(crate) fn cpu() -> Option<String> {
+    field("/proc/cpuinfo", "model name")
+}
+
 fn field(path: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     text.lines().find_map(|line| {
@@ -252,7 +259,9 @@ fn kibibytes(name: &str) -> Option<u64> {
     Some(number * 1024)
 }
 
-fn kernels() -> Kernels {
+/// Which CPU kernels run.
+pub(crate) fn kernels() -> Kernels {
+    use impasto_kernels::bf16::{Unit, unit};
     use impasto_kernels::{Isa, extensions, has_vnni, isa};
     let mut found: Vec<String> = extensions().into_iter().map(str::to_owned).collect();
     // The compiler's library does not tell these.
@@ -274,8 +283,14 @@ fn kernels() -> Kernels {
         Isa::Neon => ("NEON", "NEON"),
         Isa::Portable => ("portable", "portable"),
     };
+    let halves = match unit() {
+        Some(Unit::Amx) => "AMX",
+        Some(Unit::Avx512Bf16) => "AVX-512 BF16",
+        None => floats,
+    };
     Kernels {
         floats,
+        halves,
         integers,
         extensions: found,
     }

@@ -84,6 +84,52 @@ pub fn extensions() -> Vec<&'static str> {
     found
 }
 
+/// Bytes of the caches that a core has for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Caches {
+    pub(crate) l1: usize,
+    pub(crate) l2: usize,
+}
+
+/// The caches of data of this processor, or common ones where it does not tell.
+pub(crate) fn caches() -> Caches {
+    static CACHES: OnceLock<Caches> = OnceLock::new();
+    *CACHES.get_or_init(|| {
+        let mut found = Caches {
+            l1: 32 << 10,
+            l2: 1 << 20,
+        };
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{__cpuid, __cpuid_count};
+            // Leaf 4 of Intel; AMD has the same fields in a leaf of its own.
+            let amd =
+                __cpuid(0x8000_0000).eax >= 0x8000_001D && __cpuid(0x8000_0001).ecx >> 22 & 1 == 1;
+            let leaf = match amd {
+                true => Some(0x8000_001D),
+                false => (__cpuid(0).eax >= 4).then_some(4),
+            };
+            for index in 0..8 {
+                let Some(leaf) = leaf else { break };
+                let cache = __cpuid_count(leaf, index);
+                let (kind, level) = (cache.eax & 31, cache.eax >> 5 & 7);
+                let bytes = ((cache.ebx >> 22) as usize + 1)
+                    * ((cache.ebx >> 12 & 0x3FF) as usize + 1)
+                    * ((cache.ebx & 0xFFF) as usize + 1)
+                    * (cache.ecx as usize + 1);
+                // Of data, or of both; what can't be is a virtual machine's invention.
+                match (kind, level) {
+                    (0, _) => break,
+                    (1 | 3, 1) if (8 << 10..=1 << 20).contains(&bytes) => found.l1 = bytes,
+                    (1 | 3, 2) if (128 << 10..=64 << 20).contains(&bytes) => found.l2 = bytes,
+                    _ => {}
+                }
+            }
+        }
+        found
+    })
+}
+
 /// All instruction sets of this processor.
 #[cfg(test)]
 pub(crate) fn isas() -> Vec<Isa> {

@@ -8,9 +8,12 @@
 //!   sums over all rows; they do not depend on the threads either.)
 //! - **Run-time dispatch.** One generic binary holds AVX-512, AVX2, NEON and portable versions, whatever
 //!   of them the processor's family has. The vector versions agree bit for bit (same fused multiply-adds
-//!   in the same order); the portable one rounds its products, and agrees to rounding.
+//!   in the same order); the portable one rounds its products, and agrees to rounding. Instructions that multiply
+//!   bfloat16s (AVX-512 BF16, AMX) each have an order of their own, see [`bf16`].
 
 pub mod adamw;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod attention;
 pub mod bf16;
 pub mod conv2d;

@@ -13,15 +13,13 @@ use crate::simd::Neon;
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{Kernel, Portable, Vector};
 
-/// Bytes that are read: several last-level caches.
-const BUFFER: usize = 256 << 20;
-
 /// Runs of multiply-adds, of which the quickest counts.
 const RUNS: usize = 32;
 
-/// Bytes a second that memory is read with, in each of `passes` passes after one that does not count.
-pub fn bandwidths(passes: usize) -> Vec<f64> {
-    let buffer: Vec<u64> = (0..BUFFER as u64 / 8).collect();
+/// Bytes a second that as many bytes are read with, one after the other, in each of `passes` passes after one that
+/// does not count. What a cache holds of them is read from there, as a program that reads so much again and again does.
+pub fn bandwidths(passes: usize, bytes: usize) -> Vec<f64> {
+    let buffer: Vec<u64> = (0..bytes as u64 / 8).collect();
     let each = buffer.len().div_ceil(4 * rayon::current_num_threads());
     let mut rates = rates(passes + 1, || {
         buffer
@@ -39,27 +37,155 @@ pub fn bandwidths(passes: usize) -> Vec<f64> {
             .reduce(|| 0, |a, b| a ^ b)
     });
     rates.remove(0);
-    rates.iter().map(|rate| rate * BUFFER as f64).collect()
+    let read = (buffer.len() / 32 * 32 * 8) as f64;
+    rates.iter().map(|rate| rate * read).collect()
 }
 
 /// Multiply-adds of `f32` in registers, two operations each, a second.
 pub fn operations() -> f64 {
     const STEPS: usize = 1 << 20;
-    let threads = rayon::current_num_threads();
     let lanes = match isa() {
         Isa::Avx512 => 16,
         Isa::Avx2 | Isa::Portable => 8,
         Isa::Neon => 4,
     };
+    most(STEPS * CHAINS * lanes, || {
+        black_box(chains(black_box(STEPS)));
+    })
+}
+
+/// The same of bfloat16s, where the processor multiplies them.
+pub fn bf16_operations() -> Option<f64> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // SAFETY: the unit is there.
+        match crate::bf16::unit()? {
+            crate::bf16::Unit::Amx => Some(most(TILES * 16 * 16 * 32, || unsafe {
+                crate::amx::with_tiles(crate::amx::Shapes { depth_bytes: 64 }, || {
+                    tiles::<false>();
+                });
+            })),
+            crate::bf16::Unit::Avx512Bf16 => Some(most(PAIRS * CHAINS * 32, || {
+                black_box(unsafe { pairs(black_box(PAIRS)) });
+            })),
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        None
+    }
+}
+
+/// The same of bytes that sum in 32 bits, where the processor has instructions for them.
+pub fn int8_operations() -> Option<f64> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // SAFETY: the instructions are there.
+        if crate::amx::has_int8() {
+            return Some(most(TILES * 16 * 16 * 64, || unsafe {
+                crate::amx::with_tiles(crate::amx::Shapes { depth_bytes: 64 }, || {
+                    tiles::<true>();
+                });
+            }));
+        }
+        if crate::isa::has_vnni() {
+            return Some(most(PAIRS * CHAINS * 64, || {
+                black_box(unsafe { quads(black_box(PAIRS)) });
+            }));
+        }
+    }
+    None
+}
+
+/// Operations a second, two for each of so many multiply-adds of `work` on each thread, of the quickest run.
+fn most(multiply_adds: usize, work: impl Fn() + Sync) -> f64 {
+    let threads = rayon::current_num_threads();
     let rates = rates(RUNS, || {
         (0..threads)
             .into_par_iter()
             .with_max_len(1)
-            .map(|_| chains(black_box(STEPS)))
-            .sum::<f32>()
+            .for_each(|_| work());
     });
     let best = rates.into_iter().fold(0.0, f64::max);
-    best * (2 * threads * STEPS * CHAINS * lanes) as f64
+    best * (2 * threads * multiply_adds) as f64
+}
+
+/// Products of tiles in a run.
+#[cfg(target_arch = "x86_64")]
+const TILES: usize = 1 << 18;
+
+/// Steps of the chains of vectors of bfloat16s and bytes.
+#[cfg(target_arch = "x86_64")]
+const PAIRS: usize = 1 << 20;
+
+/// Products of tiles of zeros, which take as long as any.
+///
+/// # Safety
+/// Tiles are configured, and the processor multiplies such ones.
+#[cfg(target_arch = "x86_64")]
+unsafe fn tiles<const INT8: bool>() {
+    macro_rules! products {
+        ($instruction:literal) => {
+            std::arch::asm!(
+                "tilezero tmm4",
+                "tilezero tmm5",
+                "tilezero tmm6",
+                "tilezero tmm7",
+                "2:",
+                concat!($instruction, " tmm0, tmm4, tmm6"),
+                concat!($instruction, " tmm1, tmm4, tmm7"),
+                concat!($instruction, " tmm2, tmm5, tmm6"),
+                concat!($instruction, " tmm3, tmm5, tmm7"),
+                "dec {n}",
+                "jnz 2b",
+                n = inout(reg) TILES / 4 => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, nomem)
+            )
+        };
+    }
+    // SAFETY: the caller's; no memory is touched.
+    unsafe {
+        if INT8 {
+            products!("tdpbsud");
+        } else {
+            products!("tdpbf16ps");
+        }
+    }
+}
+
+/// Chains of products of pairs of bfloat16s.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn pairs(steps: usize) -> f32 {
+    use std::arch::x86_64::*;
+    let one = _mm512_set1_epi32(0x3F80_3F80);
+    // SAFETY: both are 64 bytes of any bits.
+    let one = unsafe { std::mem::transmute::<__m512i, __m512bh>(black_box(one)) };
+    let mut sums = [_mm512_setzero_ps(); CHAINS];
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, one, one);
+        }
+    }
+    sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum()
+}
+
+/// Chains of products of four bytes.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn quads(steps: usize) -> i32 {
+    use std::arch::x86_64::*;
+    let one = black_box(_mm512_set1_epi32(0x0101_0101));
+    let mut sums = [_mm512_setzero_si512(); CHAINS];
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, one, one);
+        }
+    }
+    let total = sums.into_iter().map(|sum| _mm512_reduce_add_epi32(sum));
+    total.fold(0, i32::wrapping_add)
 }
 
 /// Runs a second, of each of some.

@@ -10,14 +10,15 @@ use crate::terminal;
 /// Measure the speed of loading, of drawing, of pixels, of CLIP and of training on the CPU
 ///
 /// Random weights in published sizes. The last column is the share of what the machine can do at most, measured in
-/// the same run: of its memory's bandwidth (the median) for tokens, of its multiply-adds in f32 for everything else.
+/// the same run: of its memory's bandwidth (the median) for tokens, of its multiply-adds in the precision of the
+/// products for everything else.
 #[derive(Args)]
 pub struct Arguments {
     /// What to measure [default: everything]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PART")]
     what: Vec<Part>,
-    /// Loading and decoding: in what weights are held
-    #[arg(long, value_delimiter = ',', value_name = "FORMAT", default_values = ["f32", "int8"])]
+    /// Loading, decoding, CLIP and training (f32 and bf16): in what weights are held
+    #[arg(long, value_delimiter = ',', value_name = "FORMAT", default_values = ["f32", "bf16", "int8"])]
     precision: Vec<WeightFormat>,
     /// Decoding: tokens of each run
     #[arg(long, value_name = "N", default_value = "33", value_parser = clap::value_parser!(u16).range(4..=256))]
@@ -102,14 +103,23 @@ fn line(figure: &Figure) -> String {
 }
 
 fn table(report: &Report) -> String {
+    let (kernels, peaks) = (&report.kernels, &report.peaks);
     let mut text = format!(
-        "impasto {}, {} threads, {}: memory {:.1} GB/s, f32 {:.0} GFLOP/s",
+        "impasto {}, {}, {} threads\nkernels: f32 {}, bf16 {}, int8 {}\nmost: memory {:.1} GB/s, f32 {:.0} GFLOP/s",
         report.version,
+        report.cpu.as_deref().unwrap_or("unknown processor"),
         report.threads,
-        report.instructions,
+        kernels.floats,
+        kernels.halves,
+        kernels.integers,
         report.bandwidth / 1e9,
-        report.operations / 1e9,
+        peaks.f32 / 1e9,
     );
+    for (name, peak) in [("bf16", peaks.bf16), ("int8", peaks.int8)] {
+        if let Some(peak) = peak {
+            text += &format!(", {name} {:.0}", peak / 1e9);
+        }
+    }
     if let Some(bytes) = report.peak_memory_bytes {
         text += &format!(", peak memory {:.0} MiB", bytes as f64 / f64::from(1 << 20));
     }

@@ -58,7 +58,10 @@ fn page(diagnosis: &Diagnosis) -> String {
     let kernels = &diagnosis.kernels;
     page.row(
         "kernels",
-        format!("{}, int8 and int4: {}", kernels.floats, kernels.integers),
+        format!(
+            "{}, bf16: {}, int8 and int4: {}",
+            kernels.floats, kernels.halves, kernels.integers
+        ),
     );
     page.row("extensions", list(&kernels.extensions));
     for device in &diagnosis.devices {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use impasto_kernels::machine;
 
 use super::sizes::{bart_config, linear_sizes, own_config, random, streamed};
-use super::{Bench, Of, READINGS, What, median};
+use super::{Bench, LEAST_READ, MOST_READ, Of, READINGS, What, median};
 use crate::checkpoint::WeightFormat;
 use crate::engine::{SampleSpec, sample};
 use crate::models::dalle::Order;
@@ -26,7 +26,9 @@ impl Bench<'_> {
         bytes: f64,
         work: impl FnOnce(&mut dyn FnMut() -> ControlFlow<()>) -> Result<()>,
     ) -> Result<()> {
-        let (before, tokens) = (self.readings.len() - READINGS, self.options.tokens);
+        let (before, tokens) = (self.readings.len(), self.options.tokens);
+        let read = (bytes as usize).clamp(LEAST_READ / 8, MOST_READ);
+        self.readings.extend(machine::bandwidths(READINGS, read));
         let mut stamps = Vec::with_capacity(tokens);
         let begin = Instant::now();
         stopped(work(&mut || {
@@ -37,7 +39,7 @@ impl Bench<'_> {
                 ControlFlow::Break(())
             }
         }))?;
-        self.readings.extend(machine::bandwidths(READINGS));
+        self.readings.extend(machine::bandwidths(READINGS, read));
         let bandwidth = median(self.readings[before..].to_vec());
         let of = |unit, bytes| Of {
             what: What::Decode,

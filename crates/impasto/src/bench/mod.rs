@@ -2,9 +2,10 @@
 //! sizes, and which share of what the machine can do at most that is.
 //!
 //! Decoding is bound by how fast memory is read, so its share is of the measured bandwidth: all weights once a token,
-//! and the keys and values of what was drawn. Everything else is bound by multiply-adds, so its share is of the
-//! measured peak of `f32`; operations are counted as the plain algorithm has them: convolutions by Winograd's way do
-//! with fewer, and may seem to exceed the peak.
+//! and the keys and values of what was drawn. As many bytes are read for comparison, as a large cache may hold a part
+//! of them. Everything else is bound by multiply-adds, so its share is of the measured peak of them in that precision;
+//! operations are counted as the plain algorithm has them: convolutions by Winograd's way do with fewer, and may seem
+//! to exceed the peak.
 //!
 //! What else runs on the machine slows both a token and the reading of memory, so that the bandwidth is measured
 //! before and after each run of tokens and both are medians.
@@ -18,9 +19,12 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use burn::tensor::Device;
+use impasto_kernels::machine;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::WeightFormat;
+use crate::doctor::{self, Kernels};
+use crate::nn::ComputePrecision;
 use crate::{Error, Result};
 
 /// What is measured.
@@ -55,7 +59,7 @@ impl What {
 pub struct Options {
     /// What.
     pub what: Vec<What>,
-    /// Loading and decoding: in what weights are held.
+    /// Loading, decoding, CLIP and training (f32 and bf16): in what weights are held.
     pub formats: Vec<WeightFormat>,
     /// Decoding: tokens of each run, the first of which is the prefill's.
     pub tokens: usize,
@@ -86,6 +90,37 @@ pub struct Figure {
     pub fraction: Option<f64>,
 }
 
+/// The most operations a second, two for each multiply-add, of numbers in registers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Peaks {
+    /// In `f32`.
+    pub f32: f64,
+    /// In bfloat16, where the processor multiplies it.
+    pub bf16: Option<f64>,
+    /// Of bytes, where the processor has instructions for them.
+    pub int8: Option<f64>,
+}
+
+impl Peaks {
+    fn measure() -> Self {
+        Peaks {
+            f32: machine::operations(),
+            bf16: machine::bf16_operations(),
+            int8: machine::int8_operations(),
+        }
+    }
+
+    /// Of products with weights in a format.
+    fn of(&self, format: WeightFormat) -> f64 {
+        let own = match format {
+            WeightFormat::F32 => None,
+            WeightFormat::Bf16 => self.bf16,
+            WeightFormat::Int8 | WeightFormat::Int4 => self.int8,
+        };
+        own.unwrap_or(self.f32)
+    }
+}
+
 /// Everything that was measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -93,12 +128,14 @@ pub struct Report {
     pub version: &'static str,
     /// Threads of the pool.
     pub threads: usize,
+    /// The processor's name, where the system tells it.
+    pub cpu: Option<String>,
     /// What the kernels run on.
-    pub instructions: String,
-    /// Bytes a second.
+    pub kernels: Kernels,
+    /// Bytes a second, of the sizes that were read; of [`LEAST_READ`] where nothing was decoded.
     pub bandwidth: f64,
-    /// `f32` operations a second.
-    pub operations: f64,
+    /// The most operations a second.
+    pub peaks: Peaks,
     /// The figures.
     pub figures: Vec<Figure>,
     /// Peak memory of the process, where the system tells it.
@@ -119,8 +156,8 @@ pub fn run(
     let mut bench = Bench {
         device: Device::flex(),
         options,
-        readings: impasto_kernels::machine::bandwidths(READINGS),
-        operations: impasto_kernels::machine::operations(),
+        readings: Vec::new(),
+        peaks: Peaks::measure(),
         figures: Vec::new(),
         progress,
     };
@@ -134,16 +171,34 @@ pub fn run(
                 }
             }
             What::Pixels => bench.pixels()?,
-            What::Clip => bench.clip()?,
-            What::Training => bench.training()?,
+            What::Clip => {
+                for &format in &options.formats {
+                    bench.clip(format)?;
+                }
+            }
+            What::Training => {
+                for precision in [ComputePrecision::F32, ComputePrecision::Bf16] {
+                    let format = match precision {
+                        ComputePrecision::F32 => WeightFormat::F32,
+                        ComputePrecision::Bf16 => WeightFormat::Bf16,
+                    };
+                    if options.formats.contains(&format) && precision.check(&bench.device).is_ok() {
+                        bench.training(precision)?;
+                    }
+                }
+            }
         }
+    }
+    if bench.readings.is_empty() {
+        bench.readings = machine::bandwidths(READINGS, LEAST_READ);
     }
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
         threads: rayon::current_num_threads(),
-        instructions: format!("{:?}", impasto_kernels::isa()),
+        cpu: doctor::cpu(),
+        kernels: doctor::kernels(),
         bandwidth: median(bench.readings),
-        operations: bench.operations,
+        peaks: bench.peaks,
         figures: bench.figures,
         peak_memory_bytes: peak_memory(),
     })
@@ -151,6 +206,12 @@ pub fn run(
 
 /// Passes of reading between two measurements.
 const READINGS: usize = 5;
+
+/// Bytes that are read where no figure says how many.
+const LEAST_READ: usize = 256 << 20;
+
+/// Bytes that are read at most: memory that models leave, and more than any cache holds.
+const MOST_READ: usize = 2 << 30;
 
 /// `VmHWM` of Linux.
 fn peak_memory() -> Option<u64> {
@@ -165,7 +226,7 @@ struct Bench<'a> {
     options: &'a Options,
     /// Bandwidths, as they were measured before and after the runs of tokens.
     readings: Vec<f64>,
-    operations: f64,
+    peaks: Peaks,
     figures: Vec<Figure>,
     progress: &'a mut dyn FnMut(&Figure) -> ControlFlow<()>,
 }
@@ -189,7 +250,10 @@ impl Bench<'_> {
     fn tell(&mut self, of: Of<'_>, seconds: f64) -> Result<()> {
         let (bound, fraction) = match (of.bytes, of.operations) {
             (Some((bytes, bandwidth)), _) => (Some("bandwidth"), Some(bytes / seconds / bandwidth)),
-            (None, Some(count)) => (Some("operations"), Some(count / seconds / self.operations)),
+            (None, Some(count)) => (
+                Some("operations"),
+                Some(count / seconds / self.peaks.of(of.precision)),
+            ),
             (None, None) => (None, None),
         };
         let figure = Figure {

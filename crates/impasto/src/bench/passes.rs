@@ -12,6 +12,7 @@ use crate::models::dalle::{DalleBatch, LossWeights, raster};
 use crate::models::parameters::shapes;
 use crate::models::{ImageTokenizer, ImageTokenizerConfig};
 use crate::nn::Init;
+use crate::nn::precision::{ComputePrecision, in_bf16};
 use crate::train::config::RunConfig;
 use crate::train::optimizer::{NamedGradients, Optimizer};
 
@@ -55,12 +56,9 @@ impl Bench<'_> {
         self.tell(of, seconds)
     }
 
-    pub(super) fn clip(&mut self) -> Result<()> {
+    pub(super) fn clip(&mut self, format: WeightFormat) -> Result<()> {
         let config = clip_config();
-        let model = random(
-            config.init(&mut Init::empty(&self.device)),
-            WeightFormat::F32,
-        );
+        let model = random(config.init(&mut Init::empty(&self.device)), format);
         let places = config.patches() + 1;
         let weights: usize = linear_sizes(&model, |name| name.starts_with("image."))
             .iter()
@@ -80,7 +78,7 @@ impl Bench<'_> {
             let of = Of {
                 what: What::Clip,
                 model: "CLIP ViT-B/32",
-                precision: WeightFormat::F32,
+                precision: format,
                 batch,
                 unit: "picture",
                 count: batch as f64,
@@ -92,7 +90,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    pub(super) fn training(&mut self) -> Result<()> {
+    pub(super) fn training(&mut self, precision: ComputePrecision) -> Result<()> {
         let config = training_config();
         let device = self.device.clone().autodiff();
         let mut model = Some(config.init(&mut Init::new(1, &device)));
@@ -120,7 +118,10 @@ impl Bench<'_> {
             let Some(known) = model.take() else {
                 return Ok(());
             };
-            let losses = known.losses(&batch, &LossWeights::default());
+            let losses = match precision {
+                ComputePrecision::F32 => known.losses(&batch, &LossWeights::default()),
+                ComputePrecision::Bf16 => in_bf16(&known).losses(&batch, &LossWeights::default()),
+            };
             let gradients = NamedGradients::collect(&known, &losses.total.backward());
             let moved = optimizer.step(known, gradients, 1e-4, 1.0, step);
             model = Some(moved);
@@ -132,7 +133,10 @@ impl Bench<'_> {
         let of = Of {
             what: What::Training,
             model: "Dalle 6 x 384, 320 tokens",
-            precision: WeightFormat::F32,
+            precision: match precision {
+                ComputePrecision::F32 => WeightFormat::F32,
+                ComputePrecision::Bf16 => WeightFormat::Bf16,
+            },
             batch: TRAINING_ROWS,
             unit: "step",
             count: 1.0,

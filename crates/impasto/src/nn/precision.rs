@@ -31,9 +31,12 @@ impl ComputePrecision {
         };
         match self {
             ComputePrecision::F32 => Ok(()),
-            ComputePrecision::Bf16 if ops::is_cpu(device) => {
-                refused("the CPU kernels train in f32; expected \"precision\": \"f32\"")
-            }
+            ComputePrecision::Bf16 if ops::is_cpu(device) => match impasto_kernels::bf16::unit() {
+                Some(_) => Ok(()),
+                None => refused(
+                    "this processor does not multiply bfloat16 (AVX-512 BF16, AMX); expected \"precision\": \"f32\"",
+                ),
+            },
             ComputePrecision::Bf16 if !device.supports_dtype(DType::BF16) => {
                 refused("it has no bf16; expected \"precision\": \"f32\"")
             }

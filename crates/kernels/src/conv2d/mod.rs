@@ -1,7 +1,8 @@
 //! 2-D convolution of `[batch, channels, height, width]` and its gradients, as matrix products whose
 //! second factor, the patches of the picture, exists only panel by panel while it is packed.
 //!
-//! Kernels of 3×3 over many channels go by Winograd's way instead. Pictures are first copied into a frame
+//! Kernels of 3×3 over many channels go by Winograd's way instead, but not in bfloat16: its transforms would lose most
+//! of the eight bits, and units that multiply bfloat16s are quicker than a quarter of the multiplications. Pictures are first copied into a frame
 //! of zeros, so that nothing behind has edges to look after; enlarging them is part of that copy. The
 //! input's gradient is a convolution too: of the output's gradient, spread out by the stride, with the
 //! weights turned round. (For a stride of two that multiplies many zeros; such layers are few.)
@@ -12,6 +13,7 @@ mod patches;
 mod tests;
 mod winograd;
 
+use crate::bf16::{self, Unit};
 use crate::gemm::{Into, Matrix, MatrixMut, gemm_packing};
 use crate::shared::{SharedPtr, for_rows, fresh, rows_mut};
 use crate::team;
@@ -87,9 +89,34 @@ pub fn forward(x: &[f32], w: &[f32], bias: Option<&[f32]>, conv: &Conv2d) -> Vec
     forward_enlarged(x, w, bias, conv, 1)
 }
 
+/// [`forward`] with pictures and weights rounded to bfloat16, and sums in `f32`.
+///
+/// # Panics
+/// If this processor lacks the unit.
+pub fn forward_bf16(
+    unit: Unit,
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    conv: &Conv2d,
+) -> Vec<f32> {
+    forward_with(Some(unit), x, w, bias, conv, 1)
+}
+
 /// [`forward`] of pictures that are enlarged first, each pixel standing for `times`×`times`; `conv` speaks
 /// of the enlarged ones, whose sides are multiples of `times`.
 pub fn forward_enlarged(
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    conv: &Conv2d,
+    times: usize,
+) -> Vec<f32> {
+    forward_with(None, x, w, bias, conv, times)
+}
+
+fn forward_with(
+    unit: Option<Unit>,
     x: &[f32],
     w: &[f32],
     bias: Option<&[f32]>,
@@ -118,23 +145,49 @@ pub fn forward_enlarged(
         padding: 0,
         ..*conv
     };
-    convolve(&x, w, bias, &framed)
+    convolve(unit, &x, w, bias, &framed)
 }
 
 /// The convolution, without padding, of pictures in frames of its height and width.
-fn convolve(x: &Framed, w: &[f32], bias: Option<&[f32]>, conv: &Conv2d) -> Vec<f32> {
+fn convolve(
+    unit: Option<Unit>,
+    x: &Framed,
+    w: &[f32],
+    bias: Option<&[f32]>,
+    conv: &Conv2d,
+) -> Vec<f32> {
     if let Some(bias) = bias {
         assert_eq!(bias.len(), conv.outputs, "bias against outputs");
     }
-    if winograd::pays(conv) {
-        winograd::convolve(x, w, bias, conv)
-    } else {
-        convolve_patches(x, w, bias, conv)
+    match unit {
+        Some(unit) => {
+            let weights = Matrix::new(w, conv.outputs, conv.taps());
+            bf16::with_packed(unit, weights, |weights| {
+                convolve_patches(x, bias, conv, |patches, part, into| {
+                    weights.multiply(patches, part, into);
+                })
+            })
+        }
+        None if winograd::pays(conv) => winograd::convolve(x, w, bias, conv),
+        None => convolve_directly(x, w, bias, conv),
     }
 }
 
-/// [`convolve`] as a product with the patches.
-fn convolve_patches(x: &Framed, w: &[f32], bias: Option<&[f32]>, conv: &Conv2d) -> Vec<f32> {
+/// [`convolve`] in `f32`, by the definition.
+fn convolve_directly(x: &Framed, w: &[f32], bias: Option<&[f32]>, conv: &Conv2d) -> Vec<f32> {
+    let weights = Matrix::new(w, conv.outputs, conv.taps());
+    convolve_patches(x, bias, conv, |patches, part, into| {
+        gemm_packing(weights, patches, part, into);
+    })
+}
+
+/// [`convolve`] as products of the weights with patches.
+fn convolve_patches(
+    x: &Framed,
+    bias: Option<&[f32]>,
+    conv: &Conv2d,
+    multiply: impl Fn(&Patches, MatrixMut, Into) + Sync,
+) -> Vec<f32> {
     let framed = [conv.height, conv.width];
     let x = x.fill(conv.batch * conv.inputs, framed);
     let (pixels, outputs) = (conv.pixels(), conv.outputs);
@@ -156,13 +209,12 @@ fn convolve_patches(x: &Framed, w: &[f32], bias: Option<&[f32]>, conv: &Conv2d) 
         let (picture, first) = (index / parts, index % parts * PIXELS);
         let count = PIXELS.min(pixels - first);
         let patches = Patches::new(&x[picture * size..][..size], framed, conv, first, count);
-        let weights = Matrix::new(w, outputs, conv.taps());
         // SAFETY: each task has pixels of its own, and they lie within the output.
         let part = unsafe {
             let start = shared.get().add(picture * outputs * pixels + first);
             MatrixMut::from_raw(start, outputs, count, pixels)
         };
-        gemm_packing(weights, &patches, part, into);
+        multiply(&patches, part, into);
     };
     team::for_each(conv.batch * parts, task);
     y
@@ -170,6 +222,18 @@ fn convolve_patches(x: &Framed, w: &[f32], bias: Option<&[f32]>, conv: &Conv2d) 
 
 /// The input's gradient.
 pub fn backward_input(dy: &[f32], w: &[f32], conv: &Conv2d) -> Vec<f32> {
+    backward_input_with(None, dy, w, conv)
+}
+
+/// [`backward_input`] with both factors rounded to bfloat16.
+///
+/// # Panics
+/// If this processor lacks the unit.
+pub fn backward_input_bf16(unit: Unit, dy: &[f32], w: &[f32], conv: &Conv2d) -> Vec<f32> {
+    backward_input_with(Some(unit), dy, w, conv)
+}
+
+fn backward_input_with(unit: Option<Unit>, dy: &[f32], w: &[f32], conv: &Conv2d) -> Vec<f32> {
     conv.check();
     let [height, width] = conv.output();
     let [kh, kw] = conv.kernel;
@@ -206,7 +270,7 @@ pub fn backward_input(dy: &[f32], w: &[f32], conv: &Conv2d) -> Vec<f32> {
         padding: 0,
         ..*conv
     };
-    convolve(&dy, &turned, None, &back)
+    convolve(unit, &dy, &turned, None, &back)
 }
 
 /// Taps whose gradients a task computes, for all outputs.
@@ -214,6 +278,18 @@ const TAPS: usize = 96;
 
 /// The weight's gradient: for each element one chain over all pixels of all pictures.
 pub fn backward_weight(x: &[f32], dy: &[f32], conv: &Conv2d) -> Vec<f32> {
+    backward_weight_with(None, x, dy, conv)
+}
+
+/// [`backward_weight`] with both factors rounded to bfloat16.
+///
+/// # Panics
+/// If this processor lacks the unit.
+pub fn backward_weight_bf16(unit: Unit, x: &[f32], dy: &[f32], conv: &Conv2d) -> Vec<f32> {
+    backward_weight_with(Some(unit), x, dy, conv)
+}
+
+fn backward_weight_with(unit: Option<Unit>, x: &[f32], dy: &[f32], conv: &Conv2d) -> Vec<f32> {
     conv.check();
     let (pixels, outputs, taps) = (conv.pixels(), conv.outputs, conv.taps());
     assert_eq!(
@@ -232,24 +308,40 @@ pub fn backward_weight(x: &[f32], dy: &[f32], conv: &Conv2d) -> Vec<f32> {
     let mut dw = vec![0.0; outputs * taps];
     let shared = SharedPtr::new(dw.as_mut_ptr());
     let size = conv.inputs * framed[0] * framed[1];
-    let task = |index: usize| {
+    // Of a picture, some taps.
+    let columns = |picture: usize, index: usize| {
         let first = index * TAPS;
-        let count = TAPS.min(taps - first);
-        for picture in 0..conv.batch {
-            let patches = Patches::new(&x[picture * size..][..size], framed, conv, 0, pixels);
-            let columns = Taps {
-                patches,
-                first,
-                count,
-            };
-            let dy = Matrix::new(&dy[picture * outputs * pixels..], outputs, pixels);
-            // SAFETY: each task has taps of its own, and they lie within the gradient.
-            let part =
-                unsafe { MatrixMut::from_raw(shared.get().add(first), outputs, count, taps) };
-            gemm_packing(dy, &columns, part, Into::Add);
+        Taps {
+            patches: Patches::new(&x[picture * size..][..size], framed, conv, 0, pixels),
+            first,
+            count: TAPS.min(taps - first),
         }
     };
-    team::for_each(taps.div_ceil(TAPS), task);
+    let gradient = |picture: usize| Matrix::new(&dy[picture * outputs * pixels..], outputs, pixels);
+    // SAFETY: each task has taps of its own, and they lie within the gradient.
+    let part = |columns: &Taps| unsafe {
+        let start = shared.get().add(columns.first);
+        MatrixMut::from_raw(start, outputs, columns.count, taps)
+    };
+    let tasks = taps.div_ceil(TAPS);
+    match unit {
+        Some(unit) => {
+            for picture in 0..conv.batch {
+                bf16::with_packed(unit, gradient(picture), |dy| {
+                    team::for_each(tasks, |index| {
+                        let columns = columns(picture, index);
+                        dy.multiply(&columns, part(&columns), Into::Add);
+                    });
+                });
+            }
+        }
+        None => team::for_each(tasks, |index| {
+            for picture in 0..conv.batch {
+                let columns = columns(picture, index);
+                gemm_packing(gradient(picture), &columns, part(&columns), Into::Add);
+            }
+        }),
+    }
     dw
 }
 

@@ -95,6 +95,56 @@ fn output_and_gradients_equal_the_plain_ones() {
             &conv,
         );
         close("bias's gradient", &backward_bias(&dy, &conv), &db, &conv);
+        // Products of rounded numbers are exact.
+        let [x, w, dy] = [&x, &w, &dy].map(|x| rounded(x));
+        let [y, dx, dw, _] = reference(&x, &w, &bias, &dy, &conv);
+        for unit in Unit::all() {
+            let found = forward_bf16(unit, &x, &w, Some(&bias), &conv);
+            close("output", &found, &y, &conv);
+            let found = backward_input_bf16(unit, &dy, &w, &conv);
+            close("input's gradient", &found, &dx, &conv);
+            let found = backward_weight_bf16(unit, &x, &dy, &conv);
+            close("weight's gradient", &found, &dw, &conv);
+        }
+    }
+}
+
+fn rounded(x: &[f32]) -> Vec<f32> {
+    let bytes = bf16::round(x);
+    bf16::widen(&bf16::Weights::new(1, x.len(), &bytes))
+}
+
+#[test]
+fn in_bf16_a_picture_alone_equals_the_picture_in_a_batch_on_any_threads() {
+    let conv = Conv2d {
+        batch: 3,
+        inputs: 40,
+        outputs: 33,
+        height: 25,
+        width: 26,
+        kernel: [3, 3],
+        stride: 1,
+        padding: 1,
+    };
+    let size = conv.inputs * conv.height * conv.width;
+    let (x, w) = (numbers(3 * size, 1), numbers(conv.outputs * conv.taps(), 2));
+    for unit in Unit::all() {
+        let all = forward_bf16(unit, &x, &w, None, &conv);
+        let dw = backward_weight_bf16(unit, &x, &all, &conv);
+        // Other bits than without rounding.
+        assert_ne!(all, forward(&x, &w, None, &conv));
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            pool.install(|| {
+                let alone = Conv2d { batch: 1, ..conv };
+                let y = forward_bf16(unit, &x[size..2 * size], &w, None, &alone);
+                assert_eq!(y, all[y.len()..2 * y.len()]);
+                assert_eq!(backward_weight_bf16(unit, &x, &all, &conv), dw);
+            });
+        }
     }
 }
 
@@ -150,7 +200,7 @@ fn errors(conv: &Conv2d) -> [f64; 2] {
         padding: 0,
         ..*conv
     };
-    [convolve_patches, winograd::convolve].map(|way| {
+    [convolve_directly, winograd::convolve].map(|way| {
         let y = way(&x, &w, Some(&bias), &framed);
         assert_eq!(y.len(), exact.len());
         let square: f64 = y

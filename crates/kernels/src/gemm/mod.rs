@@ -1,7 +1,7 @@
 //! Matrix products, `C = A·B` and `C += A·B`, in `f32`.
 //!
-//! Blocked and packed as in BLIS (Van Zee & van de Geijn 2015): `B` is packed once into panels of
-//! `NR` columns that all threads share, each task packs some rows of `A` into panels of `MR` rows
+//! Blocked and packed as in BLIS (Van Zee & van de Geijn 2015): a task has some columns of C, and rows where those
+//! are few; it packs `B` into panels of `NR` columns and rows of `A` that are not contiguous into panels of `MR` rows
 //! that stay in its L2 cache, and a register tile of `MR`×`NR` walks along `k`. Deviation: every
 //! element of `C` is one chain of fused multiply-adds over ascending `k`, continued through memory
 //! between blocks, so that the result is the same bits whatever the tile, block, path and number of
@@ -12,8 +12,9 @@ pub(crate) mod skinny;
 mod tile;
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
-use crate::isa::{Isa, isa};
+use crate::isa::{Caches, Isa, caches, isa};
 use crate::shared::{SharedPtr, with_scratch};
 #[cfg(target_arch = "aarch64")]
 use crate::simd::Neon;
@@ -77,6 +78,11 @@ impl<'a> Matrix<'a> {
     /// Columns.
     pub fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// The slice, the stride of rows and the stride of columns.
+    pub(crate) fn parts(&self) -> (&'a [f32], usize, usize) {
+        (self.data, self.row_stride, self.col_stride)
     }
 
     /// An element.
@@ -277,112 +283,151 @@ pub(crate) fn gemm_packing(a: Matrix, b: &impl Columns, c: MatrixMut, into: Into
     by_blocks(isa(), false, a, b, c, into);
 }
 
-/// Rows of `k` that a packed panel of `B` has: 32 KiB of the L1 cache at most.
-const KC: usize = 256;
-/// Rows of `A` that a task packs at a time: with `KC`, 256 KiB of the L2 cache.
-const MC: usize = 240;
-/// Floats of `B` that are packed at a time: 4 MiB of the last cache.
-const PACKED_B: usize = 1 << 20;
-/// The same where each thread packs its own: half of the L2 cache.
-const PACKED_B_SERIAL: usize = 1 << 17;
 /// Multiply-adds below which a second thread costs more than it brings.
 const PARALLEL_FROM: usize = 1 << 19;
 
+/// How much is packed at a time, by the caches of one core.
+#[derive(Clone, Copy, Debug)]
+struct Blocks {
+    /// Rows of `k` of a packed panel of `B`, two thirds of the L1 cache.
+    kc: usize,
+    /// Rows of `A` that are taken together: with `kc`, a quarter of the L2 cache.
+    mc: usize,
+    /// Floats of `B` that are packed at a time: half of the L2 cache.
+    packed_b: usize,
+}
+
+impl Blocks {
+    fn of(caches: Caches, mr: usize, nr: usize) -> Self {
+        let kc = (caches.l1 / 4 * 2 / 3 / nr / 16 * 16).clamp(64, 512);
+        Self {
+            kc,
+            mc: (caches.l2 / 16 / kc / mr).clamp(4, 40) * mr,
+            packed_b: (caches.l2 / 8).max(kc * nr),
+        }
+    }
+}
+
+/// Panels of `B` that a task has at least, where there are as many: so that long rows of memory are read on.
+const PANELS: usize = 4;
+
+/// A rectangle of C is a task; each packs what it takes of `B` into its own cache, where the threads would wait for
+/// each other and for the last cache if they packed together.
 fn blocked<T: Tile>(parallel: bool, a: Matrix, b: &impl Columns, c: MatrixMut, into: Into) {
-    let (m, n, k) = (a.rows, c.cols, a.cols);
-    let packed_floats = if parallel { PACKED_B } else { PACKED_B_SERIAL };
+    let (m, n) = (a.rows, c.cols);
+    let blocks = Blocks::of(caches(), T::MR, T::NR);
+    let target = Target {
+        data: SharedPtr::new(c.data),
+        stride: c.row_stride,
+        load: into == Into::Add,
+    };
+    if !parallel {
+        // SAFETY: the whole result, which is borrowed mutably.
+        return unsafe { rectangle::<T>(blocks, a, b, target, 0..m, 0..n) };
+    }
+    let tasks = 4 * rayon::current_num_threads();
+    // By columns where they are enough; then each part of `B` is packed once.
+    let panels = n.div_ceil(T::NR);
+    let columns = panels.div_ceil(tasks).max(PANELS.min(panels)) * T::NR;
+    let column_tasks = n.div_ceil(columns);
+    let row_tasks = (tasks / column_tasks).clamp(1, m.div_ceil(4 * T::MR));
+    let rows = m.div_ceil(row_tasks).next_multiple_of(T::MR);
+    let row_tasks = m.div_ceil(rows);
+    team::for_each(row_tasks * column_tasks, |index| {
+        let (row, column) = (index % row_tasks * rows, index / row_tasks * columns);
+        let (rows, columns) = (row..m.min(row + rows), column..n.min(column + columns));
+        // SAFETY: each task has a rectangle of its own.
+        unsafe { rectangle::<T>(blocks, a, b, target, rows, columns) };
+    });
+}
+
+/// Where a result is written to.
+#[derive(Clone, Copy)]
+struct Target {
+    data: SharedPtr<f32>,
+    stride: usize,
+    /// Whether chains begin at its content.
+    load: bool,
+}
+
+/// Computes some rows and columns of C.
+///
+/// # Safety
+/// They lie within C, and nothing else reads or writes them. The shapes match, and the processor has the instruction
+/// set.
+unsafe fn rectangle<T: Tile>(
+    blocks: Blocks,
+    a: Matrix,
+    b: &impl Columns,
+    c: Target,
+    rows: Range<usize>,
+    columns: Range<usize>,
+) {
+    let (k, ldc) = (a.cols, c.stride);
+    let kc = blocks.kc;
     // Rows of A that are contiguous are read in place, unless pages apart: those would push each other
-    // out of the cache.
-    let in_place = a.col_stride == 1 && (!a.row_stride.is_multiple_of(1024) || n <= 4 * T::NR);
-    let out = SharedPtr::new(c.data);
-    let ldc = c.row_stride;
+    // out of the cache, and are copied closer together.
+    let contiguous = a.col_stride == 1;
+    let in_place = contiguous && (!a.row_stride.is_multiple_of(1024) || columns.len() <= T::NR);
+    let copied = kc + 16;
     // Columns at a time: all of them, unless a single block of k would already be too much.
-    let nc = (packed_floats / KC.min(k))
-        .next_multiple_of(T::NR)
-        .min(n.next_multiple_of(T::NR));
-    for j0 in (0..n).step_by(nc) {
-        let cols = nc.min(n - j0);
+    let nc = (blocks.packed_b / kc.min(k) / T::NR).max(1) * T::NR;
+    for j0 in columns.clone().step_by(nc) {
+        let cols = nc.min(columns.end - j0);
         let panels = cols.div_ceil(T::NR);
-        let depth = (packed_floats / (panels * T::NR)).max(KC) / KC * KC;
+        let depth = (blocks.packed_b / (panels * T::NR)).max(kc) / kc * kc;
         for k0 in (0..k).step_by(depth) {
             let depth = depth.min(k - k0);
-            let load = k0 > 0 || into == Into::Add;
             with_scratch(depth * panels * T::NR, |packed_b| {
                 // Block after block of k, within it panel after panel.
-                let blocks: Vec<(usize, usize)> = (0..depth)
-                    .step_by(KC)
-                    .map(|p0| (p0, KC.min(depth - p0)))
-                    .collect();
-                let pack_block = |&(p0, kc): &(usize, usize), target: &mut [f32]| {
+                for p0 in (0..depth).step_by(kc) {
+                    let kc = kc.min(depth - p0);
+                    let start = p0 * panels * T::NR;
+                    let target = &mut packed_b[start..][..kc * panels * T::NR];
                     b.pack(target, T::NR, k0 + p0, kc, j0, cols);
-                };
-                if parallel && blocks.len() > 1 {
-                    let target = SharedPtr::new(packed_b.as_mut_ptr());
-                    team::for_each(blocks.len(), |index| {
-                        let block = &blocks[index];
-                        let len = block.1 * panels * T::NR;
-                        // SAFETY: blocks follow each other, so their parts are disjoint.
-                        let part = unsafe {
-                            std::slice::from_raw_parts_mut(
-                                target.get().add(block.0 * panels * T::NR),
-                                len,
-                            )
-                        };
-                        pack_block(block, part);
-                    });
-                } else {
-                    for block in &blocks {
-                        let start = block.0 * panels * T::NR;
-                        pack_block(block, &mut packed_b[start..][..block.1 * panels * T::NR]);
-                    }
                 }
                 let packed_b = &*packed_b;
-
-                // Tasks: some rows of A times some panels of B.
-                let tasks = if parallel {
-                    4 * rayon::current_num_threads()
-                } else {
-                    1
-                };
-                let rows = m
-                    .div_ceil(tasks)
-                    .next_multiple_of(T::MR)
-                    .clamp(4 * T::MR, MC);
-                let row_tasks = m.div_ceil(rows);
-                let col_tasks = tasks.div_ceil(row_tasks).min(panels);
-                let panels_each = panels.div_ceil(col_tasks);
-                let task = |index: usize| {
-                    let (i0, first) = (index / col_tasks * rows, index % col_tasks * panels_each);
-                    let rows = rows.min(m - i0);
-                    let last = (first + panels_each).min(panels);
-                    let scratch = if in_place {
-                        0
-                    } else {
-                        rows.next_multiple_of(T::MR) * KC
+                for i0 in rows.clone().step_by(blocks.mc) {
+                    let rows = blocks.mc.min(rows.end - i0);
+                    let scratch = match (in_place, contiguous) {
+                        (true, _) => 0,
+                        (false, true) => rows * copied,
+                        (false, false) => rows.next_multiple_of(T::MR) * kc,
                     };
                     with_scratch(scratch, |packed_a| {
-                        for &(p0, kc) in &blocks {
-                            if !in_place {
+                        for p0 in (0..depth).step_by(kc) {
+                            let kc = kc.min(depth - p0);
+                            if contiguous && !in_place {
+                                for (i, to) in packed_a.chunks_exact_mut(copied).enumerate() {
+                                    let from = (i0 + i) * a.row_stride + k0 + p0;
+                                    to[..kc].copy_from_slice(&a.data[from..][..kc]);
+                                }
+                            } else if !contiguous {
                                 pack::rows::<T>(packed_a, a, i0, rows, k0 + p0, kc);
                             }
-                            let load = load || p0 > 0;
-                            for panel in first..last {
+                            // Where rows of A lie, from the first of this part on.
+                            let (from, lda) = match (in_place, contiguous) {
+                                (true, _) => {
+                                    (a.data[i0 * a.row_stride + k0 + p0..].as_ptr(), a.row_stride)
+                                }
+                                (false, true) => (packed_a.as_ptr(), copied),
+                                (false, false) => (packed_a.as_ptr(), kc),
+                            };
+                            let load = c.load || k0 + p0 > 0;
+                            for panel in 0..panels {
                                 let jp = panel * T::NR;
                                 let bp = &packed_b[p0 * panels * T::NR + jp * kc..][..kc * T::NR];
                                 for ip in (0..rows).step_by(T::MR) {
                                     let (tm, tn) = (T::MR.min(rows - ip), T::NR.min(cols - jp));
                                     // SAFETY: the panels hold `kc` steps; the tile of `tm`×`tn`
-                                    // lies within C and its rows within A by the shapes checked
-                                    // above, and no other task has it.
+                                    // lies within the rectangle and its rows within A.
                                     unsafe {
-                                        let at = out.get().add((i0 + ip) * ldc + j0 + jp);
+                                        let at = c.data.get().add((i0 + ip) * ldc + j0 + jp);
                                         let bp = bp.as_ptr();
-                                        if in_place {
-                                            let lda = a.row_stride;
-                                            let ap = a.data.as_ptr().add((i0 + ip) * lda + k0 + p0);
+                                        let ap = from.add(ip * lda);
+                                        if contiguous {
                                             T::run::<true>(kc, ap, lda, bp, at, ldc, tm, tn, load);
                                         } else {
-                                            let ap = packed_a[ip * kc..][..kc * T::MR].as_ptr();
                                             T::run::<false>(kc, ap, 0, bp, at, ldc, tm, tn, load);
                                         }
                                     }
@@ -390,11 +435,6 @@ fn blocked<T: Tile>(parallel: bool, a: Matrix, b: &impl Columns, c: MatrixMut, i
                             }
                         }
                     });
-                };
-                if parallel {
-                    team::for_each(row_tasks * col_tasks, task);
-                } else {
-                    (0..row_tasks * col_tasks).for_each(task);
                 }
             });
         }

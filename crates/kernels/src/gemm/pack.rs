@@ -45,19 +45,27 @@ fn pack(target: &mut [f32], width: usize, x: Matrix, i0: usize, rows: usize, k0:
     debug_assert!(target.len() >= panels * width * kc);
     let source = &x.data[i0 * x.row_stride + k0 * x.col_stride..];
     if x.row_stride == 1 {
-        // Neighbours of a step are contiguous. Steps outside, so that the source is read in order.
+        // Neighbours of a step are contiguous. Some steps at a time: as many streams as the processor follows, and a
+        // panel's part of them is written in order. Each step begins in another page, where the processor does not
+        // look ahead by itself, so that the next ones are asked for meanwhile.
         let whole = rows / width;
-        for p in 0..kc {
-            let line = &source[p * x.col_stride..][..rows];
-            for panel in 0..whole {
-                let to = &mut target[(panel * kc + p) * width..][..width];
-                copy(to, &line[panel * width..][..width]);
-            }
-            if whole < panels {
-                let (to, pad) =
-                    target[(whole * kc + p) * width..][..width].split_at_mut(rows - whole * width);
-                to.copy_from_slice(&line[whole * width..]);
-                pad.fill(0.0);
+        for first in (0..kc).step_by(STREAMS) {
+            let steps = first..kc.min(first + STREAMS);
+            for panel in 0..panels {
+                let count = width.min(rows - panel * width);
+                for p in steps.clone() {
+                    let at = p * x.col_stride + panel * width;
+                    let from = &source[at..][..count];
+                    let to = &mut target[(panel * kc + p) * width..][..width];
+                    if panel < whole {
+                        copy(to, from);
+                    } else {
+                        let (to, pad) = to.split_at_mut(count);
+                        to.copy_from_slice(from);
+                        pad.fill(0.0);
+                    }
+                    prefetch(source, at + STREAMS * x.col_stride, width);
+                }
             }
         }
     } else {
@@ -81,6 +89,22 @@ fn pack(target: &mut [f32], width: usize, x: Matrix, i0: usize, rows: usize, k0:
             }
         }
     }
+}
+
+/// Steps that are packed at a time.
+const STREAMS: usize = 8;
+
+/// Asks for some floats from an index on, which may lie outside.
+#[inline(always)]
+fn prefetch(x: &[f32], from: usize, count: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..count).step_by(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: SSE is part of x86-64, and any address may be asked for.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(from + at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (x, from, count);
 }
 
 /// Copies some multiple of four floats without a call to `memcpy`.

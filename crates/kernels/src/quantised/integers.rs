@@ -9,8 +9,10 @@ use crate::vector::vectorised;
 #[derive(Clone, Copy)]
 pub(super) struct Integers<'a> {
     pub(super) rows: usize,
-    /// Four a word, in ascending order; `inputs / 4` words a row.
+    /// Four a word, in ascending order. Whole tiles of rows: those that do not exist are any numbers.
     pub(super) words: &'a [i32],
+    /// From a row to the next, in words.
+    pub(super) stride: usize,
     /// What the products of each group begin at: its sum by how much the weights' integers are moved,
     /// taken off.
     pub(super) starts: &'a [i32],
@@ -19,6 +21,12 @@ pub(super) struct Integers<'a> {
     /// Filled up.
     pub(super) inputs: usize,
 }
+
+/// Rows of a tile.
+pub(super) const TILE_ROWS: usize = 16;
+
+/// Words between the rows: without them, rows of a power of two would push each other out of the cache.
+const GAP: usize = 16;
 
 /// Rounds the rows of `x`, filled up to `inputs` columns, to be multiplied with integers that stand
 /// `offset` above their values.
@@ -30,9 +38,11 @@ pub(super) fn with_integers<R>(
 ) -> R {
     let rows = x.rows();
     let (words, groups) = (inputs / 4, inputs / GROUP);
+    let stride = words + GAP;
+    let padded = rows.next_multiple_of(TILE_ROWS) * stride;
     // One piece of memory for all three, and a line of floats for each row where x has gaps.
-    with_scratch(rows * (words + 2 * groups), |memory| {
-        let (word_memory, rest) = memory.split_at_mut(rows * words);
+    with_scratch(padded + rows * 2 * groups, |memory| {
+        let (word_memory, rest) = memory.split_at_mut(padded);
         let (start_memory, scales) = rest.split_at_mut(rows * groups);
         let integers = |floats: &mut [f32]| {
             // SAFETY: integers take the place of floats: same size and alignment, and any bits are both.
@@ -53,7 +63,7 @@ pub(super) fn with_integers<R>(
                     // SAFETY: each task has rows of its own, within the memory above.
                     let (words, starts, scales) = unsafe {
                         (
-                            std::slice::from_raw_parts_mut(shared.0.get().add(row * words), words),
+                            std::slice::from_raw_parts_mut(shared.0.get().add(row * stride), words),
                             std::slice::from_raw_parts_mut(
                                 shared.1.get().add(row * groups),
                                 groups,
@@ -71,6 +81,7 @@ pub(super) fn with_integers<R>(
         work(Integers {
             rows,
             words: word_memory,
+            stride,
             starts,
             scales,
             inputs,
@@ -129,7 +140,8 @@ mod tests {
         x[3 * cols + 40] = f32::NAN;
         x.iter_mut().skip(4 * cols).for_each(|x| *x *= 1e-37);
         with_integers(Matrix::new(&x, rows, cols), 128, 3, |integers| {
-            assert_eq!(integers.words.len(), rows * 32);
+            assert_eq!(integers.stride, 32 + GAP);
+            assert_eq!(integers.words.len(), 16 * integers.stride);
             for row in 0..rows {
                 for group in 0..4 {
                     let scale = integers.scales[4 * row + group];
@@ -140,7 +152,7 @@ mod tests {
                     let mut sum = 0;
                     for i in 0..GROUP {
                         let input = group * GROUP + i;
-                        let word = integers.words[32 * row + input / 4];
+                        let word = integers.words[integers.stride * row + input / 4];
                         let q = word.to_le_bytes()[input % 4] as i8;
                         assert_ne!(q, -128);
                         sum += q as i32;

@@ -27,20 +27,20 @@ pub(super) struct Out {
 
 /// The panels of a call of a kernel, and where they and the results are.
 #[derive(Clone, Copy)]
-struct Place {
-    weights: *const u8,
+pub(super) struct Place {
+    pub(super) weights: *const u8,
     panel_bytes: usize,
-    blocks: usize,
-    y: *mut f32,
-    stride: usize,
+    pub(super) blocks: usize,
+    pub(super) y: *mut f32,
+    pub(super) stride: usize,
     /// Outputs from the first panel on; what is beyond does not exist.
-    columns: usize,
-    load: bool,
+    pub(super) columns: usize,
+    pub(super) load: bool,
 }
 
 /// Calls `work(row, panels, place)` for all panels, [`TOGETHER`] at a time where there are as many;
 /// `work` returns how many rows it has done.
-fn for_panels(
+pub(super) fn for_panels(
     parallel: bool,
     w: &Weights,
     out: Out,
@@ -85,7 +85,7 @@ fn for_panels(
 
 impl Place {
     /// The same from the panel `index` on.
-    fn panel(self, index: usize) -> Self {
+    pub(super) fn panel(self, index: usize) -> Self {
         Self {
             weights: self.weights.wrapping_add(index * self.panel_bytes),
             y: self.y.wrapping_add(index * PANEL),
@@ -330,7 +330,8 @@ pub(super) fn with_integers(isa: Isa, parallel: bool, x: Integers, w: &Weights, 
     debug_assert_eq!((x.rows, x.inputs), (out.rows, w.padded_inputs()));
     for_panels(parallel, w, out, |row, panels, place| {
         let args = Bytes {
-            words: x.words[row * x.inputs / 4..].as_ptr(),
+            words: x.words[row * x.stride..].as_ptr(),
+            stride: x.stride,
             starts: x.starts[row * x.inputs / 32..].as_ptr(),
             scales: x.scales[row * x.inputs / 32..].as_ptr(),
             inputs: x.inputs,
@@ -370,6 +371,8 @@ pub(super) fn with_integers(isa: Isa, parallel: bool, x: Integers, w: &Weights, 
 #[derive(Clone, Copy)]
 struct Bytes {
     words: *const i32,
+    /// From a row of words to the next.
+    stride: usize,
     starts: *const i32,
     scales: *const f32,
     inputs: usize,
@@ -415,7 +418,7 @@ impl<const R: usize, const H: usize, const INT4: bool> Kernel for ByteProduct<R,
     unsafe fn run<V: Vector>(self) {
         debug_assert_eq!(H * V::LANES, PANEL);
         let Self { args, place } = self;
-        let (words, groups) = (args.inputs / 4, args.inputs / 32);
+        let groups = args.inputs / 32;
         // SAFETY: the caller's, see `Bytes::run`.
         unsafe {
             let mut acc: [[V; H]; R] = std::array::from_fn(|r| place.begin(r));
@@ -434,7 +437,7 @@ impl<const R: usize, const H: usize, const INT4: bool> Kernel for ByteProduct<R,
                         for h in 0..H {
                             let w = V::load_words(at.add(4 * h * V::LANES));
                             for r in 0..R {
-                                let x = x.add(r * words);
+                                let x = x.add(r * args.stride);
                                 let dot = &mut dots[r][h];
                                 if INT4 {
                                     let x = x.add(2 * line);

@@ -135,6 +135,14 @@ fn in_place(x: &FlexTensor) -> FlexTensor {
     }
 }
 
+/// A weight in place; in bfloat16 its elements are contiguous.
+fn weight_in_place(w: &FlexTensor) -> FlexTensor {
+    match w.dtype() {
+        DType::BF16 => contiguous(w),
+        _ => in_place(w),
+    }
+}
+
 /// The view of [`in_place`]'s result.
 fn matrix(x: &FlexTensor) -> Matrix<'_> {
     let layout = x.layout();
@@ -172,8 +180,9 @@ pub(super) fn with_last(x: &FlexTensor, size: usize) -> Shape {
 fn linear(x: &FlexTensor, w: &FlexTensor, bias: Option<&FlexTensor>) -> FlexTensor {
     let (x, bias) = (contiguous(x), bias.map(contiguous));
     let bias = bias.as_ref().map(floats);
+    let w = &weight_in_place(w);
     let y = packed::forward(rows(&x), w, bias)
-        .unwrap_or_else(|| kernels::linear::forward(rows(&x), matrix(&in_place(w)), bias));
+        .unwrap_or_else(|| kernels::linear::forward(rows(&x), matrix(w), bias));
     tensor(y, with_last(&x, last(w)))
 }
 
@@ -192,7 +201,8 @@ fn linear_backward(
         grads.register::<Flex>(id, tensor(dx, saved_x.layout().shape().clone()));
     }
     if let Some(id) = w {
-        let dw = kernels::linear::backward_weight(rows(saved_x), rows(dy));
+        let dw = packed::backward_weight(rows(saved_x), rows(dy), saved_w)
+            .unwrap_or_else(|| kernels::linear::backward_weight(rows(saved_x), rows(dy)));
         grads.register::<Flex>(id, tensor(dw, saved_w.layout().shape().clone()));
     }
 }
@@ -306,7 +316,11 @@ fn conv_sizes(x: &FlexTensor, w: &FlexTensor, stride: usize, padding: usize) -> 
 
 fn conv2d(x: &FlexTensor, w: &FlexTensor, bias: Option<&FlexTensor>, conv: &Conv2d) -> FlexTensor {
     let bias = bias.map(contiguous);
-    let y = kernels::conv2d::forward(floats(x), floats(w), bias.as_ref().map(floats), conv);
+    let bias = bias.as_ref().map(floats);
+    let y = match packed::kernels_in_bf16(w) {
+        Some((unit, w)) => kernels::conv2d::forward_bf16(unit, floats(x), &w, bias, conv),
+        None => kernels::conv2d::forward(floats(x), floats(w), bias, conv),
+    };
     let [height, width] = conv.output();
     tensor(y, Shape::from([conv.batch, conv.outputs, height, width]))
 }
@@ -319,12 +333,20 @@ fn conv2d_backward(
     (saved_x, saved_w, conv): &(FlexTensor, FlexTensor, Conv2d),
     grads: &mut Gradients,
 ) {
+    let in_bf16 = packed::kernels_in_bf16(saved_w);
     if let Some(id) = x {
-        let dx = kernels::conv2d::backward_input(floats(dy), floats(saved_w), conv);
+        let dx = match &in_bf16 {
+            Some((unit, w)) => kernels::conv2d::backward_input_bf16(*unit, floats(dy), w, conv),
+            None => kernels::conv2d::backward_input(floats(dy), floats(saved_w), conv),
+        };
         grads.register::<Flex>(id, tensor(dx, saved_x.layout().shape().clone()));
     }
     if let Some(id) = w {
-        let dw = kernels::conv2d::backward_weight(floats(saved_x), floats(dy), conv);
+        let (x, dy) = (floats(saved_x), floats(dy));
+        let dw = match &in_bf16 {
+            Some((unit, _)) => kernels::conv2d::backward_weight_bf16(*unit, x, dy, conv),
+            None => kernels::conv2d::backward_weight(x, dy, conv),
+        };
         grads.register::<Flex>(id, tensor(dw, saved_w.layout().shape().clone()));
     }
 }
@@ -743,7 +765,7 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
             .prepare::<C>([x.node(), w.node()])
             .compute_bound()
             .stateful();
-        let (x, w) = (contiguous(x.primitive()), in_place(w.primitive()));
+        let (x, w) = (contiguous(x.primitive()), weight_in_place(w.primitive()));
         let y = linear(&x, &w, None);
         match prepared {
             OpsKind::Tracked(prepared) => prepared.finish((x, w), y),
@@ -760,7 +782,7 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
             .prepare::<C>([x.node(), w.node(), bias.node()])
             .compute_bound()
             .stateful();
-        let (x, w) = (contiguous(x.primitive()), in_place(w.primitive()));
+        let (x, w) = (contiguous(x.primitive()), weight_in_place(w.primitive()));
         let y = linear(&x, &w, Some(bias.primitive()));
         match prepared {
             OpsKind::Tracked(prepared) => prepared.finish((x, w), y),

@@ -4,8 +4,9 @@
 //! backend extension with hand-written backward passes; on LibTorch the ones that it fuses; on every other
 //! device they are composed of Burn's own operations ([`plain`]), which also are the reference of the tests.
 //!
-//! Mixed precision: where a weight of a product is in bf16 (on devices other than the CPU), the other operand
-//! is cast to it, and so is what comes of it; see [`crate::nn::precision`].
+//! Mixed precision: where a weight of a product is in bf16, the other operand is cast to it, and so is what comes of
+//! it; see [`crate::nn::precision`]. On a CPU that multiplies bfloat16s the other operand is rounded within the
+//! product, and what comes of it stays in f32, as all else.
 //!
 //! Batch and thread invariance: on the CPU, a row's result does not depend on the rows beside it,
 //! nor on the number of threads.
@@ -63,7 +64,7 @@ fn has_inference<const D: usize>(x: &Tensor<D>) -> bool {
 /// - `bias`: `[outputs]`
 /// - returns: `[.., outputs]`
 pub fn linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    if !has_kernels(&x) || !(has_kernels(&w) || packed::is_packed(&w)) {
+    if !has_kernels(&x) || !(has_kernels(&w) || packed::is_packed(&w) || packed::is_in_bf16(&w)) {
         return plain::linear(like_weight(x, &w), w, bias);
     }
     let [inputs, _] = w.dims();
@@ -388,7 +389,7 @@ pub fn conv2d(
         height + 2 * padding >= kh && width + 2 * padding >= kw,
         "the kernel fits into x"
     );
-    if !has_kernels(&x) || !has_kernels(&w) || padding >= kh.min(kw) {
+    if !has_kernels(&x) || !(has_kernels(&w) || packed::is_in_bf16(&w)) || padding >= kh.min(kw) {
         return plain::conv2d(like_weight(x, &w), w, bias, stride, padding);
     }
     let (x, w) = (x.into_dispatch(), w.into_dispatch());

@@ -2,8 +2,9 @@
 //! ([`impasto_kernels::bf16`], [`impasto_kernels::quantised`]).
 //!
 //! They exist on the CPU and for inference only, and [`super::linear`] is the one operation that takes them;
-//! what holds a weight does not know in which format it is. Bfloat16 is Burn's own; for eight and four bits the
-//! tensor's type says what its memory is, with a layout that is ours, and Burn's operations refuse it.
+//! what holds a weight does not know in which format it is. Rows of bfloat16 are Burn's own; for panels of bfloat16
+//! (where the processor multiplies them), eight and four bits the tensor's type says what its memory is, with a layout
+//! that is ours, and Burn's operations refuse it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -73,10 +74,20 @@ impl WeightFormat {
 
     /// The format of a weight; `None` for types that no weight of ours has.
     pub fn of(weight: &Tensor<2>) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|format| format.dtype() == weight.dtype())
+        Self::of_type(weight.dtype())
     }
+
+    fn of_type(dtype: DType) -> Option<Self> {
+        if dtype == panels() {
+            return Some(Self::Bf16);
+        }
+        Self::ALL.into_iter().find(|format| format.dtype() == dtype)
+    }
+}
+
+/// The type of weights in [`bf16::Panels`], which nothing else of ours has.
+fn panels() -> DType {
+    DType::QFloat(QuantScheme::default().with_value(QuantValue::Q8F))
 }
 
 impl fmt::Display for WeightFormat {
@@ -155,7 +166,8 @@ pub fn is_sound(bytes: &[u8], [inputs, outputs]: [usize; 2], format: WeightForma
     }
 }
 
-/// A packed weight's memory: shared bytes in place, else a copy that begins where lines of the cache do.
+/// A packed weight's memory: shared bytes in place, else a copy that begins where lines of the cache do. Bfloat16 is
+/// always copied where the processor multiplies it: into panels.
 pub enum Memory<'a> {
     /// Of the program or of a mapped file.
     Shared(bytes::Bytes),
@@ -183,30 +195,51 @@ pub fn weight(memory: Memory<'_>, shape: [usize; 2], format: WeightFormat) -> Te
     assert!(!format.is_f32(), "a packed format");
     let length = memory.bytes().len();
     assert_eq!(Some(length), format.bytes(shape), "bytes of the weight");
-    let (bytes, start) = match memory {
-        Memory::Shared(bytes) => (Bytes::from_shared(bytes, AllocationProperty::File), 0),
-        Memory::Lent(bytes) => {
-            let mut aligned = vec![0u8; length + LINE];
-            let start = aligned.as_ptr().align_offset(LINE).min(LINE);
-            aligned[start..start + length].copy_from_slice(bytes);
-            (Bytes::from_elems(aligned), start)
-        }
+    let [inputs, outputs] = shape;
+    // Where panels are longer than memory can be, rows are not and do.
+    let in_panels = match format {
+        WeightFormat::Bf16 if bf16::unit().is_some() => bf16::Panels::bytes(inputs, outputs),
+        _ => None,
+    };
+    let dtype = if in_panels.is_some() {
+        panels()
+    } else {
+        format.dtype()
+    };
+    let (bytes, start) = match (in_panels, memory) {
+        (Some(length), memory) => aligned(length, |to| {
+            let rows = bf16::Weights::new(inputs, outputs, memory.bytes());
+            bf16::Panels::pack(&rows, to);
+        }),
+        (None, Memory::Shared(bytes)) => (Bytes::from_shared(bytes, AllocationProperty::File), 0),
+        (None, Memory::Lent(bytes)) => aligned(length, |to| to.copy_from_slice(bytes)),
     };
     // Offsets count elements, which are bytes for the formats that have none of their own.
-    let (start, bytes) = match format {
-        WeightFormat::Bf16 => (start / 2, bytes),
-        _ => (start, bytes),
+    let start = match dtype {
+        DType::BF16 => start / 2,
+        _ => start,
     };
-    let strides = vec![shape[1] as isize, 1];
+    let strides = vec![outputs as isize, 1];
     let layout = Layout::new(Shape::from(shape), strides, start);
-    Tensor::from_primitive::<Flex>(FlexTensor::new(bytes, layout, format.dtype()))
+    Tensor::from_primitive::<Flex>(FlexTensor::new(bytes, layout, dtype))
 }
 
-/// Calls `read` with a packed weight's memory.
+/// Memory that begins where a line of the cache does, and how many bytes lie before it.
+fn aligned(length: usize, fill: impl FnOnce(&mut [u8])) -> (Bytes, usize) {
+    let mut bytes = vec![0u8; length + LINE];
+    let start = bytes.as_ptr().align_offset(LINE).min(LINE);
+    fill(&mut bytes[start..start + length]);
+    (Bytes::from_elems(bytes), start)
+}
+
+/// Calls `read` with a packed weight's memory, as [`pack`] writes it.
 pub fn with_bytes<T>(weight: &Tensor<2>, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
-    let format = WeightFormat::of(weight).filter(|format| !format.is_f32())?;
     let tensor = weight.clone().try_into_primitive::<Flex>().ok()?;
-    Some(read(memory(&tensor, format)))
+    Some(match Packed::of(&tensor)? {
+        Packed::Panels(panels) => read(&panels.unpack()),
+        Packed::Rows { bytes, .. } => read(bytes),
+        Packed::Quantised(weights) => read(weights.bytes()),
+    })
 }
 
 /// A packed weight's numbers.
@@ -217,49 +250,106 @@ pub fn numbers(weight: &Tensor<2>) -> TensorData {
     TensorData::new(values, shape)
 }
 
-fn memory(tensor: &FlexTensor, format: WeightFormat) -> &[u8] {
-    let layout = tensor.layout();
-    let [inputs, outputs] = layout.shape().dims();
-    let start = match format {
-        WeightFormat::Bf16 => 2 * layout.start_offset(),
-        _ => layout.start_offset(),
-    };
-    // A packed weight was made with as many, see `weight`.
-    let length = format.bytes([inputs, outputs]).unwrap_or_default();
-    &tensor.bytes()[start..][..length]
+/// What the memory of a packed weight is.
+enum Packed<'a> {
+    /// Bfloat16, row by row.
+    Rows {
+        bytes: &'a [u8],
+        weights: bf16::Weights<'a>,
+    },
+    /// Bfloat16 as the processor multiplies it.
+    Panels(bf16::Panels<'a>),
+    /// Eight or four bits.
+    Quantised(quantised::Weights<'a>),
+}
+
+impl<'a> Packed<'a> {
+    /// `None` where it is not packed. Its elements are contiguous.
+    fn of(tensor: &'a FlexTensor) -> Option<Self> {
+        let format = WeightFormat::of_type(tensor.dtype()).filter(|format| !format.is_f32())?;
+        let layout = tensor.layout();
+        let [inputs, outputs] = layout.shape().dims();
+        // A packed weight was made with as many bytes, see `weight`.
+        let memory = |start: usize, length: Option<usize>| {
+            &tensor.bytes()[start..][..length.unwrap_or_default()]
+        };
+        let start = layout.start_offset();
+        Some(match format.quantised() {
+            Some(quantised) => {
+                let bytes = memory(start, format.bytes([inputs, outputs]));
+                Packed::Quantised(quantised::Weights::new(quantised, inputs, outputs, bytes))
+            }
+            None if tensor.dtype() == panels() => {
+                let bytes = memory(start, bf16::Panels::bytes(inputs, outputs));
+                Packed::Panels(bf16::Panels::new(inputs, outputs, bytes))
+            }
+            None => {
+                let bytes = memory(2 * start, format.bytes([inputs, outputs]));
+                let weights = bf16::Weights::new(inputs, outputs, bytes);
+                Packed::Rows { bytes, weights }
+            }
+        })
+    }
 }
 
 /// `x · w + bias` with a packed weight, `None` where it is none. Activations go into the products with eight and
 /// four bits as eight bits themselves, each row for itself: half of the processor's work, and what is lost is
-/// less than by the weights' four bits (figures: docs/quantisation.md).
+/// less than by the weights' four bits (figures: docs/quantisation.md). They go into products with bfloat16 as
+/// bfloat16 where the processor multiplies that.
 pub(super) fn forward(x: Matrix, w: &FlexTensor, bias: Option<&[f32]>) -> Option<Vec<f32>> {
-    let format = format_of(w)?;
-    let [inputs, outputs] = w.layout().shape().dims();
-    let bytes = memory(w, format);
-    Some(match format.quantised() {
-        None => bf16::forward(x, &bf16::Weights::new(inputs, outputs, bytes), bias),
-        Some(format) => {
-            let w = quantised::Weights::new(format, inputs, outputs, bytes);
-            quantised::forward(x, &w, bias, quantised::Activations::Int8)
+    Some(match Packed::of(w)? {
+        Packed::Panels(panels) => bf16::forward_panels(x, &panels, bias),
+        Packed::Rows { weights, .. } if bf16::unit().is_some() => {
+            bf16::gemm(x, bf16::Factor::Weights(weights), bias)
+        }
+        Packed::Rows { weights, .. } => bf16::forward(x, &weights, bias),
+        Packed::Quantised(weights) => {
+            quantised::forward(x, &weights, bias, quantised::Activations::Int8)
         }
     })
 }
 
-/// The gradient of a product's input with a packed weight, `None` where it is none. The weight's numbers are
-/// unpacked for it, one weight at a time.
+/// The gradient of a product's input with a packed weight, `None` where it is none. Weights that the processor does
+/// not multiply as they are are unpacked for it, one at a time.
 pub(super) fn backward_input(dy: Matrix, w: &FlexTensor) -> Option<Vec<f32>> {
-    let format = format_of(w)?;
+    let values = match Packed::of(w)? {
+        Packed::Rows { weights, .. } if bf16::unit().is_some() => {
+            return Some(bf16::gemm(dy, bf16::Factor::Transposed(weights), None));
+        }
+        Packed::Rows { weights, .. } => bf16::widen(&weights),
+        Packed::Panels(panels) => {
+            let bytes = panels.unpack();
+            let weights = bf16::Weights::new(panels.inputs(), panels.outputs(), &bytes);
+            return Some(bf16::gemm(dy, bf16::Factor::Transposed(weights), None));
+        }
+        Packed::Quantised(weights) => weights.dequantise(),
+    };
     let [inputs, outputs] = w.layout().shape().dims();
-    let values = unpack(memory(w, format), [inputs, outputs], format);
     let w = Matrix::new(&values, inputs, outputs);
     Some(kernels::linear::backward_input(dy, w))
 }
 
-/// The format of a packed weight.
-fn format_of(w: &FlexTensor) -> Option<WeightFormat> {
-    WeightFormat::ALL
-        .into_iter()
-        .find(|format| format.dtype() == w.dtype() && !format.is_f32())
+/// The gradient of the weight of a product that was computed in bfloat16, `None` where it was not.
+pub(super) fn backward_weight(x: Matrix, dy: Matrix, w: &FlexTensor) -> Option<Vec<f32>> {
+    (w.dtype() == DType::BF16 && bf16::unit().is_some())
+        .then(|| bf16::gemm(x.transposed(), bf16::Factor::Floats(dy), None))
+}
+
+/// A convolution's kernels in bf16 as numbers, and what multiplies them; nothing where they are f32. Their elements
+/// are contiguous.
+pub(super) fn kernels_in_bf16(w: &FlexTensor) -> Option<(bf16::Unit, Vec<f32>)> {
+    if w.dtype() != DType::BF16 {
+        return None;
+    }
+    let (start, length) = (w.layout().start_offset(), w.layout().num_elements());
+    let bytes = &w.bytes()[2 * start..][..2 * length];
+    let numbers = bf16::widen(&bf16::Weights::new(1, length, bytes));
+    bf16::unit().map(|unit| (unit, numbers))
+}
+
+/// Whether a weight is one of a computation in bf16 that the kernels can multiply with.
+pub(super) fn is_in_bf16<const D: usize>(weight: &Tensor<D>) -> bool {
+    weight.dtype() == DType::BF16 && super::is_cpu(&weight.device()) && bf16::unit().is_some()
 }
 
 #[cfg(test)]

@@ -116,6 +116,54 @@ fn linear_equals_burns() {
     }
 }
 
+/// Training in bf16 on a CPU that multiplies it: results and all gradients are f32, near those of f32.
+#[test]
+fn a_linear_layer_with_weights_in_bf16_is_near_that_in_f32() {
+    if impasto_kernels::bf16::unit().is_none() {
+        return;
+    }
+    let device = Device::flex().autodiff();
+    device.seed(3);
+    for (b, t, inputs, outputs) in [(1, 1, 5, 3), (2, 7, 33, 50), (3, 50, 64, 130)] {
+        let leaf = || random([b, t, inputs], &device).require_grad();
+        let (x, again) = (leaf(), leaf());
+        let w = random([inputs, outputs], &device).require_grad();
+        let bias = random([outputs], &device).require_grad();
+        let weigh = random([b, t, outputs], &device);
+        let in_precision = |dtype| {
+            // A transposed view as well, which is cast as it is.
+            let y = linear(x.clone(), w.clone().cast(dtype), Some(bias.clone()))
+                + linear(
+                    again.clone(),
+                    w.clone().transpose().cast(dtype).transpose(),
+                    None,
+                );
+            let gradients = (y.clone() * weigh.clone()).sum().backward();
+            let gradients = [x.grad(&gradients), again.grad(&gradients)]
+                .map(|gradient| gradient.unwrap().into_data())
+                .into_iter()
+                .chain([
+                    w.grad(&gradients).unwrap().into_data(),
+                    bias.grad(&gradients).unwrap().into_data(),
+                ])
+                .collect::<Vec<_>>();
+            (y.into_data(), gradients)
+        };
+        let (y, gradients) = in_precision(FloatDType::BF16);
+        let (exact, exact_gradients) = in_precision(FloatDType::F32);
+        let lengths = [2 * inputs, outputs, outputs, 2 * b * t, 0];
+        let found = std::iter::once(y).chain(gradients);
+        let expected = std::iter::once(exact).chain(exact_gradients);
+        for ((found, expected), length) in found.zip(expected).zip(lengths) {
+            assert_eq!(found.dtype(), DType::F32);
+            // Each product of two numbers below one is off by up to 2⁻⁸ of itself, as good as independently: 4 times
+            // what they add up to in the mean square.
+            let tolerance = 4.0 * (length as f32).sqrt() / 256.0 / 3.0 + 1e-5;
+            found.assert_approx_eq::<f32>(&expected, Tolerance::absolute(tolerance));
+        }
+    }
+}
+
 #[test]
 fn attention_equals_burns() {
     for (b, h, queries, keys, dim, causal) in [
