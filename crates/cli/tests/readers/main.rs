@@ -88,6 +88,28 @@ fn no_reader_panics() {
     assert!(unread.is_empty(), "no seed is read by {unread:?}");
 }
 
+/// What the long run measures memory by shows memory that is used, and is given back by `clear_refs`.
+#[cfg(target_os = "linux")]
+#[test]
+fn used_memory_is_noticed() {
+    let before = memory();
+    let used = vec![1u8; 3 * BESIDES as usize];
+    let after = memory();
+    assert_eq!(
+        used.iter().map(|&byte| u64::from(byte)).sum::<u64>(),
+        3 * BESIDES
+    );
+    assert!(
+        after.most > before.now + 2 * BESIDES,
+        "{} {}",
+        before.now,
+        after.most
+    );
+    drop(used);
+    fs::write("/proc/self/clear_refs", "5").unwrap();
+    assert!(memory().most < after.most);
+}
+
 /// What came of many inputs.
 #[derive(Default)]
 struct Tally {
