@@ -58,8 +58,8 @@ def compare_captions(name, impasto, path, encode, tokenize):
     for start in range(0, len(captions), 100):
         part = captions[start : start + 100]
         texts = [flag for caption in part for flag in ("--text=" + caption,)]
-        told = program(impasto, "embed", "--clip", str(path), *texts)["embeddings"]
-        found = torch.tensor([each["embedding"] for each in told])
+        printed = program(impasto, "embed", "--clip", str(path), *texts)["embeddings"]
+        found = torch.tensor([each["embedding"] for each in printed])
         expected = F.normalize(encode(part), dim=-1)
         furthest = max(furthest, ((found - expected).abs().amax() / expected.abs().amax()).item())
     print(f"{name}: {len(captions)} captions within {furthest:.1e} of the largest value", flush=True)
@@ -71,8 +71,8 @@ def compare(name, impasto, path, pictures, image, text, scale):
     logits = scale * image @ text.T
     texts = [flag for caption in CAPTIONS for flag in ("--text", caption)]
     images = [flag for file in pictures for flag in ("--image", str(file))]
-    told = program(impasto, "embed", "--clip", str(path), *texts, *images)["embeddings"]
-    found = torch.tensor([each["embedding"] for each in told])
+    printed = program(impasto, "embed", "--clip", str(path), *texts, *images)["embeddings"]
+    found = torch.tensor([each["embedding"] for each in printed])
     expected = torch.cat([text, image])
     embeddings = ((found - expected).abs().amax() / expected.abs().amax()).item()
     furthest = 0.0

@@ -22,10 +22,10 @@ TRIES = 8
 def run(impasto, arguments):
     """The exit code, the peak of memory in bytes, and the last line of stderr."""
     process = subprocess.Popen([impasto, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    told = process.stderr.read().strip().splitlines()
+    printed = process.stderr.read().strip().splitlines()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, usage.ru_maxrss * 1024, told[-1] if told else ""
+    return process.returncode, usage.ru_maxrss * 1024, printed[-1] if printed else ""
 
 
 def check(impasto, path, work):
@@ -41,8 +41,8 @@ def check(impasto, path, work):
         arguments = ["tokens", "decode", str(ids), "-o", str(work / "out.png"), "--model", folder]
     size = path.stat().st_size
     files = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
-    code, worst, told = run(impasto, arguments)
-    assert code == 0 or "expected" in told, told
+    code, worst, printed = run(impasto, arguments)
+    assert code == 0 or "expected" in printed, printed
     chosen = random.Random(1)
     with path.open("r+b", buffering=0) as file:
         for attempt in range(TRIES):
@@ -56,12 +56,12 @@ def check(impasto, path, work):
                     file.truncate(at)
                 else:
                     file.write(bytes([chosen.choice([0x10, 0x7F, 0xFF])] * chosen.randrange(1, len(old) + 1)))
-                code, peak, told = run(impasto, arguments)
+                code, peak, printed = run(impasto, arguments)
             finally:
                 file.seek(at)
                 file.write(old)
             worst = max(worst, peak)
-            assert code in (0, 1) and "panicked" not in told, (path, at, code, told)
+            assert code in (0, 1) and "panicked" not in printed, (path, at, code, printed)
     print(f"{path}: {files / 1e6:.0f} MB, at most {worst / files:.2f} times that in memory", flush=True)
     assert worst <= 4 * files, path
 

@@ -11,7 +11,7 @@ use impasto::data::scenes::Pack;
 use impasto::data::tokens::TokenCache;
 use impasto::edit::Mask;
 use impasto::families::ModelFiles;
-use impasto::image::{Original, Picture};
+use impasto::image::{Image, Original};
 use impasto::import::dalle_mini::flax;
 use impasto::model::{Model, OpenOptions};
 use impasto::observer::{Event, NoObserver, Observer};
@@ -41,7 +41,7 @@ pub const READERS: &[Kind] = &[
             seeds.extend(goldens("data/scenes/glyphs", "png"));
             seeds.extend(goldens("data/scenes/fixtures/art/fluent-3d", "webp"));
             Reader::sized(seeds, |bytes| {
-                let picture = Picture::decode(bytes, "a").ok();
+                let picture = Image::decode(bytes, "a").ok();
                 if let Ok(original) = Original::decode(bytes, "a") {
                     Mask::of(&original);
                 }
@@ -593,7 +593,7 @@ fn index(folder: &Path, start: &str) -> Reader {
     fs::create_dir_all(&pictures).unwrap();
     for i in 0..7 {
         let colour = [i * 30, 255 - i * 20, 99];
-        let picture = Picture::filled(32, 32, colour);
+        let picture = Image::filled(32, 32, colour);
         let bytes = picture.encode(impasto::image::Format::Png, 100).unwrap();
         fs::write(pictures.join(format!("{i}.png")), bytes).unwrap();
     }

@@ -2,12 +2,12 @@
 
 use std::io::Write;
 
-use impasto::image::{Format, Picture};
+use impasto::image::{Format, Image};
 
 /// A few pixels in which rows and columns differ.
-pub fn picture(width: usize, height: usize) -> Picture {
+pub fn picture(width: usize, height: usize) -> Image {
     let pixels = (0..3 * width * height).map(|i| (i * 29 % 251) as u8);
-    Picture::new(width, height, pixels.collect()).unwrap()
+    Image::new(width, height, pixels.collect()).unwrap()
 }
 
 /// A PNG of 16 × 16.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use impasto::image::Picture;
+use impasto::image::Image;
 
 use crate::failure::Usage;
 use crate::terminal::{self, shown};
@@ -12,7 +12,7 @@ use crate::terminal::{self, shown};
 pub struct Opened {
     /// Their places among the paths that were given.
     pub numbers: Vec<usize>,
-    pub pictures: Vec<Picture>,
+    pub pictures: Vec<Image>,
     /// How many could not be read.
     left_out: usize,
 }
@@ -25,7 +25,7 @@ pub fn open(paths: &[impl AsRef<Path>]) -> Result<Opened> {
     if let [path] = paths {
         return Ok(Opened {
             numbers: vec![0],
-            pictures: vec![Picture::open(path)?],
+            pictures: vec![Image::open(path)?],
             left_out: 0,
         });
     }
@@ -35,7 +35,7 @@ pub fn open(paths: &[impl AsRef<Path>]) -> Result<Opened> {
         left_out: 0,
     };
     for (number, path) in paths.iter().enumerate() {
-        match Picture::open(path) {
+        match Image::open(path) {
             Ok(picture) => {
                 opened.numbers.push(number);
                 opened.pictures.push(picture);

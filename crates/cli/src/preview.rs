@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal, Write};
 use anyhow::Result;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use impasto::image::{Format, Picture};
+use impasto::image::{Format, Image};
 
 use crate::failure::Usage;
 
@@ -69,7 +69,7 @@ impl Screen {
     }
 
     /// Draws a picture on stderr.
-    pub fn show(&mut self, picture: &Picture) -> Result<()> {
+    pub fn show(&mut self, picture: &Image) -> Result<()> {
         let columns = terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0));
         let bytes = self.frame(picture, columns)?;
         let mut stderr = io::stderr().lock();
@@ -96,7 +96,7 @@ impl Screen {
 
     /// The picture, in front of it what takes the last one away: up to its first line, all below cleared. How
     /// many lines the graphics protocols take, only the terminal knows: there pictures follow each other.
-    fn frame(&mut self, picture: &Picture, columns: usize) -> Result<Vec<u8>> {
+    fn frame(&mut self, picture: &Image, columns: usize) -> Result<Vec<u8>> {
         let mut out = Vec::new();
         self.erase(&mut out)?;
         let rendered = render(picture, self.protocol, columns)?;
@@ -108,7 +108,7 @@ impl Screen {
     }
 }
 
-fn render(picture: &Picture, protocol: Protocol, columns: usize) -> Result<Vec<u8>> {
+fn render(picture: &Image, protocol: Protocol, columns: usize) -> Result<Vec<u8>> {
     let mut out = Vec::new();
     match protocol {
         Protocol::Kitty => {
@@ -137,7 +137,7 @@ fn render(picture: &Picture, protocol: Protocol, columns: usize) -> Result<Vec<u
 }
 
 /// The upper half of each character in the foreground's colour, the lower half in the background's.
-fn characters(out: &mut Vec<u8>, picture: &Picture, columns: usize) -> Result<()> {
+fn characters(out: &mut Vec<u8>, picture: &Image, columns: usize) -> Result<()> {
     let width = picture.width.min(columns.max(1));
     let height = (picture.height * width / picture.width).max(1);
     let picture = picture.resize(width, height)?;
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn characters_hold_two_pixels_each() {
-        let mut picture = Picture::filled(1, 3, [1, 2, 3]);
+        let mut picture = Image::filled(1, 3, [1, 2, 3]);
         picture.rgb[3..6].copy_from_slice(&[4, 5, 6]);
         let drawn = render(&picture, Protocol::Characters, 80).unwrap();
         let expected = "\x1b[38;2;1;2;3;48;2;4;5;6m▀\x1b[0m\n\x1b[38;2;1;2;3m▀\x1b[0m\n";
@@ -193,19 +193,19 @@ mod tests {
             protocol: Protocol::Characters,
             lines: 0,
         };
-        let first = screen.frame(&Picture::filled(2, 6, [9; 3]), 80).unwrap();
+        let first = screen.frame(&Image::filled(2, 6, [9; 3]), 80).unwrap();
         assert!(first.starts_with(b"\x1b[38;2;9;9;9"));
-        let second = screen.frame(&Picture::filled(2, 6, [7; 3]), 80).unwrap();
+        let second = screen.frame(&Image::filled(2, 6, [7; 3]), 80).unwrap();
         assert!(second.starts_with(b"\x1b[3A\r\x1b[J\x1b[38;2;7;7;7"));
         // What was taken away is not taken away again.
         screen.erase(&mut Vec::new()).unwrap();
-        let third = screen.frame(&Picture::filled(2, 6, [5; 3]), 80).unwrap();
+        let third = screen.frame(&Image::filled(2, 6, [5; 3]), 80).unwrap();
         assert!(third.starts_with(b"\x1b[38;2;5;5;5"));
     }
 
     #[test]
     fn a_long_picture_is_sent_to_kitty_in_chunks() {
-        let mut picture = Picture::filled(64, 64, [0; 3]);
+        let mut picture = Image::filled(64, 64, [0; 3]);
         // Noise that does not compress below a chunk.
         let mut state = 1u32;
         for value in &mut picture.rgb {

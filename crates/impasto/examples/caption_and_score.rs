@@ -10,11 +10,11 @@ use impasto::checkpoint::ModelSource;
 use impasto::observer::NoObserver;
 use impasto::rank::Ranker;
 use impasto::text::clip::LongCaption;
-use impasto::{Caption, Model, OpenOptions, Picture, device};
+use impasto::{Caption, Image, Model, OpenOptions, device};
 
 fn main() -> impasto::Result<()> {
     let path = std::env::args().nth(1);
-    let picture = Picture::open(path.unwrap_or("docs/pictures/turtle.png".into()))?;
+    let picture = Image::open(path.unwrap_or("docs/pictures/turtle.png".into()))?;
     let (device, _) = device::select("auto")?;
     let model = Model::open("impasto-mini", &device, &OpenOptions::default())?;
     let request = Caption {

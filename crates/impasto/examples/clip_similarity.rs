@@ -10,12 +10,12 @@
 #![allow(clippy::print_stdout)] // what an example is for
 
 use impasto::checkpoint::{ClipModel, ModelSource};
-use impasto::{device, image::Picture, rank::numbers, text::clip::LongCaption};
+use impasto::{device, image::Image, rank::numbers, text::clip::LongCaption};
 
 fn main() -> impasto::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let caption = arguments.next().unwrap_or("a red turtle".into());
-    let picture = Picture::open(
+    let picture = Image::open(
         arguments
             .next()
             .unwrap_or("docs/pictures/turtle.png".into()),

@@ -264,7 +264,7 @@ pub(crate) fn kernels() -> Kernels {
     use impasto_kernels::bf16::{Unit, unit};
     use impasto_kernels::{Isa, extensions, has_vnni, isa};
     let mut found: Vec<String> = extensions().into_iter().map(str::to_owned).collect();
-    // The compiler's library does not tell these.
+    // The compiler's library does not detect these.
     let flags = field("/proc/cpuinfo", "flags").unwrap_or_default();
     for (flag, name) in [
         ("avx_vnni", "AVX-VNNI"),

@@ -31,13 +31,13 @@
 //!
 //! ```
 //! use impasto::edit::{Area, Region};
-//! use impasto::image::{Original, Picture};
+//! use impasto::image::{Original, Image};
 //! use impasto::observer::NoObserver;
 //! # use impasto::{Caption, Edit, Model, OpenOptions, device};
 //! # let (device, _) = device::select("cpu")?;
 //! # let model = Model::open("impasto-mini", &device, &OpenOptions::default())?;
 //!
-//! let picture = Picture::filled(100, 80, [240, 220, 60]);
+//! let picture = Image::filled(100, 80, [240, 220, 60]);
 //! let hole = Region::Box(Area { x: 20, y: 20, width: 40, height: 40 });
 //! let mut request = Edit::new(Original::from(&picture), hole, 3);
 //! request.prompt = Some("a red turtle on yellow".into());
@@ -109,7 +109,7 @@ pub mod selftest;
 
 pub use device::Device;
 pub use error::{Error, Result};
-pub use image::Picture;
+pub use image::Image;
 pub use model::{Model, OpenOptions};
 pub use observer::Observer;
 pub use request::{Caption, Edit, Generate, Request, Vary};

@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use crate::checkpoint::{ModelSource, WeightFormat};
 use crate::families::{self, AnyModel, Captioner, Generator, ModelFiles};
 use crate::files::FileAccess;
-use crate::image::Picture;
+use crate::image::Image;
 use crate::models::ImageTokenizer;
 use crate::observer::Observer;
 use crate::request::Request;
@@ -139,29 +139,29 @@ impl Model {
     }
 
     /// Row-major ids of a picture of any size: its middle square, scaled to the model's.
-    pub fn encode(&self, picture: &Picture) -> Result<Vec<u32>> {
+    pub fn encode(&self, picture: &Image) -> Result<Vec<u32>> {
         let picture = picture.fit_square(self.picture_size())?;
         let ids = self.image_tokenizer().encode(&[picture], self.device());
         Ok(ids?.swap_remove(0))
     }
 
     /// The picture of row-major ids.
-    pub fn decode(&self, image_ids: &[u32]) -> Result<Picture> {
+    pub fn decode(&self, image_ids: &[u32]) -> Result<Image> {
         let pictures = self.image_tokenizer().decode(&[image_ids.to_vec()]);
         Ok(pictures?.swap_remove(0))
     }
 
     /// A picture through the image tokenizer and back.
-    pub fn reconstruct(&self, picture: &Picture) -> Result<Picture> {
+    pub fn reconstruct(&self, picture: &Image) -> Result<Image> {
         self.decode(&self.encode(picture)?)
     }
 
     /// The picture of the ids that are known so far, grey where none is; none where no id is known.
-    pub fn decode_partial(&self, image_ids: &[Option<u32>]) -> Result<Option<Picture>> {
+    pub fn decode_partial(&self, image_ids: &[Option<u32>]) -> Result<Option<Image>> {
         let (size, grid) = (self.picture_size(), self.grid());
         let known = image_ids.iter().take_while(|id| id.is_some()).count();
         let scattered = image_ids.iter().skip(known).any(Option::is_some);
-        let mut picture = Picture::filled(size, size, [128; 3]);
+        let mut picture = Image::filled(size, size, [128; 3]);
         if !scattered {
             // The first rows of ids that are whole are enough, and quicker to decode.
             let rows = known / grid;
@@ -199,7 +199,7 @@ impl Model {
     }
 
     /// Several pictures as one, decoded together so that they blend into each other: rows of `columns`.
-    pub fn decode_seamless(&self, pictures: &[&[u32]], columns: usize) -> Result<Picture> {
+    pub fn decode_seamless(&self, pictures: &[&[u32]], columns: usize) -> Result<Image> {
         let grid = self.grid();
         if columns == 0 || pictures.is_empty() || !pictures.len().is_multiple_of(columns) {
             return Err(Error::invalid(

@@ -16,7 +16,7 @@ use image::codecs::{jpeg::JpegEncoder, webp::WebPEncoder};
 use image::{ExtendedColorType, ImageDecoder, ImageEncoder, ImageReader};
 use serde::{Deserialize, Serialize};
 
-use crate::image::{Format, Picture, Samples};
+use crate::image::{Format, Image, Samples};
 use crate::models::dalle::Order;
 use crate::request::GeneratedImage;
 use crate::sampling::SamplingOptions;
@@ -67,7 +67,7 @@ impl Settings {
         prompt: &str,
         image: &GeneratedImage,
         sampling: &SamplingOptions,
-        (order, picture): (Order, &Picture),
+        (order, picture): (Order, &Image),
     ) -> Self {
         let positions = image.image_ids.len();
         Settings {
@@ -206,7 +206,7 @@ fn pairs(line: &str) -> Result<Vec<(String, String)>> {
 }
 
 /// The bytes of a picture file that says how it was made. `quality` from 1 to 100 counts for JPEG only.
-pub fn encode(picture: &Picture, format: Format, quality: u8, parameters: &str) -> Result<Vec<u8>> {
+pub fn encode(picture: &Image, format: Format, quality: u8, parameters: &str) -> Result<Vec<u8>> {
     let samples = Samples {
         width: picture.width,
         height: picture.height,
@@ -309,7 +309,7 @@ fn png_with_text(
 }
 
 /// The `parameters` text of a PNG, JPEG or WebP file, if it has one. A file that is none of these has
-/// none either: that is for [`Picture::decode`] to say.
+/// none either: that is for [`Image::decode`] to say.
 pub fn read_parameters(bytes: &[u8]) -> Option<String> {
     png_text(bytes).or_else(|| {
         let reader = ImageReader::new(Cursor::new(bytes))
@@ -385,8 +385,8 @@ mod tests {
         }
     }
 
-    fn picture() -> Picture {
-        let mut picture = Picture::filled(16, 8, [200, 30, 30]);
+    fn picture() -> Image {
+        let mut picture = Image::filled(16, 8, [200, 30, 30]);
         picture.rgb[5] = 77;
         picture
     }
@@ -410,7 +410,7 @@ mod tests {
                 assert_eq!(read_parameters(&bytes), Some(text), "{format:?}");
                 let read = Settings::parse(&read_parameters(&bytes).unwrap()).unwrap();
                 assert_eq!(read, settings(prompt), "{format:?}");
-                let decoded = Picture::decode(&bytes, "x").unwrap();
+                let decoded = Image::decode(&bytes, "x").unwrap();
                 if format == Format::Jpeg {
                     assert_eq!((decoded.width, decoded.height), (16, 8));
                 } else {

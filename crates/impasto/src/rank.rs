@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::checkpoint::dalle_pytorch_clip::{DallePytorchClipModel, is_dalle_pytorch_clip};
 use crate::checkpoint::{ClipModel, ModelSource};
-use crate::image::Picture;
+use crate::image::Image;
 use crate::models::clip::unit;
 use crate::text::clip::LongCaption;
 use crate::{Error, Result};
@@ -24,7 +24,7 @@ pub trait EmbeddingModel: Debug {
     fn embed_texts(&self, captions: &[String], long: LongCaption) -> Result<Tensor<2>>;
 
     /// Embeddings of pictures, of length one: `[pictures, width]`.
-    fn embed_pictures(&self, pictures: &[Picture]) -> Result<Tensor<2>>;
+    fn embed_pictures(&self, pictures: &[Image]) -> Result<Tensor<2>>;
 
     /// How near they are on the model's own scale: `[pictures, captions]`.
     fn logits(&self, image: Tensor<2>, text: Tensor<2>) -> Tensor<2>;
@@ -44,7 +44,7 @@ impl EmbeddingModel for ClipModel {
         ClipModel::embed_texts(self, captions, long)
     }
 
-    fn embed_pictures(&self, pictures: &[Picture]) -> Result<Tensor<2>> {
+    fn embed_pictures(&self, pictures: &[Image]) -> Result<Tensor<2>> {
         ClipModel::embed_pictures(self, pictures)
     }
 
@@ -66,7 +66,7 @@ impl EmbeddingModel for DallePytorchClipModel {
         DallePytorchClipModel::embed_texts(self, captions, long)
     }
 
-    fn embed_pictures(&self, pictures: &[Picture]) -> Result<Tensor<2>> {
+    fn embed_pictures(&self, pictures: &[Image]) -> Result<Tensor<2>> {
         DallePytorchClipModel::embed_pictures(self, pictures)
     }
 
@@ -104,7 +104,7 @@ impl Ranker {
     pub fn score(
         &self,
         captions: &[String],
-        pictures: &[Picture],
+        pictures: &[Image],
         long: LongCaption,
     ) -> Result<Scores> {
         let text = self.model.embed_texts(captions, long)?;
@@ -117,7 +117,7 @@ impl Ranker {
         &self,
         labels: &[String],
         templates: &[String],
-        pictures: &[Picture],
+        pictures: &[Image],
         long: LongCaption,
     ) -> Result<Scores> {
         if let Some(template) = templates.iter().find(|template| !template.contains(BLANK)) {
@@ -212,7 +212,7 @@ impl Scores {
 
 /// Indices of things that two numbers speak for, the best first: by the sum of their ranks, so that the numbers
 /// need no common scale; of equals the one that the first numbers prefer.
-pub fn agreed(first: &[f64], second: &[f32]) -> Vec<usize> {
+pub fn rank_sum(first: &[f64], second: &[f32]) -> Vec<usize> {
     let mut sums = vec![0; first.len()];
     let by_first = best(first.len(), |index| first[index]);
     let by_second = best(second.len(), |index| f64::from(second[index]));
@@ -221,9 +221,9 @@ pub fn agreed(first: &[f64], second: &[f32]) -> Vec<usize> {
             sums[index] += rank;
         }
     }
-    let mut agreed = by_first;
-    agreed.sort_by_key(|&index| sums[index]);
-    agreed
+    let mut rank_sum = by_first;
+    rank_sum.sort_by_key(|&index| sums[index]);
+    rank_sum
 }
 
 /// Indices in the order of their scores, the highest first; equal ones in their order.
@@ -267,11 +267,11 @@ mod tests {
     fn two_rankings_agree_by_the_sum_of_ranks() {
         // Ranks 0 1 2 3 and 3 0 1 2.
         assert_eq!(
-            agreed(&[9.0, 5.0, 2.0, 1.0], &[0.1, 0.9, 0.8, 0.2]),
+            rank_sum(&[9.0, 5.0, 2.0, 1.0], &[0.1, 0.9, 0.8, 0.2]),
             [1, 0, 2, 3]
         );
-        assert_eq!(agreed(&[1.0, 2.0], &[0.5, 0.5]), [1, 0]);
-        assert!(agreed(&[], &[]).is_empty());
+        assert_eq!(rank_sum(&[1.0, 2.0], &[0.5, 0.5]), [1, 0]);
+        assert!(rank_sum(&[], &[]).is_empty());
     }
 
     #[test]

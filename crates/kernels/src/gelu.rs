@@ -61,7 +61,7 @@ pub fn gate_backward(dy: &[f32], x: &[f32], hidden: usize) -> Vec<f32> {
 /// Elements that a task takes at least.
 const PIECE: usize = 1 << 12;
 
-/// `work` writes the part of the result that it is told.
+/// `work` writes the part of the result that it is given.
 fn elementwise(length: usize, work: impl Fn(&mut [f32], Range<usize>) + Sync) -> Vec<f32> {
     let mut y = fresh(length);
     let shared = SharedPtr::new(y.as_mut_ptr());

@@ -60,7 +60,7 @@ pub fn has_vnni() -> bool {
 }
 
 /// What this processor has of the extensions that matter to products, whether the kernels use them or not, and what
-/// the compiler's library can tell.
+/// the compiler's library can detect.
 pub fn extensions() -> Vec<&'static str> {
     let mut found = Vec::new();
     #[cfg(target_arch = "x86_64")]
@@ -91,7 +91,7 @@ pub(crate) struct Caches {
     pub(crate) l2: usize,
 }
 
-/// The caches of data of this processor, or common ones where it does not tell.
+/// The caches of data of this processor, or common ones where it does not report them.
 pub(crate) fn caches() -> Caches {
     static CACHES: OnceLock<Caches> = OnceLock::new();
     *CACHES.get_or_init(|| {

@@ -119,7 +119,7 @@ pub fn forward(
     )
 }
 
-/// Keys and values of positions told before.
+/// Keys and values of earlier positions.
 #[derive(Debug)]
 pub struct Cache<'a> {
     /// Keys, `[batch, heads, dim, capacity]`: as the scores of one more query read them.

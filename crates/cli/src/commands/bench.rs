@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use impasto::bench::{Figure, Options, Report, What, run as measure};
+use impasto::bench::{BenchPart, BenchReport, Figure, Options, run as measure};
 use impasto::checkpoint::WeightFormat;
 
 use crate::terminal;
@@ -14,7 +14,7 @@ use crate::terminal;
 /// products for everything else.
 #[derive(Args)]
 pub struct Arguments {
-    /// What to measure [default: everything]
+    /// BenchPart to measure [default: everything]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PART")]
     what: Vec<Part>,
     /// Loading, decoding, CLIP and training (f32 and bf16): in what weights are held
@@ -43,14 +43,14 @@ enum Part {
     Training,
 }
 
-impl From<Part> for What {
+impl From<Part> for BenchPart {
     fn from(part: Part) -> Self {
         match part {
-            Part::Load => What::Load,
-            Part::Decode => What::Decode,
-            Part::Pixels => What::Pixels,
-            Part::Clip => What::Clip,
-            Part::Training => What::Training,
+            Part::Load => BenchPart::Load,
+            Part::Decode => BenchPart::Decode,
+            Part::Pixels => BenchPart::Pixels,
+            Part::Clip => BenchPart::Clip,
+            Part::Training => BenchPart::Training,
         }
     }
 }
@@ -66,7 +66,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     // As training does: what a step frees the next one wants again.
     impasto::device::keep_freed_memory();
     let what = match arguments.what[..] {
-        [] => What::ALL.to_vec(),
+        [] => BenchPart::ALL.to_vec(),
         ref parts => parts.iter().map(|&part| part.into()).collect(),
     };
     let options = Options {
@@ -102,7 +102,7 @@ fn line(figure: &Figure) -> String {
     )
 }
 
-fn table(report: &Report) -> String {
+fn table(report: &BenchReport) -> String {
     let (kernels, peaks) = (&report.kernels, &report.peaks);
     let mut text = format!(
         "impasto {}, {}, {} threads\nkernels: f32 {}, bf16 {}, int8 {}\nmost: memory {:.1} GB/s, f32 {:.0} GFLOP/s",

@@ -96,7 +96,7 @@ impl LanguageName {
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct CaptionReport<'a> {
     model: &'a str,
     search: &'a Search,
     /// None where it was left to the model.
@@ -159,19 +159,19 @@ pub fn run(arguments: Arguments) -> Result<()> {
         request.image = Some(Arc::new(picture.clone()));
         let captions = model.run(&request, &mut NoObserver)?.captions;
         if !arguments.json {
-            for told in &captions {
+            for caption in &captions {
                 let name = if arguments.images.len() > 1 {
                     format!("{}\t", shown(path))
                 } else {
                     String::new()
                 };
                 // A caption a line, whatever a model generates.
-                let words: Vec<&str> = told.text.split_whitespace().collect();
+                let words: Vec<&str> = caption.text.split_whitespace().collect();
                 terminal::result(format_args!(
                     "{name}{}\t{:.4} nats in {} tokens",
                     words.join(" "),
-                    told.log_likelihood,
-                    told.tokens
+                    caption.log_likelihood,
+                    caption.tokens
                 ))?;
             }
         }
@@ -181,7 +181,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         });
     }
     if arguments.json {
-        terminal::json(&Report {
+        terminal::json(&CaptionReport {
             model: model.name(),
             search: &search,
             language,

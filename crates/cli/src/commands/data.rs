@@ -16,11 +16,11 @@ use crate::terminal::{self, in_line};
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]
-    what: What,
+    what: DataAction,
 }
 
 #[derive(Subcommand)]
-enum What {
+enum DataAction {
     /// Render composed scenes with captions into a folder or tars; a stopped run goes on
     Scenes(ScenesFlags),
     /// Look at every picture and caption of your own data, and list what can't be used
@@ -71,8 +71,8 @@ struct CheckFlags {
 /// Renders or checks.
 pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.what {
-        What::Scenes(flags) => scenes(&flags),
-        What::Check(flags) => check(flags),
+        DataAction::Scenes(flags) => scenes(&flags),
+        DataAction::Check(flags) => check(flags),
     }
 }
 
@@ -156,7 +156,7 @@ fn check(flags: CheckFlags) -> Result<()> {
     Ok(())
 }
 
-/// What kind of source the paths name.
+/// DataAction kind of source the paths name.
 fn source(mut paths: Vec<PathBuf>) -> Result<PairSource> {
     let is = |path: &Path, extension: &str| {
         path.extension()

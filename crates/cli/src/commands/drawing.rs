@@ -90,7 +90,7 @@ pub struct Task<'a> {
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct EditReport<'a> {
     model: &'a str,
     prompt: Option<&'a str>,
     sampling: &'a SamplingOptions,
@@ -270,7 +270,7 @@ impl DrawingFlags {
             return Ok(());
         }
         let corners = |area: Area| [area.x, area.y, area.width, area.height];
-        terminal::json(&Report {
+        terminal::json(&EditReport {
             model: model.name(),
             prompt: request.prompt.as_deref(),
             sampling: &outcome.sampling,

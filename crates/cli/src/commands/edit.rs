@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{ArgGroup, Args};
 use impasto::edit::{Area, Canvassed, Mask, Region, Sides};
 use impasto::files;
-use impasto::image::{Format, Original, Picture};
+use impasto::image::{Format, Image, Original};
 
 use super::drawing::{DrawingFlags, Task};
 use crate::arguments::prompt;
@@ -164,11 +164,11 @@ impl Arguments {
 }
 
 /// The mask as a picture: white is drawn.
-fn shown(mask: &Mask) -> Result<Picture> {
+fn shown(mask: &Mask) -> Result<Image> {
     let rgb = mask
         .asked
         .iter()
         .flat_map(|&asked| [if asked { 255 } else { 0 }; 3])
         .collect();
-    Ok(Picture::new(mask.width, mask.height, rgb)?)
+    Ok(Image::new(mask.width, mask.height, rgb)?)
 }

@@ -13,7 +13,7 @@ use crate::terminal;
 
 /// Captions and pictures as vectors of length one in a CLIP's space
 ///
-/// What belongs together is near: the cosine of two vectors is the sum of their products.
+/// EmbedInput belongs together is near: the cosine of two vectors is the sum of their products.
 #[derive(Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).multiple(true)))]
 pub struct Arguments {
@@ -33,7 +33,7 @@ pub struct Arguments {
 }
 
 #[derive(Serialize)]
-struct Report {
+struct EmbedReport {
     model: String,
     embeddings: Vec<Embedded>,
 }
@@ -41,13 +41,13 @@ struct Report {
 #[derive(Serialize)]
 struct Embedded {
     #[serde(flatten)]
-    what: What,
+    what: EmbedInput,
     embedding: Vec<f32>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
-enum What {
+enum EmbedInput {
     Text(String),
     Image(#[serde(serialize_with = "impasto::files::lossy")] PathBuf),
 }
@@ -67,14 +67,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
     if !pictures.is_empty() {
         values.extend(rows(model.embed_pictures(pictures)?)?);
     }
-    let texts = arguments.texts.into_iter().map(What::Text);
-    let what = texts.chain(images.into_iter().map(What::Image));
+    let texts = arguments.texts.into_iter().map(EmbedInput::Text);
+    let what = texts.chain(images.into_iter().map(EmbedInput::Image));
     let embeddings: Vec<Embedded> = what
         .zip(values)
         .map(|(what, embedding)| Embedded { what, embedding })
         .collect();
     if arguments.json {
-        terminal::json(&Report {
+        terminal::json(&EmbedReport {
             model: model.name().to_owned(),
             embeddings,
         })?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::Args;
 use impasto::checkpoint::{EMBEDDED_CLIP, ModelSource};
-use impasto::image::{Format, Picture};
+use impasto::image::{Format, Image};
 use impasto::model::Model;
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
@@ -97,7 +97,7 @@ pub struct Arguments {
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct GenerateReport<'a> {
     model: &'a str,
     sampling: &'a SamplingOptions,
     order: Order,
@@ -240,7 +240,7 @@ impl Arguments {
             )
             .into());
         }
-        let mut ids = model.encode(&Picture::open(path)?)?;
+        let mut ids = model.encode(&Image::open(path)?)?;
         ids.truncate(rows * grid);
         Ok(ids)
     }
@@ -368,12 +368,12 @@ impl Work<'_> {
             return Ok(());
         }
         let columns = nearly_square(pictures.len());
-        screen.show(&Picture::grid(&pictures, columns, GAP)?)
+        screen.show(&Image::grid(&pictures, columns, GAP)?)
     }
 
     /// All pictures in one: a row a prompt where there are several of each, else nearly square.
-    fn grid(&self, made: &[Made]) -> Result<Picture> {
-        let pictures: Vec<Picture> = made.iter().map(|made| made.image.picture.clone()).collect();
+    fn grid(&self, made: &[Made]) -> Result<Image> {
+        let pictures: Vec<Image> = made.iter().map(|made| made.image.picture.clone()).collect();
         let columns = if self.arguments.prompts.len() > 1 && self.arguments.n > 1 {
             self.arguments.n as usize
         } else {
@@ -386,7 +386,7 @@ impl Work<'_> {
                 .unwrap_or(ids.len());
             return Ok(self.model.decode_seamless(&ids, columns)?);
         }
-        Ok(Picture::grid(&pictures, columns, GAP)?)
+        Ok(Image::grid(&pictures, columns, GAP)?)
     }
 
     fn write_grid(&self, made: &mut [Made]) -> Result<()> {
@@ -404,7 +404,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn write(&self, picture: &Picture, prompt: &str, settings: &Settings) -> Result<PathBuf> {
+    fn write(&self, picture: &Image, prompt: &str, settings: &Settings) -> Result<PathBuf> {
         let text = settings.parameters();
         let bytes = provenance::encode(picture, self.format, self.arguments.quality, &text)?;
         let name = match self.arguments.plain_names {
@@ -423,7 +423,7 @@ impl Work<'_> {
     }
 
     /// What is written into the file of `picture`, which shows `drawn`.
-    fn settings(&self, prompt: &str, drawn: &GeneratedImage, picture: &Picture) -> Settings {
+    fn settings(&self, prompt: &str, drawn: &GeneratedImage, picture: &Image) -> Settings {
         let (model, sampling) = (self.model.name(), &self.sampling);
         Settings::of_generated(
             model,
@@ -434,7 +434,7 @@ impl Work<'_> {
         )
     }
 
-    fn report(&self, made: Vec<Made>, timings: Timings) -> Report<'_> {
+    fn report(&self, made: Vec<Made>, timings: Timings) -> GenerateReport<'_> {
         let picture = |made: Made| ReportedPicture {
             path: made.path,
             prompt: made.prompt,
@@ -442,7 +442,7 @@ impl Work<'_> {
             log_likelihood: made.image.log_likelihood,
             clip_score: made.image.clip_score,
         };
-        Report {
+        GenerateReport {
             model: self.model.name(),
             sampling: &self.sampling,
             order: self.arguments.order,

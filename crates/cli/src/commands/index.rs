@@ -16,11 +16,11 @@ use crate::terminal::{self, in_line, shown};
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]
-    what: What,
+    what: IndexAction,
 }
 
 #[derive(Subcommand)]
-enum What {
+enum IndexAction {
     /// Embed the pictures below a folder; again, only what is new or was changed, and what is gone is taken out
     ///
     /// Fails, at the end, if a picture or a folder could not be read; the other pictures are in the index.
@@ -34,7 +34,7 @@ enum What {
 }
 
 #[derive(Args)]
-struct Place {
+struct IndexFolders {
     /// The folder of pictures
     #[arg(value_name = "DIR")]
     folder: PathBuf,
@@ -43,7 +43,7 @@ struct Place {
     index: Option<PathBuf>,
 }
 
-impl Place {
+impl IndexFolders {
     fn index(&self) -> PathBuf {
         index_of(&self.folder, self.index.as_deref())
     }
@@ -57,7 +57,7 @@ pub(super) fn index_of(folder: &Path, index: Option<&Path>) -> PathBuf {
 #[derive(Args)]
 struct BuildFlags {
     #[command(flatten)]
-    place: Place,
+    place: IndexFolders,
     #[command(flatten)]
     how: How,
 }
@@ -74,7 +74,7 @@ struct How {
 #[derive(Args)]
 struct PictureFlags {
     #[command(flatten)]
-    place: Place,
+    place: IndexFolders,
     /// Pictures
     #[arg(required = true, value_name = "IMAGE")]
     pictures: Vec<PathBuf>,
@@ -85,7 +85,7 @@ struct PictureFlags {
 #[derive(Args)]
 struct InfoFlags {
     #[command(flatten)]
-    place: Place,
+    place: IndexFolders,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -94,10 +94,10 @@ struct InfoFlags {
 /// Embeds, adds, removes, reports.
 pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.what {
-        What::Build(flags) => build(&flags),
-        What::Add(flags) => add(&flags),
-        What::Remove(flags) => remove(&flags),
-        What::Info(flags) => info(&flags),
+        IndexAction::Build(flags) => build(&flags),
+        IndexAction::Add(flags) => add(&flags),
+        IndexAction::Remove(flags) => remove(&flags),
+        IndexAction::Info(flags) => info(&flags),
     }
 }
 
@@ -148,19 +148,19 @@ fn remove(flags: &PictureFlags) -> Result<()> {
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct IndexReport<'a> {
     #[serde(serialize_with = "files::lossy")]
     index: PathBuf,
     #[serde(flatten)]
     changes: Changes,
-    /// What could not be read.
+    /// IndexAction could not be read.
     left_out: Vec<LeftOut>,
     /// Files that are no pictures by their names, and hidden ones.
     other: &'a [LeftOut],
 }
 
 fn change(
-    place: &Place,
+    place: &IndexFolders,
     how: &How,
     other: &[LeftOut],
     work: impl FnOnce(&mut Writer<'_>, &mut dyn Observer) -> impasto::Result<Changes>,
@@ -198,7 +198,7 @@ fn change(
     bar.finish_and_clear();
     let changes = changes?;
     if how.json {
-        terminal::json(&Report {
+        terminal::json(&IndexReport {
             index,
             changes,
             left_out,

@@ -33,7 +33,7 @@ pub struct Arguments {
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct LikelihoodReport<'a> {
     model: &'a str,
     caption: &'a str,
     pictures: Vec<ReportedPicture>,
@@ -71,7 +71,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         reported.push(ReportedPicture { path, likelihood });
     }
     if arguments.json {
-        terminal::json(&Report {
+        terminal::json(&LikelihoodReport {
             model: model.name(),
             caption: &arguments.caption,
             pictures: reported,

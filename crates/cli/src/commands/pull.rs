@@ -176,7 +176,7 @@ struct Bars {
     bar: ProgressBar,
     file: String,
     started: Instant,
-    told: Instant,
+    printed: Instant,
     first: u64,
 }
 
@@ -191,7 +191,7 @@ impl Bars {
             bar,
             file: String::new(),
             started: now,
-            told: now,
+            printed: now,
             first: 0,
         })
     }
@@ -201,15 +201,15 @@ impl Bars {
             self.file.clone_from(&progress.file);
             self.bar.reset();
             self.bar.set_message(progress.file.clone());
-            (self.started, self.told, self.first) =
+            (self.started, self.printed, self.first) =
                 (Instant::now(), Instant::now(), progress.bytes);
         }
         if let Some(total) = progress.file_bytes {
             self.bar.set_length(total);
         }
         self.bar.set_position(progress.bytes);
-        if self.bar.is_hidden() && self.told.elapsed() >= Duration::from_secs(10) {
-            self.told = Instant::now();
+        if self.bar.is_hidden() && self.printed.elapsed() >= Duration::from_secs(10) {
+            self.printed = Instant::now();
             let rate = (progress.bytes - self.first.min(progress.bytes)) as f64
                 / self.started.elapsed().as_secs_f64();
             let left = match progress.file_bytes {

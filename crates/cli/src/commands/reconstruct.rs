@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use impasto::files;
-use impasto::image::Picture;
+use impasto::image::Image;
 use impasto::image::metrics::psnr;
 
 use crate::arguments::ModelFlags;
@@ -26,7 +26,7 @@ pub struct Arguments {
 /// Reads, reconstructs, writes.
 pub fn run(arguments: Arguments) -> Result<()> {
     let format = outputs::check_file(&arguments.output, None)?;
-    let picture = Picture::open(&arguments.image)?;
+    let picture = Image::open(&arguments.image)?;
     let model = arguments.model.open()?;
     let original = picture.fit_square(model.picture_size())?;
     let reconstructed = model.reconstruct(&original)?;

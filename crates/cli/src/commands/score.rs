@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use impasto::image::Picture;
+use impasto::image::Image;
 use serde::Serialize;
 
 use crate::arguments::{ClipFlags, LongCaptionFlags, prompt};
@@ -41,7 +41,7 @@ pub struct Arguments {
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct ScoreReport<'a> {
     model: &'a str,
     /// The caption, or the picture's path, that all are compared with.
     of: &'a str,
@@ -116,7 +116,7 @@ fn captions(arguments: &Arguments, image: PathBuf) -> Result<()> {
     let words = words
         .map(|words| words.map(str::to_owned))
         .collect::<Result<Vec<String>>>()?;
-    let picture = [Picture::open(&image)?];
+    let picture = [Image::open(&image)?];
     let ranker = arguments.clip.load()?;
     let scores = if arguments.templates.is_empty() {
         ranker.score(&words, &picture, arguments.long.what())?
@@ -141,7 +141,7 @@ fn captions(arguments: &Arguments, image: PathBuf) -> Result<()> {
 
 fn print_result(arguments: &Arguments, model: &str, of: &str, scores: Vec<Score>) -> Result<()> {
     if arguments.json {
-        return terminal::json(&Report { model, of, scores });
+        return terminal::json(&ScoreReport { model, of, scores });
     }
     for score in scores {
         terminal::result(format_args!(

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use impasto::image::{Format, Picture};
+use impasto::image::{Format, Image};
 use impasto::search::{Hit, Index};
 use serde::Serialize;
 
@@ -46,7 +46,7 @@ pub struct Arguments {
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct SearchReport<'a> {
     query: &'a str,
     by: &'static str,
     clip: &'a str,
@@ -60,12 +60,12 @@ fn is_named_picture(query: &str) -> bool {
     (path.exists() && !path.is_dir()) || Format::of_path(path).is_ok()
 }
 
-/// Searches and tells.
+/// Searches and prints what was found.
 pub fn run(arguments: Arguments) -> Result<()> {
     let query = &arguments.query;
     let index = Index::open(&index_of(&arguments.folder, arguments.index.as_deref()))?;
     let is_picture = arguments.image || (!arguments.text && is_named_picture(query));
-    let picture = is_picture.then(|| Picture::open(query)).transpose();
+    let picture = is_picture.then(|| Image::open(query)).transpose();
     let picture = picture
         .with_context(|| format!("{query} is taken for a picture; --text searches the words"))?;
     let ranker = arguments.clip.load()?;
@@ -76,7 +76,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         None => index.search_text(&ranker, query, arguments.long.what(), count)?,
     };
     if arguments.json {
-        return terminal::json(&Report {
+        return terminal::json(&SearchReport {
             query,
             by: if is_picture { "picture" } else { "words" },
             clip: ranker.model.name(),

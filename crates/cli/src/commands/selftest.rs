@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
 use impasto::Error;
-use impasto::selftest::{Options, Outcome, Precision, Report, run as check};
+use impasto::selftest::{Options, Outcome, Precision, SelfTestReport, run as check};
 use serde::Serialize;
 
 use crate::arguments::DeviceFlags;
@@ -64,7 +64,7 @@ impl Choice {
 struct Document {
     device: String,
     #[serde(flatten)]
-    report: Report,
+    report: SelfTestReport,
 }
 
 /// Checks and prints.

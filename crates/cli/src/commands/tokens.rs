@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use impasto::image::Picture;
+use impasto::image::Image;
 use impasto::{Error, files};
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +67,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 fn encode(image: &Path, model: &ModelFlags, json: bool) -> Result<()> {
-    let picture = Picture::open(image)?;
+    let picture = Image::open(image)?;
     let model = model.open()?;
     let encoded = Encoded {
         model: model.name().to_owned(),

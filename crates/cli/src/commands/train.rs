@@ -23,11 +23,11 @@ use crate::terminal::{self, note};
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]
-    what: What,
+    what: TrainingKind,
 }
 
 #[derive(Subcommand)]
-enum What {
+enum TrainingKind {
     /// Learn the ids of captions
     TextTokenizer(RunFlags),
     /// Learn the codebook of pictures
@@ -51,7 +51,7 @@ struct DalleFlags {
 impl DalleFlags {
     /// The model that is fine-tuned, if the config is one for that, and its name: a published one, or any by LoRA.
     fn fine_tuned(&self) -> Result<Option<(ModelFiles, String)>> {
-        /// What the configs of both kinds have.
+        /// TrainingKind the configs of both kinds have.
         #[derive(Deserialize)]
         struct Common {
             from: Option<String>,
@@ -70,7 +70,7 @@ impl DalleFlags {
 
 #[derive(Args)]
 struct RunFlags {
-    /// What to train on what, and how
+    /// TrainingKind to train on what, and how
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Where checkpoints, metrics and the result go
@@ -85,34 +85,34 @@ struct RunFlags {
 
 /// Trains.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let (What::TextTokenizer(flags)
-    | What::ImageTokenizer(flags)
-    | What::Dalle(DalleFlags { run: flags, .. })
-    | What::Clip(flags)) = &arguments.what;
+    let (TrainingKind::TextTokenizer(flags)
+    | TrainingKind::ImageTokenizer(flags)
+    | TrainingKind::Dalle(DalleFlags { run: flags, .. })
+    | TrainingKind::Clip(flags)) = &arguments.what;
     std::fs::create_dir_all(&flags.out).map_err(Error::io("create", &flags.out))?;
     files::check_writable(&flags.out)?;
     let (file, out, resume) = (&flags.config, flags.out.as_path(), flags.resume);
-    let mut report = Report::default();
+    let mut report = TrainingReport::default();
     let path = match &arguments.what {
-        What::TextTokenizer(_) => {
+        TrainingKind::TextTokenizer(_) => {
             let config = config::read(file)?;
             start(flags)?;
             text_tokenizer::run(&config, out, &mut report)
         }
-        What::ImageTokenizer(_) => {
+        TrainingKind::ImageTokenizer(_) => {
             let config = config::read(file)?;
             let device = start(flags)?;
             image_tokenizer::run(&config, out, &device, resume, &mut report)
         }
-        What::Dalle(dalle) => match dalle.fine_tuned()? {
+        TrainingKind::Dalle(dalle) => match dalle.fine_tuned()? {
             Some((model, from)) => {
-                let mut config: fine_tune::Config = config::read(file)?;
+                let mut config: fine_tune::FineTuneConfig = config::read(file)?;
                 config.from = Some(from);
                 let device = start(flags)?;
                 fine_tune::run(&config, &model, out, &device, resume, &mut report)
             }
             None => {
-                let mut config: dalle::Config = config::read(file)?;
+                let mut config: dalle::DalleTrainingConfig = config::read(file)?;
                 if dalle.from.is_some() {
                     config.from.clone_from(&dalle.from);
                 }
@@ -120,7 +120,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
                 dalle::run(&config, out, &device, resume, &mut report)
             }
         },
-        What::Clip(_) => {
+        TrainingKind::Clip(_) => {
             let config = config::read(file)?;
             let device = start(flags)?;
             clip::run(&config, out, &device, resume, &mut report)
@@ -142,7 +142,7 @@ fn start(flags: &RunFlags) -> Result<impasto::device::Device> {
 
 /// Shows the progress of the run: a bar on a terminal, a line now and then elsewhere.
 #[derive(Default)]
-struct Report {
+struct TrainingReport {
     bar: Option<ProgressBar>,
     last_line: Option<Instant>,
     checkpoint: bool,
@@ -151,7 +151,7 @@ struct Report {
 /// Between lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-impl Report {
+impl TrainingReport {
     fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| note(text)),
@@ -198,7 +198,7 @@ impl Report {
     }
 }
 
-impl Observer for Report {
+impl Observer for TrainingReport {
     fn event(&mut self, event: &observer::Event<'_>) -> ControlFlow<()> {
         if let observer::Event::Training(event) = event {
             self.show(event);
@@ -211,7 +211,7 @@ impl Observer for Report {
     }
 }
 
-impl Report {
+impl TrainingReport {
     fn show(&mut self, event: &Event) {
         match event {
             Event::Resumed { step } => self.line(&format!("resumed after {step} steps")),

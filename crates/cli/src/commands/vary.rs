@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use impasto::canvas::Conditioning;
 use impasto::edit::Choice;
-use impasto::image::{Format, Picture};
+use impasto::image::{Format, Image};
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
 use impasto::provenance::{self, Settings};
@@ -81,7 +81,7 @@ enum ChoiceName {
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct VaryReport<'a> {
     model: &'a str,
     prompt: Option<&'a str>,
     strength: f64,
@@ -112,7 +112,7 @@ fn strength(text: &str) -> Result<f64, String> {
 pub fn run(arguments: Arguments) -> Result<()> {
     let n = arguments.n as usize;
     let (target, format) = outputs::plan(arguments.output.as_deref(), arguments.format, n)?;
-    let picture = Picture::open(&arguments.image)?;
+    let picture = Image::open(&arguments.image)?;
     let model = arguments.model.open()?;
     note_conditioning(&model)?;
     let request = Vary {
@@ -187,7 +187,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     failure?;
     let outcome = outcome?;
     if arguments.json {
-        return terminal::json(&Report {
+        return terminal::json(&VaryReport {
             model: model.name(),
             prompt: request.prompt.as_deref(),
             strength: request.strength,

@@ -17,7 +17,7 @@ pub struct Finishing<'a> {
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct WordsReport<'a> {
     model: &'a str,
     sampling: &'a SamplingOptions,
     texts: Vec<ReportedText<'a>>,
@@ -67,7 +67,7 @@ impl<'a> Finishing<'a> {
         if !json {
             return Ok(());
         }
-        terminal::json(&Report {
+        terminal::json(&WordsReport {
             model: self.model.name(),
             sampling: &self.sampling,
             texts,

@@ -357,7 +357,7 @@ fn a_picture_that_is_none() {
 }
 
 fn png() -> Vec<u8> {
-    impasto::image::Picture::filled(64, 64, [9, 99, 199])
+    impasto::image::Image::filled(64, 64, [9, 99, 199])
         .encode(impasto::image::Format::Png, 100)
         .unwrap()
 }

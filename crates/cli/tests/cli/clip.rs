@@ -1,6 +1,6 @@
 //! A CLIP through the executable: `embed`, `score`, `generate --best-of`.
 
-use impasto::image::{Format, Picture};
+use impasto::image::{Format, Image};
 
 use crate::program::{Program, clip, model};
 use crate::references::{expected, metadata, published};
@@ -13,7 +13,7 @@ fn numbers(value: &serde_json::Value) -> Vec<f64> {
 fn with_pictures() -> Program {
     let program = Program::new();
     for (name, colour) in [("red.png", [255, 0, 0]), ("blue.png", [0, 0, 255])] {
-        let bytes = Picture::filled(40, 30, colour).encode(Format::Png, 100);
+        let bytes = Image::filled(40, 30, colour).encode(Format::Png, 100);
         std::fs::write(program.path(name), bytes.unwrap()).unwrap();
     }
     program
@@ -312,7 +312,7 @@ fn clips_of_dalle_pytorch_judge_as_the_reference_does() {
         let mut names = Vec::new();
         for (number, values) in values.chunks(sizes).enumerate() {
             let chw: Vec<f32> = values.iter().map(|value| value / 127.5 - 1.0).collect();
-            let picture = Picture::from_chw(&chw, shape[3], shape[2]).unwrap();
+            let picture = Image::from_chw(&chw, shape[3], shape[2]).unwrap();
             let bytes = picture.encode(Format::Png, 100).unwrap();
             names.push(format!("{number}.png"));
             std::fs::write(program.path(&names[number]), bytes).unwrap();

@@ -1,6 +1,6 @@
 //! DALL·E mini from the command line, as it is published: the library's goldens through the executable.
 
-use impasto::image::Picture;
+use impasto::image::Image;
 
 use crate::program::Program;
 use crate::references::{expected, first_row, published, write_picture};
@@ -40,7 +40,7 @@ fn published_folders_draw_what_the_reference_draws() {
         program.expect(&[
             "tokens", "decode", "ids.json", "-o", "b.png", "--model", &model,
         ]);
-        let open = |name| Picture::open(program.path(name)).unwrap();
+        let open = |name| Image::open(program.path(name)).unwrap();
         assert!(open("a.png") == open("b.png"), "{set}");
     }
 }
@@ -58,10 +58,10 @@ fn ids_pictures_and_likelihoods_are_those_of_the_reference() {
         assert_eq!(encoded["model"], name);
 
         program.expect(&["reconstruct", "in.png", "-o", "back.png", "--model", &model]);
-        let back = Picture::open(program.path("back.png")).unwrap();
+        let back = Image::open(program.path("back.png")).unwrap();
         let (values, shape) = expected(set, "picture_decoded");
         let signed: Vec<f32> = values.iter().map(|value| 2.0 * value - 1.0).collect();
-        let reference = Picture::from_chw(&signed, shape[3], shape[2]).unwrap();
+        let reference = Image::from_chw(&signed, shape[3], shape[2]).unwrap();
         // Rounding to bytes may fall to either side.
         let apart = |(&a, &b): (&u8, &u8)| a.abs_diff(b);
         assert!(back.rgb.iter().zip(&reference.rgb).map(apart).max() <= Some(1));
@@ -107,7 +107,7 @@ fn several_pictures_go_into_files_grids_and_seamless_grids() {
         "-o",
         "seamless.png",
     ]);
-    let open = |name: &str| Picture::open(program.path(name)).unwrap();
+    let open = |name: &str| Image::open(program.path(name)).unwrap();
     let (grid, seamless) = (open("grid.png"), open("seamless.png"));
     // 8 px each, two pixels between them or none.
     assert_eq!((grid.width, grid.height), (18, 18));

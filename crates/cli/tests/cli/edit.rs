@@ -7,13 +7,13 @@ use std::process::Command;
 
 use base64::Engine;
 use impasto::edit::{Area, Mask};
-use impasto::image::{Format, Original, Picture, SampleKind, Samples};
+use impasto::image::{Format, Image, Original, SampleKind, Samples};
 use impasto::provenance::{self, Settings};
 
 use crate::program::{Program, model};
 
 /// Soft slopes, as photographs have them.
-fn photograph(width: usize, height: usize) -> Picture {
+fn photograph(width: usize, height: usize) -> Image {
     let rgb = (0..width * height).flat_map(|at| {
         let (x, y) = (at % width, at / width);
         [
@@ -22,7 +22,7 @@ fn photograph(width: usize, height: usize) -> Picture {
             (90 + 60 * (x + y) / (width + height)) as u8,
         ]
     });
-    Picture::new(width, height, rgb.collect()).unwrap()
+    Image::new(width, height, rgb.collect()).unwrap()
 }
 
 /// Writes a PNG of any samples; returns its name.
@@ -43,7 +43,7 @@ pub fn write_photograph<'a>(
     name
 }
 
-fn rgba(picture: &Picture, alpha: impl Fn(usize, usize) -> u8) -> Samples {
+fn rgba(picture: &Image, alpha: impl Fn(usize, usize) -> u8) -> Samples {
     let pixels = picture.rgb.chunks_exact(3).enumerate();
     Samples {
         width: picture.width,
@@ -168,7 +168,7 @@ fn masks_say_it_by_transparency_or_by_brightness() {
     program.expect(&edit("clear.png", &["-o", "own.png"]));
     // Transparency that says nothing, as many programs write it: the brightness counts.
     let black_and_white = bright.bytes.iter().flat_map(|&value| [value; 3]).collect();
-    let black_and_white = Picture::new(80, 64, black_and_white).unwrap();
+    let black_and_white = Image::new(80, 64, black_and_white).unwrap();
     write(&program, "opaque.png", &rgba(&black_and_white, |_, _| 255));
     program.expect(&edit(image, &["--mask", "opaque.png", "-o", "4.png"]));
     let none = rgba(&photograph(80, 64), |_, _| 255);
@@ -191,7 +191,7 @@ fn useless_masks_are_refused_with_what_is_wrong() {
     }
     let solid = |name, alpha| write(&program, name, &rgba(&photograph(80, 64), |_, _| alpha));
     let full = solid("full.png", 0);
-    let black = rgba(&Picture::filled(80, 64, [0; 3]), |_, _| 255);
+    let black = rgba(&Image::filled(80, 64, [0; 3]), |_, _| 255);
     let empty = write(&program, "empty.png", &black);
     fs::write(program.path("text.png"), "no picture").unwrap();
     let refusals: [(i32, &[&str], &[&str]); 11] = [
@@ -575,10 +575,10 @@ fn variations_reach_from_the_reconstruction_to_a_fresh_picture() {
             "-o",
             output,
         ]);
-        Picture::open(program.path(output)).unwrap()
+        Image::open(program.path(output)).unwrap()
     };
     program.expect(&["reconstruct", image, "--model", model(), "-o", "back.png"]);
-    let back = Picture::open(program.path("back.png")).unwrap();
+    let back = Image::open(program.path("back.png")).unwrap();
     assert_eq!(vary("0", "0.png"), back);
     program.expect(&[
         "generate",
@@ -590,7 +590,7 @@ fn variations_reach_from_the_reconstruction_to_a_fresh_picture() {
         "-o",
         "fresh.png",
     ]);
-    let fresh = Picture::open(program.path("fresh.png")).unwrap();
+    let fresh = Image::open(program.path("fresh.png")).unwrap();
     assert_eq!(vary("1", "1.png"), fresh);
     let half = vary("0.5", "half.png");
     assert!(half != back && half != fresh);
@@ -640,7 +640,7 @@ fn captions_are_in_the_language_that_is_asked_for() {
         let captions = report["pictures"][0]["captions"].as_array().unwrap();
         let texts = captions
             .iter()
-            .map(|told| told["text"].as_str().unwrap().to_owned());
+            .map(|caption| caption["text"].as_str().unwrap().to_owned());
         (report["language"].clone(), texts.collect::<Vec<String>>())
     };
     let has_letters = |text: &String| text.bytes().any(|byte| byte.is_ascii_alphabetic());

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use impasto::checkpoint::weights::{LazyTensor, Precision, parse, serialize, write_lazily};
-use impasto::image::{Format, Picture};
+use impasto::image::{Format, Image};
 use serde_json::{Value, json};
 
 use crate::program::{Program, model};
@@ -240,7 +240,7 @@ fn pointers_and_web_pages_are_named() {
 }
 
 fn png(shade: u8) -> Vec<u8> {
-    let picture = Picture::filled(16, 16, [shade, 99, 199]);
+    let picture = Image::filled(16, 16, [shade, 99, 199]);
     picture.encode(Format::Png, 100).unwrap()
 }
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use impasto::image::{Format, Picture};
+use impasto::image::{Format, Image};
 use serde_json::json;
 
 use crate::program::{Program, Ran, clip, model};
@@ -50,7 +50,7 @@ fn a_full_disk_is_named_and_nothing_is_left() {
     let program = Program::new();
     fs::create_dir(program.path("p")).unwrap();
     for i in 0..6u8 {
-        let picture = Picture::filled(32, 32, [i * 40, 99, 199]);
+        let picture = Image::filled(32, 32, [i * 40, 99, 199]);
         fs::write(
             program.path(&format!("p/{i}.png")),
             picture.encode(Format::Png, 100).unwrap(),

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Duration;
 
-use impasto::image::Picture;
+use impasto::image::Image;
 use impasto::models::dalle::Order;
 use impasto::provenance::{Settings, read_parameters};
 
@@ -37,7 +37,7 @@ fn a_prompt_becomes_a_picture_named_after_it() {
         "{}",
         ran.stderr
     );
-    let picture = Picture::open(program.path("a-red-turtle-7.png")).unwrap();
+    let picture = Image::open(program.path("a-red-turtle-7.png")).unwrap();
     assert_eq!((picture.width, picture.height), (64, 64));
 }
 
@@ -121,7 +121,7 @@ fn names_that_are_taken_are_left_alone() {
     assert_eq!(std::fs::read(program.path("a-cat-1.png")).unwrap(), b"mine");
     // A file asked for by name is replaced.
     program.expect(&[&arguments[..], &["-o", "a-cat-1.png"]].concat());
-    assert!(Picture::open(program.path("a-cat-1.png")).is_ok());
+    assert!(Image::open(program.path("a-cat-1.png")).is_ok());
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_grid_is_one_picture_of_all() {
         "g.png",
     ]);
     assert_eq!(printed, "g.png\n");
-    let grid = Picture::open(program.path("g.png")).unwrap();
+    let grid = Image::open(program.path("g.png")).unwrap();
     assert_eq!((grid.width, grid.height), (2 * 64 + 2, 2 * 64 + 2));
     assert_eq!(settings(&program, "g.png").width, 130);
     assert_eq!(program.files().len(), 1);
@@ -233,7 +233,7 @@ fn two_writers_never_mix() {
     };
     both(&["-o", "a.png"]);
     assert_eq!(program.files(), [program.path("a.png")]);
-    assert!(Picture::open(program.path("a.png")).is_ok());
+    assert!(Image::open(program.path("a.png")).is_ok());
     both(&[]);
     let names = ["a-cat-1-2.png", "a-cat-1.png", "a.png"];
     assert_eq!(program.files(), names.map(|name| program.path(name)));
@@ -263,6 +263,6 @@ fn an_interrupt_leaves_whole_pictures_alone_and_exits_130() {
     let files = program.files();
     assert!(files.len().is_multiple_of(16), "{files:?}");
     for file in files {
-        Picture::open(file).unwrap();
+        Image::open(file).unwrap();
     }
 }

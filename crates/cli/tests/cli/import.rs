@@ -105,7 +105,7 @@ fn imported_models_do_what_the_published_ones_do() {
             let draw = ["generate", "a red turtle", "--seed", "3", "-o", "a.jpg"];
             let pixels = ["ours", published].map(|model| {
                 program.expect(&[&draw[..], &["--model", model]].concat());
-                impasto::image::Picture::open(program.path("a.jpg")).unwrap()
+                impasto::image::Image::open(program.path("a.jpg")).unwrap()
             });
             assert!(pixels[0] == pixels[1], "{set}");
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use impasto::image::{Format, Picture};
+use impasto::image::{Format, Image};
 use serde_json::json;
 
 use crate::mutate::Random;
@@ -99,12 +99,12 @@ fn generate_keeps_every_picture_that_it_named() {
         fs::create_dir(program.path("o")).unwrap();
         let ran = killed(&program, &draw, number, takes);
         for name in ran.stdout.lines() {
-            Picture::open(program.path(name)).unwrap();
+            Image::open(program.path(name)).unwrap();
         }
         let is_picture = |name: &&PathBuf| name.extension().is_some_and(|end| end == "png");
         let left = below(&program.path("o"));
         for name in left.iter().filter(is_picture) {
-            Picture::open(program.path("o").join(name)).unwrap();
+            Image::open(program.path("o").join(name)).unwrap();
         }
         // Pictures that are there are never replaced: the next run has others, and removes what is half written.
         program.expect(&draw);
@@ -123,7 +123,7 @@ fn a_killed_index_is_whole_after_the_next_build() {
     let program = Program::new();
     fs::create_dir(program.path("p")).unwrap();
     for i in 0..120u8 {
-        let picture = Picture::filled(64, 64, [i.wrapping_mul(67), i, 199]);
+        let picture = Image::filled(64, 64, [i.wrapping_mul(67), i, 199]);
         let bytes = picture.encode(Format::Png, 100).unwrap();
         fs::write(program.path(&format!("p/{i}.png")), bytes).unwrap();
     }
@@ -204,7 +204,7 @@ fn a_killed_training_loses_nothing_after_its_last_checkpoint() {
     let program = Program::new();
     fs::create_dir(program.path("p")).unwrap();
     for i in 0..4u8 {
-        let picture = Picture::filled(32, 32, [i * 60, 99, 199]);
+        let picture = Image::filled(32, 32, [i * 60, 99, 199]);
         fs::write(
             program.path(&format!("p/{i}.png")),
             picture.encode(Format::Png, 100).unwrap(),

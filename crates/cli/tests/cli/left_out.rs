@@ -5,12 +5,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use impasto::image::{Format, Picture};
+use impasto::image::{Format, Image};
 
 use crate::program::{Program, Ran, clip, model};
 
 fn png(shade: u8) -> Vec<u8> {
-    let picture = Picture::filled(64, 64, [shade, 99, 199]);
+    let picture = Image::filled(64, 64, [shade, 99, 199]);
     picture.encode(Format::Png, 100).unwrap()
 }
 

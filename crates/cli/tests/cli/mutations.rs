@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use impasto::image::{Format, Picture};
+use impasto::image::{Format, Image};
 use serde_json::json;
 
 use crate::mutate::{Random, damaged};
@@ -162,7 +162,7 @@ fn copy(from: &Path, to: &Path) {
 
 fn png(side: usize) -> Vec<u8> {
     let pixels = (0..3 * side * side).map(|i| (i * 29 % 251) as u8).collect();
-    let picture = Picture::new(side, side, pixels).unwrap();
+    let picture = Image::new(side, side, pixels).unwrap();
     picture.encode(Format::Png, 100).unwrap()
 }
 
@@ -267,7 +267,7 @@ fn training(kind: &str, config: &serde_json::Value) -> Case {
 fn picture(format: Format) -> Case {
     let program = Program::new();
     let pixels = (0..3 * 40 * 30).map(|i| (i * 29 % 251) as u8).collect();
-    let picture = Picture::new(40, 30, pixels).unwrap();
+    let picture = Image::new(40, 30, pixels).unwrap();
     fs::write(program.path("in"), picture.encode(format, 80).unwrap()).unwrap();
     let reconstruct = ["reconstruct", "in", "-o", "out.png", "--model", model()];
     Case::new(program, "in", &reconstruct)

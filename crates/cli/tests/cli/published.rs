@@ -1,7 +1,7 @@
 //! Published image tokenizers and models of DALLE-pytorch from the command line: the library's goldens through the
 //! executable.
 
-use impasto::image::{Format, Picture};
+use impasto::image::{Format, Image};
 
 use crate::program::Program;
 use crate::references::{expected, expected_in, first_row, published, write_picture};
@@ -24,9 +24,9 @@ fn image_tokenizers_encode_and_reconstruct_as_the_reference_does() {
         let ids: Vec<u32> = serde_json::from_value(encoded["image_ids"].clone()).unwrap();
         assert_eq!(ids, first_row(set, "picture_ids"), "{set}");
         program.expect(&["reconstruct", "in.png", "-o", "back.png", "--model", &model]);
-        let back = Picture::open(program.path("back.png")).unwrap();
+        let back = Image::open(program.path("back.png")).unwrap();
         let (values, shape) = expected(set, "picture_decoded");
-        let reference = Picture::from_chw(&values, shape[3], shape[2]).unwrap();
+        let reference = Image::from_chw(&values, shape[3], shape[2]).unwrap();
         // Rounding to bytes may fall to either side.
         let apart = |(&a, &b): (&u8, &u8)| a.abs_diff(b);
         assert!(
@@ -51,7 +51,7 @@ fn openais_dvae_encodes_and_reconstructs_as_the_reference_does() {
             let (channel, y, x) = (at / 65536, at / 256 % 256, at % 256);
             small[256 * channel + 16 * (y / 16) + x / 16] / 127.5 - 1.0
         });
-        let picture = Picture::from_chw(&values.collect::<Vec<f32>>(), 256, 256).unwrap();
+        let picture = Image::from_chw(&values.collect::<Vec<f32>>(), 256, 256).unwrap();
         let bytes = picture.encode(Format::Png, 100).unwrap();
         std::fs::write(program.path("in.png"), bytes).unwrap();
         let model = published(set);
@@ -59,9 +59,9 @@ fn openais_dvae_encodes_and_reconstructs_as_the_reference_does() {
         let ids: Vec<f32> = serde_json::from_value(encoded["image_ids"].clone()).unwrap();
         assert_eq!(ids, reference("picture_ids").0, "{set}");
         program.expect(&["reconstruct", "in.png", "-o", "back.png", "--model", &model]);
-        let back = Picture::open(program.path("back.png")).unwrap();
+        let back = Image::open(program.path("back.png")).unwrap();
         let (known, shape) = reference("picture_decoded");
-        let known = Picture::from_chw(&known, shape[3], shape[2]).unwrap();
+        let known = Image::from_chw(&known, shape[3], shape[2]).unwrap();
         for at in 0..32 * 32 {
             let place = 3 * (256 * 8 * (at / 32) + 8 * (at % 32));
             for channel in 0..3 {
@@ -79,7 +79,7 @@ fn a_file_is_a_model_and_info_tells_what_it_is() {
     write_picture(&program, "image_tokenizer/goldens/openai");
     let openai = published("image_tokenizer/goldens/openai/decoder.pkl");
     program.expect(&["reconstruct", "in.png", "-o", "b.png", "--model", &openai]);
-    assert_eq!(Picture::open(program.path("b.png")).unwrap().width, 256);
+    assert_eq!(Image::open(program.path("b.png")).unwrap().width, 256);
     let text = program.expect(&["model", "info", &openai]);
     for part in ["32x32 grid, 20 codes", "256x256 pixels", "modified-MIT"] {
         assert!(text.contains(part), "no {part:?} in {text}");
@@ -113,7 +113,7 @@ fn models_of_dalle_pytorch_draw_and_judge_as_the_reference_does() {
         program.expect(&[
             "tokens", "decode", "ids.json", "-o", "b.png", "--model", &model,
         ]);
-        let open = |name| Picture::open(program.path(name)).unwrap();
+        let open = |name| Image::open(program.path(name)).unwrap();
         assert!(open("a.png") == open("b.png"), "{set}");
 
         write_picture(&program, set);
@@ -163,7 +163,7 @@ fn a_picture_goes_on_from_the_upper_part_of_another() {
     let seeded = |rest: &[&'static str]| [&begun[..], &["--seed", "4", "-o"], rest].concat();
     program.expect(&seeded(&["one.png"]));
     program.expect(&seeded(&["two.png", "--begin-rows", "1"]));
-    let open = |name| Picture::open(program.path(name)).unwrap();
+    let open = |name| Image::open(program.path(name)).unwrap();
     // One of four rows is also the default.
     assert!(open("one.png") == open("two.png"));
     program.refuses(
@@ -190,17 +190,17 @@ fn a_picture_goes_on_from_the_upper_part_of_another() {
 fn a_prompt_is_finished_in_the_models_own_words() {
     let program = Program::new();
     let model = published("dalle_pytorch/goldens/learned");
-    let tell = |rest: &[&str]| {
+    let caption = |rest: &[&str]| {
         let common = ["generate", "--text-only", "--model", &model];
         program.expect(&[&common[..], rest].concat())
     };
     // The likeliest words of the reference for "a red" are none, and without a prompt these.
-    assert_eq!(tell(&["a red", "--temperature", "0"]), "a red\n");
-    let whole = tell(&["--temperature", "0", "-n", "2"]);
+    assert_eq!(caption(&["a red", "--temperature", "0"]), "a red\n");
+    let whole = caption(&["--temperature", "0", "-n", "2"]);
     assert_eq!(whole, "cats t cats it it ' it '\n".repeat(2));
 
     let report: serde_json::Value =
-        serde_json::from_str(&tell(&["a red", "-n", "3", "--seed", "5", "--json"])).unwrap();
+        serde_json::from_str(&caption(&["a red", "-n", "3", "--seed", "5", "--json"])).unwrap();
     let texts = report["texts"].as_array().unwrap();
     assert_eq!((texts.len(), texts[1]["seed"].as_u64()), (3, Some(6)));
     for report in texts {

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use impasto::image::Picture;
+use impasto::image::Image;
 
 use crate::edit::{changed_only_within, write_photograph};
 use crate::program::{Program, Ran};
@@ -23,7 +23,7 @@ fn run(program: &Program, set: &str, arguments: &[&str]) -> Ran {
 }
 
 fn same(program: &Program, a: &str, b: &str) -> bool {
-    Picture::open(program.path(a)).unwrap() == Picture::open(program.path(b)).unwrap()
+    Image::open(program.path(a)).unwrap() == Image::open(program.path(b)).unwrap()
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use impasto::checkpoint::stored::safetensors;
-use impasto::image::{Format, Picture};
+use impasto::image::{Format, Image};
 
 use crate::program::Program;
 
@@ -50,7 +50,7 @@ pub fn metadata<T: serde::de::DeserializeOwned>(set: &str, name: &str) -> T {
 pub fn write_picture(program: &Program, set: &str) {
     let (values, shape) = expected(set, "picture");
     let chw: Vec<f32> = values.iter().map(|value| value / 127.5 - 1.0).collect();
-    let picture = Picture::from_chw(&chw, shape[3], shape[2]).unwrap();
+    let picture = Image::from_chw(&chw, shape[3], shape[2]).unwrap();
     let bytes = picture.encode(Format::Png, 100).unwrap();
     std::fs::write(program.path("in.png"), bytes).unwrap();
 }

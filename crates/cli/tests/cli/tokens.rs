@@ -1,12 +1,12 @@
 //! `tokens`, `reconstruct` and `likelihood`, which see the same ids.
 
-use impasto::image::{Format, Picture};
+use impasto::image::{Format, Image};
 
 use crate::program::{Program, model};
 
 fn with_picture() -> Program {
     let program = Program::new();
-    let mut picture = Picture::filled(80, 64, [20, 120, 220]);
+    let mut picture = Image::filled(80, 64, [20, 120, 220]);
     for (at, value) in picture.rgb.iter_mut().enumerate() {
         *value = value.wrapping_add((at / 7) as u8);
     }
@@ -31,7 +31,7 @@ fn encode_then_decode_is_reconstruct() {
     ]);
     let printed = program.expect(&["reconstruct", "in.png", "-o", "b.png", "--model", model()]);
     assert_eq!(printed, "b.png\n");
-    let open = |name| Picture::open(program.path(name)).unwrap();
+    let open = |name| Image::open(program.path(name)).unwrap();
     assert_eq!((open("a.png").width, open("a.png").height), (64, 64));
     assert!(open("a.png") == open("b.png"));
 

@@ -104,7 +104,7 @@ fn a_run_killed_ten_times_ends_like_an_unbroken_one() {
 /// tokenizer, transformer, then a picture drawn with the result.
 #[test]
 fn a_folder_of_two_hundred_pictures_trains_and_draws() {
-    use impasto::image::{Format, Picture};
+    use impasto::image::{Format, Image};
     let dir = TempDir::new().unwrap();
     let root = dir.path();
     let pictures = root.join("pictures");
@@ -115,7 +115,7 @@ fn a_folder_of_two_hundred_pictures_trains_and_draws() {
             ("green", [30, 180, 60]),
             ("blue", [40, 60, 220]),
         ][i as usize % 3];
-        let picture = Picture::filled(60 + i as usize % 20, 60, colour);
+        let picture = Image::filled(60 + i as usize % 20, 60, colour);
         fs::write(
             pictures.join(format!("{i}.png")),
             picture.encode(Format::Png, 100).unwrap(),
@@ -189,6 +189,6 @@ fn a_folder_of_two_hundred_pictures_trains_and_draws() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let drawn = Picture::open(&picture).unwrap();
+    let drawn = Image::open(&picture).unwrap();
     assert_eq!((drawn.width, drawn.height), (32, 32));
 }

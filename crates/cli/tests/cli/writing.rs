@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use impasto::checkpoint::weights::{LazyTensor, Precision, parse, write_lazily};
-use impasto::image::{Format, Picture};
+use impasto::image::{Format, Image};
 use serde_json::{Value, json};
 
 use crate::program::{Program, Ran, model};
@@ -15,7 +15,7 @@ use crate::program::{Program, Ran, model};
 fn pictures(program: &Program, count: u8) {
     fs::create_dir_all(program.path("p")).unwrap();
     for i in 0..count {
-        let picture = Picture::filled(32, 32, [i.wrapping_mul(67), 99, 199]);
+        let picture = Image::filled(32, 32, [i.wrapping_mul(67), 99, 199]);
         let bytes = picture.encode(Format::Png, 100).unwrap();
         fs::write(program.path(&format!("p/{i}.png")), bytes).unwrap();
         fs::write(program.path(&format!("p/{i}.txt")), format!("card {i}")).unwrap();
@@ -289,8 +289,8 @@ fn a_stopped_generate_keeps_what_was_finished() {
     program.expect(&alone);
     let (one, other) = ("alone.png", "o/a-cat-22.png");
     assert_eq!(
-        Picture::open(program.path(one)).unwrap(),
-        Picture::open(program.path(other)).unwrap()
+        Image::open(program.path(one)).unwrap(),
+        Image::open(program.path(other)).unwrap()
     );
 }
 
@@ -300,7 +300,7 @@ fn modes_links_and_the_umask_are_kept() {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     let program = Program::new();
-    let picture = Picture::filled(64, 64, [9, 99, 199]);
+    let picture = Image::filled(64, 64, [9, 99, 199]);
     fs::write(
         program.path("a.png"),
         picture.encode(Format::Png, 100).unwrap(),

@@ -127,7 +127,7 @@ struct Tally {
 /// The long run: `IMPASTO_INPUTS` inputs in all, shared among the readers of `IMPASTO_READERS` (all of them without it).
 /// Inputs that are faults are written to `IMPASTO_FINDINGS`, or to a folder of the build.
 #[test]
-#[ignore = "takes as long as it is told to"]
+#[ignore = "takes as long as IMPASTO_SECONDS says"]
 fn many_inputs() {
     let number = |name: &str| {
         std::env::var(name)

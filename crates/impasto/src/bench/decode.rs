@@ -6,7 +6,7 @@ use std::time::Instant;
 use impasto_kernels::machine;
 
 use super::sizes::{bart_config, linear_sizes, own_config, random, streamed};
-use super::{Bench, LEAST_READ, MOST_READ, Of, READINGS, What, median};
+use super::{Bench, BenchPart, LEAST_READ, MOST_READ, Of, READINGS, median};
 use crate::checkpoint::WeightFormat;
 use crate::engine::{SampleSpec, sample};
 use crate::models::dalle::Order;
@@ -15,11 +15,11 @@ use crate::observer::Event;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
-/// What is drawn: the model's sizes in words, in what its weights are, how many pictures.
+/// BenchPart is drawn: the model's sizes in words, in what its weights are, how many pictures.
 type Subject<'a> = (&'a str, WeightFormat, usize);
 
 impl Bench<'_> {
-    /// The figures of a run of drawing that tells of each token and reads so many bytes for one.
+    /// The figures of a run of drawing that reports each token and reads `bytes` for one.
     fn drawn(
         &mut self,
         (model, precision, batch): Subject<'_>,
@@ -42,7 +42,7 @@ impl Bench<'_> {
         self.readings.extend(machine::bandwidths(READINGS, read));
         let bandwidth = median(self.readings[before..].to_vec());
         let of = |unit, bytes| Of {
-            what: What::Decode,
+            what: BenchPart::Decode,
             model,
             precision,
             batch,
@@ -53,13 +53,13 @@ impl Bench<'_> {
         };
         if let [first, ..] = stamps[..] {
             let seconds = first.duration_since(begin).as_secs_f64();
-            self.tell(of("first token", None), seconds)?;
+            self.record(of("first token", None), seconds)?;
         }
         let times = stamps
             .windows(2)
             .map(|pair| pair[1].duration_since(pair[0]).as_secs_f64());
         let seconds = median(times.collect());
-        self.tell(of("token", Some((bytes, bandwidth))), seconds)
+        self.record(of("token", Some((bytes, bandwidth))), seconds)
     }
 
     pub(super) fn own_decode(&mut self, format: WeightFormat) -> Result<()> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::Device;
 
 use super::sizes::{own_config, random};
-use super::{Bench, Of, What};
+use super::{Bench, BenchPart, Of};
 use crate::checkpoint::weights::{self, Formats};
 use crate::checkpoint::{EMBEDDED_NAME, WeightFormat};
 use crate::model::{Model, OpenOptions};
@@ -35,7 +35,7 @@ impl Bench<'_> {
 
     fn loaded(&mut self, model: &str, precision: WeightFormat, seconds: f64) -> Result<()> {
         let of = Of {
-            what: What::Load,
+            what: BenchPart::Load,
             model,
             precision,
             batch: 1,
@@ -44,6 +44,6 @@ impl Bench<'_> {
             bytes: None,
             operations: None,
         };
-        self.tell(of, seconds)
+        self.record(of, seconds)
     }
 }

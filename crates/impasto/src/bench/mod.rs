@@ -7,7 +7,7 @@
 //! operations are counted as the plain algorithm has them: convolutions by Winograd's way do with fewer, and may seem
 //! to exceed the peak.
 //!
-//! What else runs on the machine slows both a token and the reading of memory, so that the bandwidth is measured
+//! BenchPart else runs on the machine slows both a token and the reading of memory, so that the bandwidth is measured
 //! before and after each run of tokens and both are medians.
 
 mod decode;
@@ -27,10 +27,10 @@ use crate::doctor::{self, Kernels};
 use crate::nn::ComputePrecision;
 use crate::{Error, Result};
 
-/// What is measured.
+/// BenchPart is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum What {
+pub enum BenchPart {
     /// From files to a model that can be run.
     Load,
     /// Drawing ids, token by token.
@@ -43,7 +43,7 @@ pub enum What {
     Training,
 }
 
-impl What {
+impl BenchPart {
     /// All of them.
     pub const ALL: [Self; 5] = [
         Self::Load,
@@ -57,8 +57,8 @@ impl What {
 /// How it is measured.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What.
-    pub what: Vec<What>,
+    /// BenchPart.
+    pub what: Vec<BenchPart>,
     /// Loading, decoding, CLIP and training (f32 and bf16): in what weights are held.
     pub formats: Vec<WeightFormat>,
     /// Decoding: tokens of each run, the first of which is the prefill's.
@@ -71,20 +71,20 @@ pub struct Options {
 #[derive(Clone, Debug, Serialize)]
 pub struct Figure {
     /// Of which part.
-    pub what: What,
+    pub what: BenchPart,
     /// The model's sizes in words.
     pub model: String,
     /// In what its weights are.
     pub precision: WeightFormat,
     /// Pictures at a time.
     pub batch: usize,
-    /// What the time is of.
+    /// BenchPart the time is of.
     pub unit: &'static str,
     /// Its median, in seconds.
     pub seconds: f64,
     /// Tokens, pictures or steps a second, of all pictures together.
     pub per_second: f64,
-    /// What the machine could do at most: "bandwidth" or "operations".
+    /// BenchPart the machine could do at most: "bandwidth" or "operations".
     pub bound: Option<&'static str>,
     /// The share of that.
     pub fraction: Option<f64>,
@@ -123,14 +123,14 @@ impl Peaks {
 
 /// Everything that was measured.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct BenchReport {
     /// Of the library.
     pub version: &'static str,
     /// Threads of the pool.
     pub threads: usize,
-    /// The processor's name, where the system tells it.
+    /// The processor's name, where the system reports it.
     pub cpu: Option<String>,
-    /// What the kernels run on.
+    /// BenchPart the kernels run on.
     pub kernels: Kernels,
     /// Bytes a second, of the sizes that were read; of [`LEAST_READ`] where nothing was decoded.
     pub bandwidth: f64,
@@ -138,7 +138,7 @@ pub struct Report {
     pub peaks: Peaks,
     /// The figures.
     pub figures: Vec<Figure>,
-    /// Peak memory of the process, where the system tells it.
+    /// Peak memory of the process, where the system reports it.
     pub peak_memory_bytes: Option<u64>,
 }
 
@@ -146,7 +146,7 @@ pub struct Report {
 pub fn run(
     options: &Options,
     progress: &mut dyn FnMut(&Figure) -> ControlFlow<()>,
-) -> Result<Report> {
+) -> Result<BenchReport> {
     if options.tokens < 4 || options.runs == 0 {
         return Err(Error::invalid(
             "bench",
@@ -163,20 +163,20 @@ pub fn run(
     };
     for what in &options.what {
         match what {
-            What::Load => bench.loads()?,
-            What::Decode => {
+            BenchPart::Load => bench.loads()?,
+            BenchPart::Decode => {
                 for &format in &options.formats {
                     bench.own_decode(format)?;
                     bench.bart_decode(format)?;
                 }
             }
-            What::Pixels => bench.pixels()?,
-            What::Clip => {
+            BenchPart::Pixels => bench.pixels()?,
+            BenchPart::Clip => {
                 for &format in &options.formats {
                     bench.clip(format)?;
                 }
             }
-            What::Training => {
+            BenchPart::Training => {
                 for precision in [ComputePrecision::F32, ComputePrecision::Bf16] {
                     let format = match precision {
                         ComputePrecision::F32 => WeightFormat::F32,
@@ -192,7 +192,7 @@ pub fn run(
     if bench.readings.is_empty() {
         bench.readings = machine::bandwidths(READINGS, LEAST_READ);
     }
-    Ok(Report {
+    Ok(BenchReport {
         version: env!("CARGO_PKG_VERSION"),
         threads: rayon::current_num_threads(),
         cpu: doctor::cpu(),
@@ -231,9 +231,9 @@ struct Bench<'a> {
     progress: &'a mut dyn FnMut(&Figure) -> ControlFlow<()>,
 }
 
-/// What a figure is of.
+/// BenchPart a figure is of.
 struct Of<'a> {
-    what: What,
+    what: BenchPart,
     model: &'a str,
     precision: WeightFormat,
     batch: usize,
@@ -247,7 +247,7 @@ struct Of<'a> {
 }
 
 impl Bench<'_> {
-    fn tell(&mut self, of: Of<'_>, seconds: f64) -> Result<()> {
+    fn record(&mut self, of: Of<'_>, seconds: f64) -> Result<()> {
         let (bound, fraction) = match (of.bytes, of.operations) {
             (Some((bytes, bandwidth)), _) => (Some("bandwidth"), Some(bytes / seconds / bandwidth)),
             (None, Some(count)) => (

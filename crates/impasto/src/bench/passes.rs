@@ -1,11 +1,11 @@
-//! What is computed in one pass: pixels, CLIP's pictures, a training step.
+//! BenchPart is computed in one pass: pixels, CLIP's pictures, a training step.
 
 use burn::tensor::{Tensor, TensorData};
 
 use super::sizes::{
     TRAINING_ROWS, clip_config, linear_sizes, pixels_config, random, training_config,
 };
-use super::{Bench, Of, What};
+use super::{Bench, BenchPart, Of};
 use crate::Result;
 use crate::checkpoint::WeightFormat;
 use crate::models::dalle::{DalleBatch, LossWeights, raster};
@@ -44,7 +44,7 @@ impl Bench<'_> {
         let ids: Vec<Vec<u32>> = vec![(0..(grid * grid) as u32).collect()];
         let seconds = self.timed(|| model.decode(&ids).map(drop))?;
         let of = Of {
-            what: What::Pixels,
+            what: BenchPart::Pixels,
             model: "VQGAN f16 to 256 px",
             precision: WeightFormat::F32,
             batch: 1,
@@ -53,7 +53,7 @@ impl Bench<'_> {
             bytes: None,
             operations: Some(operations),
         };
-        self.tell(of, seconds)
+        self.record(of, seconds)
     }
 
     pub(super) fn clip(&mut self, format: WeightFormat) -> Result<()> {
@@ -76,7 +76,7 @@ impl Bench<'_> {
                 Ok(())
             })?;
             let of = Of {
-                what: What::Clip,
+                what: BenchPart::Clip,
                 model: "CLIP ViT-B/32",
                 precision: format,
                 batch,
@@ -85,7 +85,7 @@ impl Bench<'_> {
                 bytes: None,
                 operations: Some((batch * (2 * weights * places + attention)) as f64),
             };
-            self.tell(of, seconds)?;
+            self.record(of, seconds)?;
         }
         Ok(())
     }
@@ -131,7 +131,7 @@ impl Bench<'_> {
         // Forward once, backward twice.
         let forward = 2 * (weights * length + config.width * heads) + attention;
         let of = Of {
-            what: What::Training,
+            what: BenchPart::Training,
             model: "Dalle 6 x 384, 320 tokens",
             precision: match precision {
                 ComputePrecision::F32 => WeightFormat::F32,
@@ -143,6 +143,6 @@ impl Bench<'_> {
             bytes: None,
             operations: Some((3 * TRAINING_ROWS * forward) as f64),
         };
-        self.tell(of, seconds)
+        self.record(of, seconds)
     }
 }

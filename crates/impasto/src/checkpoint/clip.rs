@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{ModelSource, config_file, weights};
-use crate::image::Picture;
+use crate::image::Image;
 use crate::import::clip::{self as import, PublishedClip};
 use crate::models::clip::unit;
 use crate::models::parameters::export;
@@ -229,7 +229,7 @@ impl ClipModel {
     ///
     /// # Shapes
     /// - returns: `[pictures, projection_width]`
-    pub fn embed_pictures(&self, pictures: &[Picture]) -> Result<Tensor<2>> {
+    pub fn embed_pictures(&self, pictures: &[Image]) -> Result<Tensor<2>> {
         let parts: Vec<Tensor<2>> = pictures
             .chunks(ROWS)
             .map(|pictures| Ok(unit(self.clip.encode_image(self.clip.pixels(pictures)?))))

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{ModelSource, config_file, weights};
-use crate::image::Picture;
+use crate::image::Image;
 use crate::import::dalle_pytorch::clip as published;
 use crate::models::clip::unit;
 use crate::models::dalle_pytorch::{DallePytorchClip, DallePytorchClipConfig};
@@ -123,7 +123,7 @@ impl DallePytorchClipModel {
     ///
     /// # Shapes
     /// - returns: `[pictures, projection_width]`
-    pub fn embed_pictures(&self, pictures: &[Picture]) -> Result<Tensor<2>> {
+    pub fn embed_pictures(&self, pictures: &[Image]) -> Result<Tensor<2>> {
         let parts = pictures.chunks(ROWS);
         let parts = parts.map(|pictures| self.clip.encode_pictures(pictures));
         joined(parts.collect::<Result<_>>()?, "pictures")

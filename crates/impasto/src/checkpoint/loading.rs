@@ -13,7 +13,7 @@ use bytes::Bytes;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::weights::{LARGE, floats, not_finite};
-use crate::models::parameters::{self, Place, Value};
+use crate::models::parameters::{self, ParameterSlot, Value};
 use crate::nn::ops::packed::{self, Memory, WeightFormat};
 use crate::{Error, Result, files};
 
@@ -99,7 +99,7 @@ fn set_all<'a, M: Module>(
 /// A tensor's value for its place, or what is wrong with it.
 fn value<'a>(
     view: &TensorView<'a>,
-    place: &Place<'_>,
+    place: &ParameterSlot<'_>,
     memory: &impl Fn(&'a [u8]) -> Memory<'a>,
     (file, formats): (&Path, Formats),
 ) -> Result<Value, String> {
@@ -161,7 +161,12 @@ fn value<'a>(
 }
 
 /// Finite numbers for their place, packed where they are the weight of a linear layer and `format` is.
-pub fn held(values: Vec<f32>, shape: Vec<usize>, place: &Place<'_>, format: WeightFormat) -> Value {
+pub fn held(
+    values: Vec<f32>,
+    shape: Vec<usize>,
+    place: &ParameterSlot<'_>,
+    format: WeightFormat,
+) -> Value {
     if let (false, true, &[inputs, outputs]) = (format.is_f32(), place.is_linear, &shape[..]) {
         let shape = [inputs, outputs];
         if place.shape != shape {
@@ -184,7 +189,7 @@ pub fn held(values: Vec<f32>, shape: Vec<usize>, place: &Place<'_>, format: Weig
 /// A tensor's value without a copy, where its memory is what the model takes.
 fn in_place<'a>(
     view: &TensorView<'a>,
-    place: &Place<'_>,
+    place: &ParameterSlot<'_>,
     memory: &impl Fn(&'a [u8]) -> Memory<'a>,
     formats: Formats,
 ) -> Option<Value> {

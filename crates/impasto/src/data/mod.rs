@@ -4,7 +4,7 @@ pub mod pairs;
 pub mod scenes;
 pub mod tokens;
 
-use crate::image::Picture;
+use crate::image::Image;
 
 /// A picture with its captions.
 #[derive(Clone, Debug)]
@@ -12,7 +12,7 @@ pub struct Sample {
     /// Its name within its source.
     pub key: String,
     /// The pixels.
-    pub picture: Picture,
+    pub picture: Image,
     /// One or more.
     pub captions: Vec<String>,
 }

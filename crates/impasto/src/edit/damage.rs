@@ -5,7 +5,7 @@
 //! plain background looks the same; that is why this proposes, and the colour can be named.
 
 use super::mask::Mask;
-use crate::image::Picture;
+use crate::image::Image;
 use crate::{Error, Result};
 
 /// How much a channel may differ from the colour: what compression leaves of a flat colour.
@@ -33,7 +33,7 @@ pub struct Damage {
 }
 
 /// The spots of `colour`, or of the colour that looks most like damage if none is named.
-pub fn find(picture: &Picture, colour: Option<[u8; 3]>) -> Result<Damage> {
+pub fn find(picture: &Image, colour: Option<[u8; 3]>) -> Result<Damage> {
     let area = picture.width * picture.height;
     let spots = |colour: [u8; 3]| Mask {
         width: picture.width,
@@ -91,7 +91,7 @@ fn distance(a: &[u8], b: &[u8]) -> u32 {
 }
 
 /// The most frequent exact colours; of equals the darker.
-fn frequent_colours(picture: &Picture) -> Vec<[u8; 3]> {
+fn frequent_colours(picture: &Image) -> Vec<[u8; 3]> {
     let mut colours: Vec<[u8; 3]> = picture
         .rgb
         .chunks_exact(3)
@@ -109,7 +109,7 @@ fn frequent_colours(picture: &Picture) -> Vec<[u8; 3]> {
 
 /// The share of the ways across (along rows and columns) that look like damage, weighted by their length; none
 /// if no way has both its ends in the picture.
-fn evidence(picture: &Picture, mask: &Mask, colour: [u8; 3]) -> Option<f64> {
+fn evidence(picture: &Image, mask: &Mask, colour: [u8; 3]) -> Option<f64> {
     let (width, height) = (picture.width, picture.height);
     let pixel = |at: usize| &picture.rgb[3 * at..3 * at + 3];
     let (mut damaged, mut all) = (0usize, 0usize);
@@ -149,15 +149,15 @@ mod tests {
     use super::*;
 
     /// A picture of soft slopes, as photographs are.
-    fn soft() -> Picture {
+    fn soft() -> Image {
         let rgb = (0..60 * 40).flat_map(|at| {
             let (x, y) = (at % 60, at / 60);
             [(60 + 2 * x) as u8, (80 + 3 * y) as u8, (100 + x + y) as u8]
         });
-        Picture::new(60, 40, rgb.collect()).unwrap()
+        Image::new(60, 40, rgb.collect()).unwrap()
     }
 
-    fn scratched(colour: [u8; 3]) -> (Picture, Mask) {
+    fn scratched(colour: [u8; 3]) -> (Image, Mask) {
         let mut picture = soft();
         let mut mask = Mask::empty(60, 40);
         for i in 0..30 {
@@ -189,7 +189,7 @@ mod tests {
         assert!(message.contains("found none of one colour"), "{message}");
         let named = find(&soft(), Some([255, 0, 0])).unwrap_err().to_string();
         assert!(named.contains("#ff0000"), "{named}");
-        assert!(find(&Picture::filled(9, 9, [7; 3]), None).is_err());
-        assert!(find(&Picture::filled(9, 9, [7; 3]), Some([7; 3])).is_err());
+        assert!(find(&Image::filled(9, 9, [7; 3]), None).is_err());
+        assert!(find(&Image::filled(9, 9, [7; 3]), Some([7; 3])).is_err());
     }
 }

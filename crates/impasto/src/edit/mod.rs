@@ -25,11 +25,11 @@ pub use vary::{Choice, VaryRequest, vary};
 use crate::canvas::{Canvas, Conditioning};
 use crate::engine::{FillOptions, SampledTokens};
 use crate::families::{Condition, Conditioned, Infill};
-use crate::image::{Original, Picture};
+use crate::image::{Image, Original};
 use crate::model::Model;
 use crate::models::dalle::Order;
 use crate::observer::{Event, Observer};
-use crate::rank::{Ranker, agreed, best};
+use crate::rank::{Ranker, best, rank_sum};
 use crate::sampling::SamplingOptions;
 use crate::text::clip::LongCaption;
 use crate::{Error, Result};
@@ -66,7 +66,7 @@ pub struct Edited {
     /// The smallest rectangle around the mask.
     pub area: Area,
     /// Its pixels.
-    pub picture: Picture,
+    pub picture: Image,
     /// Its seed.
     pub seed: u64,
     /// ln p of all windows' ids given the caption, in raster order, in nats: what was drawn and what was
@@ -162,7 +162,7 @@ pub fn edit(
                 open: open.crop(within),
                 number,
             };
-            let views: Vec<Picture> = pictures.iter().map(|all| cut(all, within)).collect();
+            let views: Vec<Image> = pictures.iter().map(|all| cut(all, within)).collect();
             let before = positions * (first * windows.len() + number * rows);
             let drawn = job.draw(&views, &seeds, &mut |done, image_ids| {
                 observer.event(&Event::Tokens {
@@ -247,7 +247,7 @@ type Progress<'a> = dyn FnMut(usize, &[&[Option<u32>]]) -> ControlFlow<()> + 'a;
 
 /// A window drawn.
 struct DrawnWindow {
-    picture: Picture,
+    picture: Image,
     log_likelihood: f64,
     score: f64,
     tokens: usize,
@@ -256,14 +256,14 @@ struct DrawnWindow {
 impl Window<'_> {
     fn draw(
         &self,
-        views: &[Picture],
+        views: &[Image],
         seeds: &[u64],
         progress: &mut Progress<'_>,
     ) -> Result<Vec<DrawnWindow>> {
         let (image, request) = (self.model.image_tokenizer(), self.request);
         let (tokenizer, device) = (image.config(), self.model.device());
         let (size, grid) = (tokenizer.picture_size(), tokenizer.grid());
-        let filled: Vec<Picture> = views
+        let filled: Vec<Image> = views
             .iter()
             .map(|view| seam::fill_hole(view, &self.open).resize(size, size))
             .collect::<Result<_>>()?;
@@ -316,7 +316,7 @@ impl Window<'_> {
         if !partly.is_empty() {
             // With the hole drawn, ids of half-known patches follow from pixels alone.
             let open = scaled(&self.open, size);
-            let whole: Vec<Picture> = filled
+            let whole: Vec<Image> = filled
                 .iter()
                 .zip(&pictures)
                 .map(|(known, drawn)| seam::close(known, drawn, &open, 0))
@@ -379,7 +379,7 @@ impl Window<'_> {
             let order = match &cosines {
                 Some(cosines) => {
                     let cosines: Vec<f32> = attempts.iter().map(|&at| cosines[at]).collect();
-                    agreed(&guided, &cosines)
+                    rank_sum(&guided, &cosines)
                 }
                 None => best(guided.len(), |at| guided[at]),
             };
@@ -462,20 +462,20 @@ fn scaled(mask: &Mask, size: usize) -> Mask {
     }
 }
 
-fn cut(picture: &Picture, area: Area) -> Picture {
+fn cut(picture: &Image, area: Area) -> Image {
     let mut rgb = Vec::with_capacity(3 * area.width * area.height);
     for y in area.y..area.y + area.height {
         let start = 3 * (y * picture.width + area.x);
         rgb.extend_from_slice(&picture.rgb[start..start + 3 * area.width]);
     }
-    Picture {
+    Image {
         width: area.width,
         height: area.height,
         rgb,
     }
 }
 
-fn paste(picture: &mut Picture, area: Area, part: &Picture) {
+fn paste(picture: &mut Image, area: Area, part: &Image) {
     for (row, rgb) in part.rgb.chunks_exact(3 * area.width).enumerate() {
         let start = 3 * ((area.y + row) * picture.width + area.x);
         picture.rgb[start..start + 3 * area.width].copy_from_slice(rgb);
@@ -504,11 +504,11 @@ mod tests {
     #[test]
     fn cutting_and_pasting_are_inverse() {
         let rgb: Vec<u8> = (0..6 * 5 * 3).map(|v| v as u8).collect();
-        let picture = Picture::new(6, 5, rgb).unwrap();
+        let picture = Image::new(6, 5, rgb).unwrap();
         let area: Area = "2,1,3,4".parse().unwrap();
         let part = cut(&picture, area);
         let mut pasted = picture.clone();
-        paste(&mut pasted, area, &Picture::filled(3, 4, [0; 3]));
+        paste(&mut pasted, area, &Image::filled(3, 4, [0; 3]));
         assert_ne!(pasted, picture);
         paste(&mut pasted, area, &part);
         assert_eq!(pasted, picture);

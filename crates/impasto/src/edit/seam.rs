@@ -7,7 +7,7 @@
 //! a few pixels, so that what was drawn keeps its colours.
 
 use super::mask::Mask;
-use crate::image::Picture;
+use crate::image::Image;
 
 /// Three values a pixel, of which some are known.
 struct Field {
@@ -97,7 +97,7 @@ fn weights(mask: &Mask) -> Vec<f32> {
 }
 
 /// The picture with what the mask asks for smoothly filled from what is known; mid-grey if nothing is.
-pub fn fill_hole(picture: &Picture, mask: &Mask) -> Picture {
+pub fn fill_hole(picture: &Image, mask: &Mask) -> Image {
     let mut field = Field {
         width: picture.width,
         height: picture.height,
@@ -134,7 +134,7 @@ pub fn fill_hole(picture: &Picture, mask: &Mask) -> Picture {
 
 /// `known` where the mask asks for nothing, else `drawn`, which goes over into the known within `feather`
 /// pixels inside the mask.
-pub fn close(known: &Picture, drawn: &Picture, mask: &Mask, feather: usize) -> Picture {
+pub fn close(known: &Image, drawn: &Image, mask: &Mask, feather: usize) -> Image {
     let mut difference = Field {
         width: known.width,
         height: known.height,
@@ -184,9 +184,9 @@ mod tests {
         Mask::of_area(24, 16, "6,4,12,8".parse().unwrap()).unwrap()
     }
 
-    fn slope() -> Picture {
+    fn slope() -> Image {
         let rgb = (0..24 * 16).flat_map(|at| [(at % 24 * 10) as u8, 100, 200]);
-        Picture::new(24, 16, rgb.collect()).unwrap()
+        Image::new(24, 16, rgb.collect()).unwrap()
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{Scores, Words, own_seed};
 use crate::canvas::{Canvas, Conditioning};
 use crate::engine::{FillOptions, SampledTokens};
 use crate::families::Infill;
-use crate::image::Picture;
+use crate::image::Image;
 use crate::model::Model;
 use crate::models::dalle::Order;
 use crate::observer::{Event, Observer};
@@ -64,7 +64,7 @@ const BATCH: usize = 16;
 /// do.
 pub fn vary(
     model: &Model,
-    picture: &Picture,
+    picture: &Image,
     request: &VaryRequest,
     observer: &mut dyn Observer,
 ) -> Result<Vec<GeneratedImage>> {

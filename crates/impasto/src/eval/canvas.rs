@@ -1,7 +1,7 @@
 //! A picture against its empty background, and the comparisons of its boxes with sprites: exact ones, and
 //! coarse ones between thumbnails.
 
-use crate::image::Picture;
+use crate::image::Image;
 
 /// Width and height of the thumbnails that the first, coarse comparison uses.
 pub(super) const THUMBNAIL: usize = 12;
@@ -12,22 +12,22 @@ pub(super) const GLANCE_PIXELS: usize = GLANCE * GLANCE;
 
 /// A box that may hold a thing: left, top, size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ThingBox {
     pub(super) x: usize,
     pub(super) y: usize,
     pub(super) size: usize,
 }
 
-impl Place {
+impl ThingBox {
     /// Whether both are around about the same middle.
-    pub(super) fn is_near(self, other: Place) -> bool {
+    pub(super) fn is_near(self, other: ThingBox) -> bool {
         let middle = |start: usize, size: usize| 2 * start + size;
         let reach = self.size.min(other.size) / 4;
         middle(self.x, self.size).abs_diff(middle(other.x, other.size)) <= reach
             && middle(self.y, self.size).abs_diff(middle(other.y, other.size)) <= reach
     }
 
-    pub(super) fn overlaps(self, other: Place, tolerance: usize) -> bool {
+    pub(super) fn overlaps(self, other: ThingBox, tolerance: usize) -> bool {
         self.x + tolerance < other.x + other.size
             && other.x + tolerance < self.x + self.size
             && self.y + tolerance < other.y + other.size
@@ -91,7 +91,7 @@ pub(super) struct Canvas {
 }
 
 impl Canvas {
-    pub(super) fn new(picture: &Picture, background: &Picture) -> Self {
+    pub(super) fn new(picture: &Image, background: &Image) -> Self {
         let size = picture.width;
         let empty: [Vec<f32>; 3] = std::array::from_fn(|c| {
             background
@@ -142,8 +142,8 @@ impl Canvas {
 
     /// How far the foreground in a box is from what a sprite does in its own: fill it from side to side one
     /// way, stand in the middle the other way, leave the border free. `None` when it is nothing like that.
-    pub(super) fn looseness(&self, place: Place) -> Option<usize> {
-        let Place { x, y, size } = place;
+    pub(super) fn looseness(&self, place: ThingBox) -> Option<usize> {
+        let ThingBox { x, y, size } = place;
         let inner = self.foreground(x + 1, y + 1, size - 2, size - 2);
         let border = self.foreground(x, y, size, size) - inner;
         let column = |i: usize| self.foreground(x + i, y + 1, 1, size - 2) > 0;
@@ -162,7 +162,7 @@ impl Canvas {
     }
 
     /// Squared difference from the empty background in a box.
-    pub(super) fn energy(&self, place: Place) -> f32 {
+    pub(super) fn energy(&self, place: ThingBox) -> f32 {
         let mut sum = 0.0;
         for channel in &self.difference {
             for row in place.y..place.y + place.size {
@@ -177,7 +177,7 @@ impl Canvas {
     }
 
     /// What a sprite leaves unexplained in a box, and how much it differs from the empty background.
-    pub(super) fn compare(&self, sprite: &[[f32; 4]], place: Place) -> (f32, f32) {
+    pub(super) fn compare(&self, sprite: &[[f32; 4]], place: ThingBox) -> (f32, f32) {
         let (mut error, mut visibility) = (0.0f32, 0.0f32);
         for row in 0..place.size {
             let start = (place.y + row) * self.size + place.x;
@@ -233,8 +233,8 @@ pub(super) fn glance(thumbnail: &[f32; THUMBNAIL_PIXELS]) -> [f32; GLANCE_PIXELS
 }
 
 /// A box of a plane, averaged down (or stretched) to a thumbnail.
-pub(super) fn shrink(plane: &[f32], width: usize, place: Place) -> [f32; THUMBNAIL_PIXELS] {
-    let Place { x, y, size } = place;
+pub(super) fn shrink(plane: &[f32], width: usize, place: ThingBox) -> [f32; THUMBNAIL_PIXELS] {
+    let ThingBox { x, y, size } = place;
     let step = size as f32 / THUMBNAIL as f32;
     // For every thumbnail column (or row): the pixels that it covers, with their shares.
     let spans: [(usize, usize, f32, f32); THUMBNAIL] = std::array::from_fn(|i| {

@@ -14,9 +14,11 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::canvas::{Canvas, GLANCE_PIXELS, Place, THUMBNAIL_PIXELS, difference, glance, shrink};
+use super::canvas::{
+    Canvas, GLANCE_PIXELS, THUMBNAIL_PIXELS, ThingBox, difference, glance, shrink,
+};
 use crate::data::scenes::{Background, Colour, Glyphs, Style, World};
-use crate::image::Picture;
+use crate::image::Image;
 use crate::{Error, Result};
 
 /// A thing found in a picture.
@@ -57,7 +59,7 @@ struct Inner {
     thumbnails: Vec<[[f32; THUMBNAIL_PIXELS]; 4]>,
     /// The thumbnails once more, a third as wide and high.
     glances: Vec<[[f32; GLANCE_PIXELS]; 4]>,
-    backgrounds: Vec<(Background, Arc<Picture>)>,
+    backgrounds: Vec<(Background, Arc<Image>)>,
 }
 
 /// One way in which a thing can look.
@@ -91,7 +93,7 @@ const FAR: i32 = 90;
 /// A box with its best look.
 #[derive(Clone, Copy)]
 struct Candidate {
-    place: Place,
+    place: ThingBox,
     look: usize,
     /// The squared error that it takes off the picture.
     gain: f32,
@@ -136,7 +138,7 @@ impl Detector {
                     *plane = shrink(
                         &values,
                         middle,
-                        Place {
+                        ThingBox {
                             x: 0,
                             y: 0,
                             size: middle,
@@ -169,7 +171,7 @@ impl Detector {
     }
 
     /// What the picture shows. It must have the world's size.
-    pub fn detect(&self, picture: &Picture) -> Result<Detection> {
+    pub fn detect(&self, picture: &Image) -> Result<Detection> {
         let size = self.inner.world.picture_size;
         if (picture.width, picture.height) != (size, size) || picture.rgb.len() != size * size * 3 {
             return Err(Error::invalid(
@@ -198,7 +200,7 @@ impl Detector {
             .into_iter()
             .map(|candidate| {
                 let look = self.inner.looks[candidate.look];
-                let Place { x, y, size } = candidate.place;
+                let ThingBox { x, y, size } = candidate.place;
                 let half = size as f32 / 2.0;
                 DetectedThing {
                     thing: look.thing,
@@ -217,8 +219,8 @@ impl Detector {
         self.inner.world.snap * 16 >= self.inner.world.picture_size.min(128)
     }
 
-    fn background(&self, picture: &Picture) -> (Background, &Picture) {
-        let distance = |empty: &Picture| -> i64 {
+    fn background(&self, picture: &Image) -> (Background, &Image) {
+        let distance = |empty: &Image| -> i64 {
             picture
                 .rgb
                 .chunks_exact(3)
@@ -244,14 +246,14 @@ impl Detector {
     }
 
     /// The boxes worth looking at.
-    fn places(&self, canvas: &Canvas) -> Vec<Place> {
+    fn places(&self, canvas: &Canvas) -> Vec<ThingBox> {
         let world = &self.inner.world;
         let coarse = self.is_coarse();
         let mut places = Vec::new();
         for size in world.all_sizes() {
             for y in (0..=world.picture_size - size).step_by(world.snap) {
                 for x in (0..=world.picture_size - size).step_by(world.snap) {
-                    let place = Place { x, y, size };
+                    let place = ThingBox { x, y, size };
                     if coarse {
                         // No look can gain more than all that is seen.
                         if canvas.energy(place) > least_gain(place) {
@@ -267,7 +269,7 @@ impl Detector {
             // Of boxes around one middle the tightest few stand for all: the exact comparison tries their
             // neighbours.
             places.sort_by_key(|&(looseness, place)| (looseness, place.y, place.x, place.size));
-            let mut kept: Vec<(usize, Place)> = Vec::new();
+            let mut kept: Vec<(usize, ThingBox)> = Vec::new();
             for (looseness, place) in places {
                 let near = kept
                     .iter()
@@ -284,7 +286,7 @@ impl Detector {
     }
 
     /// What a box most probably holds, if anything at all.
-    fn candidate(&self, canvas: &Canvas, place: Place) -> Option<Candidate> {
+    fn candidate(&self, canvas: &Canvas, place: ThingBox) -> Option<Candidate> {
         let mut best = self.best_look(canvas, place)?;
         if !self.is_coarse() {
             // A box that is a little off favours a wrong look, and a wrong look a wrong box: by turns they
@@ -306,7 +308,7 @@ impl Detector {
     }
 
     /// The look that explains a box's pixels best.
-    fn best_look(&self, canvas: &Canvas, place: Place) -> Option<Candidate> {
+    fn best_look(&self, canvas: &Canvas, place: ThingBox) -> Option<Candidate> {
         let Inner {
             looks,
             thumbnails,
@@ -387,7 +389,7 @@ impl Detector {
                     let (Some(x), Some(y)) = (moved(from.x, dx), moved(from.y, dy)) else {
                         continue;
                     };
-                    let place = Place { x, y, size };
+                    let place = ThingBox { x, y, size };
                     let (error, visibility) = canvas.compare(&sprite.pixels, place);
                     let gain = canvas.energy(place) - error;
                     if gain > best.gain {
@@ -409,7 +411,7 @@ impl Detector {
 
 /// The squared error that a thing must take off a box: one that can hardly be seen even when it is drawn
 /// exactly can't be distinguished from noise.
-fn least_gain(place: Place) -> f32 {
+fn least_gain(place: ThingBox) -> f32 {
     (place.size * place.size) as f32 * 20.0
 }
 
@@ -460,7 +462,7 @@ mod tests {
     use crate::eval::scenes::{Tally, held_out_prompts, score};
 
     /// The picture after a Gaussian blur and uniform noise: worse than what an image tokenizer leaves.
-    fn degraded(picture: &Picture, sigma: f32, noise: u32, seed: u64) -> Picture {
+    fn degraded(picture: &Image, sigma: f32, noise: u32, seed: u64) -> Image {
         use rand::{Rng, SeedableRng};
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         let size = picture.width as isize;
@@ -494,7 +496,7 @@ mod tests {
                 (v + off).round().clamp(0.0, 255.0) as u8
             })
             .collect();
-        Picture {
+        Image {
             width: picture.width,
             height: picture.height,
             rgb,
@@ -607,7 +609,7 @@ mod tests {
         let world = World::tiny();
         let glyphs = Glyphs::load(&world, &Sources::default()).unwrap();
         let detector = Detector::new(&world, &glyphs).unwrap();
-        let picture = Picture {
+        let picture = Image {
             width: 32,
             height: 32,
             rgb: vec![0; 32 * 32 * 3],

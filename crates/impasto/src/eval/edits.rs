@@ -15,7 +15,7 @@ use crate::canvas::Conditioning;
 use crate::data::scenes::{Glyphs, Language, Scene, SceneBox, World, render};
 use crate::edit::{self, Area, Choice, EditRequest, Mask, VaryRequest, edit, vary};
 use crate::families::Search;
-use crate::image::{Original, Picture};
+use crate::image::{Image, Original};
 use crate::model::Model;
 use crate::models::dalle::Order;
 use crate::observer::{Event, NoObserver, Observer};
@@ -78,7 +78,7 @@ pub struct Variety {
 
 /// What was found.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct EditsReport {
     /// The model's name.
     pub model: String,
     /// The world's name.
@@ -131,8 +131,8 @@ pub fn run(
     options: &Options,
     ranker: Option<&Ranker>,
     observer: &mut dyn Observer,
-    show: &mut dyn FnMut(&str, &[Picture]),
-) -> Result<Report> {
+    show: &mut dyn FnMut(&str, &[Image]),
+) -> Result<EditsReport> {
     if options.scenes == 0 {
         return Err(Error::invalid("scenes", "expected 1 or more, got 0"));
     }
@@ -154,7 +154,7 @@ pub fn run(
         .enumerate()
         .map(|(index, prompt)| Case::of(prompt, size, options.seed, index as u64))
         .collect();
-    let rendered: Vec<Picture> = cases
+    let rendered: Vec<Image> = cases
         .iter()
         .map(|case| render(&case.prompt.scene, glyphs))
         .collect();
@@ -258,7 +258,7 @@ pub fn run(
                 truncate: false,
             };
             let variations = vary(model, picture, &request, &mut NoObserver)?;
-            let pictures: Vec<&Picture> = variations.iter().map(|drawn| &drawn.picture).collect();
+            let pictures: Vec<&Image> = variations.iter().map(|drawn| &drawn.picture).collect();
             distances.push(mean_distance(&pictures));
             step(observer)?;
         }
@@ -273,7 +273,7 @@ pub fn run(
         raster_forced_best,
         reconstructed,
     ] = <[Holes; 5]>::try_from(judged).map_err(|_| Error::invalid("holes", "lost"))?;
-    Ok(Report {
+    Ok(EditsReport {
         model: model.name().to_owned(),
         world: world.name.clone(),
         options: options.clone(),
@@ -325,7 +325,7 @@ fn hole(thing: SceneBox, size: usize, random: &mut ChaCha8Rng) -> Area {
 }
 
 /// The picture with a black hole.
-fn blanked(picture: &Picture, hole: Area) -> Picture {
+fn blanked(picture: &Image, hole: Area) -> Image {
     let mut picture = picture.clone();
     for y in hole.y..hole.y + hole.height {
         let start = 3 * (y * picture.width + hole.x);
@@ -334,12 +334,7 @@ fn blanked(picture: &Picture, hole: Area) -> Picture {
     picture
 }
 
-fn judge(
-    world: &World,
-    detector: &Detector,
-    cases: &[Case],
-    pictures: &[Picture],
-) -> Result<Holes> {
+fn judge(world: &World, detector: &Detector, cases: &[Case], pictures: &[Image]) -> Result<Holes> {
     let detections: Vec<Detection> = pictures
         .par_iter()
         .map(|picture| detector.detect(picture))
@@ -442,7 +437,7 @@ fn named_things(world: &World, text: &str) -> Vec<usize> {
 }
 
 /// The mean over all pairs of the root mean squared difference.
-fn mean_distance(pictures: &[&Picture]) -> f64 {
+fn mean_distance(pictures: &[&Image]) -> f64 {
     let mut distances = Vec::new();
     for (i, a) in pictures.iter().enumerate() {
         for b in &pictures[i + 1..] {
@@ -540,7 +535,7 @@ mod tests {
 
     #[test]
     fn distances_are_root_mean_squares() {
-        let [a, b] = [10, 40].map(|value| Picture::filled(4, 4, [value; 3]));
+        let [a, b] = [10, 40].map(|value| Image::filled(4, 4, [value; 3]));
         assert_eq!(mean_distance(&[&a, &a]), 0.0);
         assert_eq!(mean_distance(&[&a, &b, &b]), 20.0);
         let variety = Variety::of(0.5, &[1.0, 3.0]);

@@ -22,7 +22,7 @@ pub struct Options {
 
 /// What was found.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct LikelihoodReport {
     /// The model's name.
     pub model: String,
     /// The world's name.
@@ -46,7 +46,7 @@ pub fn run(
     glyphs: &Glyphs,
     options: &Options,
     observer: &mut dyn Observer,
-) -> Result<Report> {
+) -> Result<LikelihoodReport> {
     if options.scenes == 0 {
         return Err(Error::invalid("scenes", "expected 1 or more, got 0"));
     }
@@ -66,7 +66,7 @@ pub fn run(
         text.0 -= found.text_log_likelihood;
         text.1 += found.text_tokens;
     }
-    Ok(Report {
+    Ok(LikelihoodReport {
         model: model.name().to_owned(),
         world: world.name.clone(),
         options: options.clone(),

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::scenes::held_out_prompts;
 use crate::data::scenes::{Glyphs, Language, World, render};
-use crate::image::Picture;
+use crate::image::Image;
 use crate::rank::{Ranker, numbers};
 use crate::text::clip::LongCaption;
 use crate::{Error, Result};
@@ -56,7 +56,7 @@ impl Recall {
 
 /// What was asked of a CLIP, and what it found.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct RetrievalReport {
     /// The CLIP's name.
     pub clip: String,
     /// The world's name.
@@ -83,7 +83,7 @@ pub fn run(
     n: usize,
     seed: u64,
     language: Language,
-) -> Result<Report> {
+) -> Result<RetrievalReport> {
     if n == 0 {
         return Err(Error::invalid("scenes", "expected 1 or more, got 0"));
     }
@@ -102,7 +102,7 @@ pub fn run(
         );
         return Err(Error::invalid("scenes", reason));
     }
-    let pictures: Vec<Picture> = prompts
+    let pictures: Vec<Image> = prompts
         .iter()
         .map(|prompt| render(&prompt.scene, glyphs))
         .collect();
@@ -110,7 +110,7 @@ pub fn run(
     let image = ranker.model.embed_pictures(&pictures)?;
     let text = ranker.model.embed_texts(&captions, LongCaption::Refuse)?;
     let cosines = numbers(image.matmul(text.transpose()))?;
-    Ok(Report {
+    Ok(RetrievalReport {
         clip: ranker.model.name().to_owned(),
         world: world.name.clone(),
         scenes: n,

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::detector::Detector;
 use super::scenes::{Accuracy, Prompt, Scores, Tally, held_out_prompts, score};
 use crate::data::scenes::{Glyphs, Language, World, render};
-use crate::image::Picture;
+use crate::image::Image;
 use crate::image::metrics::{psnr, ssim};
 use crate::model::Model;
 use crate::models::dalle::Order;
@@ -35,7 +35,7 @@ pub struct Options {
 
 /// What the benchmark found.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct ScenesReport {
     /// The model's name.
     pub model: String,
     /// The world's name.
@@ -96,8 +96,8 @@ pub fn run(
     options: &Options,
     clips: Clips<'_>,
     observer: &mut dyn Observer,
-    show: &mut dyn FnMut(&str, &Picture),
-) -> Result<Report> {
+    show: &mut dyn FnMut(&str, &Image),
+) -> Result<ScenesReport> {
     if options.prompts == 0 {
         return Err(Error::invalid("prompts", "expected 1 or more, got 0"));
     }
@@ -121,7 +121,7 @@ pub fn run(
     }
     let detector = Detector::new(world, glyphs)?;
     let prompts = held_out_prompts(world, options.seed, options.prompts, options.language);
-    let mut report = Report {
+    let mut report = ScenesReport {
         model: model.name().to_owned(),
         world: world.name.clone(),
         options: options.clone(),
@@ -144,7 +144,7 @@ pub fn run(
     for (start, prompts) in (0..).step_by(BATCH).zip(prompts.chunks(BATCH)) {
         let mut drawn = draw_each(model, prompts, start, options, observer)?;
         if let (Some(chooser), Some(choice)) = (clips.chooser, &mut report.choice) {
-            let of = |prompt: &Prompt, picture: &Picture| {
+            let of = |prompt: &Prompt, picture: &Image| {
                 Ok(score(world, &prompt.scene, &detector.detect(picture)?))
             };
             drawn = choice.add(chooser, prompts, &drawn, &of)?;
@@ -157,7 +157,7 @@ pub fn run(
                 *mean += f64::from(scores.cosine(0, 0)) / options.prompts as f64;
             }
         }
-        let rendered: Vec<Picture> = prompts
+        let rendered: Vec<Image> = prompts
             .iter()
             .map(|prompt| render(&prompt.scene, glyphs))
             .collect();
@@ -203,7 +203,7 @@ fn draw_each(
     start: usize,
     options: &Options,
     observer: &mut dyn Observer,
-) -> Result<Vec<Picture>> {
+) -> Result<Vec<Image>> {
     let generator = model.generator()?;
     let tries = options.best_of;
     let mut specs = Vec::with_capacity(prompts.len() * tries);
@@ -235,9 +235,9 @@ impl Choice {
         &mut self,
         chooser: &Ranker,
         prompts: &[Prompt],
-        pictures: &[Picture],
-        judge: &(dyn Fn(&Prompt, &Picture) -> Result<Scores> + Sync),
-    ) -> Result<Vec<Picture>> {
+        pictures: &[Image],
+        judge: &(dyn Fn(&Prompt, &Image) -> Result<Scores> + Sync),
+    ) -> Result<Vec<Image>> {
         let mut best = Vec::with_capacity(prompts.len());
         let attempts = pictures.chunks(pictures.len() / prompts.len());
         for (prompt, attempts) in prompts.iter().zip(attempts) {

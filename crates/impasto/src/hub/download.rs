@@ -23,7 +23,7 @@ pub struct Progress {
     pub file: String,
     /// Bytes of this file that are here.
     pub bytes: u64,
-    /// Its size, where the server tells.
+    /// Its size, where the server states it.
     pub file_bytes: Option<u64>,
     /// Bytes of the whole model, as far as known.
     pub model_bytes: u64,
@@ -96,7 +96,7 @@ impl Download<'_> {
         };
         let lock_path = beside(".lock");
         let _lock = Lock::take(lock_path)?;
-        let mut tell = |bytes: u64, file_bytes: Option<u64>| {
+        let mut report = |bytes: u64, file_bytes: Option<u64>| {
             progress(&Progress {
                 file: self.name.to_owned(),
                 bytes,
@@ -107,7 +107,7 @@ impl Download<'_> {
         if let Ok(here) = fs::metadata(blob)
             && self.size.is_none_or(|size| size == here.len())
         {
-            tell(here.len(), Some(here.len()));
+            report(here.len(), Some(here.len()));
             return Ok(0);
         }
         let partial = beside(".incomplete");
@@ -116,7 +116,7 @@ impl Download<'_> {
         let reached = || fs::metadata(&partial).map_or(0, |partial| partial.len());
         let mut furthest = reached();
         let size = loop {
-            match self.attempt(&partial, &mut came, &mut tell) {
+            match self.attempt(&partial, &mut came, &mut report) {
                 Ok(size) => break size,
                 Err(Cut::Final(error)) => return Err(error),
                 Err(Cut::Transient(reason)) => {
@@ -146,7 +146,7 @@ impl Download<'_> {
         &self,
         partial: &Path,
         came: &mut u64,
-        tell: &mut dyn FnMut(u64, Option<u64>),
+        report: &mut dyn FnMut(u64, Option<u64>),
     ) -> Result<u64, Cut> {
         let write = |error| Cut::Final(Error::io("write", partial)(error));
         let mut file = OpenOptions::new()
@@ -244,7 +244,7 @@ impl Download<'_> {
             }
             file.write_all(&buffer[..count]).map_err(write)?;
             *came += count as u64;
-            tell(here, total);
+            report(here, total);
         }
         if total.is_some_and(|total| here < total) {
             return Err(Cut::Transient("the connection was cut".to_owned()));

@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::Picture;
+use super::Image;
 use crate::{Error, Result};
 
 /// Bits behind the point of a weight: 8 of a value and 2 of overshoot leave 22 of 32.
@@ -15,7 +15,7 @@ const PRECISION_BITS: u32 = 32 - 8 - 2;
 /// Radius of the filter where nothing is reduced.
 const SUPPORT: f64 = 2.0;
 
-impl Picture {
+impl Image {
     /// The short side scaled to `size` with Pillow's bicubic filter, then the middle square: torchvision's
     /// `Resize(size, BICUBIC)` and `CenterCrop(size)`, of which only the square is computed.
     pub fn fit_square_bicubic(&self, size: usize) -> Result<Self> {
@@ -61,7 +61,7 @@ impl Picture {
                     pixel.copy_from_slice(&taps.sum(at));
                 }
             });
-        Picture::new(size, size, rgb)
+        Image::new(size, size, rgb)
     }
 }
 
@@ -154,10 +154,10 @@ mod tests {
     /// `reference/write_clip_goldens.py` made the file with Pillow and torchvision.
     const GOLDENS: &[u8] = include_bytes!("goldens/bicubic.safetensors");
 
-    fn golden(name: &str) -> Picture {
+    fn golden(name: &str) -> Image {
         let file = SafeTensors::deserialize(GOLDENS).unwrap();
         let view = file.tensor(name).unwrap();
-        Picture::new(view.shape()[1], view.shape()[0], view.data().to_vec()).unwrap()
+        Image::new(view.shape()[1], view.shape()[0], view.data().to_vec()).unwrap()
     }
 
     #[test]
@@ -176,9 +176,9 @@ mod tests {
     /// Scaled whole, this one would take gigabytes.
     #[test]
     fn a_very_long_picture_is_scaled_within_its_middle() {
-        let long = Picture::filled(60_000, 1, [7, 8, 9]);
+        let long = Image::filled(60_000, 1, [7, 8, 9]);
         let square = long.fit_square_bicubic(224).unwrap();
-        assert!(square == Picture::filled(224, 224, [7, 8, 9]));
+        assert!(square == Image::filled(224, 224, [7, 8, 9]));
         assert!(long.fit_square_bicubic(0).is_err());
     }
 }

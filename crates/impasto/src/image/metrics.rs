@@ -1,9 +1,9 @@
 //! How alike two pictures are. Data range: 0 to 255.
 
-use super::Picture;
+use super::Image;
 
 /// Peak signal-to-noise ratio in dB over all channels; infinite for equal pictures.
-pub fn psnr(a: &Picture, b: &Picture) -> f64 {
+pub fn psnr(a: &Image, b: &Image) -> f64 {
     assert_eq!(
         (a.width, a.height),
         (b.width, b.height),
@@ -23,7 +23,7 @@ const SIGMA: f64 = 1.5;
 
 /// Structural similarity (Wang et al. 2004): 11 × 11 Gaussian window of σ 1.5, K₁ 0.01, K₂ 0.03, mean over
 /// the windows that lie inside and over the channels. Pictures under 11 pixels a side are refused.
-pub fn ssim(a: &Picture, b: &Picture) -> f64 {
+pub fn ssim(a: &Image, b: &Image) -> f64 {
     assert_eq!(
         (a.width, a.height),
         (b.width, b.height),
@@ -37,7 +37,7 @@ pub fn ssim(a: &Picture, b: &Picture) -> f64 {
     let mut total = 0.0;
     let mut count = 0.0;
     for channel in 0..3 {
-        let plane = |picture: &Picture| -> Vec<f64> {
+        let plane = |picture: &Image| -> Vec<f64> {
             picture
                 .rgb
                 .iter()
@@ -103,8 +103,8 @@ mod tests {
 
     #[test]
     fn psnr_follows_its_formula() {
-        let a = Picture::filled(16, 16, [100; 3]);
-        let b = Picture::filled(16, 16, [110; 3]);
+        let a = Image::filled(16, 16, [100; 3]);
+        let b = Image::filled(16, 16, [110; 3]);
         // 10 · log10(255² / 10²)
         assert!((psnr(&a, &b) - 28.130_803_608_679_1).abs() < 1e-9);
         assert!(psnr(&a, &a).is_infinite());
@@ -119,7 +119,7 @@ mod tests {
         let b: Vec<u8> = (0..17 * 23 * 3)
             .map(|i| (i * 37 % 251 * 3 / 4 + i * 11 % 40) as u8)
             .collect();
-        let [a, b] = [a, b].map(|rgb| Picture {
+        let [a, b] = [a, b].map(|rgb| Image {
             width: 23,
             height: 17,
             rgb,
@@ -139,8 +139,8 @@ mod tests {
     /// Flat pictures have no variance: what is left is (2 μ ν + C₁) / (μ² + ν² + C₁).
     #[test]
     fn ssim_of_flat_pictures_is_its_luminance_term() {
-        let a = Picture::filled(16, 16, [100; 3]);
-        let b = Picture::filled(16, 16, [150; 3]);
+        let a = Image::filled(16, 16, [100; 3]);
+        let b = Image::filled(16, 16, [150; 3]);
         let c1 = (0.01f64 * 255.0).powi(2);
         let expected = (2.0 * 100.0 * 150.0 + c1) / (100.0f64.powi(2) + 150.0f64.powi(2) + c1);
         assert!((ssim(&a, &b) - expected).abs() < 1e-9);

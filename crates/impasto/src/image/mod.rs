@@ -30,7 +30,7 @@ pub const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// An 8-bit sRGB picture.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Picture {
+pub struct Image {
     /// Width in pixels.
     pub width: usize,
     /// Height in pixels.
@@ -39,9 +39,9 @@ pub struct Picture {
     pub rgb: Vec<u8>,
 }
 
-impl fmt::Debug for Picture {
+impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Picture({}x{})", self.width, self.height)
+        write!(f, "Image({}x{})", self.width, self.height)
     }
 }
 
@@ -98,7 +98,7 @@ impl FromStr for Format {
     }
 }
 
-impl Picture {
+impl Image {
     /// A picture of given pixels; `rgb` has three bytes for each.
     pub fn new(width: usize, height: usize, rgb: Vec<u8>) -> Result<Self> {
         let expected = width
@@ -111,22 +111,22 @@ impl Picture {
             );
             return Err(Error::invalid("picture", reason));
         }
-        Ok(Picture { width, height, rgb })
+        Ok(Image { width, height, rgb })
     }
 
     /// One colour everywhere.
     pub fn filled(width: usize, height: usize, colour: [u8; 3]) -> Self {
-        Picture {
+        Image {
             width,
             height,
             rgb: colour.repeat(width * height),
         }
     }
 
-    /// Reads a picture file; see [`Picture::decode`].
+    /// Reads a picture file; see [`Image::decode`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Picture::decode(&read_bounded(path)?, path)
+        Image::decode(&read_bounded(path)?, path)
     }
 
     /// Decodes a PNG, JPEG, WebP, GIF, BMP or TIFF, turned as its EXIF says, transparent parts on white; of an animation
@@ -135,19 +135,19 @@ impl Picture {
     pub fn decode(bytes: &[u8], name: impl AsRef<Path>) -> Result<Self> {
         let (image, _) = decode_image(bytes, name.as_ref())?;
         if image.color().has_alpha() {
-            return Ok(Picture::flattened(&image));
+            return Ok(Image::flattened(&image));
         }
         // In place, where its pixels are ours: a large one is there once.
         let (width, height) = (image.width() as usize, image.height() as usize);
         let rgb = image.into_rgb8().into_raw();
-        Ok(Picture { width, height, rgb })
+        Ok(Image { width, height, rgb })
     }
 
     /// An image on white.
     fn flattened(image: &DynamicImage) -> Self {
         let (width, height) = (image.width() as usize, image.height() as usize);
         if !image.color().has_alpha() {
-            return Picture {
+            return Image {
                 width,
                 height,
                 rgb: image.to_rgb8().into_raw(),
@@ -168,7 +168,7 @@ impl Picture {
                 [r, g, b].map(|value| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8),
             );
         }
-        Picture { width, height, rgb }
+        Image { width, height, rgb }
     }
 
     /// The bytes of a file. `quality` from 1 to 100 counts for JPEG only.
@@ -200,7 +200,7 @@ impl Picture {
             let start = 3 * (row * self.width + left);
             rgb.extend_from_slice(&self.rgb[start..start + 3 * side]);
         }
-        Picture {
+        Image {
             width: side,
             height: side,
             rgb,
@@ -230,7 +230,7 @@ impl Picture {
         fir::Resizer::new()
             .resize(&from, &mut to, &options)
             .map_err(|e| bad(e.to_string()))?;
-        Ok(Picture {
+        Ok(Image {
             width,
             height,
             rgb: to.into_vec(),
@@ -252,7 +252,7 @@ impl Picture {
         values
     }
 
-    /// The inverse of [`Picture::to_chw`]; values beyond −1..1 are cut off, others than numbers refused.
+    /// The inverse of [`Image::to_chw`]; values beyond −1..1 are cut off, others than numbers refused.
     pub fn from_chw(values: &[f32], width: usize, height: usize) -> Result<Self> {
         let expected = width
             .checked_mul(height)
@@ -280,11 +280,11 @@ impl Picture {
                 rgb[3 * i + channel] = ((value.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8;
             }
         }
-        Ok(Picture { width, height, rgb })
+        Ok(Image { width, height, rgb })
     }
 
     /// Pictures of one size side by side, `columns` a row, `gap` white pixels between them.
-    pub fn grid(pictures: &[Picture], columns: usize, gap: usize) -> Result<Self> {
+    pub fn grid(pictures: &[Image], columns: usize, gap: usize) -> Result<Self> {
         let Some(first) = pictures.first() else {
             return Err(Error::invalid("grid", "expected 1 or more pictures, got 0"));
         };
@@ -292,7 +292,7 @@ impl Picture {
         let rows = pictures.len().div_ceil(columns);
         let width = columns * first.width + (columns - 1) * gap;
         let height = rows * first.height + (rows - 1) * gap;
-        let mut grid = Picture::filled(width, height, [255; 3]);
+        let mut grid = Image::filled(width, height, [255; 3]);
         for (i, picture) in pictures.iter().enumerate() {
             if (picture.width, picture.height) != (first.width, first.height) {
                 return Err(Error::invalid(
@@ -316,7 +316,7 @@ impl Picture {
     }
 }
 
-/// A picture file as it is, upright, with its colour profile; see [`Picture::decode`] for what is refused.
+/// A picture file as it is, upright, with its colour profile; see [`Image::decode`] for what is refused.
 fn decode_image(bytes: &[u8], name: &Path) -> Result<(DynamicImage, Option<Vec<u8>>)> {
     let bad = |reason: String| Error::bad_file(name, reason);
     let mut reader = ImageReader::new(Cursor::new(bytes))

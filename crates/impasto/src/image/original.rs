@@ -4,7 +4,7 @@ use std::path::Path;
 
 use image::{DynamicImage, ExtendedColorType, ImageBuffer, Luma, LumaA, Pixel, Rgb, Rgba};
 
-use super::{Format, MAX_PIXELS, MAX_SIDE, Picture, decode_image, read_bounded};
+use super::{Format, Image, MAX_PIXELS, MAX_SIDE, decode_image, read_bounded};
 use crate::{Error, Result};
 
 /// A picture of 8 or 16 bits, grey or coloured, with or without transparency, upright.
@@ -31,7 +31,7 @@ pub struct Samples {
 }
 
 impl Original {
-    /// Reads a picture file; see [`Picture::decode`] for what is refused.
+    /// Reads a picture file; see [`Image::decode`] for what is refused.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Original::decode(&read_bounded(path)?, path)
@@ -93,14 +93,14 @@ impl Original {
     }
 
     /// A rectangle of it in 8-bit RGB, transparent parts on white.
-    pub fn region(&self, x: usize, y: usize, width: usize, height: usize) -> Picture {
+    pub fn region(&self, x: usize, y: usize, width: usize, height: usize) -> Image {
         let [x, y, width, height] = [x, y, width, height].map(|value| value as u32);
-        Picture::flattened(&self.image.crop_imm(x, y, width, height))
+        Image::flattened(&self.image.crop_imm(x, y, width, height))
     }
 
     /// All of it in 8-bit RGB, transparent parts on white.
-    pub fn picture(&self) -> Picture {
-        Picture::flattened(&self.image)
+    pub fn picture(&self) -> Image {
+        Image::flattened(&self.image)
     }
 
     /// Puts pixels of `picture`, whose top left corner is at `x`, `y`, where `painted` says so (in coordinates
@@ -109,13 +109,13 @@ impl Original {
         &mut self,
         x: usize,
         y: usize,
-        picture: &Picture,
+        picture: &Image,
         painted: impl Fn(usize, usize) -> bool,
     ) {
         fn put<P: Pixel>(
             buffer: &mut ImageBuffer<P, Vec<P::Subpixel>>,
             (x, y): (usize, usize),
-            picture: &Picture,
+            picture: &Image,
             painted: impl Fn(usize, usize) -> bool,
             pixel: impl Fn([u8; 3]) -> P,
         ) {
@@ -260,8 +260,8 @@ impl Original {
     }
 }
 
-impl From<&Picture> for Original {
-    fn from(picture: &Picture) -> Self {
+impl From<&Image> for Original {
+    fn from(picture: &Image) -> Self {
         let mut image = DynamicImage::new_rgb8(picture.width as u32, picture.height as u32);
         if let Some(buffer) = image.as_mut_rgb8() {
             buffer.copy_from_slice(&picture.rgb);
@@ -314,7 +314,7 @@ mod tests {
             let back = Original::decode(&bytes, "a.png").unwrap();
             assert_eq!(back.image, original.image, "{kind}");
             let mut painted = original.clone();
-            painted.paint(1, 1, &Picture::filled(3, 2, [255; 3]), |x, y| {
+            painted.paint(1, 1, &Image::filled(3, 2, [255; 3]), |x, y| {
                 x == 2 || y == 2
             });
             for (x, y) in (0..20).map(|i| (i % 5, i / 5)) {

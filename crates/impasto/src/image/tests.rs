@@ -2,8 +2,8 @@
 use super::*;
 use proptest::prelude::*;
 
-fn gradient() -> Picture {
-    let mut picture = Picture::filled(5, 3, [0; 3]);
+fn gradient() -> Image {
+    let mut picture = Image::filled(5, 3, [0; 3]);
     for (i, value) in picture.rgb.iter_mut().enumerate() {
         *value = (i * 5) as u8;
     }
@@ -14,20 +14,20 @@ fn gradient() -> Picture {
 fn lossless_formats_keep_every_pixel() {
     for format in [Format::Png, Format::Webp] {
         let bytes = gradient().encode(format, 90).unwrap();
-        assert_eq!(Picture::decode(&bytes, "x").unwrap(), gradient());
+        assert_eq!(Image::decode(&bytes, "x").unwrap(), gradient());
     }
 }
 
 #[test]
 fn floats_and_bytes_are_one_to_one() {
     let picture = gradient();
-    assert_eq!(Picture::from_chw(&picture.to_chw(), 5, 3).unwrap(), picture);
-    assert!(Picture::from_chw(&[f32::NAN; 3], 1, 1).is_err());
+    assert_eq!(Image::from_chw(&picture.to_chw(), 5, 3).unwrap(), picture);
+    assert!(Image::from_chw(&[f32::NAN; 3], 1, 1).is_err());
 }
 
 /// A PNG of one pixel whose header promises others, with a checksum that fits.
 fn png_promising(width: u32, height: u32) -> Vec<u8> {
-    let mut bytes = Picture::filled(1, 1, [0; 3])
+    let mut bytes = Image::filled(1, 1, [0; 3])
         .encode(Format::Png, 100)
         .unwrap();
     bytes[16..20].copy_from_slice(&width.to_be_bytes());
@@ -53,14 +53,14 @@ fn crc32(bytes: &[u8]) -> u32 {
 #[test]
 fn a_bomb_is_refused_for_its_size() {
     // The unchanged header passes, so the checksum is right and what is refused is the size.
-    assert!(Picture::decode(&png_promising(1, 1), "x.png").is_ok());
+    assert!(Image::decode(&png_promising(1, 1), "x.png").is_ok());
     for (width, height) in [
         (16_000, 16_000),
         (20_000, 1),
         (1, 20_000),
         (u32::MAX >> 1, u32::MAX >> 1),
     ] {
-        let error = Picture::decode(&png_promising(width, height), "bomb.png")
+        let error = Image::decode(&png_promising(width, height), "bomb.png")
             .unwrap_err()
             .to_string();
         let of_size =
@@ -71,24 +71,24 @@ fn a_bomb_is_refused_for_its_size() {
 
 #[test]
 fn what_is_no_picture_or_only_a_part_of_one_is_refused() {
-    assert!(Picture::decode(b"", "x").is_err());
-    let error = Picture::decode(b"this is a text", "notes.txt")
+    assert!(Image::decode(b"", "x").is_err());
+    let error = Image::decode(b"this is a text", "notes.txt")
         .unwrap_err()
         .to_string();
     assert!(
         error.contains("notes.txt") && error.contains("PNG, JPEG or WebP"),
         "{error}"
     );
-    let mut noisy = Picture::filled(40, 40, [0; 3]);
+    let mut noisy = Image::filled(40, 40, [0; 3]);
     for (i, value) in noisy.rgb.iter_mut().enumerate() {
         *value = (i * i * 31 % 251) as u8;
     }
     for format in [Format::Png, Format::Jpeg, Format::Webp] {
         let bytes = noisy.encode(format, 90).unwrap();
-        assert!(Picture::decode(&bytes, "x").is_ok());
+        assert!(Image::decode(&bytes, "x").is_ok());
         for part in [bytes.len() / 2, bytes.len() - bytes.len() / 8] {
             assert!(
-                Picture::decode(&bytes[..part], "x").is_err(),
+                Image::decode(&bytes[..part], "x").is_err(),
                 "{format:?} cut to {part} bytes"
             );
         }
@@ -97,30 +97,30 @@ fn what_is_no_picture_or_only_a_part_of_one_is_refused() {
 
 #[test]
 fn sizes_that_make_no_picture_are_errors() {
-    assert!(Picture::new(2, 2, vec![0; 11]).is_err());
-    assert!(Picture::new(0, 2, vec![]).is_err());
-    assert!(Picture::new(usize::MAX, 2, vec![0; 6]).is_err());
+    assert!(Image::new(2, 2, vec![0; 11]).is_err());
+    assert!(Image::new(0, 2, vec![]).is_err());
+    assert!(Image::new(usize::MAX, 2, vec![0; 6]).is_err());
     assert!(gradient().resize(0, 3).is_err());
     assert!(gradient().fit_square(0).is_err());
-    assert!(Picture::from_chw(&[0.0; 5], 1, 2).is_err());
-    assert!(Picture::from_chw(&[], usize::MAX, 4).is_err());
+    assert!(Image::from_chw(&[0.0; 5], 1, 2).is_err());
+    assert!(Image::from_chw(&[], usize::MAX, 4).is_err());
 }
 
 #[test]
 fn a_grid_fills_row_after_row() {
-    let pixel = |value| Picture::filled(1, 1, [value; 3]);
-    let grid = Picture::grid(&[pixel(1), pixel(2), pixel(3)], 2, 1).unwrap();
+    let pixel = |value| Image::filled(1, 1, [value; 3]);
+    let grid = Image::grid(&[pixel(1), pixel(2), pixel(3)], 2, 1).unwrap();
     let values: Vec<u8> = grid.rgb.iter().step_by(3).copied().collect();
     assert_eq!((grid.width, grid.height), (3, 3));
     assert_eq!(values, [1, 255, 2, 255, 255, 255, 3, 255, 255]);
-    assert!(Picture::grid(&[], 2, 1).is_err());
-    assert!(Picture::grid(&[pixel(1), gradient()], 2, 1).is_err());
+    assert!(Image::grid(&[], 2, 1).is_err());
+    assert!(Image::grid(&[pixel(1), gradient()], 2, 1).is_err());
 }
 
 /// EXIF orientation 6: the camera was held so that the file has to be turned clockwise.
 #[test]
 fn a_turned_photograph_is_turned_back() {
-    let mut picture = Picture::filled(16, 8, [20; 3]);
+    let mut picture = Image::filled(16, 8, [20; 3]);
     for row in 0..8 {
         picture.rgb[3 * 16 * row..3 * (16 * row + 8)].fill(220);
     }
@@ -128,7 +128,7 @@ fn a_turned_photograph_is_turned_back() {
     let mut exif = b"\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01".to_vec();
     exif.extend(b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0");
     let turned = [&bytes[..2], &exif, &bytes[2..]].concat();
-    let decoded = Picture::decode(&turned, "x.jpg").unwrap();
+    let decoded = Image::decode(&turned, "x.jpg").unwrap();
     assert_eq!((decoded.width, decoded.height), (8, 16));
     // The light left half has come to the top.
     assert!(
@@ -143,14 +143,14 @@ fn transparent_parts_lie_on_white() {
     let mut image = image::RgbaImage::new(1, 1);
     image.put_pixel(0, 0, image::Rgba([0, 0, 0, 0]));
     assert_eq!(
-        Picture::flattened(&DynamicImage::ImageRgba8(image)).rgb,
+        Image::flattened(&DynamicImage::ImageRgba8(image)).rgb,
         [255, 255, 255]
     );
 }
 
 #[test]
 fn a_square_is_cut_from_the_middle() {
-    let picture = Picture {
+    let picture = Image {
         width: 3,
         height: 1,
         rgb: vec![1, 1, 1, 2, 2, 2, 3, 3, 3],
@@ -161,7 +161,7 @@ fn a_square_is_cut_from_the_middle() {
 proptest! {
     #[test]
     fn garbage_is_an_error_and_nothing_else(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        prop_assert!(Picture::decode(&bytes, "x").is_err());
+        prop_assert!(Image::decode(&bytes, "x").is_err());
     }
 
     /// Decoders see past the magic number here, which random bytes never reach.
@@ -176,15 +176,15 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = value;
         }
-        let _ = Picture::decode(&bytes, "x");
+        let _ = Image::decode(&bytes, "x");
         bytes.truncate(cut.index(bytes.len()));
-        let _ = Picture::decode(&bytes, "x");
+        let _ = Image::decode(&bytes, "x");
     }
 
     #[test]
     fn scaling_gives_the_size_asked_for(width in 1usize..40, height in 1usize..40, size in 1usize..40) {
-        let scaled = Picture::filled(width, height, [9, 99, 199]).fit_square(size).unwrap();
-        prop_assert_eq!(scaled, Picture::filled(size, size, [9, 99, 199]));
+        let scaled = Image::filled(width, height, [9, 99, 199]).fit_square(size).unwrap();
+        prop_assert_eq!(scaled, Image::filled(size, size, [9, 99, 199]));
     }
 }
 
@@ -199,7 +199,7 @@ fn with_profile(length: usize) -> Vec<u8> {
     let mut checksum = flate2::Crc::new();
     checksum.update(b"iCCP");
     checksum.update(&data);
-    let plain = Picture::filled(8, 6, [1, 2, 3])
+    let plain = Image::filled(8, 6, [1, 2, 3])
         .encode(Format::Png, 100)
         .unwrap();
     // Behind the signature and the header's chunk.
@@ -234,13 +234,13 @@ fn a_profile_that_swells_is_not_unpacked() {
 /// The decoder makes room for a chunk before it finds out that the file is too short for it.
 #[test]
 fn a_chunk_that_is_longer_than_the_file_is_refused() {
-    let whole = Picture::filled(8, 6, [1, 2, 3])
+    let whole = Image::filled(8, 6, [1, 2, 3])
         .encode(Format::Webp, 100)
         .unwrap();
-    Picture::decode(&whole, "a.webp").unwrap();
+    Image::decode(&whole, "a.webp").unwrap();
     for length in [5u32, 0x7fff_fff0, u32::MAX] {
         let bytes = [&whole[..], b"EXIF", &length.to_le_bytes(), b"1234"].concat();
-        let error = Picture::decode(&bytes, "a.webp").unwrap_err().to_string();
+        let error = Image::decode(&bytes, "a.webp").unwrap_err().to_string();
         let part = format!("its chunk EXIF has {length} bytes, the file has 4 more");
         assert!(error.contains(&part), "{error}");
     }
@@ -250,8 +250,8 @@ fn a_chunk_that_is_longer_than_the_file_is_refused() {
 #[test]
 fn pictures_of_other_programs_have_their_colours() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/picture");
-    let open = |name: &str| Picture::open(folder.join(name)).unwrap();
-    let pixel = |picture: &Picture, x: usize, y: usize| {
+    let open = |name: &str| Image::open(folder.join(name)).unwrap();
+    let pixel = |picture: &Image, x: usize, y: usize| {
         let at = 3 * (y * picture.width + x);
         [0, 1, 2].map(|channel| i32::from(picture.rgb[at + channel]))
     };
@@ -307,7 +307,7 @@ fn formats_that_are_not_read_are_named() {
         (b"%PDF-1.7", "is a PDF"),
         (b"qoif\0\0\0\x01\0\0\0\x01\x04\0", "is a QOI"),
     ] {
-        let error = Picture::decode(bytes, "x").unwrap_err().to_string();
+        let error = Image::decode(bytes, "x").unwrap_err().to_string();
         assert!(
             error.contains(name) && error.contains("expected PNG"),
             "{error}"
@@ -327,7 +327,7 @@ fn more_pixels_than_a_file_can_hold_are_refused() {
     let mut gif = b"GIF89a\xff\x1f\xff\x1f\x80\0\0\0\0\0\xff\xff\xff".to_vec();
     gif.extend(b",\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;");
     for (bytes, name) in [(jpeg, "a.jpg"), (gif, "a.gif")] {
-        let error = Picture::decode(&bytes, name).unwrap_err().to_string();
+        let error = Image::decode(&bytes, name).unwrap_err().to_string();
         assert!(error.contains("pixels are more than"), "{error}");
     }
 }
@@ -335,16 +335,14 @@ fn more_pixels_than_a_file_can_hold_are_refused() {
 /// 108 million pixels, as telephones have them.
 #[test]
 fn a_photograph_of_108_megapixels_is_read() {
-    let bytes = Picture::filled(12_032, 9024, [90, 120, 30])
+    let bytes = Image::filled(12_032, 9024, [90, 120, 30])
         .encode(Format::Jpeg, 90)
         .unwrap();
-    let picture = Picture::decode(&bytes, "large.jpg").unwrap();
+    let picture = Image::decode(&bytes, "large.jpg").unwrap();
     assert_eq!((picture.width, picture.height), (12_032, 9024));
-    let wide = Picture::filled(16_000, 9000, [1; 3])
+    let wide = Image::filled(16_000, 9000, [1; 3])
         .encode(Format::Png, 100)
         .unwrap();
-    let error = Picture::decode(&wide, "larger.png")
-        .unwrap_err()
-        .to_string();
+    let error = Image::decode(&wide, "larger.png").unwrap_err().to_string();
     assert!(error.contains("is 16000x9000 pixels"), "{error}");
 }

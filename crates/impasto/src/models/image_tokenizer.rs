@@ -9,7 +9,7 @@ use super::discrete_vae::{DiscreteVae, DiscreteVaeConfig};
 use super::dvae::{Dvae, DvaeConfig};
 use super::taming_vqgan::{TamingVqgan, TamingVqganConfig};
 use super::vqgan::{Vqgan, VqganConfig};
-use crate::image::Picture;
+use crate::image::Image;
 use crate::nn::{Init, ops};
 use crate::{Error, Result};
 
@@ -184,7 +184,7 @@ impl ImageTokenizer {
     }
 
     /// The ids of pictures of the model's size.
-    pub fn encode(&self, pictures: &[Picture], device: &Device) -> Result<Vec<Vec<u32>>> {
+    pub fn encode(&self, pictures: &[Image], device: &Device) -> Result<Vec<Vec<u32>>> {
         let size = self.config().picture_size();
         let mut ids = Vec::with_capacity(pictures.len());
         for pictures in pictures.chunks(self.batch(device)) {
@@ -195,7 +195,7 @@ impl ImageTokenizer {
 
     /// How much each picture's pixels speak for each code at each position, as logits: `[grid² · codes]`, row
     /// after row. A dVAE's encoder says it itself; a VQGAN's is how near the code is to the encoder's vector.
-    pub fn evidence(&self, pictures: &[Picture], device: &Device) -> Result<Vec<Vec<f32>>> {
+    pub fn evidence(&self, pictures: &[Image], device: &Device) -> Result<Vec<Vec<f32>>> {
         let config = self.config();
         let (positions, codes) = (config.grid() * config.grid(), config.codebook_size());
         let mut evidence = Vec::with_capacity(pictures.len());
@@ -227,7 +227,7 @@ impl ImageTokenizer {
     }
 
     /// One picture of row-major ids on a grid of any `rows` and `columns`; checks their number and range.
-    pub fn decode_grid(&self, ids: &[u32], [rows, columns]: [usize; 2]) -> Result<Picture> {
+    pub fn decode_grid(&self, ids: &[u32], [rows, columns]: [usize; 2]) -> Result<Image> {
         let config = self.config();
         if ids.is_empty() || ids.len() != rows * columns {
             return Err(Error::invalid(
@@ -244,11 +244,11 @@ impl ImageTokenizer {
             ImageTokenizer::DiscreteVae(model) => model.decode_grid(&ids, [rows, columns]),
         };
         let [_, _, height, width] = pixels.dims();
-        Picture::from_chw(&values(pixels)?, width, height)
+        Image::from_chw(&values(pixels)?, width, height)
     }
 
     /// The pictures of ids; checks their number and range.
-    pub fn decode(&self, ids: &[Vec<u32>]) -> Result<Vec<Picture>> {
+    pub fn decode(&self, ids: &[Vec<u32>]) -> Result<Vec<Image>> {
         let config = self.config();
         let (positions, codes) = (config.grid() * config.grid(), config.codebook_size());
         for row in ids {
@@ -264,7 +264,7 @@ impl ImageTokenizer {
         let mut pictures = Vec::with_capacity(ids.len());
         for rows in ids.chunks(self.batch(&self.device())) {
             for picture in values(self.decode_pixels(rows))?.chunks(3 * size * size) {
-                pictures.push(Picture::from_chw(picture, size, size)?);
+                pictures.push(Image::from_chw(picture, size, size)?);
             }
         }
         Ok(pictures)
@@ -293,12 +293,12 @@ fn values(pixels: Tensor<4>) -> Result<Vec<f32>> {
 const VQGAN_SHARPNESS: f32 = 32.0;
 
 /// Pictures as a tensor in −1..1: `[batch, 3, size, size]`.
-pub fn pixels(pictures: &[Picture], size: usize, device: &Device) -> Result<Tensor<4>> {
+pub fn pixels(pictures: &[Image], size: usize, device: &Device) -> Result<Tensor<4>> {
     Ok(Tensor::from_data(pixel_data(pictures, size)?, device))
 }
 
 /// The data of [`pixels`], in the host's memory.
-pub fn pixel_data(pictures: &[Picture], size: usize) -> Result<TensorData> {
+pub fn pixel_data(pictures: &[Image], size: usize) -> Result<TensorData> {
     for picture in pictures {
         if picture.width != size || picture.height != size {
             return Err(Error::invalid(
@@ -310,7 +310,7 @@ pub fn pixel_data(pictures: &[Picture], size: usize) -> Result<TensorData> {
             ));
         }
     }
-    let rows: Vec<Vec<f32>> = pictures.par_iter().map(Picture::to_chw).collect();
+    let rows: Vec<Vec<f32>> = pictures.par_iter().map(Image::to_chw).collect();
     Ok(TensorData::new(
         rows.concat(),
         [pictures.len(), 3, size, size],

@@ -86,7 +86,7 @@ pub fn load<M: Module>(module: M, mut parameters: Parameters) -> (M, LoadReport)
 
 /// A parameter that waits for its value.
 #[derive(Debug)]
-pub struct Place<'a> {
+pub struct ParameterSlot<'a> {
     /// Its name.
     pub name: &'a str,
     /// Its shape.
@@ -111,7 +111,7 @@ pub enum Value {
 /// Sets each parameter of `module` to what `parameter` gives for it, one after the other.
 pub fn load_each<M: Module>(
     module: M,
-    parameter: impl FnMut(&Place<'_>) -> Option<Value>,
+    parameter: impl FnMut(&ParameterSlot<'_>) -> Option<Value>,
 ) -> (M, LoadReport) {
     let mut mapper = Load {
         path: Vec::new(),
@@ -183,7 +183,7 @@ struct Load<F> {
     report: LoadReport,
 }
 
-impl<F: FnMut(&Place<'_>) -> Option<Value>> ModuleMapper for Load<F> {
+impl<F: FnMut(&ParameterSlot<'_>) -> Option<Value>> ModuleMapper for Load<F> {
     fn enter_module(&mut self, name: &str, container_type: &str) {
         self.path.push(name.to_owned());
         self.containers.push(container_type.to_owned());
@@ -200,7 +200,7 @@ impl<F: FnMut(&Place<'_>) -> Option<Value>> ModuleMapper for Load<F> {
         let (expected, device) = (old.dims(), old.device());
         let is_linear = self.containers.last().is_some_and(|of| of == LINEAR)
             && self.path.last().is_some_and(|name| name == "weight");
-        let place = Place {
+        let place = ParameterSlot {
             name: &name,
             shape: &expected,
             device: &device,

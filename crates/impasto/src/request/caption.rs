@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Request, SamplingOverrides};
 use crate::families::{GeneratedCaption, Language, Search};
-use crate::image::Picture;
+use crate::image::Image;
 use crate::model::Model;
 use crate::observer::Observer;
 use crate::sampling::SamplingOptions;
@@ -39,7 +39,7 @@ pub struct Caption {
     pub language: Option<Language>,
     /// The picture; its middle square is taken.
     #[serde(skip)]
-    pub image: Option<Arc<Picture>>,
+    pub image: Option<Arc<Image>>,
 }
 
 fn one() -> usize {
@@ -79,7 +79,7 @@ impl Default for Caption {
 
 impl Caption {
     /// The likeliest caption of a picture.
-    pub fn new(image: Picture) -> Self {
+    pub fn new(image: Image) -> Self {
         Caption {
             image: Some(Arc::new(image)),
             ..Caption::default()

@@ -186,7 +186,7 @@ impl EditOutcome {
             .iter()
             .map(|candidate| candidate.edited.score);
         let scores: Vec<f64> = scores.collect();
-        let best = rank::agreed(&scores, &cosines);
+        let best = rank::rank_sum(&scores, &cosines);
         let candidates = best.into_iter().map(|index| EditCandidate {
             clip_score: Some(cosines[index]),
             ..self.candidates[index].clone()

@@ -10,7 +10,7 @@ use super::{Request, SamplingOverrides};
 use crate::canvas::{Canvas, Conditioning};
 use crate::engine::FillOptions;
 use crate::families::Infill;
-use crate::image::Picture;
+use crate::image::Image;
 use crate::model::Model;
 use crate::models::dalle::Order;
 use crate::observer::{Event, Observer};
@@ -58,7 +58,7 @@ fn one() -> usize {
 #[derive(Clone, Debug)]
 pub struct GeneratedImage {
     /// The pixels.
-    pub picture: Picture,
+    pub picture: Image,
     /// Its seed.
     pub seed: u64,
     /// Its row-major ids.
@@ -240,7 +240,7 @@ impl Request for Generate {
 impl Generate {
     /// The images that the CLIP finds nearest to the prompt, the best first.
     fn chosen(&self, images: Vec<GeneratedImage>, ranker: &Ranker) -> Result<Vec<GeneratedImage>> {
-        let pictures: Vec<Picture> = images.iter().map(|image| image.picture.clone()).collect();
+        let pictures: Vec<Image> = images.iter().map(|image| image.picture.clone()).collect();
         let caption = std::slice::from_ref(&self.prompt);
         let scores = ranker.score(caption, &pictures, self.long())?;
         let mut images: Vec<Option<GeneratedImage>> = images.into_iter().map(Some).collect();

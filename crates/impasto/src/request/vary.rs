@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{GeneratedImage, Request, SamplingOverrides};
 use crate::canvas::Conditioning;
 use crate::edit::{self, Choice, VaryRequest};
-use crate::image::Picture;
+use crate::image::Image;
 use crate::model::Model;
 use crate::models::dalle::Order;
 use crate::observer::Observer;
@@ -46,7 +46,7 @@ pub struct Vary {
     pub truncate: bool,
     /// The picture; its middle square is taken.
     #[serde(skip)]
-    pub image: Option<Arc<Picture>>,
+    pub image: Option<Arc<Image>>,
 }
 
 fn one() -> usize {
@@ -68,7 +68,7 @@ pub struct VaryOutcome {
 
 impl Vary {
     /// One variation of a picture with the model's own settings.
-    pub fn new(image: Picture, strength: f64, seed: u64) -> Self {
+    pub fn new(image: Image, strength: f64, seed: u64) -> Self {
         Vary {
             prompt: None,
             strength,

@@ -82,7 +82,7 @@ impl Listing {
             folders.push(path);
         } else {
             match Kind::of(extension.unwrap_or_default()) {
-                Kind::Picture => self.pictures.push(path),
+                Kind::Image => self.pictures.push(path),
                 Kind::ForeignPicture => {
                     let extension = extension.unwrap_or_default();
                     let reason = format!(

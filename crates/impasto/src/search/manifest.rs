@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::NOBODY;
 use super::graph::Head;
-use crate::image::Picture;
+use crate::image::Image;
 use crate::rank::{Ranker, numbers};
 use crate::text::clip::LongCaption;
 use crate::{Error, Result, files};
@@ -135,7 +135,7 @@ impl Clip {
 }
 
 /// A picture that is the same everywhere.
-fn gradient() -> Result<Picture> {
+fn gradient() -> Result<Image> {
     const SIDE: usize = 64;
     let pixels = (0..SIDE * SIDE)
         .flat_map(|at| {
@@ -143,7 +143,7 @@ fn gradient() -> Result<Picture> {
             [4 * x, 4 * y, 255 - 2 * x - 2 * y]
         })
         .collect();
-    Picture::new(SIDE, SIDE, pixels)
+    Image::new(SIDE, SIDE, pixels)
 }
 
 impl Manifest {

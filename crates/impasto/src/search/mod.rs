@@ -176,7 +176,7 @@ impl Index {
     pub fn search_picture(
         &self,
         ranker: &Ranker,
-        picture: &crate::image::Picture,
+        picture: &crate::image::Image,
         count: usize,
     ) -> Result<Vec<Hit>> {
         let query = numbers(ranker.model.embed_pictures(std::slice::from_ref(picture))?)?;

@@ -10,7 +10,7 @@ use super::graph::Graph;
 use super::vectors::Vectors;
 use super::*;
 use crate::checkpoint::{ClipModel, EMBEDDED_CLIP, ModelSource};
-use crate::image::{Format, Picture};
+use crate::image::{Format, Image};
 use crate::observer::Event;
 
 fn ranker() -> Ranker {
@@ -118,7 +118,7 @@ fn colours(folder: &Path, shades: std::ops::Range<u8>) {
             255 - shade.wrapping_mul(23),
             shade.wrapping_mul(91),
         ];
-        let picture = Picture::new(32, 32, pixels.repeat(32 * 32)).unwrap();
+        let picture = Image::new(32, 32, pixels.repeat(32 * 32)).unwrap();
         let bytes = picture.encode(Format::Png, 100).unwrap();
         std::fs::write(folder.join(format!("{shade:03}.png")), bytes).unwrap();
     }
@@ -140,7 +140,7 @@ fn update(folder: &Path, ranker: &Ranker, exact: usize) -> Changes {
 fn found(folder: &Path, ranker: &Ranker, name: &str) -> Vec<String> {
     let index = Index::open(&folder.join(FOLDER)).unwrap();
     index.check(ranker).unwrap();
-    let picture = Picture::open(folder.join(name)).unwrap();
+    let picture = Image::open(folder.join(name)).unwrap();
     let hits = index.search_picture(ranker, &picture, 3).unwrap();
     assert!((hits[0].score - 1.0).abs() < 1e-4, "{hits:?}");
     hits.iter()

@@ -14,7 +14,7 @@ use super::vectors::{self, Vectors};
 use super::{EXACT, LeftOut, Listing, NOBODY};
 use crate::error::Hint;
 use crate::files::{self, FolderLock};
-use crate::image::Picture;
+use crate::image::Image;
 use crate::observer::{Event as Observed, NoObserver, Observer};
 use crate::rank::{Ranker, numbers};
 use crate::{Error, Result};
@@ -23,7 +23,7 @@ use crate::{Error, Result};
 const BATCH: usize = 64;
 /// After so long what is done is written down.
 const STEP: Duration = Duration::from_secs(20);
-/// Rows without a picture that are borne unless told otherwise.
+/// Rows without a picture that are tolerated by default.
 const SLACK: usize = 1024;
 
 /// An index that is written; nobody else writes it meanwhile.
@@ -136,7 +136,7 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// From how many pictures on there is a graph; [`EXACT`] unless told.
+    /// From how many pictures on there is a graph; [`EXACT`] by default.
     #[must_use]
     pub fn graph_above(mut self, pictures: usize) -> Self {
         self.exact = pictures;
@@ -228,9 +228,9 @@ impl<'a> Writer<'a> {
         }
         let mut last = Instant::now();
         for (number, batch) in waiting.chunks(BATCH).enumerate() {
-            let read: Vec<Result<Picture>> = batch
+            let read: Vec<Result<Image>> = batch
                 .par_iter()
-                .map(|(path, _, _)| Picture::open(path))
+                .map(|(path, _, _)| Image::open(path))
                 .collect();
             let mut opened = Vec::with_capacity(batch.len());
             let mut found = Vec::with_capacity(batch.len());

@@ -131,7 +131,7 @@ pub struct Skipped {
 
 /// What came of all checks.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct SelfTestReport {
     /// Of the library.
     pub version: &'static str,
     /// Seed of all inputs and weights.
@@ -146,7 +146,7 @@ pub struct Report {
     pub outcomes: Vec<Outcome>,
 }
 
-impl Report {
+impl SelfTestReport {
     /// `N passed, N failed, N skipped (why)`.
     pub fn summary(&self) -> String {
         let skipped: usize = self.skipped.iter().map(|skipped| skipped.count).sum();
@@ -172,7 +172,7 @@ pub fn run(
     options: &Options,
     device: &Device,
     progress: &mut dyn FnMut(&Outcome) -> ControlFlow<()>,
-) -> Result<Report> {
+) -> Result<SelfTestReport> {
     let all = [
         ops::checks(),
         models::checks(),
@@ -192,7 +192,7 @@ fn run_checks(
     options: &Options,
     device: &Device,
     progress: &mut dyn FnMut(&Outcome) -> ControlFlow<()>,
-) -> Result<Report> {
+) -> Result<SelfTestReport> {
     if options.precisions.is_empty() {
         return Err(Error::invalid("precision", "expected one or more"));
     }
@@ -211,7 +211,7 @@ fn run_checks(
             format!("none of the names of {count} checks contains \"{only}\""),
         ));
     }
-    let mut report = Report {
+    let mut report = SelfTestReport {
         version: env!("CARGO_PKG_VERSION"),
         seed: options.seed,
         passed: 0,

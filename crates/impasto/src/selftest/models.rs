@@ -8,7 +8,7 @@ use super::compare::{Scores, Values};
 use super::weights::random;
 use crate::Result;
 use crate::engine::image_log_likelihoods;
-use crate::image::Picture;
+use crate::image::Image;
 use crate::models::clip::{Activation, EndOfText, Normalisation, TowerConfig};
 use crate::models::dalle::{Part, image_part, shuffled};
 use crate::models::dalle_bart::{CaptionRows, StackConfig};
@@ -386,9 +386,9 @@ fn dalle_pytorch_clip(room: &mut Room) -> Result<Values> {
     Ok(values)
 }
 
-fn pictures(room: &mut Room, count: usize, size: usize) -> Result<Vec<Picture>> {
+fn pictures(room: &mut Room, count: usize, size: usize) -> Result<Vec<Image>> {
     (0..count)
-        .map(|_| Picture::from_chw(&room.numbers(3 * size * size), size, size))
+        .map(|_| Image::from_chw(&room.numbers(3 * size * size), size, size))
         .collect()
 }
 

@@ -33,7 +33,7 @@ fn host(values: &mut Values, numbers: [f32; 4]) -> Result<()> {
     Ok(())
 }
 
-fn run_all(checks: Vec<Check>, precisions: &[Precision]) -> Report {
+fn run_all(checks: Vec<Check>, precisions: &[Precision]) -> SelfTestReport {
     let options = Options {
         precisions: precisions.to_vec(),
         ..Options::default()
@@ -225,7 +225,7 @@ fn devices_without_bf16_skip_it_and_say_so() {
     }
     assert_eq!(skipped.len(), 1);
     assert_eq!(skipped[0].count, checks.len());
-    let report = Report {
+    let report = SelfTestReport {
         version: "",
         seed: 0,
         passed: 3,

@@ -5,7 +5,7 @@ use burn::tensor::Device;
 use bytes::Bytes;
 
 use super::config::check_trainable;
-use super::dalle::{Config, Sizes};
+use super::dalle::{DalleTrainingConfig, Sizes};
 use super::image_tokenizer;
 use crate::checkpoint::WeightFormat;
 use crate::checkpoint::weights::{Formats, load, load_into};
@@ -26,7 +26,11 @@ pub(super) struct Beginning {
 }
 
 impl Beginning {
-    pub fn of(config: &Config, device: &Device, train_device: &Device) -> Result<Self> {
+    pub fn of(
+        config: &DalleTrainingConfig,
+        device: &Device,
+        train_device: &Device,
+    ) -> Result<Self> {
         let bad = |reason: &str| Error::invalid("training config", reason);
         let given = (
             &config.text_tokenizer,

@@ -18,14 +18,14 @@ use super::config::{RunConfig, check_count, check_trainable};
 use super::drawn::{self, SyntheticPairs};
 use super::engine::{self, Evaluation, Observer, Pass, Task};
 use super::image_tokenizer::{self, training_device};
-use super::source::{PictureSource, SourceConfig, held_out, open};
+use super::source::{ImageSource, SourceConfig, held_out, open};
 use crate::checkpoint::weights::Precision;
 use crate::checkpoint::{
     CaptionTokenizer, ClipModel, ClipModelConfig, ModelSource, TextTokenizerKind,
 };
 use crate::data::Sample;
 use crate::eval::retrieval::{Direction, RANKS, Recall};
-use crate::image::Picture;
+use crate::image::Image;
 use crate::models::clip::{
     Activation, ContrastiveLoss, EndOfText, Normalisation, TowerConfig, unit,
 };
@@ -39,7 +39,7 @@ use crate::{Error, Result};
 /// The config file of `impasto train clip`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
+pub struct ClipTrainingConfig {
     /// The finished model's name.
     pub name: String,
     /// SPDX expression of the finished weights' licence.
@@ -67,7 +67,7 @@ pub struct Config {
     pub reconstructed: Option<Reconstructed>,
     /// Pictures drawn by a model, for a CLIP that chooses among what it draws.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drawn: Option<drawn::Config>,
+    pub drawn: Option<drawn::GeneratedPicturesConfig>,
     /// Held-out pairs among which each is looked for at each checkpoint.
     #[serde(default = "default_validation")]
     pub validation: usize,
@@ -113,7 +113,7 @@ const END: u32 = 2;
 
 /// Trains (or goes on) and writes the whole model into `dir/model`.
 pub fn run(
-    config: &Config,
+    config: &ClipTrainingConfig,
     dir: &Path,
     device: &Device,
     resume: bool,
@@ -183,7 +183,7 @@ pub fn run(
 }
 
 /// The text tokenizer and the weights: new ones, or those of the CLIP that is trained on.
-fn beginning(config: &Config, device: &Device) -> Result<(TextTokenizer, Clip)> {
+fn beginning(config: &ClipTrainingConfig, device: &Device) -> Result<(TextTokenizer, Clip)> {
     let bad = |reason: &str| Error::invalid("training config", reason);
     match (&config.from, &config.text_tokenizer, &config.model) {
         (Some(from), None, None) => {
@@ -226,7 +226,7 @@ fn beginning(config: &Config, device: &Device) -> Result<(TextTokenizer, Clip)> 
 
 /// Pairs of one pass.
 struct Batch {
-    pictures: Vec<Picture>,
+    pictures: Vec<Image>,
     /// `[pairs][text_length]`.
     text_ids: Vec<Vec<u32>>,
 }
@@ -249,7 +249,7 @@ struct ClipTask {
     loss: ContrastiveLoss,
     model_config: ClipModelConfig,
     text: TextTokenizer,
-    source: Box<dyn PictureSource>,
+    source: Box<dyn ImageSource>,
     /// With the share of the pictures that go through it.
     reconstructed: Option<(ImageTokenizer, f64)>,
     drawn: Option<SyntheticPairs>,
@@ -315,7 +315,7 @@ impl ClipTask {
             }
         }
         if let Some((image, _)) = &self.reconstructed {
-            let pictures: Vec<Picture> = through
+            let pictures: Vec<Image> = through
                 .iter()
                 .map(|&row| batch.pictures[row].clone())
                 .collect();
@@ -440,7 +440,7 @@ impl Task for ClipTask {
             text: CaptionTokenizer::ByteLevel(self.text.clone()),
             clip: model.valid(),
         };
-        let pictures: Vec<Picture> = self
+        let pictures: Vec<Image> = self
             .validation
             .iter()
             .map(|sample| sample.picture.clone())

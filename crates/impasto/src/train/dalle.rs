@@ -14,12 +14,12 @@ use super::config::{RunConfig, check_count};
 use super::encoded::{self, Encoded, Encoding, FilledUp};
 use super::engine::{self, Evaluation, Observer, Pass, Task};
 use super::image_tokenizer::training_device;
-use super::source::{PictureSource, SourceConfig, epoch_index, held_out, open};
+use super::source::{ImageSource, SourceConfig, epoch_index, held_out, open};
 use crate::checkpoint::WeightFormat;
 use crate::checkpoint::weights::Precision;
 use crate::engine::{SampleSpec, sample};
 use crate::families::{NativeConfig, NativeModel, NativeOptions, SaveAs};
-use crate::image::{Format, Picture};
+use crate::image::{Format, Image};
 use crate::models::dalle::{DalleBatch, LossWeights, Order, around_hole, raster, shuffled};
 use crate::models::{Dalle, DalleConfig, ImageTokenizer};
 use crate::observer::NoObserver;
@@ -30,7 +30,7 @@ use crate::{Error, Result, files};
 /// The config file of `impasto train dalle`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
+pub struct DalleTrainingConfig {
     /// The finished model's name.
     pub name: String,
     /// SPDX expression of the finished weights' licence.
@@ -117,7 +117,7 @@ fn default_validation() -> usize {
 
 /// Trains (or goes on) and writes the whole model into `dir/model`.
 pub fn run(
-    config: &Config,
+    config: &DalleTrainingConfig,
     dir: &Path,
     device: &Device,
     resume: bool,
@@ -210,7 +210,7 @@ pub fn run(
 }
 
 struct DalleTask {
-    config: Config,
+    config: DalleTrainingConfig,
     model_config: NativeConfig,
     device: Device,
     text: TextTokenizer,
@@ -228,7 +228,7 @@ enum Pairs {
     Kept(Encoded),
     /// Made and encoded beside it.
     Streamed {
-        source: Box<dyn PictureSource>,
+        source: Box<dyn ImageSource>,
         image: Box<ImageTokenizer>,
         device: Device,
     },
@@ -236,7 +236,7 @@ enum Pairs {
 
 /// What makes batches; everything random of a pass comes from (seed, pass).
 struct Batches {
-    config: Config,
+    config: DalleTrainingConfig,
     dalle: DalleConfig,
     text: TextTokenizer,
     pairs: Pairs,
@@ -261,7 +261,7 @@ impl Batches {
                 device,
             } => {
                 let samples = source.train_batch(pass * size, size as usize)?;
-                let (pictures, captions): (Vec<Picture>, Vec<Vec<String>>) = samples
+                let (pictures, captions): (Vec<Image>, Vec<Vec<String>>) = samples
                     .into_iter()
                     .map(|sample| (sample.picture, sample.captions))
                     .unzip();
@@ -415,7 +415,7 @@ impl Task for DalleTask {
                 &mut NoObserver,
             )?;
             let ids: Vec<Vec<u32>> = drawn.into_iter().map(|drawn| drawn.image_ids).collect();
-            let grid = Picture::grid(&self.image.decode(&ids)?, 4, 2)?;
+            let grid = Image::grid(&self.image.decode(&ids)?, 4, 2)?;
             let samples = dir.join("samples");
             std::fs::create_dir_all(&samples).map_err(Error::io("create", &samples))?;
             files::write_atomic(

@@ -2,7 +2,7 @@
 //! otherwise than what is rendered or photographed, and what is wrong in it is wrong in its own ways.
 //!
 //! They are drawn once, of the source's captions, before the first step, and kept as ids in the run's directory.
-//! Pictures that the source has in families ([`PictureSource::family`]) stay together.
+//! Pictures that the source has in families ([`ImageSource::family`]) stay together.
 
 use std::path::Path;
 use std::time::Instant;
@@ -13,10 +13,10 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::engine::{Event, Observer, Report};
-use super::source::PictureSource;
+use super::engine::{Event, Observer, ReportEvents};
+use super::source::ImageSource;
 use crate::data::tokens::TokenCache;
-use crate::image::Picture;
+use crate::image::Image;
 use crate::model::{Model, OpenOptions};
 use crate::models::dalle::Order;
 use crate::observer::NoObserver;
@@ -25,7 +25,7 @@ use crate::{Error, Result, files};
 /// The `drawn` part of a training config.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
+pub struct GeneratedPicturesConfig {
     /// The model that draws, by its name or folder, with the settings that are published with it.
     pub by: String,
     /// How many pictures.
@@ -45,7 +45,7 @@ const STREAM: u64 = 1 << 62;
 
 /// The pictures, and what draws them.
 pub(super) struct SyntheticPairs {
-    config: Config,
+    config: GeneratedPicturesConfig,
     model: Model,
     tokens: TokenCache,
     family: u64,
@@ -55,8 +55,8 @@ pub(super) struct SyntheticPairs {
 impl SyntheticPairs {
     /// Opens the model; there are no pictures yet.
     pub(super) fn new(
-        config: &Config,
-        source: &dyn PictureSource,
+        config: &GeneratedPicturesConfig,
+        source: &dyn ImageSource,
         (size, seed): (usize, u64),
         device: &Device,
     ) -> Result<Self> {
@@ -92,7 +92,7 @@ impl SyntheticPairs {
     /// Draws what the file at `path` does not have yet.
     pub(super) fn draw_all(
         &mut self,
-        source: &dyn PictureSource,
+        source: &dyn ImageSource,
         path: &Path,
         observer: &mut dyn Observer,
     ) -> Result<()> {
@@ -129,7 +129,7 @@ impl SyntheticPairs {
         Ok(())
     }
 
-    fn draw(&mut self, source: &dyn PictureSource, first: u64, count: u64) -> Result<()> {
+    fn draw(&mut self, source: &dyn ImageSource, first: u64, count: u64) -> Result<()> {
         let generator = self.model.generator()?;
         let captions = source.train_captions(FIRST + first, count as usize)?;
         let mut prompts = Vec::with_capacity(captions.len());
@@ -165,7 +165,7 @@ impl SyntheticPairs {
     }
 
     /// The pictures.
-    pub(super) fn pictures(&self, indices: &[usize]) -> Result<Vec<Picture>> {
+    pub(super) fn pictures(&self, indices: &[usize]) -> Result<Vec<Image>> {
         let ids: Vec<Vec<u32>> = indices
             .iter()
             .map(|&index| {
@@ -176,7 +176,7 @@ impl SyntheticPairs {
         self.model.image_tokenizer().decode(&ids)
     }
     /// What the pictures depend on but for their number: the model, the captions.
-    fn fingerprint(&self, source: &dyn PictureSource) -> Result<String> {
+    fn fingerprint(&self, source: &dyn ImageSource) -> Result<String> {
         let model = serde_json::to_vec(&self.model.config()?)
             .map_err(|e| Error::invalid("config of the model", e.to_string()))?;
         let captions = source.train_captions(FIRST, self.family as usize)?;

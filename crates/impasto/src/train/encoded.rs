@@ -5,12 +5,12 @@ use std::path::Path;
 use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 
-use super::engine::{Event, Observer, Report};
-use super::source::{PictureSource, SourceConfig};
+use super::engine::{Event, Observer, ReportEvents};
+use super::source::{ImageSource, SourceConfig};
 use crate::data::Sample;
 use crate::data::tokens::TokenCache;
 use crate::families::{Family, FamilyModel, NetSizes};
-use crate::image::Picture;
+use crate::image::Image;
 use crate::models::ImageTokenizer;
 use crate::text::TextTokenizer;
 use crate::{Error, Result, files};
@@ -89,7 +89,7 @@ pub(super) struct Encoding<'a> {
 impl Encoding<'_> {
     /// Pairs that are in memory.
     pub fn samples(&self, samples: &[Sample]) -> Result<Encoded> {
-        let pictures: Vec<Picture> = samples
+        let pictures: Vec<Image> = samples
             .iter()
             .map(|sample| sample.picture.clone())
             .collect();
@@ -120,7 +120,7 @@ impl Encoding<'_> {
     /// `fingerprint`; else that file is written.
     pub fn training(
         &self,
-        source: &dyn PictureSource,
+        source: &dyn ImageSource,
         count: u64,
         path: &Path,
         fingerprint: &str,
@@ -167,7 +167,7 @@ impl Encoding<'_> {
     /// Reads and encodes the pictures.
     fn tokens(
         &self,
-        source: &dyn PictureSource,
+        source: &dyn ImageSource,
         count: u64,
         observer: &mut dyn Observer,
     ) -> Result<TokenCache> {
@@ -175,7 +175,7 @@ impl Encoding<'_> {
         let mut done = 0;
         while done < count {
             let samples = source.train_batch(done, CHUNK.min(count - done) as usize)?;
-            let (pictures, captions): (Vec<Picture>, Vec<Vec<String>>) = samples
+            let (pictures, captions): (Vec<Image>, Vec<Vec<String>>) = samples
                 .into_iter()
                 .map(|sample| (sample.picture, sample.captions))
                 .unzip();
@@ -199,7 +199,7 @@ impl Encoding<'_> {
 pub(super) fn fingerprint(
     data: &SourceConfig,
     image_weights: &[u8],
-    source: &dyn PictureSource,
+    source: &dyn ImageSource,
     count: u64,
 ) -> Result<String> {
     let data = serde_json::to_vec(data).map_err(|e| Error::invalid("data", e.to_string()))?;
@@ -213,7 +213,7 @@ pub(super) fn fingerprint(
 }
 
 /// How many pictures are encoded: as many as are `wanted` and there.
-pub(super) fn count(wanted: Option<u64>, source: &dyn PictureSource) -> Result<u64> {
+pub(super) fn count(wanted: Option<u64>, source: &dyn ImageSource) -> Result<u64> {
     let bad = |reason: &str| Err(Error::invalid("training config", reason));
     match (wanted, source.count()) {
         (Some(0), _) => bad("encoded_pictures is 0, expected 1 or more"),

@@ -64,12 +64,12 @@ pub enum Event {
 }
 
 /// Reports what happens in a training.
-pub(super) trait Report {
+pub(super) trait ReportEvents {
     /// Passes an event on. A training stops where [`Observer::stop`] says so.
     fn report(&mut self, event: Event);
 }
 
-impl Report for dyn Observer + '_ {
+impl ReportEvents for dyn Observer + '_ {
     fn report(&mut self, event: Event) {
         let _ = self.event(&observer::Event::Training(&event));
     }

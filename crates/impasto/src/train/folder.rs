@@ -6,8 +6,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::checkpoints::Checkpoints;
-use super::engine::{Event, Observer, Report};
-use super::source::PictureSource;
+use super::engine::{Event, Observer, ReportEvents};
+use super::source::ImageSource;
 use crate::error::Hint;
 use crate::files::{self, FolderLock};
 use crate::{Error, Result};
@@ -41,7 +41,7 @@ pub(super) fn open(dir: &Path) -> Result<FolderLock> {
 pub(super) fn begin<C: Serialize>(
     dir: &Path,
     config: &C,
-    source: &dyn PictureSource,
+    source: &dyn ImageSource,
     resume: bool,
     observer: &mut dyn Observer,
 ) -> Result<()> {

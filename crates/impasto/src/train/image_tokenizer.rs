@@ -16,7 +16,7 @@ use super::source::{SourceConfig, held_out, open};
 use crate::checkpoint::check_numbers;
 use crate::checkpoint::weights::{self, Precision};
 use crate::image::metrics::{psnr, ssim};
-use crate::image::{Format, Picture};
+use crate::image::{Format, Image};
 use crate::models::discriminator::Discriminator;
 use crate::models::dvae::{self, Dvae};
 use crate::models::image_tokenizer::{CodeUsage, pixel_data};
@@ -29,7 +29,7 @@ use crate::{Error, Result, files};
 /// The config file of `impasto train image-tokenizer`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
+pub struct ImageTokenizerTrainingConfig {
     /// The autoencoder.
     pub model: ImageTokenizerConfig,
     /// Output directory of a finished training of the same autoencoder, whose weights this one starts from.
@@ -160,7 +160,7 @@ fn untrained() -> Error {
 
 /// Trains (or goes on) and writes `image_tokenizer.safetensors` and `image_tokenizer.json` into `dir`.
 pub fn run(
-    config: &Config,
+    config: &ImageTokenizerTrainingConfig,
     dir: &Path,
     device: &Device,
     resume: bool,
@@ -201,7 +201,7 @@ pub fn run(
             model
         }
     };
-    let validation: Vec<Picture> =
+    let validation: Vec<Image> =
         held_out(source.as_ref(), config.validation, &config.run, observer)?
             .into_iter()
             .map(|sample| sample.picture)
@@ -209,7 +209,7 @@ pub fn run(
     let (size, batch) = (config.model.picture_size(), config.run.batch_size);
     let pictures = Ahead::new(BATCHES_AHEAD, move |pass| {
         let samples = source.train_batch(pass * batch as u64, batch)?;
-        let pictures: Vec<Picture> = samples.into_iter().map(|sample| sample.picture).collect();
+        let pictures: Vec<Image> = samples.into_iter().map(|sample| sample.picture).collect();
         pixel_data(&pictures, size)
     });
     let mut task = TokenizerTask {
@@ -290,10 +290,10 @@ struct Adversary {
 }
 
 struct TokenizerTask {
-    config: Config,
+    config: ImageTokenizerTrainingConfig,
     /// The pixels of each pass.
     pictures: Ahead<TensorData>,
-    validation: Vec<Picture>,
+    validation: Vec<Image>,
     device: Device,
     train_device: Device,
     averages: Option<CodeAverages>,
@@ -596,7 +596,7 @@ impl Task for TokenizerTask {
         }
         let samples = dir.join("samples");
         std::fs::create_dir_all(&samples).map_err(Error::io("create", &samples))?;
-        let grid = Picture::grid(&shown, 4, 2)?;
+        let grid = Image::grid(&shown, 4, 2)?;
         files::write_atomic(
             samples.join(format!("step-{step:08}.png")),
             &grid.encode(Format::Png, 100)?,

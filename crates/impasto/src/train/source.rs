@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::config::RunConfig;
-use super::engine::{Event, Observer, Report};
+use super::engine::{Event, Observer, ReportEvents};
 use crate::data::Sample;
 use crate::data::pairs::{PairSource, Pairs, ScanReport};
 use crate::data::scenes::{Glyphs, Scene, Sources, Split, World, render};
@@ -69,7 +69,7 @@ fn default_validation_share() -> f64 {
 const CAPTIONS_ONLY: usize = 1;
 
 /// Numbered training samples, and held-out ones.
-pub trait PictureSource: Send + Sync {
+pub trait ImageSource: Send + Sync {
     /// Number of different training samples; none if there is no end to them.
     fn count(&self) -> Option<u64>;
     /// Samples `start .. start + count`; finite sources begin again (in another order).
@@ -91,7 +91,7 @@ pub trait PictureSource: Send + Sync {
 impl SourceConfig {
     /// Opens the source for square pictures of `size` pixels, or of whichever size it has; the report says
     /// what in it can't be used.
-    pub fn open(&self, size: Option<usize>) -> Result<(Box<dyn PictureSource>, ScanReport)> {
+    pub fn open(&self, size: Option<usize>) -> Result<(Box<dyn ImageSource>, ScanReport)> {
         match self {
             SourceConfig::Scenes {
                 world,
@@ -180,7 +180,7 @@ pub(super) fn open(
     size: Option<usize>,
     dir: &Path,
     observer: &mut dyn Observer,
-) -> Result<Box<dyn PictureSource>> {
+) -> Result<Box<dyn ImageSource>> {
     let (source, report) = config.open(size)?;
     if !report.lists_nothing() {
         let path = dir.join("excluded.json");
@@ -199,7 +199,7 @@ pub(super) fn open(
 /// Up to `count` held-out samples, of which a run that was asked to hold some out may have none: small data that all
 /// falls to training is trained on, and the one who started the run knows.
 pub(super) fn held_out(
-    source: &dyn PictureSource,
+    source: &dyn ImageSource,
     count: usize,
     run: &RunConfig,
     observer: &mut dyn Observer,
@@ -234,7 +234,7 @@ pub(super) fn open_scaled(
     size: usize,
     dir: &Path,
     observer: &mut dyn Observer,
-) -> Result<Box<dyn PictureSource>> {
+) -> Result<Box<dyn ImageSource>> {
     match config {
         SourceConfig::Pairs { .. } => open(config, Some(size), dir, observer),
         SourceConfig::Scenes { .. } => {
@@ -246,7 +246,7 @@ pub(super) fn open_scaled(
 
 /// Pictures of another size than they are drawn at.
 struct Scaled {
-    drawn: Box<dyn PictureSource>,
+    drawn: Box<dyn ImageSource>,
     size: usize,
 }
 
@@ -260,7 +260,7 @@ impl Scaled {
     }
 }
 
-impl PictureSource for Scaled {
+impl ImageSource for Scaled {
     fn count(&self) -> Option<u64> {
         self.drawn.count()
     }
@@ -316,7 +316,7 @@ impl Scenes {
     }
 }
 
-impl PictureSource for Scenes {
+impl ImageSource for Scenes {
     fn count(&self) -> Option<u64> {
         None
     }
@@ -351,7 +351,7 @@ struct Numbered {
     size: usize,
 }
 
-impl PictureSource for Numbered {
+impl ImageSource for Numbered {
     fn count(&self) -> Option<u64> {
         Some(self.training.len() as u64)
     }
@@ -417,12 +417,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::image::{Format, Picture};
+    use crate::image::{Format, Image};
 
     fn folder(pictures: u8) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         for i in 0..pictures {
-            let bytes = Picture::filled(2, 2, [i; 3]).encode(Format::Png, 100);
+            let bytes = Image::filled(2, 2, [i; 3]).encode(Format::Png, 100);
             std::fs::write(dir.path().join(format!("{i}.png")), bytes.unwrap()).unwrap();
             std::fs::write(dir.path().join(format!("{i}.txt")), format!("{i}")).unwrap();
         }
@@ -434,7 +434,7 @@ mod tests {
         serde_json::from_value(json!({ "pairs": pairs })).unwrap()
     }
 
-    fn keys(source: &dyn PictureSource, start: u64, count: usize) -> Vec<String> {
+    fn keys(source: &dyn ImageSource, start: u64, count: usize) -> Vec<String> {
         let samples = source.train_batch(start, count).unwrap();
         samples.into_iter().map(|sample| sample.key).collect()
     }

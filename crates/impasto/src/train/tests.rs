@@ -47,7 +47,7 @@ fn run_config() -> serde_json::Value {
     })
 }
 
-fn vqgan() -> image_tokenizer::Config {
+fn vqgan() -> image_tokenizer::ImageTokenizerTrainingConfig {
     serde_json::from_value(json!({
         "model": {
             "architecture": "vqgan", "picture_size": 64, "patch": 8, "widths": [8, 16],
@@ -61,7 +61,7 @@ fn vqgan() -> image_tokenizer::Config {
     .unwrap()
 }
 
-fn dvae() -> image_tokenizer::Config {
+fn dvae() -> image_tokenizer::ImageTokenizerTrainingConfig {
     serde_json::from_value(json!({
         "model": {
             "architecture": "dvae", "picture_size": 64, "n_groups": 4, "n_blocks": 1, "width": 8,
@@ -103,7 +103,7 @@ pub(super) fn assert_same_files(a: &Path, b: &Path) {
 }
 
 fn train_image_tokenizer(
-    config: &image_tokenizer::Config,
+    config: &image_tokenizer::ImageTokenizerTrainingConfig,
     dir: &Path,
     resume: bool,
     stop: u64,
@@ -135,7 +135,7 @@ fn resumed_image_tokenizers_equal_uninterrupted_ones() {
     }
 }
 
-fn dalle_config(dir: &Path) -> dalle::Config {
+fn dalle_config(dir: &Path) -> dalle::DalleTrainingConfig {
     // The tokenizers' runs cover AdamW alone, this one Muon beside it.
     let mut run = run_config();
     run["optimizer"] = json!("muon");
@@ -154,7 +154,7 @@ fn dalle_config(dir: &Path) -> dalle::Config {
 }
 
 /// Trains the tokenizers that a transformer needs, for a step or two.
-fn prepare(dir: &Path) -> dalle::Config {
+fn prepare(dir: &Path) -> dalle::DalleTrainingConfig {
     let text = serde_json::from_value(json!({
         "vocab_size": 300, "samples": 50, "data": {"scenes": {"world": "tiny", "seed": 3}}
     }))
@@ -171,7 +171,7 @@ fn a_model_is_trained_on() {
     let dir = TempDir::new().unwrap();
     let mut config = prepare(dir.path());
     let device = Device::flex();
-    let train = |config: &dalle::Config, out: &str| {
+    let train = |config: &dalle::DalleTrainingConfig, out: &str| {
         let out = dir.path().join(out);
         dalle::run(config, &out, &device, false, &mut StopAfter::steps(NEVER))
     };
@@ -296,7 +296,7 @@ fn an_image_tokenizer_starts_from_another() {
                 .assert_approx_eq::<f32>(&weights[&name], burn::tensor::Tolerance::absolute(1e-5));
         }
     }
-    let image_tokenizer::Config { model, .. } = &mut config;
+    let image_tokenizer::ImageTokenizerTrainingConfig { model, .. } = &mut config;
     if let crate::models::ImageTokenizerConfig::Vqgan(sizes) = model {
         sizes.code_width = 8;
     }
@@ -367,12 +367,12 @@ fn a_run_that_ends_outside_its_expectation_fails() {
 /// A user's own pictures, with a broken one and one without a caption among them, train without code.
 #[test]
 fn a_folder_of_pictures_trains_and_lists_what_it_leaves_out() {
-    use crate::image::{Format, Picture};
+    use crate::image::{Format, Image};
     let dir = TempDir::new().unwrap();
     let pictures = dir.path().join("pictures");
     std::fs::create_dir(&pictures).unwrap();
     for i in 0..20u8 {
-        let picture = Picture::filled(70, 90, [i * 12, 100, 255 - i * 12]);
+        let picture = Image::filled(70, 90, [i * 12, 100, 255 - i * 12]);
         std::fs::write(
             pictures.join(format!("{i}.png")),
             picture.encode(Format::Png, 100).unwrap(),
@@ -386,7 +386,7 @@ fn a_folder_of_pictures_trains_and_lists_what_it_leaves_out() {
     }
     std::fs::write(
         pictures.join("alone.png"),
-        Picture::filled(9, 9, [0; 3])
+        Image::filled(9, 9, [0; 3])
             .encode(Format::Png, 100)
             .unwrap(),
     )
@@ -407,7 +407,7 @@ fn a_folder_of_pictures_trains_and_lists_what_it_leaves_out() {
     assert_eq!(excluded["unreadable"][0]["key"], "broken.jpg");
 }
 
-fn clip_config(dir: &Path) -> clip::Config {
+fn clip_config(dir: &Path) -> clip::ClipTrainingConfig {
     let tower = json!({"width": 16, "n_layers": 2, "n_heads": 2, "hidden": 32});
     serde_json::from_value(json!({
         "name": "test", "licence": "CC0-1.0", "text_tokenizer": dir.join("text"),
@@ -422,7 +422,7 @@ fn clip_config(dir: &Path) -> clip::Config {
     .unwrap()
 }
 
-fn prepare_clip(dir: &Path) -> clip::Config {
+fn prepare_clip(dir: &Path) -> clip::ClipTrainingConfig {
     let text = serde_json::from_value(json!({
         "vocab_size": 300, "samples": 50, "data": {"scenes": {"world": "tiny", "seed": 3}}
     }))
@@ -432,7 +432,7 @@ fn prepare_clip(dir: &Path) -> clip::Config {
 }
 
 fn train_clip(
-    config: &clip::Config,
+    config: &clip::ClipTrainingConfig,
     dir: &Path,
     resume: bool,
     stop: u64,
@@ -465,7 +465,7 @@ fn a_batch_in_chunks_has_the_gradients_of_the_whole() {
         let mut config = prepare_clip(dir.path());
         config.loss = serde_json::from_value(json!(loss)).unwrap();
         config.run.steps = 3;
-        let logged = |config: &clip::Config, name: &str| -> Vec<(f64, f64)> {
+        let logged = |config: &clip::ClipTrainingConfig, name: &str| -> Vec<(f64, f64)> {
             let out = dir.path().join(name);
             train_clip(config, &out, false, NEVER).unwrap();
             let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Event, Observer, Report};
+use super::engine::{Event, Observer, ReportEvents};
 use super::source::{SourceConfig, open};
 use crate::text::TextTokenizer;
 use crate::{Error, Result, files};
@@ -12,7 +12,7 @@ use crate::{Error, Result, files};
 /// The config file of `impasto train text-tokenizer`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
+pub struct TextTokenizerTrainingConfig {
     /// Ids, the 256 bytes and 3 special ones among them.
     pub vocab_size: usize,
     /// The captions.
@@ -23,7 +23,11 @@ pub struct Config {
 }
 
 /// Trains and writes `tokenizer.json` into `dir`.
-pub fn run(config: &Config, dir: &Path, observer: &mut dyn Observer) -> Result<PathBuf> {
+pub fn run(
+    config: &TextTokenizerTrainingConfig,
+    dir: &Path,
+    observer: &mut dyn Observer,
+) -> Result<PathBuf> {
     const CHUNK: u64 = 512;
     TextTokenizer::check_vocab_size(config.vocab_size)?;
     let _lock = super::folder::open(dir)?;

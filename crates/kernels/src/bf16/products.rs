@@ -91,7 +91,7 @@ pub(super) unsafe fn multiply(
 
 /// Where a call of the tile unit reads and writes; the second ones are not touched where there are none.
 #[derive(Clone, Copy)]
-struct Place {
+struct TileCall {
     tiles: usize,
     a: [*const u8; 2],
     b: [*const u8; 2],
@@ -118,7 +118,7 @@ unsafe fn with_amx(a: Tiles, b: Tiles, part: Part, result: Result) {
                     let at = |factor: &Tiles, panel: usize, panels: usize| {
                         [0, 1].map(|i| factor.at(panel + i.min(panels - 1), first))
                     };
-                    let place = Place {
+                    let place = TileCall {
                         tiles,
                         a: at(&a, row, rows),
                         b: at(&b, column, columns),
@@ -141,7 +141,7 @@ impl Result {
     ///
     /// # Safety
     /// Tiles are configured; the factors' tiles exist; no one else has these rows and columns.
-    unsafe fn tiles(&self, place: Place, [row, column]: [usize; 2], panels: [usize; 2]) {
+    unsafe fn tiles(&self, place: TileCall, [row, column]: [usize; 2], panels: [usize; 2]) {
         let (row, column) = (row * LINES, column * LINES);
         let rows = (panels[0] * LINES).min(self.rows - row);
         let columns = (panels[1] * LINES).min(self.columns - column);
@@ -149,7 +149,7 @@ impl Result {
         unsafe {
             let y = self.y.get().add(row * self.stride + column);
             if rows == panels[0] * LINES && columns == panels[1] * LINES {
-                let place = Place {
+                let place = TileCall {
                     y: [y, y.wrapping_add(LINES * self.stride)],
                     stride: 4 * self.stride,
                     ..place
@@ -167,7 +167,7 @@ impl Result {
                     y.add(i * self.stride).copy_to_nonoverlapping(to, columns);
                 }
             }
-            let place = Place {
+            let place = TileCall {
                 y: [lines, lines.add(LINES * WIDTH)],
                 stride: 4 * WIDTH,
                 ..place
@@ -186,7 +186,7 @@ impl Result {
 ///
 /// # Safety
 /// Tiles are configured; all that is named exists.
-unsafe fn multiply_tiles(place: Place, panels: [usize; 2]) {
+unsafe fn multiply_tiles(place: TileCall, panels: [usize; 2]) {
     macro_rules! multiply {
         (
             $([$sum:literal, $y:literal])*; $([$a:literal, $from_a:literal])*; $([$b:literal, $from_b:literal])*;

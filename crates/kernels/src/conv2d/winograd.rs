@@ -76,7 +76,7 @@ pub(super) fn convolve(x: &Framed, w: &[f32], bias: Option<&[f32]>, conv: &Conv2
         let count = strip.min(tiles - first);
         // Whole groups of lanes; what is beyond the strip's tiles is some numbers that no output takes.
         let padded = count.next_multiple_of(LANES);
-        let places: Vec<Place> = (first..first + count).map(|i| all.place(i)).collect();
+        let places: Vec<TileCorner> = (first..first + count).map(|i| all.place(i)).collect();
         with_scratch(POSITIONS * (inputs + outputs) * padded, |memory| {
             let (transformed, products) = memory.split_at_mut(POSITIONS * inputs * padded);
             let to = SharedPtr::new(transformed.as_mut_ptr());
@@ -152,7 +152,7 @@ pub(super) fn convolve(x: &Framed, w: &[f32], bias: Option<&[f32]>, conv: &Conv2
 }
 
 /// Where a tile lies: the corner of its outputs, and of its inputs in the frame.
-struct Place {
+struct TileCorner {
     picture: usize,
     y: usize,
     x: usize,
@@ -167,7 +167,7 @@ struct Tiles {
 
 impl Tiles {
     /// Calls `work(index, place, count)` for all runs of tiles beside each other.
-    fn for_runs(&self, places: &[Place], mut work: impl FnMut(usize, &Place, usize)) {
+    fn for_runs(&self, places: &[TileCorner], mut work: impl FnMut(usize, &TileCorner, usize)) {
         let mut done = 0;
         while let Some(place) = places.get(done) {
             let run = (self.across - place.x / OUT).min(places.len() - done);
@@ -176,9 +176,9 @@ impl Tiles {
         }
     }
 
-    fn place(&self, index: usize) -> Place {
+    fn place(&self, index: usize) -> TileCorner {
         let (picture, tile) = (index / self.per_picture, index % self.per_picture);
-        Place {
+        TileCorner {
             picture,
             y: tile / self.across * OUT,
             x: tile % self.across * OUT,

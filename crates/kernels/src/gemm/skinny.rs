@@ -126,7 +126,7 @@ pub(crate) fn run<E: Element>(
                 for i in (0..m).step_by(each) {
                     // SAFETY: rows and columns lie within A, B and C; tasks have columns of their own.
                     unsafe {
-                        let place = Place {
+                        let place = SweepOperands {
                             n,
                             depth: DEPTH.min(k - p0),
                             prefetch: i == 0,
@@ -162,7 +162,7 @@ fn most_rows(isa: Isa) -> usize {
 
 /// Where a sweep reads and writes; `ldb` in bytes. With `load` the chains begin at C's content.
 #[derive(Clone, Copy)]
-struct Place {
+struct SweepOperands {
     n: usize,
     depth: usize,
     /// Whether the next rows of B are asked for meanwhile: each of them begins in another page, where the
@@ -181,7 +181,7 @@ struct Place {
 ///
 /// # Safety
 /// The processor has the instruction set; `rows` rows of A and C, `depth` of B, `n` columns.
-unsafe fn sweep<E: Element>(isa: Isa, rows: usize, place: Place) {
+unsafe fn sweep<E: Element>(isa: Isa, rows: usize, place: SweepOperands) {
     // SAFETY: the caller's.
     unsafe {
         match isa {
@@ -198,7 +198,7 @@ unsafe fn sweep<E: Element>(isa: Isa, rows: usize, place: Place) {
 
 /// # Safety
 /// As for [`sweep`].
-unsafe fn sweep_on<V: Vector, E: Element>(rows: usize, place: Place) {
+unsafe fn sweep_on<V: Vector, E: Element>(rows: usize, place: SweepOperands) {
     // SAFETY: the caller's. Enough chains of multiply-adds stand side by side that none waits for itself.
     unsafe {
         match rows {
@@ -217,12 +217,12 @@ unsafe fn sweep_on<V: Vector, E: Element>(rows: usize, place: Place) {
 
 /// A sweep of `R` rows in tiles of `N` registers.
 struct Sweep<E, const R: usize, const N: usize> {
-    place: Place,
+    place: SweepOperands,
     element: PhantomData<E>,
 }
 
 impl<E: Element, const R: usize, const N: usize> Sweep<E, R, N> {
-    fn new(place: Place) -> Self {
+    fn new(place: SweepOperands) -> Self {
         Self {
             place,
             element: PhantomData,
@@ -239,8 +239,8 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Sweep<E, R, N> {
             // SAFETY: the caller's.
             return unsafe { along::<V, E, R>(self.place) };
         }
-        let Place { n, b, c, .. } = self.place;
-        let at = |j: usize| Place {
+        let SweepOperands { n, b, c, .. } = self.place;
+        let at = |j: usize| SweepOperands {
             // SAFETY: there are `n` columns.
             b: unsafe { b.add(j * E::SIZE) },
             c: unsafe { c.add(j) },
@@ -264,8 +264,8 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Sweep<E, R, N> {
 
 /// All columns, with [`DEPTH`] rows of B: their factors stay in registers.
 #[inline(always)]
-unsafe fn along<V: Vector, E: Element, const R: usize>(place: Place) {
-    let Place {
+unsafe fn along<V: Vector, E: Element, const R: usize>(place: SweepOperands) {
+    let SweepOperands {
         n,
         a,
         lda,
@@ -321,9 +321,9 @@ unsafe fn along<V: Vector, E: Element, const R: usize>(place: Place) {
 /// `R` rows and `N` registers of columns, all of them there if `WHOLE`.
 #[inline(always)]
 unsafe fn tile<V: Vector, E: Element, const R: usize, const N: usize, const WHOLE: bool>(
-    place: Place,
+    place: SweepOperands,
 ) {
-    let Place { n, c, ldc, lda, .. } = place;
+    let SweepOperands { n, c, ldc, lda, .. } = place;
     // SAFETY: the caller's, see `sweep`.
     unsafe {
         let mut acc = [[V::splat(0.0); N]; R];

@@ -27,7 +27,7 @@ pub(super) struct Out {
 
 /// The panels of a call of a kernel, and where they and the results are.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct PanelCall {
     pub(super) weights: *const u8,
     panel_bytes: usize,
     pub(super) blocks: usize,
@@ -44,7 +44,7 @@ pub(super) fn for_panels(
     parallel: bool,
     w: &Weights,
     out: Out,
-    work: impl Fn(usize, usize, Place) -> usize + Sync,
+    work: impl Fn(usize, usize, PanelCall) -> usize + Sync,
 ) {
     let panels = w.outputs().div_ceil(PANEL);
     let groups = panels.div_ceil(TOGETHER);
@@ -62,7 +62,7 @@ pub(super) fn for_panels(
             while row < out.rows {
                 // SAFETY: the panel exists, and so do the rows and columns of the result.
                 let place = unsafe {
-                    Place {
+                    PanelCall {
                         weights: w.bytes().as_ptr().add(first * w.panel_bytes()),
                         panel_bytes: w.panel_bytes(),
                         blocks: w.inputs().div_ceil(BLOCK),
@@ -83,7 +83,7 @@ pub(super) fn for_panels(
     }
 }
 
-impl Place {
+impl PanelCall {
     /// The same from the panel `index` on.
     pub(super) fn panel(self, index: usize) -> Self {
         Self {
@@ -190,7 +190,7 @@ struct Floats {
 /// [`Floats`] for a panel or more.
 struct FloatProduct<const R: usize, const P: usize, const H: usize, const INT4: bool> {
     args: Floats,
-    place: Place,
+    place: PanelCall,
 }
 
 impl Floats {
@@ -202,7 +202,7 @@ impl Floats {
     unsafe fn run<V: Vector, const R: usize, const P: usize, const H: usize>(
         self,
         panels: usize,
-        place: Place,
+        place: PanelCall,
     ) -> usize {
         let mut done = 0;
         while done < panels {
@@ -388,7 +388,7 @@ impl Bytes {
     unsafe fn run<V: Vector, const R: usize, const H: usize>(
         self,
         panels: usize,
-        place: Place,
+        place: PanelCall,
     ) -> usize {
         for index in 0..panels {
             let (args, place) = (self, place.panel(index));
@@ -408,7 +408,7 @@ impl Bytes {
 /// [`Bytes`] for a panel.
 struct ByteProduct<const R: usize, const H: usize, const INT4: bool> {
     args: Bytes,
-    place: Place,
+    place: PanelCall,
 }
 
 impl<const R: usize, const H: usize, const INT4: bool> Kernel for ByteProduct<R, H, INT4> {

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use super::integers::{Integers, TILE_ROWS};
 use super::layout::{Format, LINE, PANEL, Weights};
-use super::products::{Out, Place, for_panels};
+use super::products::{Out, PanelCall, for_panels};
 use crate::amx::{self, Shapes};
 
 /// Bytes of a row of activations that a tile has: a group.
@@ -86,7 +86,7 @@ impl Rows {
     /// # Safety
     /// Tiles are configured; rows and panel exist.
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn run<const INT4: bool>(&self, place: Place) {
+    unsafe fn run<const INT4: bool>(&self, place: PanelCall) {
         let columns: __mmask16 = match place.columns {
             n @ 0..PANEL => (1 << n) - 1,
             _ => !0,
@@ -158,7 +158,7 @@ impl Rows {
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn sums<const INT4: bool>(
         &self,
-        place: Place,
+        place: PanelCall,
         block: usize,
         sums: &mut [[[i32; PANEL]; TILE_ROWS]; 2],
     ) {

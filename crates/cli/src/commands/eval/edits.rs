@@ -7,7 +7,7 @@ use clap::Args;
 use impasto::checkpoint::EMBEDDED_CLIP;
 use impasto::eval::edits;
 use impasto::eval::scenes::Accuracy;
-use impasto::image::Picture;
+use impasto::image::Image;
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
 use impasto::rank::Ranker;
@@ -78,17 +78,14 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
         },
         &mut |caption, pictures| {
             if flags.pictures.is_some() {
-                shown.push((
-                    caption.to_owned(),
-                    Picture::grid(pictures, pictures.len(), 2),
-                ));
+                shown.push((caption.to_owned(), Image::grid(pictures, pictures.len(), 2)));
             }
         },
     );
     bar.finish_and_clear();
     let report = report?;
     if let Some(folder) = &flags.pictures {
-        let shown: Vec<(String, Picture)> = shown
+        let shown: Vec<(String, Image)> = shown
             .into_iter()
             .map(|(caption, picture)| Ok((caption, picture?)))
             .collect::<Result<_>>()?;
@@ -101,7 +98,7 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
 }
 
 /// Holes, captions and variations, one below the other.
-fn table(report: &edits::Report) -> String {
+fn table(report: &edits::EditsReport) -> String {
     let options = &report.options;
     let mut text = format!(
         "{} on {} held-out scenes of world {}, seed {}, {}, guidance {}{}; holes take {:.0} % of the picture\n",

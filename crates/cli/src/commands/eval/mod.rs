@@ -12,7 +12,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use impasto::Error;
 use impasto::data::scenes::{Glyphs, Language, World};
 use impasto::eval::scenes::Accuracy;
-use impasto::image::Picture;
+use impasto::image::Image;
 
 use crate::arguments::WorldFlags;
 
@@ -20,11 +20,11 @@ use crate::arguments::WorldFlags;
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]
-    what: What,
+    what: EvalTask,
 }
 
 #[derive(Subcommand)]
-enum What {
+enum EvalTask {
     /// Draw held-out composed scenes; object, colour, count, place and background are judged by a detector
     Scenes(scenes::Flags),
     /// Hide things of held-out composed scenes and draw them again, caption the scenes, vary them
@@ -77,10 +77,10 @@ impl From<LanguageName> for Language {
 /// Measures and reports.
 pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.what {
-        What::Scenes(flags) => scenes::run(&flags),
-        What::Edits(flags) => edits::run(&flags),
-        What::Retrieval(flags) => retrieval::run(&flags),
-        What::Likelihood(flags) => likelihood::run(&flags),
+        EvalTask::Scenes(flags) => scenes::run(&flags),
+        EvalTask::Edits(flags) => edits::run(&flags),
+        EvalTask::Retrieval(flags) => retrieval::run(&flags),
+        EvalTask::Likelihood(flags) => likelihood::run(&flags),
     }
 }
 
@@ -94,7 +94,7 @@ fn prepare(folder: Option<&PathBuf>) -> Result<()> {
 }
 
 /// Writes the pictures with their captions beside them.
-fn write(folder: &Path, shown: &[(String, Picture)]) -> Result<()> {
+fn write(folder: &Path, shown: &[(String, Image)]) -> Result<()> {
     for (number, (caption, picture)) in shown.iter().enumerate() {
         let bytes = picture.encode(impasto::image::Format::Png, 100)?;
         impasto::files::write_atomic(folder.join(format!("{number:05}.png")), &bytes)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use impasto::checkpoint::EMBEDDED_CLIP;
-use impasto::eval::run::{Clips, Options, Report, run as evaluate};
+use impasto::eval::run::{Clips, Options, ScenesReport, run as evaluate};
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
 use impasto::rank::Ranker;
@@ -98,7 +98,7 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
 }
 
 /// The report as a table; the settings stand above it.
-fn table(report: &Report) -> String {
+fn table(report: &ScenesReport) -> String {
     let options = &report.options;
     let sampling = &options.sampling;
     let best = report.choice.as_ref().map_or_else(String::new, |choice| {

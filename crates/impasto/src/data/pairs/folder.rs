@@ -58,7 +58,7 @@ fn sort(names: Vec<PathBuf>, root: &Path, found: &mut Found, folders: &mut Vec<P
             .unwrap_or_default();
         let stem = path.file_stem().unwrap_or_default().to_owned();
         match Kind::of(extension) {
-            Kind::Picture => {
+            Kind::Image => {
                 stems.insert(stem);
                 pictures.push(path);
             }

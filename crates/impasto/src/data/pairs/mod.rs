@@ -19,7 +19,7 @@ pub use tars::is_tar;
 
 use super::Sample;
 use crate::Result;
-use crate::image::{self, Picture};
+use crate::image::{self, Image};
 
 /// The largest caption file that is read.
 const MAX_CAPTION_BYTES: u64 = 1 << 20;
@@ -284,14 +284,14 @@ impl Pair {
         }
     }
 
-    fn picture(&self) -> Result<Picture> {
-        Picture::decode(&self.bytes()?, self.name())
+    fn picture(&self) -> Result<Image> {
+        Image::decode(&self.bytes()?, self.name())
     }
 
     /// Decodes the picture for its errors, and hashes its bytes.
     fn digest(&self) -> Result<[u8; 32]> {
         let bytes = self.bytes()?;
-        Picture::decode(&bytes, self.name())?;
+        Image::decode(&bytes, self.name())?;
         Ok(Sha256::digest(&bytes).into())
     }
 }
@@ -300,7 +300,7 @@ impl Pair {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// One that can be read.
-    Picture,
+    Image,
     /// One that can't be.
     ForeignPicture,
     /// Captions, line by line.
@@ -316,7 +316,7 @@ impl Kind {
     pub(crate) fn of(extension: &str) -> Self {
         match extension.to_ascii_lowercase().as_str() {
             "png" | "apng" | "jpg" | "jpeg" | "jpe" | "jfif" | "webp" | "gif" | "bmp" | "dib"
-            | "tif" | "tiff" => Kind::Picture,
+            | "tif" | "tiff" => Kind::Image,
             "avif" | "heic" | "heif" | "jxl" | "jp2" | "ico" | "tga" | "ppm" | "pgm" | "qoi"
             | "psd" | "svg" | "dng" | "exr" | "hdr" | "cr2" | "nef" | "arw" => Kind::ForeignPicture,
             "txt" => Kind::Text,

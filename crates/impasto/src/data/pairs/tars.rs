@@ -367,10 +367,10 @@ impl Parts {
             reason,
         };
         match kind {
-            Kind::Picture if self.picture.is_some() => self
+            Kind::Image if self.picture.is_some() => self
                 .foreign
                 .push(listed("is a second picture of its key".into())),
-            Kind::Picture => self.picture = Some((name, offset, length)),
+            Kind::Image => self.picture = Some((name, offset, length)),
             Kind::ForeignPicture => {
                 let ending = name.rsplit('.').next().unwrap_or_default();
                 self.foreign.push(listed(format!(

@@ -9,7 +9,7 @@ use super::*;
 use crate::image::Format;
 
 fn png(colour: [u8; 3]) -> Vec<u8> {
-    Picture::filled(8, 6, colour)
+    Image::filled(8, 6, colour)
         .encode(Format::Png, 100)
         .unwrap()
 }

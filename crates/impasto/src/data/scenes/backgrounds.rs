@@ -4,10 +4,10 @@
 use super::colour::Colour;
 use super::soft_backgrounds;
 use super::world::{Background, BackgroundKind};
-use crate::image::Picture;
+use crate::image::Image;
 
 /// Draws a background; `size` is a multiple of 64.
-pub(super) fn draw(background: Background, size: usize) -> Picture {
+pub(super) fn draw(background: Background, size: usize) -> Image {
     // Samples per pixel and direction: edges of dots and stars come out smooth.
     const SAMPLES: usize = 4;
     let unit = 64.0 / size as f32;
@@ -29,7 +29,7 @@ pub(super) fn draw(background: Background, size: usize) -> Picture {
             rgb.extend(sum.map(|s| (s / (SAMPLES * SAMPLES) as f32).round() as u8));
         }
     }
-    Picture {
+    Image {
         width: size,
         height: size,
         rgb,

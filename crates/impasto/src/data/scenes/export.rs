@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{Glyphs, Scene, Split, World, render};
 use crate::files::write_atomic;
-use crate::image::Picture;
+use crate::image::Image;
 use crate::{Error, Result, files};
 
 /// How the files lie.
@@ -45,7 +45,7 @@ pub struct Export {
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct ExportReport {
     /// Pictures drawn now.
     pub written: u64,
     /// Pictures that lay there already.
@@ -73,7 +73,7 @@ pub fn export(
     glyphs: &Glyphs,
     folder: &Path,
     progress: &(dyn Fn(u64) -> bool + Sync),
-) -> Result<Report> {
+) -> Result<ExportReport> {
     what.world.check_split(what.split)?;
     if let Form::Tars { per_shard: 0 } = what.form {
         return Err(Error::invalid(
@@ -139,7 +139,7 @@ pub fn export(
         }
     })?;
     let written = written.into_inner();
-    Ok(Report {
+    Ok(ExportReport {
         written,
         kept: what.count - written,
         bytes: bytes.into_inner(),
@@ -242,7 +242,7 @@ fn description(what: &Export, scene: &Scene, index: u64) -> Result<Vec<u8>> {
         .map_err(|e| Error::invalid("scene", format!("can't be written as JSON: {e}")))
 }
 
-fn png(picture: &Picture) -> Result<Vec<u8>> {
+fn png(picture: &Image) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     ::image::write_buffer_with_format(
         &mut Cursor::new(&mut bytes),

@@ -17,7 +17,7 @@ use super::sprites::{Glyph, Sprite};
 use super::style::Style;
 use super::world::{Background, World};
 use crate::error::{Hint, LocatedFile};
-use crate::image::Picture;
+use crate::image::Image;
 use crate::{Error, Result};
 
 /// The files that worlds other than `tiny` are drawn from.
@@ -73,7 +73,7 @@ struct Inner {
     sprites: Vec<OnceLock<Arc<Sprite>>>,
     /// Indexed by thing, size, style; empty for worlds without styles of art.
     masters: Vec<OnceLock<Master>>,
-    backgrounds: Vec<(Background, OnceLock<Arc<Picture>>)>,
+    backgrounds: Vec<(Background, OnceLock<Arc<Image>>)>,
 }
 
 /// Natural, and each colour.
@@ -211,7 +211,7 @@ impl Glyphs {
     }
 
     /// The picture of a background without things.
-    pub fn background(&self, background: Background) -> Arc<Picture> {
+    pub fn background(&self, background: Background) -> Arc<Image> {
         let draw = || Arc::new(backgrounds::draw(background, self.inner.picture_size));
         match self
             .inner

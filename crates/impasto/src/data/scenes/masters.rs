@@ -7,7 +7,7 @@
 use super::colour::Colour;
 use super::sprites::{Glyph, Sprite, Tones};
 use super::style::Style;
-use crate::image::Picture;
+use crate::image::Image;
 
 /// A thing's natural picture at one size.
 pub(super) struct Master {
@@ -64,12 +64,7 @@ impl Master {
     }
 
     /// Lays the thing onto a picture with its box's left upper corner at `x`, `y`.
-    pub(super) fn draw(
-        &self,
-        colour: Option<Colour>,
-        picture: &mut Picture,
-        (x, y): (usize, usize),
-    ) {
+    pub(super) fn draw(&self, colour: Option<Colour>, picture: &mut Image, (x, y): (usize, usize)) {
         if let Some(shadow) = &self.shadow {
             for (row, alpha) in shadow.alpha.chunks_exact(self.size).enumerate() {
                 let start = ((y + shadow.top + row) * picture.width + x) * 3;

@@ -29,7 +29,7 @@ mod world;
 pub use art::{Pack, PackInfo, PackSource};
 pub use captions::{Language, WORDINGS};
 pub use colour::Colour;
-pub use export::{Export, Form, Report, export};
+pub use export::{Export, ExportReport, Form, export};
 pub use glyphs::{Glyphs, Sources};
 pub use render::render;
 pub use scene::{Arrangement, Kind, Place, Relation, Scene, SceneBox};

@@ -2,10 +2,10 @@
 
 use super::glyphs::Glyphs;
 use super::scene::Scene;
-use crate::image::Picture;
+use crate::image::Image;
 
 /// Draws a scene of the world that `glyphs` was loaded for.
-pub fn render(scene: &Scene, glyphs: &Glyphs) -> Picture {
+pub fn render(scene: &Scene, glyphs: &Glyphs) -> Image {
     let mut picture = (*glyphs.background(scene.background)).clone();
     for kind in &scene.kinds {
         let colour = scene.style.drawn_colour(kind.colour, scene.background.kind);

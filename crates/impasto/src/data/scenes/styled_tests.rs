@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::masters::Master;
 use super::*;
-use crate::image::Picture;
+use crate::image::Image;
 
 /// Eight shipped things in two styles, from the pictures beside the tests.
 fn tiny() -> (World, Glyphs) {
@@ -263,7 +263,7 @@ fn one_ink_is_black_or_the_colour_and_white_on_dark_grounds() {
         (Some(Colour::White), [245, 245, 245]),
         (Some(Colour::Red), [222, 38, 38]),
     ] {
-        let mut picture = Picture::filled(128, 128, [120; 3]);
+        let mut picture = Image::filled(128, 128, [120; 3]);
         master.draw(colour, &mut picture, (8, 64));
         let at = |x: usize, y: usize| &picture.rgb[(y * 128 + x) * 3..][..3];
         assert_eq!(at(8 + 28, 64 + 28), tone);
@@ -278,7 +278,7 @@ fn one_ink_is_black_or_the_colour_and_white_on_dark_grounds() {
 #[test]
 fn volumes_throw_a_soft_shadow_and_nothing_else_does() {
     for (style, is_darker) in [(Style::Fluent3d, true), (Style::Twemoji, false)] {
-        let mut picture = Picture::filled(128, 128, [200; 3]);
+        let mut picture = Image::filled(128, 128, [200; 3]);
         Master::new(&disc(), 104, style).draw(None, &mut picture, (0, 0));
         let grey = |x: usize, y: usize| picture.rgb[(y * 128 + x) * 3];
         // To the right of the disc's foot: in its shadow, and not black.

@@ -24,7 +24,7 @@ use crate::{Error, Result, files};
 pub(super) struct Form;
 
 #[derive(Deserialize)]
-struct Config {
+struct ToyConfig {
     net: ToySizes,
     image_tokenizer: ImageTokenizerConfig,
 }
@@ -41,7 +41,7 @@ impl PublishedForm<Toy> for Form {
         format: WeightFormat,
     ) -> Result<Published<Toy>> {
         let path = published.path.join("toy.json");
-        let config: Config = serde_json::from_slice(&files::read(&path)?)
+        let config: ToyConfig = serde_json::from_slice(&files::read(&path)?)
             .map_err(|e| Error::bad_file(&path, e.to_string()))?;
         let mut init = Init::empty(device);
         let file = published.path.join("toy.safetensors");

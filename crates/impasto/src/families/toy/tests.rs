@@ -12,7 +12,7 @@ use super::net::ToySizes;
 use crate::checkpoint::{ModelSource, WeightFormat, weights::Precision};
 use crate::edit::{self, EditRequest, Mask, edit};
 use crate::families::{self, ImportOptions, ModelFiles, NetSizes};
-use crate::image::{Original, Picture};
+use crate::image::{Image, Original};
 use crate::model::{Model, OpenOptions};
 use crate::models::ImageTokenizerConfig;
 use crate::models::dalle::Order;
@@ -153,7 +153,7 @@ fn a_family_of_three_files_does_all_that_a_model_does() {
     assert_eq!(info.config["net"]["width"], 12);
 
     // Edited: what is outside of the hole stays.
-    let picture = Original::from(&Picture::filled(64, 64, [200, 80, 20]));
+    let picture = Original::from(&Image::filled(64, 64, [200, 80, 20]));
     let mask = Mask::of_area(64, 64, "16,16,20,30".parse().unwrap()).unwrap();
     let request = EditRequest {
         prompt: Some("green trees".to_owned()),
@@ -194,7 +194,7 @@ fn a_family_of_three_files_does_all_that_a_model_does() {
                 "checkpoint_every": 4},
         "lora": {"rank": 2, "targets": ["q", "head"]}, "validation": 2, "samples": 1
     });
-    let config: fine_tune::Config = serde_json::from_value(config).unwrap();
+    let config: fine_tune::FineTuneConfig = serde_json::from_value(config).unwrap();
     let run = folder.join("run");
     let mut observer = StopAfter::steps(NEVER);
     let adapter =

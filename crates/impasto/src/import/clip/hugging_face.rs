@@ -24,7 +24,7 @@ const WEIGHTS: [&str; 4] = [
 ];
 
 #[derive(Deserialize)]
-struct Config {
+struct HuggingFaceConfig {
     #[serde(default)]
     model_type: String,
     #[serde(default = "projection_dim")]
@@ -104,7 +104,7 @@ impl Default for Vision {
 
 /// Whether `folder` has a config of a CLIP of `transformers`.
 pub fn is_folder(folder: &Path) -> bool {
-    json::<Config>(&folder.join(CONFIG)).is_ok_and(|config| config.model_type == "clip")
+    json::<HuggingFaceConfig>(&folder.join(CONFIG)).is_ok_and(|config| config.model_type == "clip")
 }
 
 /// The weights of `folder`.
@@ -133,7 +133,7 @@ pub fn load(folder: &Path, device: &Device) -> Result<(Clip, ImportReport)> {
 fn config(folder: &Path) -> Result<ClipConfig> {
     let path = folder.join(CONFIG);
     let bad = |reason: String| Error::bad_file(&path, reason);
-    let config: Config = json(&path)?;
+    let config: HuggingFaceConfig = json(&path)?;
     let text: Text =
         overlaid("text_config", config.text_config, config.text_config_dict).map_err(bad)?;
     let vision: Vision = overlaid(

@@ -104,7 +104,7 @@ impl Untold {
 }
 
 #[derive(Deserialize)]
-struct Config {
+struct OpenClipConfig {
     model_cfg: ModelConfig,
     #[serde(default)]
     preprocess_cfg: Preprocess,
@@ -217,7 +217,7 @@ pub fn load_file(
 }
 
 fn read_config(path: &Path) -> Result<Untold> {
-    let Config {
+    let OpenClipConfig {
         model_cfg: model,
         preprocess_cfg: preprocess,
     } = json(path)?;

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::checkpoint::weights::Precision;
 use crate::checkpoint::{ClipModel, ModelSource};
-use crate::image::Picture;
+use crate::image::Image;
 use crate::import::damage::damage;
 use crate::models::clip::{Activation, ContrastiveLoss, EndOfText, unit};
 use crate::text::clip::LongCaption;
@@ -109,7 +109,7 @@ fn check(name: &str, published: &PublishedClip) {
         );
     }
     assert_eq!(ids, expected.ids("text_ids"), "{name}");
-    let pictures = [0, 1].map(|i| Picture::open(golden(name).join(format!("{i}.png"))).unwrap());
+    let pictures = [0, 1].map(|i| Image::open(golden(name).join(format!("{i}.png"))).unwrap());
     let pixels = clip.pixels(&pictures).unwrap();
     // Bytes are equal; their division rounds in another order.
     let what = |part: &str| format!("{name} {part}");

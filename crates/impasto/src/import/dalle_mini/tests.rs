@@ -9,7 +9,7 @@ use crate::checkpoint::ModelSource;
 use crate::checkpoint::weights::Precision;
 use crate::engine::{SampleSpec, likelihood, sample};
 use crate::families::ModelFiles;
-use crate::image::Picture;
+use crate::image::Image;
 use crate::import::damage::damage;
 use crate::import::goldens::{self, Expected, assert_close, copied, numbers};
 use crate::models::dalle::Order;
@@ -172,7 +172,7 @@ fn ids_and_pixels_of_the_vqgan_are_those_of_the_reference() {
         assert_close(&decoded, &expected.floats("decoded"), set);
         let size = model.image.config().picture_size();
         if !expected.has("picture") {
-            let picture = Picture::from_chw(&vec![0.0; 3 * size * size], size, size).unwrap();
+            let picture = Image::from_chw(&vec![0.0; 3 * size * size], size, size).unwrap();
             let error = model.image.encode(&[picture], &model.device).unwrap_err();
             assert!(
                 error.to_string().contains("came without an encoder"),
@@ -182,7 +182,7 @@ fn ids_and_pixels_of_the_vqgan_are_those_of_the_reference() {
         }
         let values = expected.floats("picture");
         let chw: Vec<f32> = values.iter().map(|x| x / 127.5 - 1.0).collect();
-        let picture = Picture::from_chw(&chw, size, size).unwrap();
+        let picture = Image::from_chw(&chw, size, size).unwrap();
         let found = model
             .image
             .encode(std::slice::from_ref(&picture), &model.device)
@@ -203,7 +203,7 @@ fn the_likelihood_of_a_picture_is_that_of_the_reference() {
     let size = model.image.config().picture_size();
     let values = expected.floats("picture");
     let chw: Vec<f32> = values.iter().map(|x| x / 127.5 - 1.0).collect();
-    let picture = Picture::from_chw(&chw, size, size).unwrap();
+    let picture = Image::from_chw(&chw, size, size).unwrap();
     let captions: Vec<String> = expected.metadata("captions");
     let text_ids = model.encode_caption(&captions[0], true).unwrap();
     let prompt = model.net.encode(&text_ids).unwrap();

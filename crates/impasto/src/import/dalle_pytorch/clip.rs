@@ -206,7 +206,7 @@ mod tests {
     use crate::checkpoint::ModelSource;
     use crate::checkpoint::dalle_pytorch_clip::is_dalle_pytorch_clip;
     use crate::checkpoint::weights::Precision;
-    use crate::image::Picture;
+    use crate::image::Image;
     use crate::import::damage::damage;
     use crate::import::goldens::{Expected, assert_within, copied, numbers};
     use crate::models::clip::unit;
@@ -243,11 +243,11 @@ mod tests {
                 .collect();
             assert_eq!(ids, expected.metadata::<Vec<Vec<u32>>>("text_ids"), "{set}");
             let (values, shape) = expected.tensor("pictures");
-            let pictures: Vec<Picture> = values
+            let pictures: Vec<Image> = values
                 .chunks(shape[1] * shape[2] * shape[3])
                 .map(|values| {
                     let chw: Vec<f32> = values.iter().map(|value| value / 127.5 - 1.0).collect();
-                    Picture::from_chw(&chw, shape[3], shape[2]).unwrap()
+                    Image::from_chw(&chw, shape[3], shape[2]).unwrap()
                 })
                 .collect();
             let texts = unit(clip.encode_text(&ids).unwrap());

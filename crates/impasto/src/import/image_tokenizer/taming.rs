@@ -32,7 +32,7 @@ const CLASSES: [&str; 6] = [
 const LONGEST_CONFIG: u64 = 1 << 20;
 
 #[derive(Deserialize)]
-struct Config {
+struct TamingConfig {
     model: Model,
 }
 
@@ -82,7 +82,7 @@ fn read_config(path: &Path) -> Result<TamingVqganConfig> {
         return Err(bad(format!("has {length} bytes, expected a config")));
     }
     let text = files::read_to_string(path)?;
-    let config: Config = serde_saphyr::from_str(&text).map_err(|e| {
+    let config: TamingConfig = serde_saphyr::from_str(&text).map_err(|e| {
         let reason = e.to_string();
         let first = reason.lines().next().unwrap_or_default().to_owned();
         bad(format!("not a VQGAN config: {first}"))

@@ -4,7 +4,7 @@ use super::*;
 use burn::tensor::{Tensor, TensorData};
 use proptest::prelude::*;
 
-use crate::image::Picture;
+use crate::image::Image;
 use crate::import::damage::damage;
 use crate::import::goldens::{self, Expected, assert_within, copied, numbers};
 
@@ -65,7 +65,7 @@ fn evidence_speaks_most_for_the_ids_that_are_read() {
         let model = load(&golden(set), &device).unwrap().model;
         let (values, shape) = Expected::of(&golden(set)).tensor("picture");
         let values: Vec<f32> = values.iter().map(|value| value / 127.5 - 1.0).collect();
-        let picture = Picture::from_chw(&values, shape[3], shape[2]).unwrap();
+        let picture = Image::from_chw(&values, shape[3], shape[2]).unwrap();
         let picture = [picture.fit_square(model.config().picture_size()).unwrap()];
         let ids = model.encode(&picture, &device).unwrap();
         let evidence = model.evidence(&picture, &device).unwrap();

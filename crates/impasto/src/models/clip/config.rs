@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::towers::{Blocks, ImageTower, TextTower};
 use super::{Clip, ContrastiveLoss};
-use crate::image::Picture;
+use crate::image::Image;
 use crate::nn::{Embedding, Init, LayerNorm, Linear};
 use crate::{Error, Result};
 
@@ -108,7 +108,7 @@ impl Default for Normalisation {
 
 impl Normalisation {
     /// A picture's values, channel after channel.
-    pub fn apply(&self, picture: &Picture) -> Vec<f32> {
+    pub fn apply(&self, picture: &Image) -> Vec<f32> {
         let mut values = Vec::with_capacity(picture.rgb.len());
         for channel in 0..3 {
             let (mean, std) = (self.mean[channel], self.std[channel]);

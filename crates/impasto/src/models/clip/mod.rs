@@ -40,7 +40,7 @@ use burn::tensor::{Device, Tensor};
 pub use config::{Activation, ClipConfig, EndOfText, Normalisation, TowerConfig};
 pub use loss::ContrastiveLoss;
 
-use crate::image::Picture;
+use crate::image::Image;
 use crate::{Error, Result};
 use towers::{ImageTower, TextTower};
 
@@ -75,7 +75,7 @@ impl Clip {
     ///
     /// # Shapes
     /// - returns: `[batch, 3, image_size, image_size]`
-    pub fn pixels(&self, pictures: &[Picture]) -> Result<Tensor<4>> {
+    pub fn pixels(&self, pictures: &[Image]) -> Result<Tensor<4>> {
         if pictures.is_empty() {
             return Err(Error::invalid(
                 "pictures",

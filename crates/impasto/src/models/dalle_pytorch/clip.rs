@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::attention::AttentionKind;
 use super::layers::{Layer, LayerSizes};
 use super::{check_ids, ids};
-use crate::image::Picture;
+use crate::image::Image;
 use crate::nn::{Embedding, Init, Linear};
 use crate::{Error, Result};
 
@@ -206,7 +206,7 @@ impl DallePytorchClip {
     ///
     /// # Shapes
     /// - returns: `[batch, projection_width]`
-    pub fn encode_pictures(&self, pictures: &[Picture]) -> Result<Tensor<2>> {
+    pub fn encode_pictures(&self, pictures: &[Image]) -> Result<Tensor<2>> {
         let (size, patch) = (self.config.image_size, self.config.patch_size);
         let side = size / patch;
         if pictures.is_empty() {

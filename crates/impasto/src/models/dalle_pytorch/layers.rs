@@ -34,7 +34,7 @@ impl From<&DallePytorchConfig> for LayerSizes {
 }
 
 /// Where the tokens of a pass stand.
-pub(super) struct Place<'a> {
+pub(super) struct TokenPlaces<'a> {
     /// The start and words; else image tokens.
     pub is_text: bool,
     /// Image tokens before them.
@@ -91,7 +91,7 @@ impl Around {
         }
     }
 
-    fn before(&self, x: Tensor<3>, place: &Place<'_>, shift: &mut Shift) -> Tensor<3> {
+    fn before(&self, x: Tensor<3>, place: &TokenPlaces<'_>, shift: &mut Shift) -> Tensor<3> {
         let x = self.norm.forward(x);
         match (self.shifts, place.is_text) {
             (false, _) => x,
@@ -201,7 +201,12 @@ impl Layer {
     }
 
     /// What attention adds to `x`.
-    pub fn attend(&self, x: Tensor<3>, place: &Place<'_>, state: &mut LayerState) -> Tensor<3> {
+    pub fn attend(
+        &self,
+        x: Tensor<3>,
+        place: &TokenPlaces<'_>,
+        state: &mut LayerState,
+    ) -> Tensor<3> {
         let part = &self.attention;
         let x = part.around.before(x, place, &mut state.attention_shift);
         let qkv = part.qkv.forward(x);
@@ -230,7 +235,7 @@ impl Layer {
     }
 
     /// What the feed-forward part adds to `x`.
-    pub fn feed(&self, x: Tensor<3>, place: &Place<'_>, state: &mut LayerState) -> Tensor<3> {
+    pub fn feed(&self, x: Tensor<3>, place: &TokenPlaces<'_>, state: &mut LayerState) -> Tensor<3> {
         let part = &self.feed_forward;
         let x = part.around.before(x, place, &mut state.feed_shift);
         part.around.behind(part.gated(x))

@@ -359,7 +359,7 @@ impl DallePytorch {
             let angles = angles.val().narrow(0, start, n);
             attention::RotaryAngles::new(angles)
         });
-        let place = layers::Place {
+        let place = layers::TokenPlaces {
             is_text,
             n_before: state.n_image,
             grid: self.config.grid,

@@ -36,7 +36,7 @@ use crate::{Error, Result};
 /// The config file of `impasto train dalle` where the model that is trained on is a published one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
+pub struct FineTuneConfig {
     /// The finished model's name.
     pub name: String,
     /// SPDX expression of the finished weights' licence; that of the model where none is given.
@@ -91,7 +91,7 @@ fn default_samples() -> usize {
     4
 }
 
-impl Config {
+impl FineTuneConfig {
     fn validate(&self) -> Result<()> {
         let bad = |reason: String| Err(Error::invalid("training config", reason));
         self.run.validate()?;
@@ -130,7 +130,7 @@ impl Config {
 /// Fine-tunes a model (or resumes that) and writes the whole model into `dir/model`, or with `lora` the adapter into
 /// `dir/adapter`.
 pub fn run(
-    config: &Config,
+    config: &FineTuneConfig,
     model: &ModelFiles,
     dir: &Path,
     device: &Device,
@@ -138,7 +138,7 @@ pub fn run(
     observer: &mut dyn Observer,
 ) -> Result<PathBuf> {
     struct Start<'a> {
-        config: &'a Config,
+        config: &'a FineTuneConfig,
         model: &'a ModelFiles,
         place: Run<'a>,
         observer: &'a mut dyn Observer,
@@ -205,7 +205,7 @@ struct Run<'a> {
 }
 
 fn train<F: Family>(
-    config: &Config,
+    config: &FineTuneConfig,
     mut model: FamilyModel<F>,
     run: Run<'_>,
     observer: &mut dyn Observer,

@@ -6,11 +6,11 @@ use burn::module::Module;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{ADAPTER, Config};
+use super::{ADAPTER, FineTuneConfig};
 use crate::checkpoint::adapter::{self, AdapterConfig};
 use crate::engine::{SampleSpec, sample};
 use crate::families::{Family, FamilyConfig, FamilyLoss, FamilyModel, SaveAs};
-use crate::image::{Format, Picture};
+use crate::image::{Format, Image};
 use crate::models::dalle::Order;
 use crate::nn::{Adapt, Adapter};
 use crate::observer::NoObserver;
@@ -21,7 +21,7 @@ use crate::{Error, Result, files};
 
 /// What both kinds of training have.
 pub struct Session<F: Family> {
-    pub config: Config,
+    pub config: FineTuneConfig,
     /// Its net is an empty one: that in training is elsewhere.
     pub model: FamilyModel<F>,
     pub training: Encoded,
@@ -135,7 +135,7 @@ impl<F: Family> Session<F> {
             ids.extend(sampled.into_iter().map(|image| image.image_ids));
         }
         let pictures = self.model.image.decode(&ids)?;
-        let grid = Picture::grid(&pictures, shown.min(4), 2)?;
+        let grid = Image::grid(&pictures, shown.min(4), 2)?;
         let samples = dir.join("samples");
         std::fs::create_dir_all(&samples).map_err(Error::io("create", &samples))?;
         files::write_atomic(

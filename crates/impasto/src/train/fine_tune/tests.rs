@@ -10,7 +10,7 @@ use super::*;
 use crate::checkpoint::ModelSource;
 use crate::checkpoint::stored::safetensors;
 use crate::families::{self, AnyModel, DalleMini, FamilyLoss};
-use crate::image::Picture;
+use crate::image::Image;
 use crate::models::parameters::Parameters;
 use crate::models::{DalleBart, DallePytorch};
 use crate::train::optimizer::{NamedGradients, Optimizer};
@@ -244,7 +244,7 @@ fn source(path: &str) -> ModelFiles {
     ModelFiles::find(&source.unwrap()).unwrap()
 }
 
-fn config(change: serde_json::Value) -> Config {
+fn config(change: serde_json::Value) -> FineTuneConfig {
     let mut config = json!({
         "name": "tuned",
         "data": {"scenes": {"world": "tiny", "seed": 3}},
@@ -265,7 +265,13 @@ fn lora() -> serde_json::Value {
     json!({"lora": {"rank": 2, "alpha": 4, "targets": ["attention.q", "attention.v", "down"], "dropout": 0.2}})
 }
 
-fn tune(config: &Config, model: &str, dir: &Path, resume: bool, stop: u64) -> Result<PathBuf> {
+fn tune(
+    config: &FineTuneConfig,
+    model: &str,
+    dir: &Path,
+    resume: bool,
+    stop: u64,
+) -> Result<PathBuf> {
     let mut observer = StopAfter::steps(stop);
     run(
         config,
@@ -390,7 +396,7 @@ fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 /// −log p of the ids of a picture after a caption.
 fn nats(model: &dyn AnyModel) -> f64 {
     let size = model.image_tokenizer().config().picture_size();
-    let picture = Picture::filled(size, size, [200, 40, 90]);
+    let picture = Image::filled(size, size, [200, 40, 90]);
     let ids = model.image_tokenizer().encode(&[picture], model.device());
     let generator = model.generator().unwrap();
     let likelihood = generator.likelihood("a red turtle", &ids.unwrap()[0], false);
