@@ -14,7 +14,7 @@ use crate::terminal;
 /// products for everything else.
 #[derive(Args)]
 pub struct Arguments {
-    /// BenchPart to measure [default: everything]
+    /// What to measure [default: everything]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PART")]
     what: Vec<Part>,
     /// Loading, decoding, CLIP and training (f32 and bf16): in what weights are held

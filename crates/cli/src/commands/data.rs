@@ -156,7 +156,7 @@ fn check(flags: CheckFlags) -> Result<()> {
     Ok(())
 }
 
-/// DataAction kind of source the paths name.
+/// What kind of source the paths name.
 fn source(mut paths: Vec<PathBuf>) -> Result<PairSource> {
     let is = |path: &Path, extension: &str| {
         path.extension()

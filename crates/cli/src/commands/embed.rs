@@ -13,7 +13,7 @@ use crate::terminal;
 
 /// Captions and pictures as vectors of length one in a CLIP's space
 ///
-/// EmbedInput belongs together is near: the cosine of two vectors is the sum of their products.
+/// What belongs together is near: the cosine of two vectors is the sum of their products.
 #[derive(Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).multiple(true)))]
 pub struct Arguments {

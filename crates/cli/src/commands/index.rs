@@ -153,7 +153,7 @@ struct IndexReport<'a> {
     index: PathBuf,
     #[serde(flatten)]
     changes: Changes,
-    /// IndexAction could not be read.
+    /// What could not be read.
     left_out: Vec<LeftOut>,
     /// Files that are no pictures by their names, and hidden ones.
     other: &'a [LeftOut],

@@ -51,7 +51,7 @@ struct DalleFlags {
 impl DalleFlags {
     /// The model that is fine-tuned, if the config is one for that, and its name: a published one, or any by LoRA.
     fn fine_tuned(&self) -> Result<Option<(ModelFiles, String)>> {
-        /// TrainingKind the configs of both kinds have.
+        /// What the configs of both kinds have.
         #[derive(Deserialize)]
         struct Common {
             from: Option<String>,
@@ -70,7 +70,7 @@ impl DalleFlags {
 
 #[derive(Args)]
 struct RunFlags {
-    /// TrainingKind to train on what, and how
+    /// What to train on what, and how
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Where checkpoints, metrics and the result go

@@ -1,4 +1,4 @@
-//! BenchPart is computed in one pass: pixels, CLIP's pictures, a training step.
+//! What is computed in one pass: pixels, CLIP's pictures, a training step.
 
 use burn::tensor::{Tensor, TensorData};
 
