@@ -1,6 +1,7 @@
 //! Several pictures to read: one that can't be is named and left out, and the command fails at its end.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 use impasto::image::Image;
@@ -12,7 +13,7 @@ use crate::terminal::{self, shown};
 pub struct Opened {
     /// Their places among the paths that were given.
     pub numbers: Vec<usize>,
-    pub pictures: Vec<Image>,
+    pub pictures: Arc<[Image]>,
     /// How many could not be read.
     left_out: usize,
 }
@@ -25,31 +26,32 @@ pub fn open(paths: &[impl AsRef<Path>]) -> Result<Opened> {
     if let [path] = paths {
         return Ok(Opened {
             numbers: vec![0],
-            pictures: vec![Image::open(path)?],
+            pictures: [Image::open(path)?].into(),
             left_out: 0,
         });
     }
-    let mut opened = Opened {
-        numbers: Vec::with_capacity(paths.len()),
-        pictures: Vec::with_capacity(paths.len()),
-        left_out: 0,
-    };
+    let (mut numbers, mut pictures) = (Vec::new(), Vec::new());
+    let mut left_out = 0;
     for (number, path) in paths.iter().enumerate() {
         match Image::open(path) {
             Ok(picture) => {
-                opened.numbers.push(number);
-                opened.pictures.push(picture);
+                numbers.push(number);
+                pictures.push(picture);
             }
             Err(error) => {
-                opened.left_out += 1;
+                left_out += 1;
                 terminal::note(format_args!("skipped {}: {error}", shown(path.as_ref())));
             }
         }
     }
-    if opened.pictures.is_empty() && !paths.is_empty() {
+    if pictures.is_empty() && !paths.is_empty() {
         anyhow::bail!("none of the {} pictures can be read", paths.len());
     }
-    Ok(opened)
+    Ok(Opened {
+        numbers,
+        pictures: pictures.into(),
+        left_out,
+    })
 }
 
 impl Opened {

@@ -240,4 +240,6 @@ impl From<Box<dyn AnyModel>> for Model {
 const _: fn() = || {
     fn shared<T: Send + Sync>() {}
     shared::<Model>();
+    shared::<crate::rank::Ranker>();
+    shared::<crate::search::Index>();
 };

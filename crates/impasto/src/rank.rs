@@ -9,11 +9,13 @@ use crate::checkpoint::dalle_pytorch_clip::{DallePytorchClipModel, is_dalle_pyto
 use crate::checkpoint::{ClipModel, ModelSource};
 use crate::image::Image;
 use crate::models::clip::unit;
+use crate::observer::Observer;
+use crate::request::Request;
 use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// A model with one space for pictures and captions, of whichever family.
-pub trait EmbeddingModel: Debug {
+pub trait EmbeddingModel: Debug + Send + Sync {
     /// Its name.
     fn name(&self) -> &str;
 
@@ -100,6 +102,18 @@ impl Ranker {
         self.model.check_caption(caption, long)
     }
 
+    /// Validates a request ([`Score`](crate::request::Score), [`Embed`](crate::request::Embed)) and runs it.
+    ///
+    /// # Errors
+    /// What is wrong with the request, and [`Error::Stopped`] where `observer` stops it.
+    pub fn run<R>(&self, request: &R, observer: &mut dyn Observer) -> Result<R::Outcome>
+    where
+        R: Request<Self>,
+    {
+        request.validate()?;
+        request.run(self, observer)
+    }
+
     /// Compares all pictures with all captions.
     pub fn score(
         &self,
@@ -111,20 +125,17 @@ impl Ranker {
         self.compare(self.model.embed_pictures(pictures)?, text)
     }
 
-    /// Compares all pictures with all labels, each of them in every template: the mean of the templates'
-    /// embeddings, of length one again, stands for the label (section 3.1.4).
-    pub fn classify(
+    /// Embeddings of labels, each of them in every template: the mean of the templates' embeddings, of length one
+    /// again, stands for the label (section 3.1.4); as they are without templates. `[labels, width]`.
+    pub fn embed_labels(
         &self,
         labels: &[String],
         templates: &[String],
-        pictures: &[Image],
         long: LongCaption,
-    ) -> Result<Scores> {
-        if let Some(template) = templates.iter().find(|template| !template.contains(BLANK)) {
-            return Err(Error::invalid(
-                "template",
-                format!("expected a {BLANK} where the words go, got {template:?}"),
-            ));
+    ) -> Result<Tensor<2>> {
+        check_templates(templates)?;
+        if templates.is_empty() {
+            return self.model.embed_texts(labels, long);
         }
         let captions: Vec<String> = labels
             .iter()
@@ -136,10 +147,11 @@ impl Ranker {
             .reshape([labels.len(), templates.len(), width])
             .mean_dim(1)
             .reshape([labels.len(), width]);
-        self.compare(self.model.embed_pictures(pictures)?, unit(mean))
+        Ok(unit(mean))
     }
 
-    fn compare(&self, image: Tensor<2>, text: Tensor<2>) -> Result<Scores> {
+    /// Compares embeddings.
+    pub(crate) fn compare(&self, image: Tensor<2>, text: Tensor<2>) -> Result<Scores> {
         let n_captions = text.dims()[0];
         let logits = self.model.logits(image.clone(), text.clone());
         Ok(Scores {
@@ -147,6 +159,17 @@ impl Ranker {
             logits: numbers(logits)?,
             n_captions,
         })
+    }
+}
+
+/// Returns an error where a template has no place for the label.
+pub(crate) fn check_templates(templates: &[String]) -> Result<()> {
+    match templates.iter().find(|template| !template.contains(BLANK)) {
+        Some(template) => Err(Error::invalid(
+            "template",
+            format!("expected a {BLANK} where the words go, got {template:?}"),
+        )),
+        None => Ok(()),
     }
 }
 
@@ -174,6 +197,12 @@ pub struct Scores {
 }
 
 impl Scores {
+    /// Adds the scores of more pictures with the same captions.
+    pub(crate) fn append(&mut self, more: Scores) {
+        self.cosines.extend(more.cosines);
+        self.logits.extend(more.logits);
+    }
+
     /// Pictures compared.
     pub fn n_pictures(&self) -> usize {
         self.cosines.len() / self.n_captions

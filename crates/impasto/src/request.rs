@@ -1,8 +1,12 @@
-//! Requests to a model, as data: what a command line or a server takes, validated and run by [`Model::run`].
+//! Requests as data: what a command line or a server takes, validated and run by [`Model::run`],
+//! [`Ranker::run`](crate::rank::Ranker::run) or [`Searcher::run`].
 
 mod caption;
 mod edit;
 mod generate;
+mod likelihood;
+mod score;
+mod search;
 mod vary;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +14,9 @@ use serde::{Deserialize, Serialize};
 pub use caption::{Caption, CaptionOutcome};
 pub use edit::{Edit, EditCandidate, EditOutcome};
 pub use generate::{Generate, GenerateOutcome, GeneratedImage, Timings};
+pub use likelihood::PairLikelihood;
+pub use score::{Embed, EmbedOutcome, Score, ScoreOutcome};
+pub use search::{Search, SearchOutcome, Searcher};
 pub use vary::{Vary, VaryOutcome};
 
 use crate::Result;
@@ -17,16 +24,16 @@ use crate::model::Model;
 use crate::observer::Observer;
 use crate::sampling::SamplingOptions;
 
-/// Something that a model is asked to do.
-pub trait Request {
-    /// What comes of it.
+/// Work for a model: a [`Model`], a CLIP ([`Ranker`](crate::rank::Ranker)) or a CLIP with an index ([`Searcher`]).
+pub trait Request<M = Model> {
+    /// The result.
     type Outcome;
 
     /// Returns an error that names the invalid field.
     fn validate(&self) -> Result<()>;
 
     /// Does the work; see [`Model::run`].
-    fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<Self::Outcome>;
+    fn run(&self, model: &M, observer: &mut dyn Observer) -> Result<Self::Outcome>;
 }
 
 /// Sampling options that take the place of a model's own.

@@ -155,7 +155,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         ));
     }
     let mut reported = Vec::with_capacity(pictures.len());
-    for (path, picture) in images.iter().zip(pictures) {
+    for (path, picture) in images.iter().zip(pictures.iter()) {
         request.image = Some(Arc::new(picture.clone()));
         let captions = model.run(&request, &mut NoObserver)?.captions;
         if !arguments.json {

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use impasto::rank::rows;
+use impasto::observer::NoObserver;
+use impasto::request::Embed;
 use serde::Serialize;
 
 use crate::arguments::{ClipFlags, LongCaptionFlags, prompt};
@@ -55,19 +56,16 @@ enum EmbedInput {
 /// Embeds and prints, captions first.
 pub fn run(arguments: Arguments) -> Result<()> {
     let opened = pictures::open(&arguments.images)?;
-    let (images, pictures) = (opened.paths(&arguments.images), &opened.pictures);
+    let images = opened.paths(&arguments.images);
     let ranker = arguments.clip.load()?;
-    let model = &ranker.model;
-    let mut values = Vec::new();
-    if !arguments.texts.is_empty() {
-        values.extend(rows(
-            model.embed_texts(&arguments.texts, arguments.long.what())?,
-        )?);
-    }
-    if !pictures.is_empty() {
-        values.extend(rows(model.embed_pictures(pictures)?)?);
-    }
-    let texts = arguments.texts.into_iter().map(EmbedInput::Text);
+    let request = Embed {
+        texts: arguments.texts,
+        long: arguments.long.what(),
+        images: opened.pictures.clone(),
+    };
+    let outcome = ranker.run(&request, &mut NoObserver)?;
+    let values = outcome.texts.into_iter().chain(outcome.images);
+    let texts = request.texts.into_iter().map(EmbedInput::Text);
     let what = texts.chain(images.into_iter().map(EmbedInput::Image));
     let embeddings: Vec<Embedded> = what
         .zip(values)
@@ -75,7 +73,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         .collect();
     if arguments.json {
         terminal::json(&EmbedReport {
-            model: model.name().to_owned(),
+            model: outcome.model,
             embeddings,
         })?;
         return opened.finish();

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use impasto::engine::Likelihood;
+use impasto::observer::NoObserver;
+use impasto::request::PairLikelihood;
 use serde::Serialize;
 
 use crate::arguments::{ModelFlags, prompt};
@@ -51,13 +53,15 @@ struct ReportedPicture {
 pub fn run(arguments: Arguments) -> Result<()> {
     let opened = pictures::open(&arguments.images)?;
     let model = arguments.model.open()?;
-    let generator = model.generator()?;
+    let request = PairLikelihood {
+        caption: arguments.caption,
+        truncate: arguments.truncate,
+        images: opened.pictures.clone(),
+    };
+    let likelihoods = model.run(&request, &mut NoObserver)?;
     let paths = opened.paths(&arguments.images);
     let mut reported = Vec::with_capacity(paths.len());
-    for (path, picture) in paths.into_iter().zip(&opened.pictures) {
-        let image_ids = model.encode(picture)?;
-        let likelihood =
-            generator.likelihood(&arguments.caption, &image_ids, arguments.truncate)?;
+    for (path, likelihood) in paths.into_iter().zip(likelihoods) {
         if !arguments.json {
             terminal::result(format_args!(
                 "{}\ttext {:.4} nats in {} tokens\timage {:.4} nats in {} tokens",
@@ -73,7 +77,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     if arguments.json {
         terminal::json(&LikelihoodReport {
             model: model.name(),
-            caption: &arguments.caption,
+            caption: &request.caption,
             pictures: reported,
         })?;
     }

@@ -8,6 +8,8 @@ use anyhow::Result;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use impasto::image::Image;
+use impasto::observer::NoObserver;
+use impasto::request::{self, ScoreOutcome};
 use serde::Serialize;
 
 use crate::arguments::{ClipFlags, LongCaptionFlags, prompt};
@@ -95,11 +97,13 @@ fn pictures(arguments: &Arguments) -> Result<()> {
     }
     let opened = pictures::open(paths)?;
     let ranker = arguments.clip.load()?;
-    let scores = ranker.score(
-        &[caption.to_owned()],
-        &opened.pictures,
-        arguments.long.what(),
-    )?;
+    let request = request::Score {
+        captions: vec![caption.to_owned()],
+        templates: Vec::new(),
+        long: arguments.long.what(),
+        images: opened.pictures.clone(),
+    };
+    let ScoreOutcome { model, scores } = ranker.run(&request, &mut NoObserver)?;
     let shares = scores.picture_probabilities(0);
     let rows = scores.best_pictures(0).into_iter().map(|picture| Score {
         what: paths[opened.numbers[picture]].to_string_lossy(),
@@ -107,7 +111,7 @@ fn pictures(arguments: &Arguments) -> Result<()> {
         logit: scores.logit(picture, 0),
         probability: shares[picture],
     });
-    print_result(arguments, ranker.model.name(), caption, rows.collect())?;
+    print_result(arguments, &model, caption, rows.collect())?;
     opened.finish()
 }
 
@@ -116,27 +120,23 @@ fn captions(arguments: &Arguments, image: PathBuf) -> Result<()> {
     let words = words
         .map(|words| words.map(str::to_owned))
         .collect::<Result<Vec<String>>>()?;
-    let picture = [Image::open(&image)?];
-    let ranker = arguments.clip.load()?;
-    let scores = if arguments.templates.is_empty() {
-        ranker.score(&words, &picture, arguments.long.what())?
-    } else {
-        ranker.classify(
-            &words,
-            &arguments.templates,
-            &picture,
-            arguments.long.what(),
-        )?
+    let request = request::Score {
+        captions: words,
+        templates: arguments.templates.clone(),
+        long: arguments.long.what(),
+        images: [Image::open(&image)?].into(),
     };
+    let ranker = arguments.clip.load()?;
+    let ScoreOutcome { model, scores } = ranker.run(&request, &mut NoObserver)?;
     let shares = scores.caption_probabilities(0);
     let rows = scores.best_captions(0).into_iter().map(|caption| Score {
-        what: Cow::Borrowed(&words[caption]),
+        what: Cow::Borrowed(&request.captions[caption]),
         cosine: scores.cosine(0, caption),
         logit: scores.logit(0, caption),
         probability: shares[caption],
     });
     let image = image.display().to_string();
-    print_result(arguments, ranker.model.name(), &image, rows.collect())
+    print_result(arguments, &model, &image, rows.collect())
 }
 
 fn print_result(arguments: &Arguments, model: &str, of: &str, scores: Vec<Score>) -> Result<()> {

@@ -1,10 +1,13 @@
 //! `impasto search`: pictures of a folder by words, or by a picture.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use impasto::image::{Format, Image};
+use impasto::observer::NoObserver;
+use impasto::request::{Search, Searcher};
 use impasto::search::{Hit, Index};
 use serde::Serialize;
 
@@ -69,22 +72,23 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let picture = picture
         .with_context(|| format!("{query} is taken for a picture; --text searches the words"))?;
     let ranker = arguments.clip.load()?;
-    index.check(&ranker)?;
-    let count = arguments.count as usize;
-    let hits = match &picture {
-        Some(picture) => index.search_picture(&ranker, picture, count)?,
-        None => index.search_text(&ranker, query, arguments.long.what(), count)?,
+    let request = Search {
+        text: (!is_picture).then(|| query.clone()),
+        n: arguments.count as usize,
+        long: arguments.long.what(),
+        image: picture.map(Arc::new),
     };
+    let found = Searcher::new(&index, &ranker)?.run(&request, &mut NoObserver)?;
     if arguments.json {
         return terminal::json(&SearchReport {
             query,
             by: if is_picture { "picture" } else { "words" },
-            clip: ranker.model.name(),
-            pictures: index.len(),
-            hits,
+            clip: &found.model,
+            pictures: found.pictures,
+            hits: found.hits,
         });
     }
-    for hit in hits {
+    for hit in found.hits {
         terminal::result(format_args!("{:.4}  {}", hit.score, shown(&hit.path)))?;
     }
     Ok(())

@@ -13,7 +13,7 @@ mod tests;
 use std::collections::HashMap;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokenizers::Tokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -42,7 +42,8 @@ const OPENAI_VOCAB_SIZE: usize = 49_408;
 const MAX_FILE_BYTES: usize = 64 << 20;
 
 /// What to do with a caption that has more tokens than the model reads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LongCaption {
     /// An error with both numbers.
     #[default]
