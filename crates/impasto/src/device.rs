@@ -12,7 +12,7 @@ pub fn select(name: &str) -> Result<(Device, String)> {
     let refused = |reason: String| {
         Err(Error::Device {
             device: name.to_owned(),
-            reason,
+            reason: reason.into(),
         })
     };
     match name {
@@ -85,29 +85,26 @@ fn named(name: &str) -> Option<Result<(Device, String)>> {
     feature = "metal",
     feature = "tch"
 ))]
-fn tried(
-    name: &str,
-    make: impl FnOnce() -> Device + std::panic::UnwindSafe,
-) -> Result<(Device, String)> {
-    // The backend's own words about its panic would stand before our error.
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let answer = std::panic::catch_unwind(|| {
+fn tried(name: &str, make: impl FnOnce() -> Device) -> Result<(Device, String)> {
+    let answer = crate::panics::catch_of_all_threads(|| {
         let device = make();
         let sum: f32 = burn::tensor::Tensor::<1>::ones([4], &device)
             .sum()
             .into_scalar();
         (sum == 4.0).then_some(device)
     });
-    std::panic::set_hook(hook);
     match answer {
         Ok(Some(device)) => {
             let description = format!("{name} ({device:?})");
             Ok((device, description))
         }
-        _ => Err(Error::Device {
+        Ok(None) => Err(Error::Device {
             device: name.to_owned(),
-            reason: "no such device answers on this machine".into(),
+            reason: "computes a wrong sum".into(),
+        }),
+        Err(caught) => Err(Error::Device {
+            device: name.to_owned(),
+            reason: crate::error::Reason::because("no such device answers on this machine", caught),
         }),
     }
 }

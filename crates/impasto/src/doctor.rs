@@ -325,7 +325,7 @@ fn device_state(name: &'static str) -> DeviceState {
             name,
             answer: None,
             reason: Some(match error {
-                Error::Device { reason, .. } => reason,
+                Error::Device { reason, .. } => reason.to_string(),
                 error => error.to_string(),
             }),
             bf16: false,

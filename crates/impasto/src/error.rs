@@ -2,6 +2,8 @@
 //! error has a kind, and a hint where there is something to do about it. Both are data: a command words a hint with its
 //! flags, a server with its fields.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// What kind of thing went wrong: what decides an exit code or a status.
@@ -73,6 +75,61 @@ impl From<&str> for Hint {
     }
 }
 
+/// Why something went wrong: what was expected and what was found, and the error that it follows from. On one line:
+/// control characters, which names from files may have, are written out.
+#[derive(Debug)]
+pub struct Reason {
+    text: String,
+    cause: Option<Cause>,
+}
+
+/// An error of any kind.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+impl Reason {
+    /// What an error says, which stays the cause.
+    pub fn of(cause: impl Into<Cause>) -> Self {
+        Self::because("", cause)
+    }
+
+    /// `text`, and the error that it follows from.
+    pub fn because(text: impl Into<String>, cause: impl Into<Cause>) -> Self {
+        Reason {
+            text: text.into(),
+            cause: Some(cause.into()),
+        }
+    }
+}
+
+impl From<String> for Reason {
+    fn from(text: String) -> Self {
+        Reason { text, cause: None }
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match (&self.cause, self.text.is_empty()) {
+            (None, _) => Cow::Borrowed(&self.text[..]),
+            (Some(cause), true) => cause.to_string().into(),
+            (Some(cause), false) => format!("{}: {cause}", self.text).into(),
+        };
+        f.write_str(&without_controls(text))
+    }
+}
+
+impl std::error::Error for Reason {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
+}
+
 /// What can go wrong in the library.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -94,7 +151,8 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What was expected and what was found.
-        reason: String,
+        #[source]
+        reason: Reason,
     },
     /// A value given by the user is out of its range or does not fit another one.
     #[error("{what}: {reason}")]
@@ -102,7 +160,8 @@ pub enum Error {
         /// The value's name.
         what: &'static str,
         /// What was expected and what was found.
-        reason: String,
+        #[source]
+        reason: Reason,
     },
     /// A caption has more tokens than the model reads.
     #[error("caption has {tokens} tokens but the model reads {limit}: \"{caption}\"")]
@@ -147,7 +206,8 @@ pub enum Error {
         /// The device's name as the user gave it.
         device: String,
         /// Why it can't be used.
-        reason: String,
+        #[source]
+        reason: Reason,
     },
     /// A published model is not on this machine.
     #[error("model {name} is not here")]
@@ -161,7 +221,8 @@ pub enum Error {
         /// The model or the file.
         what: String,
         /// Why it does not.
-        reason: String,
+        #[source]
+        reason: Reason,
     },
     /// The work was stopped on request.
     #[error("stopped")]
@@ -195,19 +256,19 @@ impl Error {
         }
     }
 
-    /// An [`Error::BadFile`]. Control characters in `reason`, which may quote names from the file, are written out.
-    pub fn bad_file(path: impl AsRef<Path>, reason: impl Into<String>) -> Self {
+    /// An [`Error::BadFile`].
+    pub fn bad_file(path: impl AsRef<Path>, reason: impl Into<Reason>) -> Self {
         Error::BadFile {
             path: path.as_ref().to_path_buf(),
-            reason: without_controls(reason.into()),
+            reason: reason.into(),
         }
     }
 
-    /// An [`Error::Invalid`]. Control characters in `reason` are written out.
-    pub fn invalid(what: &'static str, reason: impl Into<String>) -> Self {
+    /// An [`Error::Invalid`].
+    pub fn invalid(what: &'static str, reason: impl Into<Reason>) -> Self {
         Error::Invalid {
             what,
-            reason: without_controls(reason.into()),
+            reason: reason.into(),
         }
     }
 
@@ -266,7 +327,7 @@ impl Error {
 }
 
 /// One line of text: what would move the cursor, or break the line, is written as its escape.
-fn without_controls(text: String) -> String {
+fn without_controls(text: Cow<'_, str>) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return text;
     }
@@ -274,10 +335,11 @@ fn without_controls(text: String) -> String {
         true => letter.escape_debug().to_string(),
         false => letter.to_string(),
     });
-    escaped.collect()
+    escaped.collect::<String>().into()
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -305,5 +367,11 @@ mod tests {
         let error = Error::io("read", "a.png")(missing);
         assert_eq!(error.kind(), ErrorKind::File);
         assert!(error.source().is_some() && error.with_hint(Hint::Resume).source().is_some());
+        let not_json = serde_json::from_str::<u8>("x").unwrap_err();
+        let text = not_json.to_string();
+        let error = Error::bad_file("a.json", Reason::because("not a config", not_json));
+        assert_eq!(error.to_string(), format!("a.json: not a config: {text}"));
+        let reason = error.source().unwrap();
+        assert!(reason.source().unwrap().is::<serde_json::Error>());
     }
 }

@@ -81,6 +81,8 @@ pub mod sampling;
 pub mod canvas;
 pub mod engine;
 pub mod observer;
+pub mod panics;
+pub mod threads;
 
 pub mod checkpoint;
 pub mod hub;
@@ -113,3 +115,4 @@ pub use image::Image;
 pub use model::{Model, OpenOptions};
 pub use observer::Observer;
 pub use request::{Caption, Edit, Embed, Generate, Request, Score, Search, Vary};
+pub use threads::Threads;

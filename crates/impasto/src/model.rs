@@ -13,6 +13,7 @@ use crate::image::Image;
 use crate::models::ImageTokenizer;
 use crate::observer::Observer;
 use crate::request::Request;
+use crate::threads::Threads;
 use crate::{Error, Result};
 
 /// How a model is opened.
@@ -26,6 +27,8 @@ pub struct OpenOptions {
     pub cache: Option<PathBuf>,
     /// How weight files come into memory.
     pub access: FileAccess,
+    /// The threads of its work; those of the process, if not given.
+    pub threads: Option<Threads>,
 }
 
 /// A model, ready to run. Copies share its weights.
@@ -33,6 +36,7 @@ pub struct OpenOptions {
 pub struct Model {
     inner: Arc<dyn AnyModel>,
     load_time: Duration,
+    threads: Option<Threads>,
 }
 
 impl Model {
@@ -49,10 +53,15 @@ impl Model {
         let mut files = files.clone();
         files.access = options.access;
         let adapter = options.adapter.as_deref();
-        let inner = families::open(&files, device, options.precision, adapter)?;
+        let open = || families::open(&files, device, options.precision, adapter);
+        let inner = match &options.threads {
+            Some(threads) => threads.run(open),
+            None => open(),
+        };
         Ok(Model {
-            inner: inner.into(),
+            inner: inner?.into(),
             load_time: started.elapsed(),
+            threads: options.threads.clone(),
         })
     }
 
@@ -60,9 +69,20 @@ impl Model {
     ///
     /// # Errors
     /// What is wrong with the request, what the model can't do, and [`Error::Stopped`] where `observer` stops it.
-    pub fn run<R: Request>(&self, request: &R, observer: &mut dyn Observer) -> Result<R::Outcome> {
+    pub fn run<R>(&self, request: &R, observer: &mut dyn Observer) -> Result<R::Outcome>
+    where
+        R: Request<Outcome: Send> + Sync,
+    {
         request.validate()?;
-        request.run(self, observer)
+        match &self.threads {
+            Some(threads) => threads.run(|| request.run(self, observer)),
+            None => request.run(self, observer),
+        }
+    }
+
+    /// The threads of its work, if it has its own.
+    pub fn threads(&self) -> Option<&Threads> {
+        self.threads.as_ref()
     }
 
     /// The model's name.
@@ -232,6 +252,7 @@ impl From<Box<dyn AnyModel>> for Model {
         Model {
             inner: model.into(),
             load_time: Duration::ZERO,
+            threads: None,
         }
     }
 }

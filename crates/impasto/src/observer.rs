@@ -31,7 +31,7 @@ pub enum Event<'a> {
 }
 
 /// Receives events and may stop the work, which then ends with [`crate::Error::Stopped`].
-pub trait Observer {
+pub trait Observer: Send {
     /// Called for each event.
     fn event(&mut self, event: &Event<'_>) -> ControlFlow<()>;
 
@@ -41,7 +41,7 @@ pub trait Observer {
     }
 }
 
-impl<F: FnMut(&Event<'_>) -> ControlFlow<()>> Observer for F {
+impl<F: FnMut(&Event<'_>) -> ControlFlow<()> + Send> Observer for F {
     fn event(&mut self, event: &Event<'_>) -> ControlFlow<()> {
         self(event)
     }

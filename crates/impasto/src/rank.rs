@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::checkpoint::dalle_pytorch_clip::{DallePytorchClipModel, is_dalle_pytorch_clip};
 use crate::checkpoint::{ClipModel, ModelSource};
+use crate::error::Reason;
 use crate::image::Image;
 use crate::models::clip::unit;
 use crate::observer::Observer;
@@ -183,7 +184,7 @@ pub fn rows(x: Tensor<2>) -> Result<Vec<Vec<f32>>> {
 pub fn numbers(x: Tensor<2>) -> Result<Vec<f32>> {
     x.into_data()
         .try_to_vec()
-        .map_err(|e| Error::invalid("scores", format!("{e:?}")))
+        .map_err(|e| Error::invalid("scores", Reason::of(e)))
 }
 
 /// How near pictures and captions are.

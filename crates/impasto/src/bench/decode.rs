@@ -24,7 +24,7 @@ impl Bench<'_> {
         &mut self,
         (model, precision, batch): Subject<'_>,
         bytes: f64,
-        work: impl FnOnce(&mut dyn FnMut() -> ControlFlow<()>) -> Result<()>,
+        work: impl FnOnce(&mut (dyn FnMut() -> ControlFlow<()> + Send)) -> Result<()>,
     ) -> Result<()> {
         let (before, tokens) = (self.readings.len(), self.options.tokens);
         let read = (bytes as usize).clamp(LEAST_READ / 8, MOST_READ);

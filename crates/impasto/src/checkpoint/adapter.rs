@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::weights::{self, Precision};
+use crate::error::Reason;
 use crate::models::parameters::{self, LINEAR, Parameters};
 use crate::nn::{Adapt, Adapter, Init, LoraConfig};
 use crate::sampling::SamplingOptions;
@@ -60,7 +61,7 @@ pub fn save(dir: &Path, config: &AdapterConfig, adapter: &Adapter) -> Result<()>
         .collect();
     weights::write(&dir.join(WEIGHTS), &tensors, Precision::F32)?;
     let json =
-        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
+        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", Reason::of(e)))?;
     files::write_atomic(dir.join(CONFIG), &json)
 }
 
@@ -81,13 +82,13 @@ pub fn config(dir: &Path) -> Result<AdapterConfig> {
     }
     let bytes = files::read(&path)?;
     let config: AdapterConfig = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::bad_file(&path, format!("not an adapter's config: {e}")))?;
+        .map_err(|e| Error::bad_file(&path, Reason::because("not an adapter's config", e)))?;
     let sampling = config.sampling.as_ref();
     let valid = config
         .lora
         .validate()
         .and_then(|()| sampling.map_or(Ok(()), SamplingOptions::validate));
-    valid.map_err(|e| Error::bad_file(&path, e.to_string()))?;
+    valid.map_err(|e| Error::bad_file(&path, Reason::of(e)))?;
     Ok(config)
 }
 
@@ -113,30 +114,27 @@ pub fn attach<M: Adapt>(
     let tensors = weights::parse(&path, &bytes)?;
     let adapter = Adapter::new(&config.lora, &model.linears(), &mut Init::empty(device))
         .and_then(|adapter| fill(adapter, tensors))
-        .map_err(|e| Error::bad_file(&path, e.to_string()))?;
+        .map_err(|e| Error::bad_file(&path, Reason::of(e)))?;
     adapter.attach(model.linears(), None);
     Ok(config)
 }
 
 /// The additions by the names that files have for them, all of them and no others, in the place of those of `adapter`.
 pub(crate) fn fill(adapter: Adapter, mut tensors: Parameters) -> Result<Adapter> {
-    let bad = |reason: String| Err(Error::invalid("adapter", reason));
+    let bad = |reason: Reason| Err(Error::invalid("adapter", reason));
     let mut renamed = Parameters::new();
     for (stored, walked) in adapter.walked_names() {
         match tensors.remove(&stored) {
             Some(tensor) => renamed.insert(walked, tensor),
-            None => return bad(format!("tensor {stored} is missing")),
+            None => return bad(format!("tensor {stored} is missing").into()),
         };
     }
     if let Some(name) = tensors.keys().next() {
-        return bad(format!("unexpected tensor {name}"));
+        return bad(format!("unexpected tensor {name}").into());
     }
     let (adapter, report) = parameters::load(adapter, renamed);
     if !report.is_complete() {
-        return bad(format!(
-            "does not fit its config.json: {}",
-            report.summary()
-        ));
+        return bad(format!("does not fit its config.json: {}", report.summary()).into());
     }
     Ok(adapter)
 }

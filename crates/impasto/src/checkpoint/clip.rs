@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{ModelSource, config_file, weights};
+use crate::error::Reason;
 use crate::image::Image;
 use crate::import::clip::{self as import, PublishedClip};
 use crate::models::clip::unit;
@@ -163,7 +164,7 @@ impl ClipModel {
         })?;
         source.check_room(config.clip.parameters(), &[CLIP])?;
         let text = CaptionTokenizer::from_json(&source.read(TOKENIZER)?, config.text_tokenizer)
-            .map_err(|e| Error::bad_file(source.path(TOKENIZER), e.to_string()))?;
+            .map_err(|e| Error::bad_file(source.path(TOKENIZER), Reason::of(e)))?;
         // Published embeddings may have rows behind the last id that no text becomes.
         if text.vocab_size() > config.clip.text_vocab_size {
             return Err(Error::bad_file(

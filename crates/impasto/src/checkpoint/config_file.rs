@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{ModelSource, stored};
+use crate::error::Reason;
 use crate::files::FileAccess;
 use crate::import::foreign::{Wanted, explain};
 use crate::models::ImageTokenizerConfig;
@@ -39,7 +40,7 @@ impl ModelSource {
         what: &str,
         validate: impl FnOnce(&C) -> Result<()>,
     ) -> Result<C> {
-        let bad = |reason: String| Error::bad_file(self.path(CONFIG), reason);
+        let bad = |reason: Reason| Error::bad_file(self.path(CONFIG), reason);
         let wanted = match what.contains("CLIP") {
             true => Wanted::Clip,
             false => Wanted::Model,
@@ -53,8 +54,8 @@ impl ModelSource {
         };
         let bytes = self.read(CONFIG).map_err(explained)?;
         let config: C = serde_json::from_slice(&bytes)
-            .map_err(|e| explained(bad(format!("not {what}: {e}"))))?;
-        validate(&config).map_err(|e| bad(e.to_string()))?;
+            .map_err(|e| explained(bad(format!("not {what}: {e}").into())))?;
+        validate(&config).map_err(|e| bad(Reason::of(e)))?;
         Ok(config)
     }
 
@@ -86,7 +87,7 @@ pub(crate) fn check_numbers(config: &Path, numbers: u64, bytes: u64) -> Result<(
 /// Writes `config.json` into `dir`, whole or not at all.
 pub(crate) fn save<C: Serialize>(dir: &Path, config: &C) -> Result<()> {
     let json =
-        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
+        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", Reason::of(e)))?;
     files::write_atomic(dir.join(CONFIG), &json)?;
     files::sync_folder(dir);
     Ok(())

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::weights::{LARGE, floats, not_finite};
+use crate::error::Reason;
 use crate::models::parameters::{self, ParameterSlot, Value};
 use crate::nn::ops::packed::{self, Memory, WeightFormat};
 use crate::{Error, Result, files};
@@ -102,7 +103,7 @@ fn value<'a>(
     place: &ParameterSlot<'_>,
     memory: &impl Fn(&'a [u8]) -> Memory<'a>,
     (file, formats): (&Path, Formats),
-) -> Result<Value, String> {
+) -> Result<Value, Reason> {
     let (name, bytes) = (place.name, view.data());
     if let (WeightFormat::Int8 | WeightFormat::Int4, true, &[inputs, outputs]) =
         (formats.stored, place.is_linear, place.shape)
@@ -112,19 +113,20 @@ fn value<'a>(
             return Err(format!(
                 "tensor {name} has dtype {:?}, expected U8: config.json says that weights are in {format}",
                 view.dtype()
-            ));
+            ).into());
         }
         if Some(bytes.len()) != format.bytes(shape) {
             return Err(format!(
                 "tensor {name} has {} bytes, expected {} for {inputs}x{outputs} weights in {format}",
                 bytes.len(),
                 format.bytes(shape).unwrap_or_default()
-            ));
+            ).into());
         }
         if !packed::is_sound(bytes, shape, format) {
             return Err(format!(
                 "tensor {name} has a scale that is not finite: the file is damaged"
-            ));
+            )
+            .into());
         }
         if formats.held == format && packed::can_hold(place.device) {
             return Ok(Value::Packed(packed::weight(memory(bytes), shape, format)));
@@ -139,7 +141,7 @@ fn value<'a>(
     if let Some(value) = in_place(view, place, memory, formats) {
         return match not_finite_in_place(view) {
             None => Ok(value),
-            Some(reason) => Err(format!("tensor {name} holds {reason}")),
+            Some(reason) => Err(format!("tensor {name} holds {reason}").into()),
         };
     }
     let values = floats(view.dtype(), bytes).ok_or_else(|| {
@@ -156,7 +158,7 @@ fn value<'a>(
             }
             Ok(value)
         }
-        Some(reason) => Err(reason),
+        Some(reason) => Err(reason.into()),
     }
 }
 

@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors};
 
+use crate::error::Reason;
 use crate::{Error, Result};
 
 /// How a file stores a number.
@@ -71,13 +72,14 @@ impl<'a> StoredTensor<'a> {
         shape: Vec<usize>,
         strides: Vec<usize>,
         bytes: &'a [u8],
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Reason> {
         if shape.len() != strides.len() || shape.len() > 8 {
             return Err(format!(
                 "has {} dimensions and {} strides, expected as many, 8 at most",
                 shape.len(),
                 strides.len()
-            ));
+            )
+            .into());
         }
         let out = || {
             format!(
@@ -104,7 +106,7 @@ impl<'a> StoredTensor<'a> {
         };
         // A view may show an element many times; more than the whole file is none that anyone saves.
         if needed > bytes.len() || count.saturating_mul(element.bytes()) > bytes.len() {
-            return Err(out());
+            return Err(out().into());
         }
         Ok(StoredTensor {
             element,
@@ -115,12 +117,12 @@ impl<'a> StoredTensor<'a> {
     }
 
     /// `count` of its rows from `start` on.
-    pub fn rows(&self, start: usize, count: usize) -> Result<Self, String> {
+    pub fn rows(&self, start: usize, count: usize) -> Result<Self, Reason> {
         let (Some(&rows), Some(&stride)) = (self.shape.first(), self.strides.first()) else {
             return Err("is a single number, expected rows".into());
         };
         if start.checked_add(count).is_none_or(|end| end > rows) {
-            return Err(format!("has {rows} rows, expected more than {start}"));
+            return Err(format!("has {rows} rows, expected more than {start}").into());
         }
         let first = start
             .saturating_mul(stride)
@@ -270,12 +272,13 @@ const OFFSETS: &[u8] = b"\"data_offsets\"";
 
 /// The tensors of a safetensors file by name; `name` is used in errors.
 pub fn safetensors<'a>(name: &Path, bytes: &'a [u8]) -> Result<Vec<(String, StoredTensor<'a>)>> {
-    let bad = |reason: String| Error::bad_file(name, reason);
+    let bad = |reason: Reason| Error::bad_file(name, reason);
     check_header(name, bytes)?;
     let file = SafeTensors::deserialize(bytes).map_err(|e| {
-        bad(format!(
-            "not a whole safetensors file ({e}); expected a header and all its tensors"
-        ))
+        bad(
+            format!("not a whole safetensors file ({e}); expected a header and all its tensors")
+                .into(),
+        )
     })?;
     let mut tensors = Vec::new();
     for (tensor, view) in file.iter() {
@@ -293,7 +296,8 @@ pub fn safetensors<'a>(name: &Path, bytes: &'a [u8]) -> Result<Vec<(String, Stor
             other => {
                 return Err(bad(format!(
                     "tensor {tensor} has dtype {other:?}, which is not read"
-                )));
+                )
+                .into()));
             }
         };
         let shape = view.shape().to_vec();
@@ -302,7 +306,7 @@ pub fn safetensors<'a>(name: &Path, bytes: &'a [u8]) -> Result<Vec<(String, Stor
             strides[axis - 1] = strides[axis].saturating_mul(shape[axis]);
         }
         let stored = StoredTensor::new(element, shape, strides, view.data())
-            .map_err(|reason| bad(format!("tensor {tensor} {reason}")))?;
+            .map_err(|reason| bad(format!("tensor {tensor} {reason}").into()))?;
         tensors.push((tensor.to_owned(), stored));
     }
     tensors.sort_by(|(a, _), (b, _)| a.cmp(b));

@@ -13,6 +13,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 
 pub use super::loading::{Formats, held, load, load_into};
 pub use super::saving::write as write_held;
+use crate::error::Reason;
 use crate::models::parameters::{self, Parameters};
 use crate::nn::ops::packed::WeightFormat;
 use crate::{Error, Result, files};
@@ -66,12 +67,12 @@ pub fn serialize(
     precision: Precision,
     metadata: Option<HashMap<String, String>>,
 ) -> Result<Vec<u8>> {
-    let bad = |e: String| Error::invalid("weights", e);
+    let bad = |e: Reason| Error::invalid("weights", e);
     let mut buffers = Vec::with_capacity(parameters.len());
     for (name, data) in parameters {
         let values = data
             .as_slice::<f32>()
-            .map_err(|e| bad(format!("{name}: {e:?}")))?;
+            .map_err(|e| bad(format!("{name}: {e:?}").into()))?;
         let (dtype, bytes) = match precision {
             Precision::F32 => (Dtype::F32, bytemuck::cast_slice(values).to_vec()),
             Precision::F16 => (
@@ -88,10 +89,10 @@ pub fn serialize(
     let mut views = Vec::with_capacity(buffers.len());
     for (name, dtype, shape, bytes) in &buffers {
         let view = TensorView::new(*dtype, shape.clone(), bytes)
-            .map_err(|e| bad(format!("{name}: {e}")))?;
+            .map_err(|e| bad(Reason::because(name, e)))?;
         views.push((name.clone(), view));
     }
-    safetensors::serialize(views, metadata).map_err(|e| bad(e.to_string()))
+    safetensors::serialize(views, metadata).map_err(|e| bad(Reason::of(e)))
 }
 
 /// Writes `parameters` to `path`, whole or not at all.
@@ -304,7 +305,7 @@ pub fn write_lazily(path: &Path, source: &Path, tensors: Vec<LazyTensor<'_>>) ->
 pub(super) fn cannot_be_written(path: &Path, error: SafeTensorError) -> Error {
     match error {
         SafeTensorError::IoError(source) => Error::io("write", path)(source),
-        error => Error::bad_file(path, format!("can't be written: {error}")),
+        error => Error::bad_file(path, Reason::because("can't be written", error)),
     }
 }
 

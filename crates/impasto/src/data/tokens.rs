@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::error::Reason;
 use crate::{Error, Result, files};
 
 const MAGIC: &[u8; 8] = b"IMPASTOT";
@@ -53,13 +54,14 @@ impl TokenCache {
 
     /// Adds a picture.
     pub fn push(&mut self, image_ids: &[u32], captions: Vec<String>) -> Result<()> {
-        let bad = |reason: String| Error::invalid("image ids", reason);
+        let bad = |reason: Reason| Error::invalid("image ids", reason);
         if image_ids.len() != self.ids_per_picture {
             let expected = self.ids_per_picture;
             return Err(bad(format!(
                 "expected {expected} a picture, got {}",
                 image_ids.len()
-            )));
+            )
+            .into()));
         }
         if captions.is_empty() {
             return Err(Error::invalid(
@@ -68,7 +70,9 @@ impl TokenCache {
             ));
         }
         if let Some(id) = image_ids.iter().find(|&&id| id > u32::from(u16::MAX)) {
-            return Err(bad(format!("expected ids up to {}, got {id}", u16::MAX)));
+            return Err(bad(
+                format!("expected ids up to {}, got {id}", u16::MAX).into()
+            ));
         }
         self.image_ids.extend(image_ids.iter().map(|&id| id as u16));
         self.captions.push(captions);
@@ -98,7 +102,7 @@ impl TokenCache {
 
     /// Writes the file whole or not at all. `fingerprint` stands for the tokenizer and the data.
     pub fn write(&self, path: &Path, fingerprint: &str) -> Result<()> {
-        let json = |e: serde_json::Error| Error::invalid("token cache", e.to_string());
+        let json = |e: serde_json::Error| Error::invalid("token cache", Reason::of(e));
         let captions = serde_json::to_vec(&self.captions).map_err(json)?;
         let mut payload: Vec<u8> = self
             .image_ids
@@ -125,21 +129,21 @@ impl TokenCache {
     /// Reads a file that [`TokenCache::write`] made with the same fingerprint.
     pub fn open(path: &Path, fingerprint: &str) -> Result<Self> {
         let bytes = files::read(path)?;
-        let bad = |reason: String| Error::bad_file(path, reason);
+        let bad = |reason: Reason| Error::bad_file(path, reason);
         let (header, payload) = split_header(&bytes)
             .ok_or_else(|| bad("not a token cache, or not a whole one".into()))?;
         let header: Header = serde_json::from_slice(header)
-            .map_err(|e| bad(format!("not a token cache: its header: {e}")))?;
+            .map_err(|e| bad(Reason::because("not a token cache: its header", e)))?;
         if header.version != VERSION {
             let reason = format!("is of version {}, expected {VERSION}", header.version);
-            return Err(bad(reason));
+            return Err(bad(reason.into()));
         }
         if header.fingerprint != fingerprint {
             return Err(bad(format!(
                 "was made by another image tokenizer or from other data: its fingerprint is {}, expected \
                  {fingerprint}",
                 header.fingerprint
-            )));
+            ).into()));
         }
         let id_bytes = header
             .pictures
@@ -157,7 +161,7 @@ impl TokenCache {
         // Fits: it is no more than the length of a slice.
         let (ids, captions) = payload.split_at(payload.len() - header.caption_bytes as usize);
         let captions: Vec<Vec<String>> = serde_json::from_slice(captions)
-            .map_err(|e| bad(format!("its captions can't be read: {e}")))?;
+            .map_err(|e| bad(Reason::because("its captions can't be read", e)))?;
         if captions.len() as u64 != header.pictures || captions.iter().any(Vec::is_empty) {
             return Err(bad(
                 "its captions are not one or more for each picture".into()

@@ -243,7 +243,7 @@ struct Window<'a> {
 }
 
 /// Receives the number of ids done and the ids so far of each try; may stop the work.
-type Progress<'a> = dyn FnMut(usize, &[&[Option<u32>]]) -> ControlFlow<()> + 'a;
+type Progress<'a> = dyn FnMut(usize, &[&[Option<u32>]]) -> ControlFlow<()> + Send + 'a;
 
 /// A window drawn.
 struct DrawnWindow {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
+use crate::error::Reason;
 use crate::{Error, Result};
 
 /// The logits of some rows of a pass.
@@ -55,5 +56,5 @@ pub(super) fn to_host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
         .into_data()
         .convert::<f32>()
         .try_into_vec()
-        .map_err(|e| Error::invalid("logits", format!("{e:?}")))
+        .map_err(|e| Error::invalid("logits", Reason::of(e)))
 }

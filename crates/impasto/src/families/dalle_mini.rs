@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Family, FamilyConfig, FamilyLoss, ModelFiles, NetSizes, PublishedForm, Transformer};
+use crate::error::Reason;
 use crate::import::dalle_mini as published;
 use crate::models::dalle_bart::CaptionRows;
 use crate::models::{DalleBart, DalleBartConfig};
@@ -47,7 +48,7 @@ impl DalleMiniText {
         let words = match files::read(&path) {
             Ok(bytes) => Some(
                 WordFrequencies::parse(&bytes)
-                    .map_err(|e| Error::bad_file(&path, e.to_string()))?,
+                    .map_err(|e| Error::bad_file(&path, Reason::of(e)))?,
             ),
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
@@ -128,7 +129,7 @@ impl Family for DalleMini {
         let source = &files.source;
         let tokenizer = BartTokenizer::from_bytes(&source.read(TOKENIZER)?)
             .and_then(|text| text.check(config.sizes.text_vocab_size).map(|()| text))
-            .map_err(|e| Error::bad_file(source.path(TOKENIZER), e.to_string()))?;
+            .map_err(|e| Error::bad_file(source.path(TOKENIZER), Reason::of(e)))?;
         DalleMiniText::new(tokenizer, config.options.normalize_text, files.folder())
     }
 

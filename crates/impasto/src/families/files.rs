@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use super::{Family, FamilyVisitor, NAMES, Native, PublishedFiles, published_as, visit};
 use crate::checkpoint::ModelSource;
 use crate::checkpoint::config_file::{CONFIG, architecture};
+use crate::error::Reason;
 use crate::files::FileAccess;
 use crate::import::foreign::{Wanted, explain};
 use crate::import::{image_tokenizer, name_of};
@@ -133,11 +134,11 @@ impl ModelFiles {
         what: &str,
         validate: impl FnOnce(&C) -> Result<()>,
     ) -> Result<C> {
-        let bad = |reason: String| Error::bad_file(self.source.path(CONFIG), reason);
+        let bad = |reason: Reason| Error::bad_file(self.source.path(CONFIG), reason);
         let bytes = self.config.as_deref().unwrap_or_default();
         let config: C = serde_json::from_slice(bytes)
-            .map_err(|e| explained(&self.source, bad(format!("not {what}: {e}"))))?;
-        validate(&config).map_err(|e| bad(e.to_string()))?;
+            .map_err(|e| explained(&self.source, bad(format!("not {what}: {e}").into())))?;
+        validate(&config).map_err(|e| bad(Reason::of(e)))?;
         Ok(config)
     }
 

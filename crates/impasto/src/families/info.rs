@@ -11,6 +11,7 @@ use super::checkpoint::{config_path, weight_bytes};
 use super::files::ModelKind;
 use super::{Family, FamilyConfig, FamilyVisitor, ModelFiles, NetSizes, visit};
 use crate::checkpoint::{IMAGE_TOKENIZER, ModelSource, WeightFormat, image_tokenizer};
+use crate::error::Reason;
 use crate::files::FileAccess;
 use crate::memory::{self, Drawing};
 use crate::models::ImageTokenizerConfig;
@@ -144,7 +145,7 @@ fn of_family<F: Family>(files: &ModelFiles) -> Result<ModelInfo> {
 /// A config as `config.json` has it.
 pub(crate) fn json<C: Serialize>(config: &C) -> Result<Value> {
     let text = serde_json::to_vec(config).and_then(|text| serde_json::from_slice(&text));
-    text.map_err(|e| Error::invalid("config", e.to_string()))
+    text.map_err(|e| Error::invalid("config", Reason::of(e)))
 }
 
 /// What a model's files hold, in the formats that they have it in.

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::canvas::Conditioning;
 use crate::engine::{AutoregressiveModel, Prompted, SampledText};
+use crate::error::Reason;
 use crate::models::{Dalle, DalleConfig};
 use crate::nn::Init;
 use crate::sampling::SamplingOptions;
@@ -106,14 +107,15 @@ impl Family for Native {
 
     fn load_text(files: &ModelFiles, config: &NativeConfig) -> Result<TextTokenizer> {
         let source = &files.source;
-        let bad = |reason: String| Error::bad_file(source.path(TOKENIZER), reason);
+        let bad = |reason: Reason| Error::bad_file(source.path(TOKENIZER), reason);
         let text = TextTokenizer::from_bytes(&source.read(TOKENIZER)?)
-            .map_err(|error| bad(error.to_string()))?;
+            .map_err(|error| bad(Reason::of(error)))?;
         let (found, expected) = (text.vocab_size(), config.sizes.text_vocab_size);
         if found != expected {
             return Err(bad(format!(
                 "has {found} ids, config.json expects {expected}"
-            )));
+            )
+            .into()));
         }
         Ok(text)
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Reason;
 use crate::files::{folder_of, write_atomic};
 use crate::{Error, Result, files};
 
@@ -78,8 +79,9 @@ impl Repository {
         };
         let path = self.record(&commit);
         if let Ok(text) = files::read_to_string(&path) {
-            let record: Record = serde_json::from_str(&text)
-                .map_err(|error| Error::bad_file(&path, format!("no record of a pull: {error}")))?;
+            let record: Record = serde_json::from_str(&text).map_err(|error| {
+                Error::bad_file(&path, Reason::because("no record of a pull", error))
+            })?;
             let whole = record
                 .files
                 .iter()
@@ -140,7 +142,7 @@ impl Repository {
         };
         let path = self.record(&record.commit);
         let text = serde_json::to_vec_pretty(record)
-            .map_err(|error| Error::bad_file(&path, error.to_string()))?;
+            .map_err(|error| Error::bad_file(&path, Reason::of(error)))?;
         write(path, &text)?;
         if revision != record.commit || revision == super::registry::NO_COMMITS {
             write(self.reference(revision), record.commit.as_bytes())?;

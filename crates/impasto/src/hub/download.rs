@@ -10,6 +10,7 @@ use sha2::Sha256;
 use ureq::Agent;
 
 use super::listing::{Checksum, unreachable};
+use crate::error::Reason;
 use crate::files::folder_of;
 use crate::{Error, Result, files};
 
@@ -44,7 +45,7 @@ pub(super) struct Download<'a> {
 /// How an attempt ended that did not finish the file.
 enum Cut {
     /// Worth another attempt: the line, or the server's mood.
-    Transient(String),
+    Transient(Reason),
     /// Not worth one.
     Final(Error),
 }
@@ -129,7 +130,7 @@ impl Download<'_> {
                             what: self.name.to_owned(),
                             reason: format!(
                                 "{reason}, {idle} times in a row; what has come is kept, pull again to go on"
-                            ),
+                            ).into(),
                         });
                     }
                     std::thread::sleep(Duration::from_millis(100 << (2 * idle)));
@@ -172,7 +173,7 @@ impl Download<'_> {
         }
         let mut answer = request
             .call()
-            .map_err(|error| Cut::Transient(error.to_string()))?;
+            .map_err(|error| Cut::Transient(Reason::of(error)))?;
         let header = |name: &str| {
             let value = answer.headers().get(name)?;
             value.to_str().ok().map(str::to_owned)
@@ -190,9 +191,9 @@ impl Download<'_> {
                 if start != here {
                     // Another part than the one asked for: from the start, then.
                     file.set_len(0).map_err(write)?;
-                    return Err(Cut::Transient(format!(
-                        "the server sent from byte {start}, asked for {here}"
-                    )));
+                    return Err(Cut::Transient(
+                        format!("the server sent from byte {start}, asked for {here}").into(),
+                    ));
                 }
                 total
             }
@@ -204,10 +205,12 @@ impl Download<'_> {
             }
             416 => {
                 file.set_len(0).map_err(write)?;
-                return Err(Cut::Transient("the server has no such range".to_owned()));
+                return Err(Cut::Transient("the server has no such range".into()));
             }
             status @ (408 | 429 | 500..=599) => {
-                return Err(Cut::Transient(format!("the server answers {status}")));
+                return Err(Cut::Transient(
+                    format!("the server answers {status}").into(),
+                ));
             }
             status => {
                 return Err(Cut::Final(unreachable(
@@ -231,7 +234,7 @@ impl Download<'_> {
             let count = match reader.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => count,
-                Err(error) => return Err(Cut::Transient(error.to_string())),
+                Err(error) => return Err(Cut::Transient(Reason::of(error))),
             };
             here += count as u64;
             let most = total.unwrap_or(MOST_BYTES);
@@ -247,7 +250,7 @@ impl Download<'_> {
             report(here, total);
         }
         if total.is_some_and(|total| here < total) {
-            return Err(Cut::Transient("the connection was cut".to_owned()));
+            return Err(Cut::Transient("the connection was cut".into()));
         }
         file.sync_all().map_err(write)?;
         Ok(here)

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use ureq::Agent;
 
 use super::Hub;
+use crate::error::Reason;
 use crate::{Error, Result};
 
 /// A listing is small; a server that sends more than this does not speak our protocol.
@@ -52,7 +53,7 @@ pub(super) enum Failure {
     /// The hub said no: asking the cache instead would hide it.
     Refused(Error),
     /// Nobody answered.
-    NoAnswer(String),
+    NoAnswer(Reason),
 }
 
 #[derive(Deserialize)]
@@ -102,9 +103,9 @@ pub(super) fn read(
     }
     let mut answer = request
         .call()
-        .map_err(|error| Failure::NoAnswer(error.to_string()))?;
+        .map_err(|error| Failure::NoAnswer(Reason::of(error)))?;
     let status = answer.status().as_u16();
-    let refused = |reason: String| Failure::Refused(unreachable(repo, reason));
+    let refused = |reason: Reason| Failure::Refused(unreachable(repo, reason));
     match status {
         200 => {}
         401 | 403 | 404 => {
@@ -113,12 +114,11 @@ pub(super) fn read(
             } else {
                 "there is no such model or revision, or it wants a token (HF_TOKEN) and its licence accepted"
             };
-            return Err(refused(format!(
-                "{} answers {status}: {advice}",
-                hub.endpoint
-            )));
+            return Err(refused(
+                format!("{} answers {status}: {advice}", hub.endpoint).into(),
+            ));
         }
-        _ => return Err(Failure::NoAnswer(format!("status {status}"))),
+        _ => return Err(Failure::NoAnswer(format!("status {status}").into())),
     }
     let mut text = String::new();
     answer
@@ -126,23 +126,23 @@ pub(super) fn read(
         .as_reader()
         .take(LONGEST_LISTING)
         .read_to_string(&mut text)
-        .map_err(|error| Failure::NoAnswer(error.to_string()))?;
-    parse(&text).map_err(|reason| refused(format!("{}: {reason}", hub.endpoint)))
+        .map_err(|error| Failure::NoAnswer(Reason::of(error)))?;
+    parse(&text).map_err(|reason| refused(Reason::because(&hub.endpoint, reason)))
 }
 
 /// An [`Error::Unreachable`].
-pub(super) fn unreachable(what: &str, reason: impl Into<String>) -> Error {
+pub(super) fn unreachable(what: &str, reason: impl Into<Reason>) -> Error {
     Error::Unreachable {
         what: what.to_owned(),
         reason: reason.into(),
     }
 }
 
-fn parse(text: &str) -> Result<Listing, String> {
+fn parse(text: &str) -> Result<Listing, Reason> {
     let answer: Answer = serde_json::from_str(text)
-        .map_err(|error| format!("the answer is no listing of a model: {error}"))?;
+        .map_err(|error| Reason::because("the answer is no listing of a model", error))?;
     if !is_hash(&answer.sha, 40) {
-        return Err(format!("the listing's commit is {:?}", answer.sha));
+        return Err(format!("the listing's commit is {:?}", answer.sha).into());
     }
     let mut files = Vec::new();
     for sibling in answer.siblings {
@@ -152,7 +152,7 @@ fn parse(text: &str) -> Result<Listing, String> {
             .components()
             .all(|part| matches!(part, Component::Normal(_)));
         if name.is_empty() || !inside || name.contains(['\\', ':', '?', '#', '%', '\0']) {
-            return Err(format!("the listing names a file {name:?}"));
+            return Err(format!("the listing names a file {name:?}").into());
         }
         let (size, checksum) = match (sibling.lfs, sibling.blob) {
             (Some(lfs), _) => (
@@ -167,7 +167,7 @@ fn parse(text: &str) -> Result<Listing, String> {
         };
         let checksum = match checksum {
             Some((sum, length, _)) if !is_hash(&sum, length) => {
-                return Err(format!("{name}: the listing's checksum is {sum:?}"));
+                return Err(format!("{name}: the listing's checksum is {sum:?}").into());
             }
             Some((sum, _, kind)) => Some(kind(sum)),
             None => None,

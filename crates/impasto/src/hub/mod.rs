@@ -353,7 +353,7 @@ pub(crate) fn edit_distance(a: &str, b: &str) -> usize {
 fn not_here(name: &str, reason: &str) -> Error {
     Error::Unreachable {
         what: name.to_owned(),
-        reason: format!("{reason}, and the cache has not got it whole"),
+        reason: format!("{reason}, and the cache has not got it whole").into(),
     }
 }
 

@@ -13,6 +13,7 @@ use fast_image_resize as fir;
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageFormat, ImageReader, Limits};
 
+use crate::error::Reason;
 use crate::{Error, Result, files};
 
 /// What a pixel of [`Samples`] consists of.
@@ -213,23 +214,24 @@ impl Image {
         if (width, height) == (self.width, self.height) {
             return Ok(self.clone());
         }
-        let bad = |reason: String| Error::invalid("picture", reason);
+        let bad = |reason: Reason| Error::invalid("picture", reason);
         let kind = fir::PixelType::U8x3;
         if width == 0 || height == 0 || self.rgb.is_empty() {
             let (from_width, from_height) = (self.width, self.height);
             return Err(bad(format!(
                 "{from_width}x{from_height} can't be scaled to {width}x{height}"
-            )));
+            )
+            .into()));
         }
         let from =
             fir::images::ImageRef::new(self.width as u32, self.height as u32, &self.rgb, kind)
-                .map_err(|e| bad(e.to_string()))?;
+                .map_err(|e| bad(Reason::of(e)))?;
         let mut to = fir::images::Image::new(width as u32, height as u32, kind);
         let options = fir::ResizeOptions::new()
             .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Lanczos3));
         fir::Resizer::new()
             .resize(&from, &mut to, &options)
-            .map_err(|e| bad(e.to_string()))?;
+            .map_err(|e| bad(Reason::of(e)))?;
         Ok(Image {
             width,
             height,
@@ -318,10 +320,10 @@ impl Image {
 
 /// A picture file as it is, upright, with its colour profile; see [`Image::decode`] for what is refused.
 fn decode_image(bytes: &[u8], name: &Path) -> Result<(DynamicImage, Option<Vec<u8>>)> {
-    let bad = |reason: String| Error::bad_file(name, reason);
+    let bad = |reason: Reason| Error::bad_file(name, reason);
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
-        .map_err(|e| bad(format!("not a picture: {e}")))?;
+        .map_err(|e| bad(Reason::because("not a picture", e)))?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
@@ -332,7 +334,8 @@ fn decode_image(bytes: &[u8], name: &Path) -> Result<(DynamicImage, Option<Vec<u
         let found = foreign(bytes).map_or("not a picture", |found| found);
         return Err(bad(format!(
             "{found}: expected PNG, JPEG or WebP (or GIF, BMP or TIFF)"
-        )));
+        )
+        .into()));
     };
     if format == ImageFormat::WebP {
         webp_chunks_fit(bytes).map_err(bad)?;
@@ -342,25 +345,27 @@ fn decode_image(bytes: &[u8], name: &Path) -> Result<(DynamicImage, Option<Vec<u
             "not a whole picture: the JPEG ends before its last pixel".into(),
         ));
     }
-    let unreadable = |e: image::ImageError| bad(format!("not a whole picture: {e}"));
+    let unreadable = |e: image::ImageError| bad(Reason::because("not a whole picture", e));
     let mut decoder = reader.into_decoder().map_err(unreadable)?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 || u64::from(width) * u64::from(height) > MAX_PIXELS {
         return Err(bad(format!(
             "is {width}x{height} pixels, expected 1 to {MAX_PIXELS} pixels in all"
-        )));
+        )
+        .into()));
     }
     let decoded = decoder.total_bytes();
     if decoded > MAX_DECODED_BYTES {
         return Err(bad(format!(
             "is {width}x{height} pixels that take {decoded} bytes, expected at most {MAX_DECODED_BYTES}"
-        )));
+        ).into()));
     }
     if u64::from(width) * u64::from(height) > most_pixels(format, bytes.len() as u64) {
         return Err(bad(format!(
             "not a whole picture: {width}x{height} pixels are more than {} bytes can hold",
             bytes.len()
-        )));
+        )
+        .into()));
     }
     // A profile that can't be read is as good as none: colours are taken as sRGB.
     let profile = decoder.icc_profile().ok().flatten();
@@ -444,7 +449,7 @@ fn most_bytes(bytes: &[u8]) -> u64 {
 }
 
 /// Says which chunk of a WebP is longer than the file: the decoder would make room for all of it before it read.
-fn webp_chunks_fit(bytes: &[u8]) -> Result<(), String> {
+fn webp_chunks_fit(bytes: &[u8]) -> Result<(), Reason> {
     // `RIFF`, the length of all, `WEBP`.
     let mut rest = bytes.get(12..).unwrap_or_default();
     while let Some((head, behind)) = rest.split_first_chunk::<8>() {
@@ -454,7 +459,8 @@ fn webp_chunks_fit(bytes: &[u8]) -> Result<(), String> {
                 "not a whole picture: its chunk {} has {length} bytes, the file has {} more",
                 head[..4].escape_ascii(),
                 behind.len()
-            ));
+            )
+            .into());
         }
         rest = behind.get(length + length % 2..).unwrap_or_default();
     }

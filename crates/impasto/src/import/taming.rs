@@ -1,5 +1,6 @@
 //! The VQGAN of taming-transformers by the shapes of its tensors, where no config comes with them.
 
+use crate::error::Reason;
 use crate::models::taming_vqgan::{PixelRange, TamingVqganConfig};
 
 /// The sizes that the shapes under the checkpoints' names give; the side of the pictures follows from the number
@@ -8,7 +9,7 @@ pub fn sizes<'a>(
     shape: &dyn Fn(&str) -> Option<&'a [usize]>,
     pixel_range: PixelRange,
     picture_size: impl Fn(usize) -> usize,
-) -> Result<TamingVqganConfig, String> {
+) -> Result<TamingVqganConfig, Reason> {
     let size = |name: &str, axis: usize| {
         let found = shape(name).and_then(|shape| shape.get(axis).copied());
         found.ok_or_else(|| format!("lacks the tensor {name}"))
@@ -32,9 +33,9 @@ pub fn sizes<'a>(
         false => 32,
     };
     if let Some(width) = widths.iter().find(|&width| width % base_width != 0) {
-        return Err(format!(
-            "has a level of {width} channels, expected multiples of {base_width}"
-        ));
+        return Err(
+            format!("has a level of {width} channels, expected multiples of {base_width}").into(),
+        );
     }
     let picture_size = picture_size(levels);
     let attended = |&i: &usize| has(&format!("decoder.up.{i}.attn.0.norm.weight"));

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::checkpoint::pytorch::{self, Archive};
 use crate::checkpoint::stored::{self, StoredTensor};
+use crate::error::Reason;
 use crate::{Error, Result, files};
 
 /// The tensors of one or several files.
@@ -99,7 +100,7 @@ fn read_list<T>(path: &Path, then: impl FnOnce(Container, Tensors<'_>) -> Result
     }
     let bytes = files::read(path)?;
     let list: List = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::bad_file(path, format!("no list of weight files: {e}")))?;
+        .map_err(|e| Error::bad_file(path, Reason::because("no list of weight files", e)))?;
     let names: BTreeSet<&String> = list.weight_map.values().collect();
     let mut files = Vec::new();
     for name in names {

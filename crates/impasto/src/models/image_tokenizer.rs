@@ -9,6 +9,7 @@ use super::discrete_vae::{DiscreteVae, DiscreteVaeConfig};
 use super::dvae::{Dvae, DvaeConfig};
 use super::taming_vqgan::{TamingVqgan, TamingVqganConfig};
 use super::vqgan::{Vqgan, VqganConfig};
+use crate::error::Reason;
 use crate::image::Image;
 use crate::nn::{Init, ops};
 use crate::{Error, Result};
@@ -156,7 +157,7 @@ impl ImageTokenizer {
             .into_data()
             .convert::<i64>()
             .try_into_vec()
-            .map_err(|e| Error::invalid("image ids", format!("{e:?}")))?;
+            .map_err(|e| Error::invalid("image ids", Reason::of(e)))?;
         Ok(ids
             .chunks(ids.len() / batch)
             .map(|row| row.iter().map(|&id| id as u32).collect())
@@ -220,7 +221,7 @@ impl ImageTokenizer {
                 .into_data()
                 .convert::<f32>()
                 .try_into_vec()
-                .map_err(|e| Error::invalid("evidence", format!("{e:?}")))?;
+                .map_err(|e| Error::invalid("evidence", Reason::of(e)))?;
             evidence.extend(logits.chunks(positions * codes).map(<[f32]>::to_vec));
         }
         Ok(evidence)
@@ -286,7 +287,7 @@ fn values(pixels: Tensor<4>) -> Result<Vec<f32>> {
         .into_data()
         .convert::<f32>()
         .try_into_vec()
-        .map_err(|e| Error::invalid("pixels", format!("{e:?}")))
+        .map_err(|e| Error::invalid("pixels", Reason::of(e)))
 }
 
 /// What a cosine of 1 more between a VQGAN's vector and a code is worth, in nats.

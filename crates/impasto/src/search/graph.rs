@@ -103,7 +103,7 @@ impl Graph {
                 path.display(),
                 bytes.len()
             );
-            return Err(damaged(folder, &reason));
+            return Err(damaged(folder, reason));
         }
         Ok(Graph {
             neighbours: Stored::of(bytes),

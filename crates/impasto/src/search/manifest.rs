@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::NOBODY;
 use super::graph::Head;
+use crate::error::Reason;
 use crate::image::Image;
 use crate::rank::{Ranker, numbers};
 use crate::text::clip::LongCaption;
@@ -172,15 +173,15 @@ impl Manifest {
             }
             error => error,
         })?;
-        let manifest: Manifest =
-            serde_json::from_slice(&bytes).map_err(|e| damaged(folder, &format!("{NAME}: {e}")))?;
+        let manifest: Manifest = serde_json::from_slice(&bytes)
+            .map_err(|e| damaged(folder, Reason::because(NAME, e)))?;
         manifest
             .validate()
-            .map_err(|reason| damaged(folder, &reason))?;
+            .map_err(|reason| damaged(folder, reason))?;
         Ok(manifest)
     }
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self) -> Result<(), Reason> {
         let Clip {
             width,
             words,
@@ -188,13 +189,12 @@ impl Manifest {
             ..
         } = &self.clip;
         if self.format != FORMAT {
-            return Err(format!(
-                "{NAME} has the format {:?}, expected {FORMAT}",
-                self.format
-            ));
+            return Err(
+                format!("{NAME} has the format {:?}, expected {FORMAT}", self.format).into(),
+            );
         }
         if *width == 0 || words.len() != *width || picture.len() != *width {
-            return Err(format!("{NAME} has no known CLIP"));
+            return Err(format!("{NAME} has no known CLIP").into());
         }
         // A writer leaves less behind; a damaged number must not ask for memory.
         if self.rows > 4 * self.pictures.len() + (1 << 16) {
@@ -202,10 +202,11 @@ impl Manifest {
                 "{NAME} has {} rows for {} pictures",
                 self.rows,
                 self.pictures.len()
-            ));
+            )
+            .into());
         }
         if self.graph.is_some_and(|head| head.rows > self.rows) {
-            return Err(format!("{NAME} has a graph of more rows than there are"));
+            return Err(format!("{NAME} has a graph of more rows than there are").into());
         }
         let mut used = vec![false; self.rows];
         for picture in &self.pictures {
@@ -216,7 +217,8 @@ impl Manifest {
                         "{NAME} gives {} the row {}, which is another's or not there",
                         picture.path.display(),
                         picture.row
-                    ));
+                    )
+                    .into());
                 }
             }
         }
@@ -242,7 +244,7 @@ impl Manifest {
 
     /// Writes it: what it names has to be there by now.
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
-        let bytes = serde_json::to_vec(self).map_err(|e| Error::invalid("index", e.to_string()))?;
+        let bytes = serde_json::to_vec(self).map_err(|e| Error::invalid("index", Reason::of(e)))?;
         files::write_atomic(folder.join(NAME), &bytes)?;
         files::sync_folder(folder);
         Ok(())
@@ -250,9 +252,7 @@ impl Manifest {
 }
 
 /// What is said of every kind of damage.
-pub(super) fn damaged(folder: &Path, reason: &str) -> Error {
-    Error::bad_file(
-        folder,
-        format!("the index is damaged ({reason}); remove this folder and build the index again"),
-    )
+pub(super) fn damaged(folder: &Path, reason: impl Into<Reason>) -> Error {
+    let reason = Reason::because("the index is damaged", reason.into());
+    Error::bad_file(folder, reason).with_hint("remove this folder and build the index again".into())
 }

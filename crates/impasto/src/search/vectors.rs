@@ -56,7 +56,7 @@ impl Vectors {
                     bytes.len(),
                     self.width
                 );
-                return Err(damaged(folder, &reason));
+                return Err(damaged(folder, reason));
             }
         };
         self.stored = Stored::of(known);

@@ -175,7 +175,7 @@ impl<'a> Writer<'a> {
             unknown.push(self.key(folder)?);
         }
         for LeftOut { path, reason } in &listing.left_out {
-            let error = Error::bad_file(path, reason);
+            let error = Error::bad_file(path, &reason[..]);
             let _ = observer.event(&Observed::Index(Event::Skipped(path, &error)));
         }
         let wanted: std::collections::HashSet<PathBuf> = wanted.into_iter().collect();

@@ -2,6 +2,7 @@
 
 use burn::tensor::{Int, Tensor};
 
+use crate::error::Reason;
 use crate::sampling::log_prob;
 use crate::{Error, Result};
 
@@ -56,7 +57,7 @@ impl Scores {
 fn floats<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
     let data = tensor.into_data().convert::<f32>();
     data.try_into_vec()
-        .map_err(|e| Error::invalid("result", format!("{e:?}")))
+        .map_err(|e| Error::invalid("result", Reason::of(e)))
 }
 
 impl Values {
@@ -116,7 +117,7 @@ impl Values {
             .into_data()
             .convert::<i64>()
             .try_into_vec()
-            .map_err(|e| Error::invalid("result", format!("{e:?}")))?;
+            .map_err(|e| Error::invalid("result", Reason::of(e)))?;
         self.add_host(name, ints.into_iter().map(|int| int as f32).collect());
         Ok(())
     }
@@ -195,7 +196,7 @@ pub(super) fn compare(reference: &Values, found: &Values) -> Compared {
 }
 
 /// The error and what is to be said about it, or why there is none.
-fn apart(reference: &Numbers, found: &Numbers) -> Result<(f64, Option<String>), String> {
+fn apart(reference: &Numbers, found: &Numbers) -> Result<(f64, Option<String>), Reason> {
     match (reference, found) {
         (
             Numbers::Floats {
@@ -210,7 +211,7 @@ fn apart(reference: &Numbers, found: &Numbers) -> Result<(f64, Option<String>), 
             },
         ) => {
             if shape != found_shape {
-                return Err(format!("shape {found_shape:?}, expected {shape:?}"));
+                return Err(format!("shape {found_shape:?}, expected {shape:?}").into());
             }
             Ok((relative(values, found, *least)?, None))
         }
@@ -225,12 +226,12 @@ fn apart(reference: &Numbers, found: &Numbers) -> Result<(f64, Option<String>), 
             },
             Numbers::Drawn { ids: found, .. },
         ) => drawn(ids, logits, uniforms, found),
-        _ => Err("results of another kind".to_owned()),
+        _ => Err("results of another kind".to_owned().into()),
     }
 }
 
 /// ‖found − reference‖ / max(‖reference‖, least); what is not finite has no error.
-fn relative(reference: &[f32], found: &[f32], least: f64) -> Result<f64, String> {
+fn relative(reference: &[f32], found: &[f32], least: f64) -> Result<f64, Reason> {
     let finite = |name: &str, values: &[f32]| match values.iter().position(|x| !x.is_finite()) {
         None => Ok(()),
         Some(at) => Err(format!("{} at place {at} of {name}", values[at])),
@@ -238,11 +239,7 @@ fn relative(reference: &[f32], found: &[f32], least: f64) -> Result<f64, String>
     finite("the reference", reference)?;
     finite("the result", found)?;
     if reference.len() != found.len() {
-        return Err(format!(
-            "{} numbers, expected {}",
-            found.len(),
-            reference.len()
-        ));
+        return Err(format!("{} numbers, expected {}", found.len(), reference.len()).into());
     }
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
     let pairs = reference.iter().zip(found);
@@ -258,9 +255,9 @@ fn relative(reference: &[f32], found: &[f32], least: f64) -> Result<f64, String>
 
 /// How much better, by the reference's scores, the reference's ids are than those found: the largest share of a
 /// row's spread.
-fn best(ids: &[u32], scores: &Scores, found: &[u32]) -> Result<(f64, Option<String>), String> {
+fn best(ids: &[u32], scores: &Scores, found: &[u32]) -> Result<(f64, Option<String>), Reason> {
     if ids.len() != found.len() {
-        return Err(format!("{} ids, expected {}", found.len(), ids.len()));
+        return Err(format!("{} ids, expected {}", found.len(), ids.len()).into());
     }
     let (mut error, mut differing, mut first) = (0f64, 0, None);
     for (row, (&id, &other)) in ids.iter().zip(found).enumerate() {
@@ -281,10 +278,10 @@ fn best(ids: &[u32], scores: &Scores, found: &[u32]) -> Result<(f64, Option<Stri
 }
 
 /// By which share of the row's spread `id` scores above `other`.
-fn margin(scores: &Scores, row: usize, id: u32, other: u32) -> Result<f64, String> {
+fn margin(scores: &Scores, row: usize, id: u32, other: u32) -> Result<f64, Reason> {
     let row = scores.row(row).ok_or("no scores of this place")?;
     let (Some(&a), Some(&b)) = (row.get(id as usize), row.get(other as usize)) else {
-        return Err(format!("id {other} is not below {}", row.len()));
+        return Err(format!("id {other} is not below {}", row.len()).into());
     };
     let least = row.iter().copied().fold(f32::INFINITY, f32::min);
     let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -296,7 +293,7 @@ fn margin(scores: &Scores, row: usize, id: u32, other: u32) -> Result<f64, Strin
     } else if margin.is_finite() {
         Ok(margin)
     } else {
-        Err("scores that are not finite".to_owned())
+        Err("scores that are not finite".to_owned().into())
     }
 }
 
@@ -306,9 +303,9 @@ fn drawn(
     logits: &Scores,
     uniforms: &[f64],
     found: &[u32],
-) -> Result<(f64, Option<String>), String> {
+) -> Result<(f64, Option<String>), Reason> {
     if ids.len() != found.len() {
-        return Err(format!("{} ids, expected {}", found.len(), ids.len()));
+        return Err(format!("{} ids, expected {}", found.len(), ids.len()).into());
     }
     let mut pairs = ids.iter().zip(found).enumerate();
     let Some((place, (&id, &other))) = pairs.find(|(_, (id, other))| id != other) else {
@@ -316,7 +313,7 @@ fn drawn(
     };
     let row = logits.row(place).ok_or("no logits of this place")?;
     if other as usize >= row.len() {
-        return Err(format!("id {other} is not below {}", row.len()));
+        return Err(format!("id {other} is not below {}", row.len()).into());
     }
     let below = |id: u32| -> f64 { (0..id as usize).map(|id| log_prob(row, id).exp()).sum() };
     let (start, end) = (below(other), below(other + 1));
@@ -326,7 +323,7 @@ fn drawn(
     };
     let by = f64::from(row[id as usize]) - f64::from(row[other as usize]);
     if !error.is_finite() || !by.is_finite() {
-        return Err("logits that are not finite".to_owned());
+        return Err("logits that are not finite".to_owned().into());
     }
     Ok((
         error,

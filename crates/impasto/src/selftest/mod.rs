@@ -10,7 +10,6 @@ mod compare;
 mod drawing;
 mod models;
 mod ops;
-mod panics;
 mod tolerance;
 mod training;
 mod weights;
@@ -23,7 +22,7 @@ use std::time::Instant;
 use burn::tensor::{DType, Device};
 use serde::{Serialize, Serializer};
 
-use crate::{Error, Result};
+use crate::{Error, Result, panics};
 use check::{Check, Room};
 use compare::{Compared, Values};
 
@@ -220,16 +219,8 @@ fn run_checks(
         outcomes: Vec::new(),
     };
     let has_bf16 = device.supports_dtype(DType::BF16);
-    let quiet = panics::Quiet::new();
     for check in &selected {
-        for outcome in judge(
-            check,
-            options,
-            device,
-            has_bf16,
-            &mut report.skipped,
-            &quiet,
-        ) {
+        for outcome in judge(check, options, device, has_bf16, &mut report.skipped) {
             match outcome.passed {
                 true => report.passed += 1,
                 false => report.failed += 1,
@@ -255,7 +246,6 @@ fn judge(
     device: &Device,
     has_bf16: bool,
     skipped: &mut Vec<Skipped>,
-    quiet: &panics::Quiet,
 ) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     let is_asked = |precision| options.precisions.contains(&precision);
@@ -286,10 +276,7 @@ fn judge(
                 &format!("{} {}", check.name, check.shapes),
             )
         };
-        let reference = quiet.catch(
-            || (check.compute)(&mut room(&Device::flex(), true)),
-            || Ok(()),
-        );
+        let reference = computed(|| (check.compute)(&mut room(&Device::flex(), true)));
         if first == Precision::Bf16
             && let Ok(values) = &reference
             && values.first_count() < LEAST_IN_BF16
@@ -297,18 +284,26 @@ fn judge(
             continue;
         }
         let start = Instant::now();
-        let sync = || {
-            device
-                .sync()
-                .map_err(|error| Error::invalid("device", format!("{error:?}")))
-        };
-        let found = quiet.catch(|| (check.compute)(&mut room(device, false)), sync);
+        let found = computed(|| {
+            let values = (check.compute)(&mut room(device, false))?;
+            let synced = device.sync();
+            synced.map_err(|error| Error::invalid("device", format!("{error:?}")))?;
+            Ok(values)
+        });
         let milliseconds = start.elapsed().as_secs_f64() * 1000.0;
         for precision in precisions {
             outcomes.push(outcome(check, precision, &reference, &found, milliseconds));
         }
     }
     outcomes
+}
+
+/// The values, or one line about the error or the panic.
+fn computed(work: impl FnOnce() -> Result<Values>) -> Result<Values, String> {
+    match panics::catch(work) {
+        Ok(result) => result.map_err(|error| panics::one_line(&error.to_string())),
+        Err(caught) => Err(caught.to_string()),
+    }
 }
 
 fn skip(skipped: &mut Vec<Skipped>, reason: &str) {

@@ -8,6 +8,7 @@ use tokenizers::Tokenizer;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
+use crate::error::Reason;
 use crate::{Error, Result, files};
 
 const START: &str = "<s>";
@@ -25,9 +26,13 @@ pub struct BartTokenizer {
 impl BartTokenizer {
     /// From `vocab.json` and `merges.txt`.
     pub fn from_vocabulary(vocabulary: &[u8], merges: &[u8]) -> Result<Self> {
-        let bad = |reason: String| Error::invalid("text tokenizer", reason);
-        let vocabulary: HashMap<String, u32> = serde_json::from_slice(vocabulary)
-            .map_err(|e| bad(format!("vocab.json is no table of tokens and ids: {e}")))?;
+        let bad = |reason: Reason| Error::invalid("text tokenizer", reason);
+        let vocabulary: HashMap<String, u32> = serde_json::from_slice(vocabulary).map_err(|e| {
+            bad(Reason::because(
+                "vocab.json is no table of tokens and ids",
+                e,
+            ))
+        })?;
         let ids: HashSet<u32> = vocabulary.values().copied().collect();
         if ids.len() != vocabulary.len() {
             return Err(bad("vocab.json gives an id to two tokens".into()));
@@ -44,7 +49,8 @@ impl BartTokenizer {
                 _ => Err(bad(format!(
                     "line {} of merges.txt is not two parts with a space between",
                     i + 1
-                ))),
+                )
+                .into())),
             })
             .collect::<Result<Vec<_>>>()?;
         let has_unknown = vocabulary.contains_key(UNKNOWN);
@@ -53,7 +59,7 @@ impl BartTokenizer {
         if has_unknown {
             builder = builder.unk_token(UNKNOWN.to_owned());
         }
-        let model = builder.build().map_err(|e| bad(e.to_string()))?;
+        let model = builder.build().map_err(|e| bad(Reason::of(e)))?;
         let mut tokenizer = Tokenizer::new(model);
         let bytes = ByteLevel::default().add_prefix_space(false);
         tokenizer.with_pre_tokenizer(Some(bytes));
@@ -64,7 +70,7 @@ impl BartTokenizer {
     /// From a `tokenizer.json`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let tokenizer = super::parse_tokenizer(bytes)
-            .map_err(|e| Error::invalid("tokenizer.json", format!("not a tokenizer: {e}")))?;
+            .map_err(|e| Error::invalid("tokenizer.json", Reason::because("not a tokenizer", e)))?;
         BartTokenizer::new(tokenizer)
     }
 
@@ -85,7 +91,7 @@ impl BartTokenizer {
         // Start, end and length are set here.
         tokenizer
             .with_truncation(None)
-            .map_err(|e| Error::invalid("text tokenizer", e.to_string()))?
+            .map_err(|e| Error::invalid("text tokenizer", Reason::of(e)))?
             .with_padding(None);
         Ok(BartTokenizer {
             tokenizer,
@@ -121,7 +127,7 @@ impl BartTokenizer {
         let json = self
             .tokenizer
             .to_string(false)
-            .map_err(|e| Error::invalid("text tokenizer", e.to_string()))?;
+            .map_err(|e| Error::invalid("text tokenizer", Reason::of(e)))?;
         files::write_atomic(dir.join("tokenizer.json"), json.as_bytes())
     }
 
@@ -130,7 +136,7 @@ impl BartTokenizer {
         let encoding = self
             .tokenizer
             .encode(caption, false)
-            .map_err(|e| Error::invalid("caption", e.to_string()))?;
+            .map_err(|e| Error::invalid("caption", Reason::of(e)))?;
         let mut ids = vec![self.start];
         ids.extend(encoding.get_ids());
         if ids.len() + 1 > limit {

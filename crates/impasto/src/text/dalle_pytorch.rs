@@ -14,6 +14,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use super::clip::{Cleaning, ClipTokenizer};
 use super::youtokentome::YouTokenToMe;
+use crate::error::Reason;
 use crate::{Error, Result, files};
 
 /// Files that are looked for, the first one that is there.
@@ -75,7 +76,7 @@ impl DallePytorchTokenizer {
             _ if path.extension().is_some_and(|end| end == MODEL) => Self::from_model(&bytes),
             _ => Self::from_merges(&bytes, text_vocab_size),
         };
-        let mut tokenizer = tokenizer.map_err(|e| Error::bad_file(&path, e.to_string()))?;
+        let mut tokenizer = tokenizer.map_err(|e| Error::bad_file(&path, Reason::of(e)))?;
         if tokenizer.vocab_size() > text_vocab_size {
             return Err(Error::bad_file(
                 folder,
@@ -109,13 +110,13 @@ impl DallePytorchTokenizer {
 
     /// A `tokenizers` file; what it puts around a text is left out, as by the original.
     pub fn from_json(bytes: &[u8]) -> Result<Self> {
-        let bad = |reason: String| Error::invalid("text tokenizer", reason);
-        let mut tokenizer =
-            super::parse_tokenizer(bytes).map_err(|e| bad(format!("not a tokenizer: {e}")))?;
+        let bad = |reason: Reason| Error::invalid("text tokenizer", reason);
+        let mut tokenizer = super::parse_tokenizer(bytes)
+            .map_err(|e| bad(Reason::because("not a tokenizer", e)))?;
         tokenizer.with_post_processor(Some(ByteLevel::default().trim_offsets(true)));
         tokenizer
             .with_truncation(None)
-            .map_err(|e| bad(e.to_string()))?
+            .map_err(|e| bad(Reason::of(e)))?
             .with_padding(None);
         Ok(DallePytorchTokenizer {
             kind: Kind::Whole(Box::new(tokenizer)),
@@ -125,7 +126,7 @@ impl DallePytorchTokenizer {
 
     /// BERT's, from its words and pieces, one a line; the case of letters counts.
     pub fn from_words(list: &[u8]) -> Result<Self> {
-        let bad = |reason: String| Error::invalid("text tokenizer", reason);
+        let bad = |reason: Reason| Error::invalid("text tokenizer", reason);
         let list = std::str::from_utf8(list).map_err(|_| bad("is not UTF-8".into()))?;
         let words = list.lines().map(|line| line.trim_end().to_owned());
         let vocabulary: std::collections::HashMap<String, u32> = words.zip(0..).collect();
@@ -141,7 +142,7 @@ impl DallePytorchTokenizer {
             .continuing_subword_prefix("##".to_owned())
             .max_input_chars_per_word(100)
             .build()
-            .map_err(|e| bad(e.to_string()))?;
+            .map_err(|e| bad(Reason::of(e)))?;
         let mut tokenizer = Tokenizer::new(model);
         tokenizer.with_normalizer(Some(BertNormalizer::new(true, true, None, false)));
         tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
@@ -183,7 +184,7 @@ impl DallePytorchTokenizer {
             Kind::Clip(clip) => Ok(clip.decode(&ids)),
             Kind::Whole(tokenizer) => tokenizer
                 .decode(&ids, true)
-                .map_err(|e| Error::invalid("text ids", e.to_string())),
+                .map_err(|e| Error::invalid("text ids", Reason::of(e))),
             Kind::YouTokenToMe(model) => Ok(model.decode(&ids)),
         }
     }
@@ -194,7 +195,7 @@ impl DallePytorchTokenizer {
             Kind::Clip(clip) => clip.encode(caption)?,
             Kind::Whole(tokenizer) => tokenizer
                 .encode(caption, true)
-                .map_err(|e| Error::invalid("caption", e.to_string()))?
+                .map_err(|e| Error::invalid("caption", Reason::of(e)))?
                 .get_ids()
                 .to_vec(),
             Kind::YouTokenToMe(model) => model.encode(caption),

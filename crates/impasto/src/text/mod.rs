@@ -15,6 +15,7 @@ use tokenizers::{
     AddedToken, NormalizerWrapper, PostProcessorWrapper, Tokenizer, TokenizerBuilder,
 };
 
+use crate::error::Reason;
 use crate::{Error, Result, files};
 
 /// Fills a caption up to the model's length.
@@ -53,7 +54,7 @@ impl TextTokenizer {
     /// Learns `vocab_size` ids (256 bytes and 3 special ones among them) from captions.
     pub fn train(captions: impl Iterator<Item = String> + Send, vocab_size: usize) -> Result<Self> {
         Self::check_vocab_size(vocab_size)?;
-        let bad = |e: tokenizers::Error| Error::invalid("text tokenizer", e.to_string());
+        let bad = |e: tokenizers::Error| Error::invalid("text tokenizer", Reason::of(e));
         let mut trainer = BpeTrainer::builder()
             .vocab_size(vocab_size)
             .min_frequency(2)
@@ -83,12 +84,15 @@ impl TextTokenizer {
 
     /// Reads a `tokenizer.json`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let bad = |reason: String| Error::invalid("tokenizer.json", reason);
-        let tokenizer = parse_tokenizer(bytes).map_err(|e| bad(format!("not a tokenizer: {e}")))?;
+        let bad = |reason: Reason| Error::invalid("tokenizer.json", reason);
+        let tokenizer =
+            parse_tokenizer(bytes).map_err(|e| bad(Reason::because("not a tokenizer", e)))?;
         for (id, token) in SPECIAL.iter().enumerate() {
             let found = tokenizer.token_to_id(token);
             if found != Some(id as u32) {
-                return Err(bad(format!("{token} has id {found:?}, expected {id}")));
+                return Err(bad(
+                    format!("{token} has id {found:?}, expected {id}").into()
+                ));
             }
         }
         // With every byte in the vocabulary there is no text without ids.
@@ -98,7 +102,8 @@ impl TextTokenizer {
         {
             return Err(bad(format!(
                 "not a byte-level tokenizer: byte symbol \"{byte}\" has no id"
-            )));
+            )
+            .into()));
         }
         Ok(TextTokenizer { tokenizer })
     }
@@ -107,7 +112,7 @@ impl TextTokenizer {
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("tokenizer.json");
         let bytes = files::read(&path)?;
-        TextTokenizer::from_bytes(&bytes).map_err(|e| Error::bad_file(path, e.to_string()))
+        TextTokenizer::from_bytes(&bytes).map_err(|e| Error::bad_file(path, Reason::of(e)))
     }
 
     /// Writes `tokenizer.json` into `dir`.
@@ -115,7 +120,7 @@ impl TextTokenizer {
         let json = self
             .tokenizer
             .to_string(true)
-            .map_err(|e| Error::invalid("text tokenizer", e.to_string()))?;
+            .map_err(|e| Error::invalid("text tokenizer", Reason::of(e)))?;
         files::write_atomic(dir.join("tokenizer.json"), json.as_bytes())
     }
 
@@ -132,7 +137,7 @@ impl TextTokenizer {
             let encoding = self
                 .tokenizer
                 .encode_fast(piece, false)
-                .map_err(|e| Error::invalid("text", e.to_string()))?;
+                .map_err(|e| Error::invalid("text", Reason::of(e)))?;
             ids.extend_from_slice(encoding.get_ids());
         }
         Ok(ids)
@@ -186,7 +191,7 @@ impl TextTokenizer {
         }
         self.tokenizer
             .decode(ids, true)
-            .map_err(|e| Error::invalid("text ids", e.to_string()))
+            .map_err(|e| Error::invalid("text ids", Reason::of(e)))
     }
 }
 
@@ -216,7 +221,7 @@ pub(crate) fn shortened(caption: &str) -> String {
 }
 
 /// Parses a `tokenizers` file. That library panics at some that are damaged, which are refused before it sees them.
-fn parse_tokenizer(bytes: &[u8]) -> std::result::Result<Tokenizer, String> {
+fn parse_tokenizer(bytes: &[u8]) -> std::result::Result<Tokenizer, Reason> {
     fn is_precompiled(value: &serde_json::Value) -> bool {
         match value {
             serde_json::Value::Object(fields) => {
@@ -245,17 +250,20 @@ fn parse_tokenizer(bytes: &[u8]) -> std::result::Result<Tokenizer, String> {
         return Err(format!(
             "has {} bytes, expected at most {MAX_TOKENIZER_BYTES}",
             bytes.len()
-        ));
+        )
+        .into());
     }
-    let document: Document = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    let document: Document = serde_json::from_slice(bytes).map_err(Reason::of)?;
     if is_precompiled(&document.normalizer) {
-        return Err("has a precompiled normaliser, which is not read".to_owned());
+        return Err("has a precompiled normaliser, which is not read"
+            .to_owned()
+            .into());
     }
-    let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())?;
+    let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(Reason::of)?;
     // Lengths are the model's, which it says itself: a padding to a length of the file's could be of any.
     tokenizer
         .with_truncation(None)
-        .map_err(|e| e.to_string())?
+        .map_err(Reason::of)?
         .with_padding(None);
     Ok(tokenizer)
 }

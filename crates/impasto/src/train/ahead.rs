@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
+use crate::error::Reason;
 use crate::{Error, Result};
 
 /// Makes numbered items in order, on a thread of its own, a few ahead of the one that is needed.
@@ -52,7 +53,7 @@ impl<T: Send + 'static> Ahead<T> {
                     }
                 }
             })
-            .map_err(|e| Error::invalid("training", format!("can't start a thread: {e}")))?;
+            .map_err(|e| Error::invalid("training", Reason::because("can't start a thread", e)))?;
         Ok(receiver)
     }
 }

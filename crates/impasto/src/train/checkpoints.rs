@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::weights::{self, LazyTensor};
+use crate::error::Reason;
 use crate::models::parameters::Parameters;
 use crate::{Error, Result, files};
 
@@ -106,7 +107,7 @@ impl Checkpoints {
         let path = dir.join("state.json");
         let text = files::read(&path)?;
         let state: State = serde_json::from_slice(&text)
-            .map_err(|e| Error::bad_file(&path, format!("not a checkpoint's state: {e}")))?;
+            .map_err(|e| Error::bad_file(&path, Reason::because("not a checkpoint's state", e)))?;
         let mut tensors = BTreeMap::new();
         for name in state.files {
             let path = dir.join(format!("{name}.safetensors"));
@@ -132,7 +133,7 @@ impl Checkpoints {
         }
         let state = State { step, files };
         let state = serde_json::to_vec_pretty(&state)
-            .map_err(|e| Error::invalid("state", e.to_string()))?;
+            .map_err(|e| Error::invalid("state", Reason::of(e)))?;
         files::write_atomic(temporary.join("state.json"), &state)?;
         files::sync_folder(temporary);
         Ok(())

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::error::Reason;
 use crate::nn::ComputePrecision;
 use crate::{Error, Result, files};
 
@@ -140,7 +141,7 @@ impl RunConfig {
 
     /// Says which value is impossible.
     pub fn validate(&self) -> Result<()> {
-        let bad = |reason: String| Err(Error::invalid("training config", reason));
+        let bad = |reason: Reason| Err(Error::invalid("training config", reason));
         let positive = [
             ("steps", self.steps),
             ("batch_size", self.batch_size as u64),
@@ -151,7 +152,7 @@ impl RunConfig {
         ];
         for (name, value) in positive {
             if value == 0 {
-                return bad(format!("{name} is 0, expected 1 or more"));
+                return bad(format!("{name} is 0, expected 1 or more").into());
             }
         }
         check_count("batch_size", self.batch_size)?;
@@ -162,18 +163,20 @@ impl RunConfig {
             return bad(format!(
                 "steps is {}, too many for gradient_accumulation {}",
                 self.steps, self.gradient_accumulation
-            ));
+            )
+            .into());
         }
         if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
             return bad(format!(
                 "learning_rate is {}, expected a positive number",
                 self.learning_rate
-            ));
+            )
+            .into());
         }
         if let Some(seconds) = self.seconds
             && !(seconds > 0.0 && seconds.is_finite())
         {
-            return bad(format!("seconds is {seconds}, expected a positive number"));
+            return bad(format!("seconds is {seconds}, expected a positive number").into());
         }
         let shares = [
             ("final_learning_rate", self.final_learning_rate),
@@ -183,7 +186,7 @@ impl RunConfig {
         ];
         for (name, value) in shares {
             if !(0.0..=1.0).contains(&value) {
-                return bad(format!("{name} is {value}, expected 0 to 1"));
+                return bad(format!("{name} is {value}, expected 0 to 1").into());
             }
         }
         if self.weight_decay.is_nan()
@@ -225,7 +228,7 @@ pub(super) fn check_trainable(what: &str, numbers: u64) -> Result<()> {
 pub fn read<C: DeserializeOwned>(path: &Path) -> Result<C> {
     let text = files::read_to_string(path)?;
     serde_json::from_str(&text)
-        .map_err(|e| Error::bad_file(path, format!("not a training config: {e}")))
+        .map_err(|e| Error::bad_file(path, Reason::because("not a training config", e)))
 }
 
 #[cfg(test)]

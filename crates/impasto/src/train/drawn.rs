@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use super::engine::{Event, Observer, ReportEvents};
 use super::source::ImageSource;
 use crate::data::tokens::TokenCache;
+use crate::error::Reason;
 use crate::image::Image;
 use crate::model::{Model, OpenOptions};
 use crate::models::dalle::Order;
@@ -60,16 +61,17 @@ impl SyntheticPairs {
         (size, seed): (usize, u64),
         device: &Device,
     ) -> Result<Self> {
-        let bad = |reason: String| Err(Error::invalid("training config", reason));
+        let bad = |reason: Reason| Err(Error::invalid("training config", reason));
         if !(0.0..=1.0).contains(&config.share) {
-            return bad(format!("drawn.share is {}, expected 0 to 1", config.share));
+            return bad(format!("drawn.share is {}, expected 0 to 1", config.share).into());
         }
         let family = source.family();
         if config.pictures == 0 || !config.pictures.is_multiple_of(family) {
             return bad(format!(
                 "drawn.pictures is {}, expected a multiple of the family's {family}",
                 config.pictures
-            ));
+            )
+            .into());
         }
         let model = Model::open(&config.by, device, &OpenOptions::default())?;
         model.generator()?;
@@ -78,7 +80,8 @@ impl SyntheticPairs {
             return bad(format!(
                 "{} draws pictures of {made} px, the CLIP reads {size} px",
                 config.by
-            ));
+            )
+            .into());
         }
         Ok(SyntheticPairs {
             config: config.clone(),
@@ -178,7 +181,7 @@ impl SyntheticPairs {
     /// What the pictures depend on but for their number: the model, the captions.
     fn fingerprint(&self, source: &dyn ImageSource) -> Result<String> {
         let model = serde_json::to_vec(&self.model.config()?)
-            .map_err(|e| Error::invalid("config of the model", e.to_string()))?;
+            .map_err(|e| Error::invalid("config of the model", Reason::of(e)))?;
         let captions = source.train_captions(FIRST, self.family as usize)?;
         let digest = Sha256::new()
             .chain_update(self.config.by.as_bytes())

@@ -9,6 +9,7 @@ use super::engine::{Event, Observer, ReportEvents};
 use super::source::{ImageSource, SourceConfig};
 use crate::data::Sample;
 use crate::data::tokens::TokenCache;
+use crate::error::Reason;
 use crate::families::{Family, FamilyModel, NetSizes};
 use crate::image::Image;
 use crate::models::ImageTokenizer;
@@ -202,7 +203,7 @@ pub(super) fn fingerprint(
     source: &dyn ImageSource,
     count: u64,
 ) -> Result<String> {
-    let data = serde_json::to_vec(data).map_err(|e| Error::invalid("data", e.to_string()))?;
+    let data = serde_json::to_vec(data).map_err(|e| Error::invalid("data", Reason::of(e)))?;
     let digest = Sha256::new()
         .chain_update(image_weights)
         .chain_update(data)

@@ -9,6 +9,7 @@ use super::checkpoints::Checkpoints;
 use super::engine::{Event, Observer, ReportEvents};
 use super::source::ImageSource;
 use crate::error::Hint;
+use crate::error::Reason;
 use crate::files::{self, FolderLock};
 use crate::{Error, Result};
 
@@ -45,7 +46,7 @@ pub(super) fn begin<C: Serialize>(
     resume: bool,
     observer: &mut dyn Observer,
 ) -> Result<()> {
-    let json = |e: serde_json::Error| Error::invalid("config", e.to_string());
+    let json = |e: serde_json::Error| Error::invalid("config", Reason::of(e));
     let resolved = serde_json::to_vec_pretty(config).map_err(json)?;
     // As it is read back: a number of 32 bits has more digits when it becomes a value directly.
     let now = serde_json::from_slice(&resolved).map_err(json)?;

@@ -15,6 +15,7 @@ use super::optimizer::{NamedGradients, Optimizer, rewrap};
 use super::source::{SourceConfig, held_out, open};
 use crate::checkpoint::check_numbers;
 use crate::checkpoint::weights::{self, Precision};
+use crate::error::Reason;
 use crate::image::metrics::{psnr, ssim};
 use crate::image::{Format, Image};
 use crate::models::discriminator::Discriminator;
@@ -107,16 +108,17 @@ pub struct Adversarial {
 
 impl Adversarial {
     fn validate(&self) -> Result<()> {
-        let bad = |reason: String| Err(Error::invalid("vqgan.adversarial", reason));
+        let bad = |reason: Reason| Err(Error::invalid("vqgan.adversarial", reason));
         // Its normalisations have four groups.
         if self.width == 0 || self.width > 1 << 12 || !self.width.is_multiple_of(4) {
             return bad(format!(
                 "width is {}, expected a multiple of 4 up to 4096",
                 self.width
-            ));
+            )
+            .into());
         }
         if !(1..=16).contains(&self.n_layers) {
-            return bad(format!("n_layers is {}, expected 1 to 16", self.n_layers));
+            return bad(format!("n_layers is {}, expected 1 to 16", self.n_layers).into());
         }
         Ok(())
     }
@@ -243,7 +245,7 @@ pub fn run(
     let path = dir.join("image_tokenizer.safetensors");
     weights::write(&path, &parameters::export(&trained), Precision::F32)?;
     let json = serde_json::to_vec_pretty(&config.model)
-        .map_err(|e| Error::invalid("config", e.to_string()))?;
+        .map_err(|e| Error::invalid("config", Reason::of(e)))?;
     files::write_atomic(dir.join("image_tokenizer.json"), &json)?;
     Ok(path)
 }
@@ -252,11 +254,12 @@ pub fn run(
 pub fn load(dir: &Path, device: &Device) -> Result<ImageTokenizer> {
     let path = dir.join("image_tokenizer.json");
     let text = files::read(&path)?;
-    let config: ImageTokenizerConfig = serde_json::from_slice(&text)
-        .map_err(|e| Error::bad_file(&path, format!("not an image tokenizer's config: {e}")))?;
+    let config: ImageTokenizerConfig = serde_json::from_slice(&text).map_err(|e| {
+        Error::bad_file(&path, Reason::because("not an image tokenizer's config", e))
+    })?;
     config
         .validate()
-        .map_err(|e| Error::bad_file(&path, e.to_string()))?;
+        .map_err(|e| Error::bad_file(&path, Reason::of(e)))?;
     let (described, path) = (path, dir.join("image_tokenizer.safetensors"));
     let bytes = files::read(&path)?;
     check_numbers(&described, config.parameters(), bytes.len() as u64)?;
@@ -381,7 +384,7 @@ impl TokenizerTask {
         };
         let width = model.config().code_width;
         let codes = model.config().codebook_size;
-        let host = |e| Error::invalid("codes", format!("{e:?}"));
+        let host = |e| Error::invalid("codes", Reason::of(e));
         let vectors: Vec<f32> = vectors.into_data().try_into_vec().map_err(host)?;
         let ids: Vec<i64> = ids
             .into_data()
@@ -502,7 +505,7 @@ impl Task for TokenizerTask {
     }
 
     fn restore(&mut self, mut state: BTreeMap<String, Parameters>) -> Result<()> {
-        let host = |e| Error::invalid("checkpoint", format!("{e:?}"));
+        let host = |e| Error::invalid("checkpoint", Reason::of(e));
         if let Some(mut codes) = state.remove("codes") {
             let mut take = |name: &str| -> Result<Vec<f32>> {
                 let data = codes.remove(name);

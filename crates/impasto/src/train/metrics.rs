@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use plotters::prelude::*;
 use serde_json::Value;
 
+use crate::error::Reason;
 use crate::{Error, Result, files};
 
 /// A run's metrics file.
@@ -85,8 +86,8 @@ impl MetricsFile {
 }
 
 /// One panel a metric, 640 × 160 each.
-fn draw(series: &BTreeMap<String, Vec<(f64, f64)>>) -> Result<String, String> {
-    let text = |e: &dyn std::fmt::Display| e.to_string();
+fn draw(series: &BTreeMap<String, Vec<(f64, f64)>>) -> Result<String, Reason> {
+    let text = |e: &dyn std::fmt::Display| Reason::from(e.to_string());
     let mut svg = String::new();
     {
         let size = (640, 160 * series.len() as u32);

@@ -12,6 +12,7 @@ use super::engine::{Event, Observer, ReportEvents};
 use crate::data::Sample;
 use crate::data::pairs::{PairSource, Pairs, ScanReport};
 use crate::data::scenes::{Glyphs, Scene, Sources, Split, World, render};
+use crate::error::Reason;
 use crate::{Error, Result, files};
 
 /// The `data` part of a training config.
@@ -185,7 +186,7 @@ pub(super) fn open(
     if !report.lists_nothing() {
         let path = dir.join("excluded.json");
         let json = serde_json::to_vec_pretty(&report)
-            .map_err(|e| Error::invalid("report", e.to_string()))?;
+            .map_err(|e| Error::invalid("report", Reason::of(e)))?;
         files::write_atomic(&path, &json)?;
         observer.report(Event::Warning(format!(
             "{}; see {}",

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::{Event, Observer, ReportEvents};
 use super::source::{SourceConfig, open};
+use crate::error::Reason;
 use crate::text::TextTokenizer;
 use crate::{Error, Result, files};
 
@@ -55,7 +56,7 @@ pub fn run(
     let tokenizer = TextTokenizer::train(captions.into_iter(), config.vocab_size)?;
     tokenizer.save(dir)?;
     let resolved =
-        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", e.to_string()))?;
+        serde_json::to_vec_pretty(config).map_err(|e| Error::invalid("config", Reason::of(e)))?;
     files::write_atomic(dir.join("config.json"), &resolved)?;
     Ok(dir.join("tokenizer.json"))
 }

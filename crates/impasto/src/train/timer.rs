@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use burn::tensor::TensorData;
 
 use super::config::RunConfig;
+use crate::error::Reason;
 use crate::models::parameters::Parameters;
 use crate::{Error, Result};
 
@@ -59,7 +60,7 @@ impl Timer {
             return Ok(());
         };
         let seconds = data.try_to_vec::<f32>();
-        let seconds = seconds.map_err(|e| Error::invalid("checkpoint", format!("{e:?}")))?;
+        let seconds = seconds.map_err(|e| Error::invalid("checkpoint", Reason::of(e)))?;
         self.before = seconds.first().copied().unwrap_or_default().into();
         Ok(())
     }

@@ -21,6 +21,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 use self::pickle::{Node, Pickle, Value};
 use super::stored::StoredTensor;
+use crate::error::Reason;
 use crate::{Error, Result, files};
 
 /// Classes of TorchScript modules, whose objects are their parameters.
@@ -90,16 +91,17 @@ impl<'a> Archive<'a> {
     /// Understands `bytes`; `name` is used in errors. `classes` are the beginnings of names of classes whose
     /// objects are read as plain data, such as [`TORCH_SCRIPT`].
     pub fn parse(name: &'a Path, bytes: &'a [u8], classes: &[&str]) -> Result<Self> {
-        let bad = |reason: String| Error::bad_file(name, reason);
+        let bad = |reason: Reason| Error::bad_file(name, reason);
         // The file itself is the first of four; leave one for what is made of the tree.
         let budget = (1 << 20) + 2 * bytes.len();
         if bytes.starts_with(LEGACY_MAGIC) {
             return Archive::legacy(name, bytes, classes, budget).map_err(bad);
         }
         let zip = ZipArchive::new(Cursor::new(bytes)).map_err(|e| {
-            bad(format!(
-                "not a whole PyTorch file ({e}); expected a zip archive with data.pkl"
-            ))
+            bad(
+                format!("not a whole PyTorch file ({e}); expected a zip archive with data.pkl")
+                    .into(),
+            )
         })?;
         Archive::zipped(name, bytes, zip, classes, budget).map_err(bad)
     }
@@ -110,7 +112,7 @@ impl<'a> Archive<'a> {
         mut zip: ZipArchive<Cursor<&'a [u8]>>,
         classes: &[&str],
         budget: usize,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Reason> {
         // The archive has one folder, named after the file that it was first written to.
         let folder = zip
             .file_names()
@@ -160,7 +162,8 @@ impl<'a> Archive<'a> {
                     "has {} bytes in data/{key}, expected {count} numbers of {} bytes",
                     range.len(),
                     element.bytes()
-                ));
+                )
+                .into());
             }
         }
         Ok(Archive {
@@ -177,7 +180,7 @@ impl<'a> Archive<'a> {
         bytes: &'a [u8],
         classes: &[&str],
         budget: usize,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Reason> {
         let small = 1 << 20;
         let mut at = LEGACY_MAGIC.len();
         let version = pickle::run(bytes, at, &[], small)?;
@@ -221,7 +224,7 @@ impl<'a> Archive<'a> {
                 .ok_or(ended)?;
             at += 8;
             if u64::from_le_bytes(head) != count as u64 {
-                return Err(format!("has a storage of other than {count} numbers"));
+                return Err(format!("has a storage of other than {count} numbers").into());
             }
             let end = count
                 .checked_mul(width)
@@ -232,7 +235,7 @@ impl<'a> Archive<'a> {
             at = end;
         }
         if let Some(key) = known.keys().find(|key| !storages.contains_key(**key)) {
-            return Err(format!("lacks the storage {}", key.escape_debug()));
+            return Err(format!("lacks the storage {}", key.escape_debug()).into());
         }
         Ok(Archive {
             name,
@@ -360,7 +363,7 @@ impl<'a> Item<'a> {
         depth: usize,
         budget: &mut usize,
         found: &mut BTreeMap<String, StoredTensor<'a>>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Reason> {
         let too_much = "describes more than its size can account for";
         *budget = budget.checked_sub(8).ok_or(too_much)?;
         if let Some(Node::Tensor {
@@ -379,7 +382,7 @@ impl<'a> Item<'a> {
             return Ok(());
         }
         if depth == MAX_DEPTH {
-            return Err(format!("has more than {MAX_DEPTH} levels of dictionaries"));
+            return Err(format!("has more than {MAX_DEPTH} levels of dictionaries").into());
         }
         let length = way.len();
         for &(key, value) in self.pairs() {
@@ -406,7 +409,7 @@ impl<'a> Item<'a> {
         offset: usize,
         shape: &[usize],
         strides: &[usize],
-    ) -> Result<StoredTensor<'a>, String> {
+    ) -> Result<StoredTensor<'a>, Reason> {
         let archive = self.archive;
         let Some(Node::Storage {
             element,
@@ -430,26 +433,27 @@ impl<'a> Item<'a> {
 }
 
 /// The bytes of an entry, once they are found whole and stored as they are.
-fn entry(zip: &mut ZipArchive<Cursor<&[u8]>>, index: usize) -> Result<Range<usize>, String> {
-    let damaged = |e: String| format!("has a damaged entry ({e})");
+fn entry(zip: &mut ZipArchive<Cursor<&[u8]>>, index: usize) -> Result<Range<usize>, Reason> {
+    let damaged = |e: Reason| Reason::because("has a damaged entry", e);
     let raw = zip
         .by_index_raw(index)
-        .map_err(|e| damaged(e.to_string()))?;
+        .map_err(|e| damaged(Reason::of(e)))?;
     let entry_name = raw.name().escape_debug().to_string();
     if raw.compression() != CompressionMethod::Stored || raw.encrypted() {
         return Err(format!(
             "has the compressed entry {entry_name}, expected it stored, as PyTorch does"
-        ));
+        )
+        .into());
     }
     let (start, size) = (raw.data_start(), raw.size());
     if raw.compressed_size() != size {
-        return Err(damaged(format!("{entry_name} has two sizes")));
+        return Err(damaged(format!("{entry_name} has two sizes").into()));
     }
     drop(raw);
     // To the end and nowhere, for its checksum.
-    let mut checked = zip.by_index(index).map_err(|e| damaged(e.to_string()))?;
+    let mut checked = zip.by_index(index).map_err(|e| damaged(Reason::of(e)))?;
     let read = std::io::copy(&mut checked.by_ref().take(size + 1), &mut std::io::sink())
-        .map_err(|e| damaged(format!("{entry_name}: {e}")))?;
+        .map_err(|e| damaged(Reason::because(&entry_name, e)))?;
     let range = usize::try_from(start).ok().zip(
         start
             .checked_add(size)
@@ -457,7 +461,7 @@ fn entry(zip: &mut ZipArchive<Cursor<&[u8]>>, index: usize) -> Result<Range<usiz
     );
     match range {
         Some((start, end)) if read == size => Ok(start..end),
-        _ => Err(damaged(format!("{entry_name} ends too early"))),
+        _ => Err(damaged(format!("{entry_name} ends too early").into())),
     }
 }
 

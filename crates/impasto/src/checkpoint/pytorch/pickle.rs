@@ -12,6 +12,7 @@ mod calls;
 pub use calls::Global;
 
 use crate::checkpoint::stored::Element;
+use crate::error::Reason;
 
 /// A value of a pickle.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -83,7 +84,7 @@ pub struct Pickle {
 
 /// Runs the pickle that begins at `start`. `classes` are beginnings of the names of classes whose objects are
 /// read as plain data; `budget` is the memory that may be used, in bytes.
-pub fn run(bytes: &[u8], start: usize, classes: &[&str], budget: usize) -> Result<Pickle, String> {
+pub fn run(bytes: &[u8], start: usize, classes: &[&str], budget: usize) -> Result<Pickle, Reason> {
     let mut machine = Machine {
         bytes,
         at: start,
@@ -113,7 +114,7 @@ struct Machine<'a> {
     nodes: Vec<Node>,
 }
 
-type Step<T> = Result<T, String>;
+type Step<T> = Result<T, Reason>;
 
 impl Machine<'_> {
     fn run(&mut self) -> Step<Value> {
@@ -124,9 +125,9 @@ impl Machine<'_> {
                 0x80 => {
                     let protocol = self.byte()?;
                     if protocol > 5 {
-                        return Err(format!(
-                            "has pickle protocol {protocol}, expected 5 or less"
-                        ));
+                        return Err(
+                            format!("has pickle protocol {protocol}, expected 5 or less").into(),
+                        );
                     }
                 }
                 0x95 => {
@@ -280,7 +281,7 @@ impl Machine<'_> {
                     return Err(format!(
                         "has the pickle opcode 0x{opcode:02x} at byte {}, which PyTorch does not write",
                         self.at - 1
-                    ));
+                    ).into());
                 }
             }
         }
@@ -359,9 +360,7 @@ impl Machine<'_> {
     fn long(&mut self, length: usize) -> Step<()> {
         let bytes = self.take(length)?;
         if bytes.len() > 8 {
-            return Err(format!(
-                "has an integer of {length} bytes, expected 8 at most"
-            ));
+            return Err(format!("has an integer of {length} bytes, expected 8 at most").into());
         }
         let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
         let mut wide = [if negative { 0xff } else { 0 }; 8];
@@ -453,10 +452,10 @@ fn pairs(items: Vec<Value>) -> Step<Vec<(Value, Value)>> {
     Ok(pairs.iter().map(|&[key, value]| (key, value)).collect())
 }
 
-fn ended() -> String {
+fn ended() -> Reason {
     "ends in the middle of its pickle".into()
 }
 
-fn empty() -> String {
+fn empty() -> Reason {
     "takes more from its pickle's stack than is there".into()
 }

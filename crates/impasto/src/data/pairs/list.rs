@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{Found, Location, Pair, Unreadable};
+use crate::error::Reason;
 use crate::{Error, Result, files};
 
 /// One line of a list.
@@ -74,7 +75,7 @@ pub(super) fn read_jsonl(path: &Path) -> Result<Found> {
         let line = line.map_err(Error::io("read", path))?;
         let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&line);
         if !line.iter().all(u8::is_ascii_whitespace) {
-            let row = serde_json::from_slice(line).map_err(|e| e.to_string());
+            let row = serde_json::from_slice(line).map_err(Reason::of);
             add(&mut found, path, ("line", number + 1), row);
         }
     }
@@ -87,7 +88,7 @@ pub(super) fn read_csv(path: &Path) -> Result<Found> {
     let mut reader = csv::ReaderBuilder::new()
         .flexible(true)
         .from_reader(&bytes[..]);
-    let bad = |e: csv::Error| Error::bad_file(path, format!("not a CSV file: {e}"));
+    let bad = |e: csv::Error| Error::bad_file(path, Reason::because("not a CSV file", e));
     let headers = reader.headers().map_err(bad)?.clone();
     let column = |names: [&str; 2]| {
         let at = headers
@@ -131,7 +132,7 @@ pub(super) fn read_csv(path: &Path) -> Result<Found> {
                 })
             }
             Err(e) if e.is_io_error() => return Err(bad(e)),
-            Err(e) => Err(e.to_string()),
+            Err(e) => Err(Reason::of(e)),
         };
         let row = row.map(|[image, caption]| Row {
             image: Some(image),
@@ -158,7 +159,7 @@ fn as_meant(
     record: &csv::StringRecord,
     headers: &csv::StringRecord,
     lines_before: usize,
-) -> Result<(), String> {
+) -> Result<(), Reason> {
     let lines = || {
         let blank = raw.iter().take_while(|byte| byte.is_ascii_whitespace());
         let first = 1 + lines_before + blank.filter(|&&byte| byte == b'\n').count();
@@ -170,12 +171,14 @@ fn as_meant(
     };
     match quotes(raw) {
         Quotes::Closed => {}
-        Quotes::Open => return Err(format!("a quote opens in it and never closes: {}", lines())),
+        Quotes::Open => {
+            return Err(format!("a quote opens in it and never closes: {}", lines()).into());
+        }
         Quotes::Followed => {
             let lines = lines();
             return Err(format!(
                 "text follows a closing quote: one is missing, or one within a text is not doubled; {lines}"
-            ));
+            ).into());
         }
     }
     let more = record.iter().skip(headers.len());
@@ -184,7 +187,8 @@ fn as_meant(
             "has {} fields, the header has {}; expected quotes around a text with commas",
             record.len(),
             headers.len()
-        ));
+        )
+        .into());
     }
     Ok(())
 }
@@ -224,14 +228,14 @@ fn quotes(row: &[u8]) -> Quotes {
     }
 }
 
-fn add(found: &mut Found, path: &Path, (unit, number): (&str, usize), row: Result<Row, String>) {
+fn add(found: &mut Found, path: &Path, (unit, number): (&str, usize), row: Result<Row, Reason>) {
     let mut unreadable = |reason: String| {
         let key = format!("{unit} {number}");
         found.unreadable.push(Unreadable { key, reason });
     };
     let row = match row {
         Ok(row) => row,
-        Err(reason) => return unreadable(reason),
+        Err(reason) => return unreadable(reason.to_string()),
     };
     let named = [row.image, row.file_name].into_iter().flatten();
     let Some(image) = named.into_iter().find(|image| !image.is_empty()) else {

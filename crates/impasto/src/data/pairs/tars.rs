@@ -91,7 +91,7 @@ impl Source {
             return Ok((Arc::new(source), file, None));
         }
         let cannot = |e: io::Error| {
-            let reason = format!("can't be unpacked to a temporary file: {e}");
+            let reason = crate::error::Reason::because("can't be unpacked to a temporary file", e);
             Error::bad_file(path, reason)
         };
         let mut unpacked = tempfile::tempfile().map_err(cannot)?;

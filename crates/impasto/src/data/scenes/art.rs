@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::sprites::Glyph;
+use crate::error::Reason;
 use crate::error::{Hint, LocatedFile};
 use crate::image::Original;
 use crate::{Error, Result, files};
@@ -62,8 +63,9 @@ impl Pack {
             });
         }
         let text = files::read_to_string(&path)?;
-        let info: PackInfo = serde_json::from_str(&text)
-            .map_err(|e| Error::bad_file(&path, format!("expected an art pack's origin: {e}")))?;
+        let info: PackInfo = serde_json::from_str(&text).map_err(|e| {
+            Error::bad_file(&path, Reason::because("expected an art pack's origin", e))
+        })?;
         if info.name != name {
             return Err(Error::bad_file(
                 &path,

@@ -14,6 +14,7 @@ use super::glyphs::{Font, Sources};
 use super::sprites::{Glyph, Sprite};
 use super::style::Style;
 use super::things::{Thing, small};
+use crate::error::{Cause, Reason};
 use crate::error::{Hint, LocatedFile};
 use crate::{Error, Result};
 
@@ -148,18 +149,18 @@ fn annotations(path: &Path) -> Result<BTreeMap<String, String>> {
         }
         Err(error) => return Err(error),
     };
-    let bad = |e: &dyn std::fmt::Display| Error::bad_file(path, e.to_string());
+    let bad = |e: Cause| Error::bad_file(path, Reason::of(e));
     let mut reader = Reader::from_str(&text);
     let mut names = BTreeMap::new();
     let mut current: Option<String> = None;
     loop {
-        match reader.read_event().map_err(|e| bad(&e))? {
+        match reader.read_event().map_err(|e| bad(e.into()))? {
             Event::Start(tag) if tag.name().as_ref() == b"annotation" => {
                 let mut character = None;
                 let mut spoken = false;
                 for attribute in tag.attributes() {
-                    let attribute = attribute.map_err(|e| bad(&e))?;
-                    let value = attribute.unescape_value().map_err(|e| bad(&e))?;
+                    let attribute = attribute.map_err(|e| bad(e.into()))?;
+                    let value = attribute.unescape_value().map_err(|e| bad(e.into()))?;
                     match attribute.key.as_ref() {
                         b"cp" => character = Some(value.into_owned()),
                         b"type" => spoken = value == "tts",
@@ -170,7 +171,7 @@ fn annotations(path: &Path) -> Result<BTreeMap<String, String>> {
             }
             Event::Text(name) => {
                 if let Some(character) = current.take() {
-                    let name = name.decode().map_err(|e| bad(&e))?;
+                    let name = name.decode().map_err(|e| bad(e.into()))?;
                     names.insert(character, name.trim().to_string());
                 }
             }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Glyphs, Scene, Split, World, render};
+use crate::error::Reason;
 use crate::files::write_atomic;
 use crate::image::Image;
 use crate::{Error, Result, files};
@@ -158,7 +159,7 @@ fn agree(what: &Export, folder: &Path) -> Result<()> {
     if path.exists() {
         let text = files::read_to_string(&path)?;
         let there: Origin = serde_json::from_str(&text)
-            .map_err(|e| Error::bad_file(&path, format!("expected a scenes' origin: {e}")))?;
+            .map_err(|e| Error::bad_file(&path, Reason::because("expected a scenes' origin", e)))?;
         if there != origin {
             return Err(Error::bad_file(
                 &path,
@@ -168,7 +169,7 @@ fn agree(what: &Export, folder: &Path) -> Result<()> {
         return Ok(());
     }
     let text = serde_json::to_vec_pretty(&origin)
-        .map_err(|e| Error::bad_file(&path, format!("can't be written as JSON: {e}")))?;
+        .map_err(|e| Error::bad_file(&path, Reason::because("can't be written as JSON", e)))?;
     write_atomic(&path, &text)
 }
 
@@ -239,7 +240,7 @@ fn description(what: &Export, scene: &Scene, index: u64) -> Result<Vec<u8>> {
         "scene": scene,
     });
     serde_json::to_vec(&value)
-        .map_err(|e| Error::invalid("scene", format!("can't be written as JSON: {e}")))
+        .map_err(|e| Error::invalid("scene", Reason::because("can't be written as JSON", e)))
 }
 
 fn png(picture: &Image) -> Result<Vec<u8>> {
@@ -252,7 +253,7 @@ fn png(picture: &Image) -> Result<Vec<u8>> {
         ::image::ExtendedColorType::Rgb8,
         ::image::ImageFormat::Png,
     )
-    .map_err(|e| Error::invalid("picture", format!("can't be written as PNG: {e}")))?;
+    .map_err(|e| Error::invalid("picture", Reason::because("can't be written as PNG", e)))?;
     Ok(bytes)
 }
 

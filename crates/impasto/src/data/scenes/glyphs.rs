@@ -16,6 +16,7 @@ use super::masters::Master;
 use super::sprites::{Glyph, Sprite};
 use super::style::Style;
 use super::world::{Background, World};
+use crate::error::Reason;
 use crate::error::{Hint, LocatedFile};
 use crate::image::Image;
 use crate::{Error, Result};
@@ -259,9 +260,9 @@ fn font_glyphs(world: &World, sources: &Sources) -> Result<Vec<Glyph>> {
 }
 
 fn decode_shipped(png: &[u8]) -> Result<Glyph> {
-    let bad = |e: String| Error::bad_file("shipped glyph", e);
+    let bad = |e: Reason| Error::bad_file("shipped glyph", e);
     let picture = ::image::load_from_memory_with_format(png, ::image::ImageFormat::Png)
-        .map_err(|e| bad(e.to_string()))?
+        .map_err(|e| bad(Reason::of(e)))?
         .into_rgba8();
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     Glyph::cropped(width, height, picture.as_raw()).ok_or_else(|| bad("is empty".into()))

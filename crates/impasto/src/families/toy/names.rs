@@ -9,6 +9,7 @@ use super::Toy;
 use super::net::ToySizes;
 use crate::checkpoint::WeightFormat;
 use crate::checkpoint::stored::safetensors;
+use crate::error::Reason;
 use crate::families::{
     FamilyConfig, FamilyModel, NetSizes, NetworkReport, NoOptions, Published, PublishedFiles,
     PublishedForm,
@@ -42,7 +43,7 @@ impl PublishedForm<Toy> for Form {
     ) -> Result<Published<Toy>> {
         let path = published.path.join("toy.json");
         let config: ToyConfig = serde_json::from_slice(&files::read(&path)?)
-            .map_err(|e| Error::bad_file(&path, e.to_string()))?;
+            .map_err(|e| Error::bad_file(&path, Reason::of(e)))?;
         let mut init = Init::empty(device);
         let file = published.path.join("toy.safetensors");
         let bytes = files::read(&file)?;

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{check_size, json, preprocessing};
+use crate::error::Reason;
 use crate::import::mapping::{ImportReport, Mapping};
 use crate::import::weights;
 use crate::models::clip::{Activation, Clip, ClipConfig, EndOfText, TowerConfig};
@@ -132,7 +133,7 @@ pub fn load(folder: &Path, device: &Device) -> Result<(Clip, ImportReport)> {
 
 fn config(folder: &Path) -> Result<ClipConfig> {
     let path = folder.join(CONFIG);
-    let bad = |reason: String| Error::bad_file(&path, reason);
+    let bad = |reason: Reason| Error::bad_file(&path, reason);
     let config: HuggingFaceConfig = json(&path)?;
     let text: Text =
         overlaid("text_config", config.text_config, config.text_config_dict).map_err(bad)?;
@@ -146,13 +147,15 @@ fn config(folder: &Path) -> Result<ClipConfig> {
         return Err(bad(format!(
             "layer_norm_eps is {} and {}, expected 1e-5",
             text.layer_norm_eps, vision.layer_norm_eps
-        )));
+        )
+        .into()));
     }
     if vision.num_channels != 3 {
         return Err(bad(format!(
             "num_channels is {}, expected 3",
             vision.num_channels
-        )));
+        )
+        .into()));
     }
     let activation = match (text.hidden_act.as_str(), vision.hidden_act.as_str()) {
         ("quick_gelu", "quick_gelu") => Activation::QuickGelu,
@@ -160,7 +163,7 @@ fn config(folder: &Path) -> Result<ClipConfig> {
         (text, vision) => {
             return Err(bad(format!(
                 "hidden_act is {text:?} and {vision:?}, expected \"quick_gelu\" or \"gelu\" for both"
-            )));
+            ).into()));
         }
     };
     Ok(ClipConfig {
@@ -196,12 +199,12 @@ fn overlaid<T: for<'de> Deserialize<'de>>(
     name: &str,
     base: Option<Map<String, Value>>,
     over: Option<Map<String, Value>>,
-) -> Result<T, String> {
+) -> Result<T, Reason> {
     let mut fields = base.unwrap_or_default();
     fields.extend(over.unwrap_or_default());
     // Nothing is as good as not there.
     fields.retain(|_, value| !value.is_null());
-    serde_json::from_value(Value::Object(fields)).map_err(|e| format!("{name}: {e}"))
+    serde_json::from_value(Value::Object(fields)).map_err(|e| Reason::because(name, e))
 }
 
 fn map(config: &ClipConfig, mapping: &mut Mapping<'_>) -> Result<()> {

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::json;
+use crate::error::Reason;
 use crate::models::clip::Normalisation;
 use crate::{Error, Result};
 
@@ -48,7 +49,7 @@ pub(super) fn read(folder: &Path, image_size: usize) -> Result<Normalisation> {
         && let Some(nested) = json::<Processor>(&path)?.image_processor
     {
         let found = serde_json::from_value(nested)
-            .map_err(|e| Error::bad_file(&path, format!("image_processor: {e}")))?;
+            .map_err(|e| Error::bad_file(&path, Reason::because("image_processor", e)))?;
         return check(&path, found, image_size);
     }
     let path = folder.join(PREPROCESSOR);
@@ -59,12 +60,13 @@ pub(super) fn read(folder: &Path, image_size: usize) -> Result<Normalisation> {
 }
 
 fn check(path: &Path, found: Preprocessor, image_size: usize) -> Result<Normalisation> {
-    let bad = |reason: String| Error::bad_file(path, reason);
+    let bad = |reason: Reason| Error::bad_file(path, reason);
     let kind = found.image_processor_type.or(found.feature_extractor_type);
     if let Some(kind) = kind.filter(|kind| !kind.starts_with("CLIP")) {
         return Err(bad(format!(
             "prepares pictures by {kind}, expected CLIPImageProcessor"
-        )));
+        )
+        .into()));
     }
     for (name, step, expected) in [
         ("do_resize", found.do_resize, true),
@@ -74,23 +76,29 @@ fn check(path: &Path, found: Preprocessor, image_size: usize) -> Result<Normalis
         ("do_pad", found.do_pad, false),
     ] {
         if step == Some(!expected) {
-            return Err(bad(format!("{name} is {}, expected {expected}", !expected)));
+            return Err(bad(
+                format!("{name} is {}, expected {expected}", !expected).into()
+            ));
         }
     }
     if let Some(resample) = found.resample.filter(|value| !is_bicubic(value)) {
-        return Err(bad(format!("resample is {resample}, expected 3 (bicubic)")));
+        return Err(bad(
+            format!("resample is {resample}, expected 3 (bicubic)").into()
+        ));
     }
     // The nearest number to 1/255 that a file may have, in 32 bits.
     if let Some(factor) = found.rescale_factor
         && (factor * 255.0 - 1.0).abs() > 1e-6
     {
-        return Err(bad(format!("rescale_factor is {factor}, expected 1/255")));
+        return Err(bad(
+            format!("rescale_factor is {factor}, expected 1/255").into()
+        ));
     }
     if let Some(size) = &found.size {
-        scaled(size, image_size).map_err(|reason| bad(format!("size {reason}")))?;
+        scaled(size, image_size).map_err(|reason| bad(format!("size {reason}").into()))?;
     }
     if let Some(size) = &found.crop_size {
-        cut(size, image_size).map_err(|reason| bad(format!("crop_size {reason}")))?;
+        cut(size, image_size).map_err(|reason| bad(format!("crop_size {reason}").into()))?;
     }
     let default = Normalisation::default();
     Ok(Normalisation {
@@ -119,8 +127,8 @@ enum Sides {
     Named(Map<String, Value>),
 }
 
-fn sides(size: &Value) -> Result<Sides, String> {
-    let unknown = || format!("is {size}, expected a number of pixels or sides by name");
+fn sides(size: &Value) -> Result<Sides, Reason> {
+    let unknown = || format!("is {size}, expected a number of pixels or sides by name").into();
     match size {
         Value::Array(sides) => match sides[..] {
             [ref one] => one.as_u64().map(Sides::One),
@@ -145,7 +153,7 @@ fn sides(size: &Value) -> Result<Sides, String> {
 }
 
 /// What pictures are scaled to: the shorter side to the model's. A number means just that; rows and columns squash.
-fn scaled(size: &Value, image_size: usize) -> Result<(), String> {
+fn scaled(size: &Value, image_size: usize) -> Result<(), Reason> {
     let shortest = match sides(size)? {
         Sides::One(side) => Some(side),
         Sides::Named(fields) => match (fields.get("shortest_edge"), fields.len()) {
@@ -155,20 +163,21 @@ fn scaled(size: &Value, image_size: usize) -> Result<(), String> {
         Sides::Both([height, width]) => {
             return Err(format!(
                 "is {height} by {width}, to which pictures of other shapes are squashed; expected shortest_edge {image_size}, which keeps their shape"
-            ));
+            ).into());
         }
     };
     match shortest {
         Some(side) if side == image_size as u64 => Ok(()),
         Some(side) => Err(format!(
             "is {side} for the shortest edge, expected the model's {image_size}"
-        )),
-        None => Err(format!("is {size}, expected shortest_edge {image_size}")),
+        )
+        .into()),
+        None => Err(format!("is {size}, expected shortest_edge {image_size}").into()),
     }
 }
 
 /// What is cut out of them: the model's square.
-fn cut(size: &Value, image_size: usize) -> Result<(), String> {
+fn cut(size: &Value, image_size: usize) -> Result<(), Reason> {
     let square = image_size as u64;
     let fits = match sides(size)? {
         Sides::One(side) => side == square,
@@ -179,7 +188,7 @@ fn cut(size: &Value, image_size: usize) -> Result<(), String> {
     };
     match fits {
         true => Ok(()),
-        false => Err(format!("is {size}, expected the model's {image_size}")),
+        false => Err(format!("is {size}, expected the model's {image_size}").into()),
     }
 }
 

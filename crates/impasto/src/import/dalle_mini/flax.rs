@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::checkpoint::stored::{Element, StoredTensor};
+use crate::error::Reason;
 use crate::{Error, Result};
 
 /// Levels of dictionaries within each other.
@@ -34,18 +35,18 @@ impl<'a> FlaxArray<'a> {
     }
 
     /// All of it.
-    pub fn tensor(&self) -> Result<StoredTensor<'a>, String> {
+    pub fn tensor(&self) -> Result<StoredTensor<'a>, Reason> {
         view(self.element, &self.shape, self.bytes)
     }
 
     /// One of the `count` arrays that it is a stack of.
-    pub fn layer(&self, index: usize, count: usize) -> Result<StoredTensor<'a>, String> {
+    pub fn layer(&self, index: usize, count: usize) -> Result<StoredTensor<'a>, Reason> {
         let (&layers, shape) = self
             .shape
             .split_first()
             .ok_or("is a single number, expected a stack of layers")?;
         if layers != count || index >= layers {
-            return Err(format!("has {layers} layers, expected {count}"));
+            return Err(format!("has {layers} layers, expected {count}").into());
         }
         let length = self.bytes.len() / layers;
         view(
@@ -60,7 +61,7 @@ fn view<'a>(
     element: Element,
     shape: &[usize],
     bytes: &'a [u8],
-) -> Result<StoredTensor<'a>, String> {
+) -> Result<StoredTensor<'a>, Reason> {
     let mut strides = vec![1; shape.len()];
     for axis in (1..shape.len()).rev() {
         strides[axis - 1] = strides[axis] * shape[axis].max(1);
@@ -76,7 +77,7 @@ pub fn parse<'a>(name: &Path, bytes: &'a [u8]) -> Result<BTreeMap<String, FlaxAr
     tree(&mut reader, &mut String::new(), 0, &mut budget, &mut found)
         .and_then(|()| match reader.at == bytes.len() {
             true => Ok(()),
-            false => Err("has bytes behind its end".to_owned()),
+            false => Err("has bytes behind its end".to_owned().into()),
         })
         .map_err(|reason| Error::bad_file(name, format!("not a whole Flax file: it {reason}")))?;
     Ok(found)
@@ -88,7 +89,7 @@ fn tree<'a>(
     depth: usize,
     budget: &mut usize,
     found: &mut BTreeMap<String, FlaxArray<'a>>,
-) -> Result<(), String> {
+) -> Result<(), Reason> {
     let pairs = match reader.value()? {
         Value::Map(pairs) => pairs,
         Value::Extension(1, payload) => {
@@ -98,24 +99,22 @@ fn tree<'a>(
                 .checked_sub(cost)
                 .ok_or("describes more than its size can account for")?;
             if found.insert(way.clone(), array).is_some() {
-                return Err(format!("has \"{way}\" twice"));
+                return Err(format!("has \"{way}\" twice").into());
             }
             return Ok(());
         }
-        _ => return Err(format!("has something other than an array at \"{way}\"")),
+        _ => return Err(format!("has something other than an array at \"{way}\"").into()),
     };
     if depth == MAX_DEPTH {
-        return Err(format!("has more than {MAX_DEPTH} levels"));
+        return Err(format!("has more than {MAX_DEPTH} levels").into());
     }
     let length = way.len();
     for _ in 0..pairs {
         let Value::Text(key) = reader.value()? else {
-            return Err(format!("has a key that is no text in \"{way}\""));
+            return Err(format!("has a key that is no text in \"{way}\"").into());
         };
         if key == CHUNKED {
-            return Err(format!(
-                "has an array in pieces at \"{way}\", which is not read"
-            ));
+            return Err(format!("has an array in pieces at \"{way}\", which is not read").into());
         }
         if way.len() + key.len() > 1 << 12 {
             return Err("has a name above 4096 bytes".into());
@@ -131,7 +130,7 @@ fn tree<'a>(
 }
 
 /// `(shape, dtype, bytes)`.
-fn array(payload: &[u8]) -> Result<FlaxArray<'_>, String> {
+fn array(payload: &[u8]) -> Result<FlaxArray<'_>, Reason> {
     let mut reader = Reader {
         bytes: payload,
         at: 0,
@@ -144,9 +143,7 @@ fn array(payload: &[u8]) -> Result<FlaxArray<'_>, String> {
         return Err(shaped.into());
     };
     if dimensions > 8 {
-        return Err(format!(
-            "has an array of {dimensions} dimensions, expected 8 at most"
-        ));
+        return Err(format!("has an array of {dimensions} dimensions, expected 8 at most").into());
     }
     let mut shape = Vec::with_capacity(dimensions);
     for _ in 0..dimensions {
@@ -175,7 +172,8 @@ fn array(payload: &[u8]) -> Result<FlaxArray<'_>, String> {
             return Err(format!(
                 "has an array of \"{}\", expected a known type of number",
                 other.escape_debug()
-            ));
+            )
+            .into());
         }
     };
     let Value::Bytes(bytes) = reader.value()? else {
@@ -185,10 +183,7 @@ fn array(payload: &[u8]) -> Result<FlaxArray<'_>, String> {
         .iter()
         .try_fold(element.bytes(), |all, &size| all.checked_mul(size));
     if expected != Some(bytes.len()) || reader.at != payload.len() {
-        return Err(format!(
-            "has an array of shape {shape:?} and {} bytes",
-            bytes.len()
-        ));
+        return Err(format!("has an array of shape {shape:?} and {} bytes", bytes.len()).into());
     }
     Ok(FlaxArray {
         element,
@@ -214,7 +209,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], Reason> {
         let end = self.at.checked_add(count);
         let taken = end.and_then(|end| self.bytes.get(self.at..end));
         let taken = taken.ok_or("ends too early")?;
@@ -223,34 +218,34 @@ impl<'a> Reader<'a> {
     }
 
     /// A big-endian number of `count` bytes.
-    fn number(&mut self, count: usize) -> Result<u64, String> {
+    fn number(&mut self, count: usize) -> Result<u64, Reason> {
         let bytes = self.take(count)?;
         Ok(bytes
             .iter()
             .fold(0, |all, &byte| all << 8 | u64::from(byte)))
     }
 
-    fn length(&mut self, count: usize) -> Result<usize, String> {
+    fn length(&mut self, count: usize) -> Result<usize, Reason> {
         usize::try_from(self.number(count)?).map_err(|_| "ends too early".into())
     }
 
-    fn text(&mut self, length: usize) -> Result<Value<'a>, String> {
+    fn text(&mut self, length: usize) -> Result<Value<'a>, Reason> {
         let text = std::str::from_utf8(self.take(length)?);
         Ok(Value::Text(
             text.map_err(|_| "has a text that is not UTF-8")?,
         ))
     }
 
-    fn bytes(&mut self, length: usize) -> Result<Value<'a>, String> {
+    fn bytes(&mut self, length: usize) -> Result<Value<'a>, Reason> {
         Ok(Value::Bytes(self.take(length)?))
     }
 
-    fn extension(&mut self, length: usize) -> Result<Value<'a>, String> {
+    fn extension(&mut self, length: usize) -> Result<Value<'a>, Reason> {
         let code = self.number(1)? as u8 as i8;
         Ok(Value::Extension(code, self.take(length)?))
     }
 
-    fn value(&mut self) -> Result<Value<'a>, String> {
+    fn value(&mut self) -> Result<Value<'a>, Reason> {
         let head = self.number(1)? as u8;
         match head {
             0x00..=0x7f => Ok(Value::Integer(head.into())),

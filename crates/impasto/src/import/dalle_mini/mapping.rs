@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::flax::FlaxArray;
 use crate::checkpoint::stored::{Element, StoredTensor};
 use crate::checkpoint::weights::{LazyTensor, Precision};
+use crate::error::Reason;
 use crate::import::mapping::transpose;
 use crate::import::{ImportReport, Misshapen};
 
@@ -41,7 +42,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn tensor(&self, part: &Part) -> Option<Result<StoredTensor<'a>, String>> {
+    fn tensor(&self, part: &Part) -> Option<Result<StoredTensor<'a>, Reason>> {
         match self {
             Source::Flax(arrays) => arrays.get(&part.name).map(|array| match part.layer {
                 Some(layer) => array.layer(layer.index, layer.count),

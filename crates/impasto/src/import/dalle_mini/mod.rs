@@ -23,6 +23,7 @@ use super::ImportReport;
 use crate::checkpoint::pytorch::Archive;
 use crate::checkpoint::weights::{self, LazyTensor};
 use crate::checkpoint::{IMAGE_TOKENIZER, config_file};
+use crate::error::Reason;
 use crate::families::{
     DalleMini, DalleMiniOptions, DalleMiniText, Family, FamilyConfig, FamilyModel, ImportOptions,
     NetworkReport, Published, PublishedFiles, PublishedForm,
@@ -235,9 +236,9 @@ fn inspect<T>(
     };
     config
         .validate()
-        .map_err(|e| Error::bad_file(&config_path, e.to_string()))?;
+        .map_err(|e| Error::bad_file(&config_path, Reason::of(e)))?;
     text.check(dalle.text_vocab_size)
-        .map_err(|e| Error::bad_file(folder, e.to_string()))?;
+        .map_err(|e| Error::bad_file(folder, Reason::of(e)))?;
 
     let sizes = [
         (bytes.path(), dalle.parameters(), bytes.length()),
@@ -291,7 +292,7 @@ fn tokenizer(folder: &Path) -> Result<BartTokenizer> {
     match (vocabulary, merges) {
         (Some(vocabulary), Some(merges)) => {
             BartTokenizer::from_vocabulary(&read(&vocabulary)?, &read(&merges)?)
-                .map_err(|e| Error::bad_file(vocabulary, e.to_string()))
+                .map_err(|e| Error::bad_file(vocabulary, Reason::of(e)))
         }
         _ => {
             let path = folder.join("tokenizer.json");
@@ -303,7 +304,7 @@ fn tokenizer(folder: &Path) -> Result<BartTokenizer> {
                 });
             }
             BartTokenizer::from_bytes(&read(&path)?)
-                .map_err(|e| Error::bad_file(path, e.to_string()))
+                .map_err(|e| Error::bad_file(path, Reason::of(e)))
         }
     }
 }
@@ -331,7 +332,7 @@ fn read_json(path: &Path) -> Result<Option<FlaxConfig>> {
     let bytes = files::read(path)?;
     serde_json::from_slice(&bytes)
         .map(Some)
-        .map_err(|e| Error::bad_file(path, format!("not a DALL·E mini config: {e}")))
+        .map_err(|e| Error::bad_file(path, Reason::because("not a DALL·E mini config", e)))
 }
 
 /// The weight files of a model, mapped, each with what is put in front of its tensors' names: min-dalle's

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::mapping::{Entry, Layer, Layout, Part, Source, collect};
 use crate::checkpoint::weights::LazyTensor;
+use crate::error::Reason;
 use crate::import::ImportReport;
 use crate::models::DalleBartConfig;
 use crate::models::dalle_bart::StackConfig;
@@ -73,7 +74,7 @@ impl FlaxConfig {
     }
 
     /// Refuses variants that no published model uses.
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), Reason> {
         let fixed = [
             ("activation_function", Value::from("gelu")),
             ("scale_embedding", Value::from(false)),
@@ -98,7 +99,8 @@ impl FlaxConfig {
             {
                 return Err(format!(
                     "{name} is {found}, expected {expected}: the published DALL·E mini and mega"
-                ));
+                )
+                .into());
             }
         }
         Ok(())
@@ -128,7 +130,7 @@ pub fn config(
     vqgan: &TamingVqganConfig,
     folder: &Path,
 ) -> Result<DalleBartConfig> {
-    let bad = |reason: String| Error::bad_file(folder.join(super::CONFIG), reason);
+    let bad = |reason: Reason| Error::bad_file(folder.join(super::CONFIG), reason);
     let grid = vqgan.grid();
     if source.is_flax() {
         let config = config.ok_or_else(|| Error::bad_file(folder, "lacks config.json"))?;
@@ -137,7 +139,8 @@ pub fn config(
             return Err(bad(format!(
                 "image_length is {}, the VQGAN has a grid of {grid}x{grid}",
                 config.image_length
-            )));
+            )
+            .into()));
         }
         let start = config.decoder_start_token_id.map(u64::from);
         let start = start.unwrap_or(config.image_vocab_size as u64);

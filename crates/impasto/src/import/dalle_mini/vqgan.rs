@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::mapping::{Entry, Layout, Part, Source, collect};
 use crate::checkpoint::weights::LazyTensor;
+use crate::error::Reason;
 use crate::import::{ImportReport, taming};
 use crate::models::taming_vqgan::{PixelRange, TamingVqganConfig};
 use crate::{Error, Result, files};
@@ -57,7 +58,7 @@ pub fn config(source: &Source<'_>, file: &Path, image_length: usize) -> Result<T
         let path = file.with_file_name(super::CONFIG);
         let bytes = files::read(&path)?;
         let config: FlaxConfig = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::bad_file(&path, format!("not a VQGAN config: {e}")))?;
+            .map_err(|e| Error::bad_file(&path, Reason::because("not a VQGAN config", e)))?;
         let fits = config.in_channels == 3
             && config.out_ch == 3
             && !config.double_z
@@ -87,14 +88,14 @@ pub fn config(source: &Source<'_>, file: &Path, image_length: usize) -> Result<T
     };
     config
         .validate()
-        .map_err(|e| Error::bad_file(file, e.to_string()))?;
+        .map_err(|e| Error::bad_file(file, Reason::of(e)))?;
     Ok(config)
 }
 
-fn by_tensors(source: &Source<'_>, image_length: usize) -> Result<TamingVqganConfig, String> {
+fn by_tensors(source: &Source<'_>, image_length: usize) -> Result<TamingVqganConfig, Reason> {
     let grid = image_length.isqrt();
     if grid * grid != image_length {
-        return Err(format!("expected a square picture, got {image_length} ids"));
+        return Err(format!("expected a square picture, got {image_length} ids").into());
     }
     // The detokenizer's table of codes has no module around it.
     let shape = |name: &str| source.shape(name.strip_prefix("quantize.").unwrap_or(name));

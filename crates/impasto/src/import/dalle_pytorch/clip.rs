@@ -11,6 +11,7 @@ use crate::checkpoint::dalle_pytorch_clip::{
     Architecture, DallePytorchClipModel, DallePytorchClipModelConfig,
 };
 use crate::checkpoint::pytorch::{Archive, mentions};
+use crate::error::Reason;
 use crate::files::folder_of;
 use crate::import::mapping::Mapping;
 use crate::import::weights::{Tensors, without_prefix};
@@ -64,7 +65,7 @@ pub fn load(path: &Path, device: &Device) -> Result<PublishedDallePytorchClip> {
     let config = config(&tensors).map_err(|reason| Error::bad_file(&file, reason))?;
     config
         .validate()
-        .map_err(|e| Error::bad_file(&file, e.to_string()))?;
+        .map_err(|e| Error::bad_file(&file, Reason::of(e)))?;
     let text = DallePytorchTokenizer::load(folder_of(&file), config.text_vocab_size)?;
     let (clip, report) = map(&file, tensors, &config, device)?;
     let config = DallePytorchClipModelConfig {
@@ -80,7 +81,7 @@ pub fn load(path: &Path, device: &Device) -> Result<PublishedDallePytorchClip> {
     })
 }
 
-fn config(tensors: &Tensors<'_>) -> Result<DallePytorchClipConfig, String> {
+fn config(tensors: &Tensors<'_>) -> Result<DallePytorchClipConfig, Reason> {
     let matrix = |name: &str| match tensors.get(name).map(|tensor| tensor.shape()) {
         Some(&[rows, columns]) => Ok([rows, columns]),
         Some(shape) => Err(format!("{name} has shape {shape:?}, expected a matrix")),
@@ -139,7 +140,7 @@ fn map(
     device: &Device,
 ) -> Result<(DallePytorchClip, ImportReport)> {
     check_size(path, config.parameters(), &tensors)?;
-    let bad = |reason: String| Error::bad_file(path, reason);
+    let bad = |reason: Reason| Error::bad_file(path, reason);
     let by_short: BTreeMap<String, String> = tensors
         .keys()
         .map(|name| (shortened(name), name.clone()))
@@ -149,7 +150,7 @@ fn map(
     let mut mapping = Mapping::new(path, tensors, &model);
     for name in ours {
         let (theirs, turned) = of_ours(&name)
-            .ok_or_else(|| bad(format!("nothing is known that {name} comes from")))?;
+            .ok_or_else(|| bad(format!("nothing is known that {name} comes from").into()))?;
         let theirs = by_short.get(&theirs).unwrap_or(&theirs);
         match turned {
             true => mapping.transposed(&name, theirs)?,

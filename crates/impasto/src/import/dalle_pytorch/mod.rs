@@ -17,6 +17,7 @@ use super::weights::{Tensors, without_prefix};
 use super::{ImportReport, taming};
 use crate::checkpoint::WeightFormat;
 use crate::checkpoint::pytorch::{Archive, Item, mentions};
+use crate::error::Reason;
 use crate::families::{
     DallePytorch as DallePytorchFamily, FamilyConfig, FamilyModel, NetworkReport, NoOptions,
     Published, PublishedFiles, PublishedForm,
@@ -86,7 +87,7 @@ fn load(
     let file = file_of(path);
     let bytes = files::bytes_of(&file, published.access)?;
     let archive = Archive::parse(&file, &bytes, &CLASSES)?;
-    let bad = |reason: String| Error::bad_file(&file, reason);
+    let bad = |reason: Reason| Error::bad_file(&file, reason);
     let root = archive.root();
     let (Some(hyperparameters), Some(weights)) = (root.get("hparams"), root.get("weights")) else {
         return Err(bad(
@@ -103,7 +104,7 @@ fn load(
     }
     let (image, image_report) = image(&file, root, image_tensors, device)?;
     let config = config(hyperparameters, &tensors, &image.config()).map_err(bad)?;
-    config.validate().map_err(|e| bad(e.to_string()))?;
+    config.validate().map_err(|e| bad(Reason::of(e)))?;
     let text = DallePytorchTokenizer::load(folder_of(&file), config.text_vocab_size)?;
     let (dalle, report) = map(&file, tensors, &config, device, format)?;
     let config = FamilyConfig {
@@ -156,7 +157,7 @@ fn image(
     tensors: Tensors<'_>,
     device: &Device,
 ) -> Result<(ImageTokenizer, ImportReport)> {
-    let bad = |reason: String| Error::bad_file(path, reason);
+    let bad = |reason: Reason| Error::bad_file(path, reason);
     let class = root.get("vae_class_name").and_then(Item::text);
     let has = |start: &str| tensors.keys().any(|name| name.starts_with(start));
     match class {
@@ -175,7 +176,7 @@ fn image(
         _ => Err(bad(format!(
             "has an image tokenizer of class {:?}, expected DiscreteVAE, OpenAIDiscreteVAE or VQGanVAE with its weights",
             class.unwrap_or("unknown")
-        ))),
+        ).into())),
     }
 }
 
@@ -196,7 +197,7 @@ fn vqgan(
         .map_err(|reason| Error::bad_file(path, reason))?;
     config
         .validate()
-        .map_err(|e| Error::bad_file(path, e.to_string()))?;
+        .map_err(|e| Error::bad_file(path, Reason::of(e)))?;
     image_tokenizer::taming(path, tensors, &config, device)
 }
 
@@ -204,7 +205,7 @@ fn config(
     given: Item<'_>,
     tensors: &Tensors<'_>,
     image: &ImageTokenizerConfig,
-) -> Result<DallePytorchConfig, String> {
+) -> Result<DallePytorchConfig, Reason> {
     let size = |name: &str, default: Option<usize>| match given.get(name) {
         None => default.ok_or_else(|| format!("hparams lacks {name}")),
         Some(item) => item
@@ -308,7 +309,7 @@ fn map(
     format: WeightFormat,
 ) -> Result<(DallePytorch, ImportReport)> {
     check_size(path, config.parameters(), &tensors)?;
-    let bad = |reason: String| Error::bad_file(path, reason);
+    let bad = |reason: Reason| Error::bad_file(path, reason);
     // The joint vocabulary's head is two of ours, and tied embeddings are its rows.
     let (words, codes) = (config.text_rows(), config.codebook_size);
     let tied = tensors.contains_key("text_emb.linear.weight");
@@ -322,7 +323,8 @@ fn map(
                 "{joint} has shape {:?}, expected {} rows",
                 tensor.shape(),
                 words + codes
-            )));
+            )
+            .into()));
         }
         for (part, start, count) in [("text", 0, words), ("image", words, codes)] {
             let rows = tensor.rows(start, count).map_err(bad)?;
@@ -351,8 +353,8 @@ fn map(
         mapping.ignore(&name);
     }
     for name in ours {
-        let (theirs, turned) =
-            theirs(&name).ok_or_else(|| bad(format!("nothing is known that {name} comes from")))?;
+        let (theirs, turned) = theirs(&name)
+            .ok_or_else(|| bad(format!("nothing is known that {name} comes from").into()))?;
         let theirs = by_short.get(&theirs).unwrap_or(&theirs);
         match turned {
             true => mapping.transposed(&name, theirs)?,

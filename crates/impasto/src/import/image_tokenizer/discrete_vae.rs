@@ -7,6 +7,7 @@ use burn::tensor::Device;
 
 use super::check_size;
 use crate::checkpoint::pytorch::{Archive, Item};
+use crate::error::Reason;
 use crate::import::ImportReport;
 use crate::import::mapping::Mapping;
 use crate::import::weights::Tensors;
@@ -28,18 +29,18 @@ pub fn archive<'a>(path: &'a Path, bytes: &'a [u8]) -> Result<Archive<'a>> {
 pub struct Hyperparameters<'a>(pub Item<'a>);
 
 impl Hyperparameters<'_> {
-    fn size(&self, name: &str, default: usize) -> Result<usize, String> {
+    fn size(&self, name: &str, default: usize) -> Result<usize, Reason> {
         match self.0.get(name) {
             None => Ok(default),
             Some(item) => item
                 .integer()
                 .and_then(|value| usize::try_from(value).ok())
-                .ok_or_else(|| format!("hparams.{name} is no size")),
+                .ok_or_else(|| format!("hparams.{name} is no size").into()),
         }
     }
 
     /// With the constructor's defaults.
-    pub fn config(&self) -> Result<DiscreteVaeConfig, String> {
+    pub fn config(&self) -> Result<DiscreteVaeConfig, Reason> {
         if self.size("channels", 3)? != 3 {
             return Err("hparams.channels is not 3, which is not read".into());
         }
@@ -55,7 +56,7 @@ impl Hyperparameters<'_> {
     }
 
     /// `((means), (deviations))`, three or more each; none leaves pixels in 0..1.
-    fn normalization(&self) -> Result<Normalization, String> {
+    fn normalization(&self) -> Result<Normalization, Reason> {
         let Some(item) = self.0.get("normalization") else {
             return Ok(Normalization::default());
         };
@@ -107,7 +108,7 @@ pub fn map(
 ) -> Result<(ImageTokenizer, ImportReport)> {
     config
         .validate()
-        .map_err(|e| Error::bad_file(path, e.to_string()))?;
+        .map_err(|e| Error::bad_file(path, Reason::of(e)))?;
     check_size(path, config.parameters(), &tensors)?;
     let model = config.init(&mut Init::empty(device));
     let ours: Vec<String> = shapes(&model).into_keys().collect();

@@ -7,6 +7,7 @@ use burn::tensor::Device;
 
 use super::check_size;
 use crate::checkpoint::pytorch::Archive;
+use crate::error::Reason;
 use crate::import::ImportReport;
 use crate::import::mapping::Mapping;
 use crate::import::weights::Tensors;
@@ -62,7 +63,7 @@ pub fn map_state(
     let config = sizes(&tensors).map_err(|reason| Error::bad_file(path, reason))?;
     config
         .validate()
-        .map_err(|e| Error::bad_file(path, e.to_string()))?;
+        .map_err(|e| Error::bad_file(path, Reason::of(e)))?;
     check_size(path, parameters(&config), &tensors)?;
     let model = config.init(&mut Init::empty(device));
     let ours: Vec<String> = shapes(&model).into_keys().collect();
@@ -77,7 +78,7 @@ pub fn map_state(
     Ok((ImageTokenizer::Dvae(model), report))
 }
 
-fn sizes(tensors: &Tensors<'_>) -> Result<DvaeConfig, String> {
+fn sizes(tensors: &Tensors<'_>) -> Result<DvaeConfig, Reason> {
     let size = |name: &str, axis: usize| {
         let shape = tensors.get(name).map(|tensor| tensor.shape());
         shape
@@ -92,7 +93,7 @@ fn sizes(tensors: &Tensors<'_>) -> Result<DvaeConfig, String> {
     let n_groups = count(&|i| format!("enc.blocks.group_{i}.block_1.res_path.conv_1.w"));
     let n_blocks = count(&|j| format!("enc.blocks.group_1.block_{j}.res_path.conv_1.w"));
     if n_groups > 12 {
-        return Err(format!("has {n_groups} groups, expected at most 12"));
+        return Err(format!("has {n_groups} groups, expected at most 12").into());
     }
     Ok(DvaeConfig {
         picture_size: PICTURE_SIZE,

@@ -9,6 +9,7 @@ use serde::de::IgnoredAny;
 
 use super::check_size;
 use crate::checkpoint::pytorch::Archive;
+use crate::error::Reason;
 use crate::import::ImportReport;
 use crate::import::mapping::Mapping;
 use crate::import::weights::Tensors;
@@ -74,18 +75,18 @@ fn yes() -> bool {
 }
 
 fn read_config(path: &Path) -> Result<TamingVqganConfig> {
-    let bad = |reason: String| Error::bad_file(path, reason);
+    let bad = |reason: Reason| Error::bad_file(path, reason);
     let length = std::fs::metadata(path)
         .map_err(Error::io("read", path))?
         .len();
     if length > LONGEST_CONFIG {
-        return Err(bad(format!("has {length} bytes, expected a config")));
+        return Err(bad(format!("has {length} bytes, expected a config").into()));
     }
     let text = files::read_to_string(path)?;
     let config: TamingConfig = serde_saphyr::from_str(&text).map_err(|e| {
         let reason = e.to_string();
         let first = reason.lines().next().unwrap_or_default().to_owned();
-        bad(format!("not a VQGAN config: {first}"))
+        bad(format!("not a VQGAN config: {first}").into())
     })?;
     let Model { target, params } = config.model;
     let gumbel = match target.rsplit('.').next() {
@@ -95,7 +96,8 @@ fn read_config(path: &Path) -> Result<TamingVqganConfig> {
             return Err(bad(format!(
                 "model.target is {}, expected VQModel or GumbelVQ",
                 target.escape_debug()
-            )));
+            )
+            .into()));
         }
     };
     let coders = params.ddconfig;
@@ -124,7 +126,7 @@ fn read_config(path: &Path) -> Result<TamingVqganConfig> {
         pixel_range: PixelRange::Signed,
         encoder: true,
     };
-    config.validate().map_err(|e| bad(e.to_string()))?;
+    config.validate().map_err(|e| bad(Reason::of(e)))?;
     Ok(config)
 }
 

@@ -17,6 +17,7 @@ use impasto_kernels::gemm::Matrix;
 use impasto_kernels::{self as kernels, bf16, quantised};
 use serde::{Deserialize, Serialize};
 
+use crate::error::Reason;
 use crate::{Error, Result};
 
 /// In what numbers the weights of linear layers are held.
@@ -102,13 +103,13 @@ impl fmt::Display for WeightFormat {
 }
 
 impl FromStr for WeightFormat {
-    type Err = String;
+    type Err = Reason;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, Reason> {
         Self::ALL
             .into_iter()
             .find(|format| format.to_string() == text)
-            .ok_or_else(|| format!("expected f32, bf16, int8 or int4, got \"{text}\""))
+            .ok_or_else(|| format!("expected f32, bf16, int8 or int4, got \"{text}\"").into())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Unpacks gzip, in which OpenAI published its merges.
 
+use crate::error::Reason;
 use std::io::Read;
 
 use flate2::read::GzDecoder;
@@ -8,14 +9,14 @@ use flate2::read::GzDecoder;
 pub const MAGIC: &[u8] = &[0x1f, 0x8b, 8];
 
 /// The bytes of the first member, unless they are more than `limit`.
-pub fn unpack(bytes: &[u8], limit: usize) -> Result<Vec<u8>, String> {
+pub fn unpack(bytes: &[u8], limit: usize) -> Result<Vec<u8>, Reason> {
     let mut unpacked = Vec::new();
     GzDecoder::new(bytes)
         .take(limit as u64 + 1)
         .read_to_end(&mut unpacked)
-        .map_err(|e| format!("not a whole gzip file: {e}"))?;
+        .map_err(|e| Reason::because("not a whole gzip file", e))?;
     if unpacked.len() > limit {
-        return Err(format!("a gzip file of more than {limit} bytes"));
+        return Err(format!("a gzip file of more than {limit} bytes").into());
     }
     Ok(unpacked)
 }
@@ -36,7 +37,12 @@ mod tests {
     #[test]
     fn a_packed_file_is_unpacked_and_a_damaged_one_refused() {
         assert_eq!(unpack(PACKED, 100).unwrap(), b"hello hello hello hello\n");
-        assert!(unpack(PACKED, 10).unwrap_err().contains("more than 10"));
+        assert!(
+            unpack(PACKED, 10)
+                .unwrap_err()
+                .to_string()
+                .contains("more than 10")
+        );
         for end in 0..PACKED.len() {
             assert!(unpack(&PACKED[..end], 100).is_err());
         }

@@ -21,6 +21,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 pub use cleaning::Cleaning;
 pub(crate) use gzip::MAGIC as GZIP;
 
+use crate::error::Reason;
 use crate::{Error, Result, files};
 
 /// Ends a word's last symbol.
@@ -80,7 +81,7 @@ impl ClipTokenizer {
     /// From OpenAI's list of merges (`bpe_simple_vocab_16e6.txt`, packed by gzip or not): the model's
     /// vocabulary size says how many of them count.
     pub fn from_merges(list: &[u8], vocab_size: usize, cleaning: Cleaning) -> Result<Self> {
-        let bad = |reason: String| Error::invalid("merges", reason);
+        let bad = |reason: Reason| Error::invalid("merges", reason);
         let unpacked;
         let list = if list.starts_with(gzip::MAGIC) {
             unpacked = gzip::unpack(list, MAX_FILE_BYTES).map_err(bad)?;
@@ -88,7 +89,7 @@ impl ClipTokenizer {
         } else {
             list
         };
-        let list = std::str::from_utf8(list).map_err(|e| bad(format!("not text: {e}")))?;
+        let list = std::str::from_utf8(list).map_err(|e| bad(Reason::because("not text", e)))?;
         let mut symbols: Vec<String> = alphabet();
         let ends: Vec<String> = symbols.iter().map(|s| format!("{s}{WORD_END}")).collect();
         symbols.extend(ends);
@@ -96,7 +97,8 @@ impl ClipTokenizer {
             bad(format!(
                 "belong to a vocabulary of {vocab_size}, expected {} or more",
                 symbols.len() + 2
-            ))
+            )
+            .into())
         })?;
         let mut merges = Vec::new();
         for line in list.lines().skip(1).take(expected) {
@@ -104,7 +106,8 @@ impl ClipTokenizer {
                 return Err(bad(format!(
                     "line {} is no pair of symbols",
                     merges.len() + 2
-                )));
+                )
+                .into()));
             };
             symbols.push(format!("{left}{right}"));
             merges.push((left.to_owned(), right.to_owned()));
@@ -113,7 +116,8 @@ impl ClipTokenizer {
             return Err(bad(format!(
                 "are {}, expected {expected} for a vocabulary of {vocab_size}",
                 merges.len()
-            )));
+            )
+            .into()));
         }
         symbols.extend([STARTS[0].to_owned(), ENDS[0].to_owned()]);
         let vocabulary: HashMap<String, u32> = symbols.into_iter().zip(0..).collect();
@@ -134,15 +138,20 @@ impl ClipTokenizer {
     /// From `vocab.json` and `merges.txt`.
     pub fn from_vocabulary(vocabulary: &[u8], merges: &[u8], cleaning: Cleaning) -> Result<Self> {
         let vocabulary: HashMap<String, u32> = serde_json::from_slice(vocabulary).map_err(|e| {
-            Error::invalid("vocab.json", format!("no map from symbols to ids: {e}"))
+            Error::invalid(
+                "vocab.json",
+                Reason::because("no map from symbols to ids", e),
+            )
         })?;
-        let bad = |reason: String| Error::invalid("merges.txt", reason);
-        let merges = std::str::from_utf8(merges).map_err(|e| bad(format!("not text: {e}")))?;
+        let bad = |reason: Reason| Error::invalid("merges.txt", reason);
+        let merges =
+            std::str::from_utf8(merges).map_err(|e| bad(Reason::because("not text", e)))?;
         let lines = merges.lines().enumerate();
         let merges = lines
             .filter(|(i, line)| !line.is_empty() && (*i > 0 || !line.starts_with("#version")))
             .map(|(i, line)| {
-                pair(line).ok_or_else(|| bad(format!("line {} is no pair of symbols", i + 1)))
+                pair(line)
+                    .ok_or_else(|| bad(format!("line {} is no pair of symbols", i + 1).into()))
             })
             .collect::<Result<Vec<_>>>()?;
         ClipTokenizer::new(vocabulary, merges, cleaning)
@@ -173,14 +182,15 @@ impl ClipTokenizer {
             id: u32,
             content: String,
         }
-        let bad = |reason: String| Error::invalid("tokenizer.json", reason);
+        let bad = |reason: Reason| Error::invalid("tokenizer.json", reason);
         let document: Document = serde_json::from_slice(bytes)
-            .map_err(|e| bad(format!("no byte-pair tokenizer: {e}")))?;
+            .map_err(|e| bad(Reason::because("no byte-pair tokenizer", e)))?;
         if document.model.end_of_word_suffix.as_deref() != Some(WORD_END) {
             return Err(bad(format!(
                 "its words end with {:?}, expected {WORD_END:?}, as CLIP's do",
                 document.model.end_of_word_suffix.unwrap_or_default()
-            )));
+            )
+            .into()));
         }
         let merges = document
             .model
@@ -189,7 +199,7 @@ impl ClipTokenizer {
             .map(|merge| match merge {
                 Merge::Pair(left, right) => Ok((left, right)),
                 Merge::Line(line) => {
-                    pair(&line).ok_or_else(|| bad(format!("{line:?} is no pair of symbols")))
+                    pair(&line).ok_or_else(|| bad(format!("{line:?} is no pair of symbols").into()))
                 }
             })
             .collect::<Result<Vec<_>>>()?;
@@ -243,26 +253,26 @@ impl ClipTokenizer {
         merges: Vec<(String, String)>,
         cleaning: Cleaning,
     ) -> Result<Self> {
-        let bad = |reason: String| Error::invalid("vocabulary", reason);
+        let bad = |reason: Reason| Error::invalid("vocabulary", reason);
         let special = |names: [&str; 2]| {
             let mut ids = names.iter().filter_map(|name| vocabulary.get(*name));
             ids.next()
                 .copied()
-                .ok_or_else(|| bad(format!("lacks the token {}", names[0])))
+                .ok_or_else(|| bad(format!("lacks the token {}", names[0]).into()))
         };
         let (start, end) = (special(STARTS)?, special(ENDS)?);
         // With all of these there is no text without ids.
         for symbol in alphabet() {
             for symbol in [format!("{symbol}{WORD_END}"), symbol] {
                 if !vocabulary.contains_key(&symbol) {
-                    return Err(bad(format!("lacks the symbol {symbol:?}")));
+                    return Err(bad(format!("lacks the symbol {symbol:?}").into()));
                 }
             }
         }
         let size = vocabulary.values().max().map_or(0, |&id| id as usize + 1);
         let document = document(&vocabulary, &merges, None);
         let tokenizer = serde_json::from_value(document)
-            .map_err(|e| bad(format!("and merges do not fit: {e}")))?;
+            .map_err(|e| bad(Reason::because("and merges do not fit", e)))?;
         Ok(ClipTokenizer {
             tokenizer,
             cleaning,

@@ -65,7 +65,8 @@ impl Machine<'_> {
                     return Err(format!(
                         "imports {}, which is no part of weights; nothing in a file is executed",
                         whole.escape_debug()
-                    ));
+                    )
+                    .into());
                 }
                 Global::Class
             }
@@ -183,9 +184,8 @@ impl Machine<'_> {
 
 fn whole(value: Value) -> Step<usize> {
     match value {
-        Value::Integer(value) => {
-            usize::try_from(value).map_err(|_| format!("has a size of {value}, expected 0 or more"))
-        }
+        Value::Integer(value) => usize::try_from(value)
+            .map_err(|_| format!("has a size of {value}, expected 0 or more").into()),
         _ => Err("has a size that is no integer".into()),
     }
 }
