@@ -26,6 +26,12 @@ pub enum Event<'a> {
     },
     /// Something happened while an index was built.
     Index(crate::search::Event<'a>),
+    /// A part of a file was downloaded.
+    Download(&'a crate::hub::Progress),
+    /// A check of a self-test is done.
+    Check(&'a crate::selftest::Outcome),
+    /// A figure of a benchmark is known.
+    Figure(&'a crate::bench::Figure),
     /// Something happened in a training.
     Training(&'a crate::train::Event),
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 use impasto::hub::{Hub, Known, Progress, registry};
+use impasto::observer::Event;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::failure::Usage;
@@ -60,9 +61,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
             terminal::note(format_args!("{}: {}", entry.name, describe(entry)));
         }
         let mut bars = Bars::new()?;
-        let done = hub.pull(&name, revision(&name, &arguments), &mut |progress| {
-            bars.show(progress);
-        })?;
+        let mut show = |event: &Event<'_>| {
+            if let Event::Download(progress) = event {
+                bars.show(progress);
+            }
+            terminal::go_on()
+        };
+        let done = hub.pull(&name, revision(&name, &arguments), &mut show)?;
         bars.clear();
         if let Some(note) = &done.note {
             terminal::note(format_args!("note: {note}; the cached model is used"));

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
 use impasto::Error;
+use impasto::observer::Event;
 use impasto::selftest::{Options, Outcome, Precision, SelfTestReport, run as check};
 use serde::Serialize;
 
@@ -83,7 +84,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     // Printed before the first check: what is refused prints nothing.
     let mut header = Some(HEADER);
     let mut written = Ok(());
-    let checked = check(&options, &device, &mut |outcome| {
+    let checked = check(&options, &device, &mut |event: &Event<'_>| {
+        let Event::Check(outcome) = event else {
+            return ControlFlow::Continue(());
+        };
         if arguments.json {
             terminal::note(line(outcome));
         } else {

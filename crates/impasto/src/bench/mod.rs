@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::WeightFormat;
 use crate::doctor::{self, Kernels};
 use crate::nn::ComputePrecision;
+use crate::observer::{Event, Observer};
 use crate::{Error, Result};
 
 /// What is measured.
@@ -142,11 +143,8 @@ pub struct BenchReport {
     pub peak_memory_bytes: Option<u64>,
 }
 
-/// Measures on the CPU. `progress` gets each figure when it is known.
-pub fn run(
-    options: &Options,
-    progress: &mut dyn FnMut(&Figure) -> ControlFlow<()>,
-) -> Result<BenchReport> {
+/// Measures on the CPU. `observer` gets each figure when it is known ([`Event::Figure`]).
+pub fn run(options: &Options, observer: &mut dyn Observer) -> Result<BenchReport> {
     if options.tokens < 4 || options.runs == 0 {
         return Err(Error::invalid(
             "bench",
@@ -159,7 +157,7 @@ pub fn run(
         readings: Vec::new(),
         peaks: Peaks::measure(),
         figures: Vec::new(),
-        progress,
+        observer,
     };
     for what in &options.what {
         match what {
@@ -228,7 +226,7 @@ struct Bench<'a> {
     readings: Vec<f64>,
     peaks: Peaks,
     figures: Vec<Figure>,
-    progress: &'a mut dyn FnMut(&Figure) -> ControlFlow<()>,
+    observer: &'a mut dyn Observer,
 }
 
 /// What a figure is of.
@@ -267,7 +265,7 @@ impl Bench<'_> {
             bound,
             fraction,
         };
-        let flow = (self.progress)(&figure);
+        let flow = self.observer.event(&Event::Figure(&figure));
         self.figures.push(figure);
         match flow {
             ControlFlow::Break(()) => Err(Error::Stopped),

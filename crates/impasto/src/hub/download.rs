@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use ureq::Agent;
 use super::listing::{Checksum, unreachable};
 use crate::error::Reason;
 use crate::files::folder_of;
+use crate::observer::{Event, Observer};
 use crate::{Error, Result, files};
 
 /// The most of a file whose size nobody states: several times the largest that is known.
@@ -82,12 +84,7 @@ impl Download<'_> {
     ///
     /// What has come stands in `{blob}.incomplete` until it is whole and its checksum is right. Another
     /// process that wants the same file waits for this one.
-    pub fn to(
-        &self,
-        blob: &Path,
-        model_bytes: u64,
-        progress: &mut dyn FnMut(&Progress),
-    ) -> Result<u64> {
+    pub fn to(&self, blob: &Path, model_bytes: u64, observer: &mut dyn Observer) -> Result<u64> {
         let folder = folder_of(blob);
         fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         let beside = |ending: &str| {
@@ -98,17 +95,21 @@ impl Download<'_> {
         let lock_path = beside(".lock");
         let _lock = Lock::take(lock_path)?;
         let mut report = |bytes: u64, file_bytes: Option<u64>| {
-            progress(&Progress {
+            let progress = Progress {
                 file: self.name.to_owned(),
                 bytes,
                 file_bytes,
                 model_bytes,
-            });
+            };
+            match observer.event(&Event::Download(&progress)) {
+                ControlFlow::Continue(()) => Ok(()),
+                ControlFlow::Break(()) => Err(Error::Stopped),
+            }
         };
         if let Ok(here) = fs::metadata(blob)
             && self.size.is_none_or(|size| size == here.len())
         {
-            report(here.len(), Some(here.len()));
+            report(here.len(), Some(here.len()))?;
             return Ok(0);
         }
         let partial = beside(".incomplete");
@@ -147,7 +148,7 @@ impl Download<'_> {
         &self,
         partial: &Path,
         came: &mut u64,
-        report: &mut dyn FnMut(u64, Option<u64>),
+        report: &mut dyn FnMut(u64, Option<u64>) -> Result<()>,
     ) -> Result<u64, Cut> {
         let write = |error| Cut::Final(Error::io("write", partial)(error));
         let mut file = OpenOptions::new()
@@ -247,7 +248,8 @@ impl Download<'_> {
             }
             file.write_all(&buffer[..count]).map_err(write)?;
             *came += count as u64;
-            report(here, total);
+            // What has come stays for the next pull.
+            report(here, total).map_err(Cut::Final)?;
         }
         if total.is_some_and(|total| here < total) {
             return Err(Cut::Transient("the connection was cut".into()));

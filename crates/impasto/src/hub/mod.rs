@@ -20,6 +20,7 @@ use ureq::Agent;
 
 use crate::checkpoint::ModelSource;
 use crate::error::Hint;
+use crate::observer::{NoObserver, Observer};
 use crate::{Error, Result};
 
 pub use download::Progress;
@@ -74,21 +75,16 @@ impl Hub {
     /// # Errors
     /// Where the name is none, the hub has no such model or does not answer and the cache has not got it,
     /// what comes is not what the hub promised, or the cache can't be written.
-    pub fn pull(
-        &self,
-        name: &str,
-        revision: &str,
-        progress: &mut dyn FnMut(&Progress),
-    ) -> Result<Pulled> {
+    pub fn pull(&self, name: &str, revision: &str, observer: &mut dyn Observer) -> Result<Pulled> {
         match known(name) {
             Some(entry) => match &entry.source {
                 Source::Hub { repo, files } => {
-                    self.pull_repository(entry.name, repo, revision, Some(files), progress)
+                    self.pull_repository(entry.name, repo, revision, Some(files), observer)
                 }
-                Source::Addresses { files } => self.pull_addresses(entry, files, progress),
+                Source::Addresses { files } => self.pull_addresses(entry, files, observer),
             },
             None if is_repository(name) => {
-                self.pull_repository(name, name, revision, None, progress)
+                self.pull_repository(name, name, revision, None, observer)
             }
             None => Err(unknown(name)),
         }
@@ -100,7 +96,7 @@ impl Hub {
         repo: &str,
         revision: &str,
         wanted: Option<&[String]>,
-        progress: &mut dyn FnMut(&Progress),
+        observer: &mut dyn Observer,
     ) -> Result<Pulled> {
         check_revision(revision)?;
         let repository = Repository::new(&self.cache, repo);
@@ -157,7 +153,7 @@ impl Hub {
                 checksum: file.checksum.as_ref(),
                 attempts: ATTEMPTS,
             }
-            .to(&blob, total, progress)?;
+            .to(&blob, total, observer)?;
             repository.link(&listing.commit, &file.name, &blob)?;
             record.files.push(RecordedFile::of(&file.name, &blob)?);
         }
@@ -172,7 +168,7 @@ impl Hub {
         &self,
         entry: &Known,
         files: &[registry::Address],
-        progress: &mut dyn FnMut(&Progress),
+        observer: &mut dyn Observer,
     ) -> Result<Pulled> {
         let repository = Repository::new(&self.cache, entry.name);
         let wanted: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
@@ -204,7 +200,7 @@ impl Hub {
                 checksum: file.checksum().as_ref(),
                 attempts: ATTEMPTS,
             }
-            .to(&blob, entry.bytes, progress)?;
+            .to(&blob, entry.bytes, observer)?;
             repository.link(&record.commit, &file.name, &blob)?;
             record.files.push(RecordedFile::of(&file.name, &blob)?);
         }
@@ -263,7 +259,7 @@ pub fn find_pulled(name: &str, cache: &Path) -> Result<Option<ModelSource>> {
         token: None,
         offline: true,
     };
-    let folder = |name: &str| match hub.pull(name, "main", &mut |_| {}) {
+    let folder = |name: &str| match hub.pull(name, "main", &mut NoObserver) {
         Ok(pulled) => Ok(Some(pulled.folder)),
         // A folder that is not there looks like a repository too.
         Err(Error::Unreachable { .. }) if entry.is_none() => Ok(None),
