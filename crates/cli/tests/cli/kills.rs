@@ -198,13 +198,19 @@ fn a_killed_pull_is_completed_by_the_next() {
     }
 }
 
+/// A training whose config is written, by the arguments that name what is trained; and the weights that it writes.
+struct Training {
+    program: Program,
+    subject: Vec<String>,
+    weights: &'static str,
+}
+
 /// With a checkpoint after each second step, so that many kills fall into the writing of one.
-#[test]
-fn a_killed_training_loses_nothing_after_its_last_checkpoint() {
+fn training(subject: &[&str], weights: &'static str, mut config: serde_json::Value) -> Training {
     let program = Program::new();
     fs::create_dir(program.path("p")).unwrap();
     for i in 0..4u8 {
-        let picture = Image::filled(32, 32, [i * 60, 99, 199]);
+        let picture = Image::filled(64, 64, [i * 60, 99, 199]);
         fs::write(
             program.path(&format!("p/{i}.png")),
             picture.encode(Format::Png, 100).unwrap(),
@@ -212,71 +218,113 @@ fn a_killed_training_loses_nothing_after_its_last_checkpoint() {
         .unwrap();
         fs::write(program.path(&format!("p/{i}.txt")), format!("card {i}")).unwrap();
     }
+    config["data"] = json!({"pairs": {"from": {"folder": "p"}, "validation_share": 0.0}});
+    config["run"] = json!({
+        "steps": 60, "batch_size": 2, "warmup_steps": 1, "checkpoint_every": 2, "keep_checkpoints": 2
+    });
+    fs::write(program.path("c.json"), config.to_string()).unwrap();
+    Training {
+        program,
+        subject: subject.iter().map(|&part| part.to_owned()).collect(),
+        weights,
+    }
+}
+
+impl Training {
+    fn arguments<'a>(&'a self, out: &'a str) -> Vec<&'a str> {
+        let mut arguments = vec!["train"];
+        arguments.extend(self.subject.iter().map(String::as_str));
+        arguments.extend([
+            "--config", "c.json", "--out", out, "--device", "cpu", "--resume",
+        ]);
+        arguments
+    }
+
+    /// Killed and resumed until it is done, it never goes back behind a checkpoint that it named, and ends with the
+    /// files and weights of a run that nothing interrupted.
+    fn check(&self) {
+        let program = &self.program;
+        let takes = unbroken(program, &self.arguments("whole"));
+        let number_in = |line: &str, before: &str, after: char| {
+            line.strip_prefix(before)
+                .and_then(|rest| rest.split(after).next()?.parse::<u64>().ok())
+        };
+        let check = |stderr: &str, saved: u64| {
+            let resumed = stderr
+                .lines()
+                .find_map(|line| number_in(line, "resumed after ", ' '));
+            if let Some(resumed) = resumed {
+                assert!(resumed >= saved, "went back from {saved} to {resumed}");
+            }
+            let last = stderr
+                .lines()
+                .filter_map(|line| number_in(line, "checkpoint of step ", ':'))
+                .next_back();
+            last.or(resumed).unwrap_or(0).max(saved)
+        };
+        let (mut saved, mut number) = (0, 0);
+        let until = kills();
+        while number < until {
+            // A few kills a run, and a new run when it is at its end.
+            let ran = killed(program, &self.arguments("out"), number, takes.div_f64(2.0));
+            assert!(!ran.stderr.contains("error:"), "{}", ran.stderr);
+            saved = check(&ran.stderr, saved);
+            number += 1;
+            if saved >= 50 || number == until {
+                let ran = program.run(&self.arguments("out"));
+                assert_eq!(ran.code, 0, "{}", ran.stderr);
+                check(&ran.stderr, saved);
+                let folders = ["out", "whole"].map(|out| program.path(out));
+                let [out, whole] = &folders;
+                assert_eq!(below(out), below(whole), "kill {number}");
+                assert!(
+                    fs::read(out.join(self.weights)).unwrap()
+                        == fs::read(whole.join(self.weights)).unwrap(),
+                    "kill {number}: other weights"
+                );
+                fs::remove_dir_all(out).unwrap();
+                saved = 0;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_killed_training_of_an_image_tokenizer_loses_nothing_after_its_last_checkpoint() {
     let config = json!({
         "model": {
             "architecture": "vqgan", "picture_size": 32, "patch": 8, "widths": [16],
             "n_res_blocks": 1, "groups": 4, "codebook_size": 16, "code_width": 4
         },
-        "data": {"pairs": {"from": {"folder": "p"}, "validation_share": 0.0}},
-        "run": {"steps": 60, "batch_size": 2, "warmup_steps": 1, "checkpoint_every": 2, "keep_checkpoints": 2},
         "validation": 2
     });
-    fs::write(program.path("c.json"), config.to_string()).unwrap();
-    let train = |out: &'static str| {
-        [
-            "train",
-            "image-tokenizer",
-            "--config",
-            "c.json",
-            "--out",
-            out,
-            "--device",
-            "cpu",
-            "--resume",
-        ]
-    };
-    let takes = unbroken(&program, &train("whole"));
-    let number_in = |line: &str, before: &str, behind: char| {
-        line.strip_prefix(before)
-            .and_then(|rest| rest.split(behind).next()?.parse::<u64>().ok())
-    };
-    let (mut saved, mut number) = (0, 0);
-    let check = |stderr: &str, saved: u64| {
-        let resumed = stderr
-            .lines()
-            .find_map(|line| number_in(line, "resumed after ", ' '));
-        if let Some(resumed) = resumed {
-            assert!(resumed >= saved, "went back from {saved} to {resumed}");
-        }
-        let last = stderr
-            .lines()
-            .filter_map(|line| number_in(line, "checkpoint of step ", ':'))
-            .next_back();
-        last.or(resumed).unwrap_or(0).max(saved)
-    };
-    let until = kills();
-    while number < until {
-        // A few kills a run, and a new run when it is at its end.
-        let ran = killed(&program, &train("out"), number, takes.div_f64(2.0));
-        assert!(!ran.stderr.contains("error:"), "{}", ran.stderr);
-        saved = check(&ran.stderr, saved);
-        number += 1;
-        if saved >= 50 || number == until {
-            let ran = program.run(&train("out"));
-            assert_eq!(ran.code, 0, "{}", ran.stderr);
-            check(&ran.stderr, saved);
-            let folders = ["out", "whole"].map(|out| program.path(out));
-            let [out, whole] = &folders;
-            assert_eq!(below(out), below(whole), "kill {number}");
-            let weights = "image_tokenizer.safetensors";
-            assert!(
-                fs::read(out.join(weights)).unwrap() == fs::read(whole.join(weights)).unwrap(),
-                "kill {number}: other weights"
-            );
-            fs::remove_dir_all(out).unwrap();
-            saved = 0;
-        }
-    }
+    training(&["image-tokenizer"], "image_tokenizer.safetensors", config).check();
+}
+
+#[test]
+fn a_killed_training_of_a_clip_loses_nothing_after_its_last_checkpoint() {
+    let tower = json!({"width": 16, "n_layers": 1, "n_heads": 2, "hidden": 32});
+    let config = json!({
+        "name": "c", "licence": "CC0-1.0", "text_tokenizer": model(),
+        "model": {
+            "image_size": 32, "patch_size": 16, "image": tower, "text_length": 16, "text": tower,
+            "projection_width": 8
+        },
+        "validation": 2
+    });
+    training(&["clip"], "model/clip.safetensors", config).check();
+}
+
+#[test]
+fn a_killed_fine_tuning_loses_nothing_after_its_last_checkpoint() {
+    let config = json!({
+        "name": "tuned", "encoded_pictures": 4, "caption_dropout": 0.1, "validation": 2, "samples": 1
+    });
+    let subject = ["dalle", "--from", model()];
+    training(&subject, "model/dalle.safetensors", config.clone()).check();
+    let mut config = config;
+    config["lora"] = json!({"rank": 2, "dropout": 0.1});
+    training(&subject, "adapter/adapter.safetensors", config).check();
 }
 
 #[test]
