@@ -22,24 +22,24 @@ use crate::terminal;
 /// Which model, and where it runs.
 #[derive(Args)]
 pub struct ModelFlags {
-    /// A model's name, the embedded one's or a pulled one's, or a checkpoint folder, ours or a published one
+    /// Name of the embedded or of a pulled model, or a checkpoint folder: impasto's or a published one
     #[arg(long, value_name = "NAME|DIR", default_value = impasto::checkpoint::EMBEDDED_NAME)]
     pub model: String,
-    /// Hold the weights of linear layers in f32, bf16, int8 or int4: fewer bits are less memory and quicker on the
-    /// CPU, and a little less exact [default: as they are stored]
+    /// Precision of linear layers in memory: f32, bf16, int8 or int4. Lower precision: less memory, faster on the CPU,
+    /// slightly less accurate [default: as stored]
     #[arg(long, value_name = "FORMAT")]
     pub precision: Option<WeightFormat>,
-    /// Use this adapter beside the weights of the published model that it was trained on
+    /// LoRA adapter to apply; --model is the model that it was trained on
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// Read weight files whole instead of mapping them: for files that may be changed or truncated meanwhile
+    /// Read weight files into memory instead of mapping them: for files that may change or be truncated during the run
     #[arg(long)]
     pub no_mmap: bool,
     #[command(flatten)]
     pub device: DeviceFlags,
 }
 
-/// A model by its name or folder, pulled ones included.
+/// A model by its name or folder; pulled models have names, too.
 pub fn find_model(text: &str) -> Result<ModelSource> {
     let source = match ModelSource::parse(text) {
         Ok(source) => source,
@@ -61,7 +61,7 @@ pub fn find_model(text: &str) -> Result<ModelSource> {
 /// Where the work is done.
 #[derive(Args)]
 pub struct DeviceFlags {
-    /// auto, cpu, cuda, vulkan or metal; one asked for by name is used or refused, never replaced
+    /// auto, cpu, cuda, vulkan or metal. A device given by name is used, or the command fails; it is never replaced
     #[arg(long, value_name = "NAME", default_value = "auto")]
     device: String,
     /// CPU threads [default: one for each core]
@@ -70,7 +70,7 @@ pub struct DeviceFlags {
 }
 
 impl DeviceFlags {
-    /// Sizes the thread pool, takes the device and says which one on stderr.
+    /// Sizes the thread pool, selects the device and prints it to stderr.
     pub fn select(&self) -> Result<Device> {
         Ok(self.select_described()?.0)
     }
@@ -111,7 +111,7 @@ impl ModelFlags {
 /// Which CLIP, and where it runs.
 #[derive(Args)]
 pub struct ClipFlags {
-    /// A CLIP's name, the embedded one's or a pulled one's, or the folder or file of one, ours or published
+    /// Name of the embedded or of a pulled CLIP, or a folder or file: impasto's or a published one
     #[arg(long = "clip", value_name = "NAME|DIR", default_value = impasto::checkpoint::EMBEDDED_CLIP)]
     clip: String,
     #[command(flatten)]
@@ -127,19 +127,19 @@ impl ClipFlags {
     }
 }
 
-/// What becomes of captions that a CLIP can't read as they are.
+/// What to do with captions that are too long for a CLIP.
 #[derive(Args)]
 pub struct LongCaptionFlags {
     /// Shorten a caption that is too long for the model instead of refusing it
     #[arg(long, conflicts_with = "chunks")]
     truncate: bool,
-    /// Take a caption that is too long for the model in pieces, whose embeddings are averaged
+    /// Split a caption that is too long for the model into chunks and average their embeddings
     #[arg(long)]
     chunks: bool,
 }
 
 impl LongCaptionFlags {
-    /// The same as one word.
+    /// As the library's option.
     pub fn what(&self) -> LongCaption {
         if self.chunks {
             LongCaption::Chunks
@@ -178,25 +178,25 @@ impl WorldFlags {
     }
 }
 
-/// How ids are drawn; what is not given is what the model's config says.
+/// Sampling options; the model's config has the defaults.
 #[derive(Args)]
 pub struct SamplingFlags {
-    /// How strongly to follow the prompt; 1 is no guidance [default: the model's]
+    /// Guidance scale: how strongly to follow the prompt; 1 disables guidance [default: the model's]
     #[arg(long, value_name = "SCALE", allow_negative_numbers = true, value_parser = guidance)]
     guidance: Option<f32>,
-    /// How freely to draw; 0 always takes the likeliest [default: the model's]
+    /// Sampling temperature; 0 always takes the likeliest token [default: the model's]
     #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = temperature)]
     temperature: Option<f32>,
-    /// Draw among this many likeliest tokens only [default: the model's]
+    /// Sample from this many likeliest tokens only [default: the model's]
     #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = top_k)]
     top_k: Option<usize>,
-    /// Draw among the likeliest tokens that reach this probability [default: the model's]
+    /// Sample from the likeliest tokens whose probabilities add up to this [default: the model's]
     #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = top_p)]
     top_p: Option<f32>,
 }
 
 impl SamplingFlags {
-    /// Those that were given.
+    /// The options that were given.
     pub fn overrides(&self) -> SamplingOverrides {
         SamplingOverrides {
             guidance_scale: self.guidance,
@@ -206,7 +206,7 @@ impl SamplingFlags {
         }
     }
 
-    /// The model's options with those that were given in their place.
+    /// The model's options, overridden by the given ones.
     pub fn over(&self, defaults: &SamplingOptions) -> SamplingOptions {
         self.overrides().over(defaults)
     }
@@ -255,7 +255,7 @@ fn checked<T: std::str::FromStr<Err: std::fmt::Display> + Copy>(
     Ok(value)
 }
 
-/// A prompt or caption with something in it.
+/// A prompt or caption that is not empty.
 pub fn prompt(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("is empty, expected a caption such as \"a red turtle\"".to_owned());

@@ -8,23 +8,23 @@ use impasto::observer::Event;
 
 use crate::terminal;
 
-/// Measure the speed of loading, of drawing, of pixels, of CLIP and of training on the CPU
+/// Measure the speed of loading, decoding, CLIP and training on the CPU
 ///
-/// Random weights in published sizes. The last column is the share of what the machine can do at most, measured in
-/// the same run: of its memory's bandwidth (the median) for tokens, of its multiply-adds in the precision of the
-/// products for everything else.
+/// Uses random weights in published sizes. The last column is the share of the machine's limit, measured in the same
+/// run: of the memory bandwidth (median) for tokens, of the peak rate of multiply-adds in the same precision for
+/// everything else.
 #[derive(Args)]
 pub struct Arguments {
     /// What to measure [default: everything]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PART")]
     what: Vec<Part>,
-    /// Loading, decoding, CLIP and training (f32 and bf16): in what weights are held
+    /// Weight precision for loading, decoding, CLIP and training (f32 and bf16)
     #[arg(long, value_delimiter = ',', value_name = "FORMAT", default_values = ["f32", "bf16", "int8"])]
     precision: Vec<WeightFormat>,
-    /// Decoding: tokens of each run
+    /// Tokens per run of decoding
     #[arg(long, value_name = "N", default_value = "33", value_parser = clap::value_parser!(u16).range(4..=256))]
     tokens: u16,
-    /// Everything else: runs, of which the median counts
+    /// Runs of everything else; the median is reported
     #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
     /// CPU threads [default: one for each core]

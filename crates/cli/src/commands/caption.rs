@@ -16,10 +16,10 @@ use crate::failure::Usage;
 use crate::pictures;
 use crate::terminal::{self, shown};
 
-/// Say what pictures show, with log-likelihoods in nats
+/// Describe pictures in words, with log-likelihoods in nats
 ///
-/// Each picture is cut to its middle square and scaled to the model's size. The likeliest captions are searched,
-/// or with --sample drawn.
+/// Each picture is cropped to its centre square and scaled to the model's size. Captions are found by beam search, or
+/// sampled with --sample.
 #[derive(Args)]
 pub struct Arguments {
     /// The pictures
@@ -31,32 +31,32 @@ pub struct Arguments {
     #[arg(short, long = "count", value_name = "N", default_value = "1",
           value_parser = clap::value_parser!(u16).range(1..=256))]
     n: u16,
-    /// Captions that the search keeps at each step [default: 8, or --count if that is more]
+    /// Beam width of the search [default: 8, or --count if that is larger]
     #[arg(long, value_name = "WIDTH", value_parser = clap::value_parser!(u16).range(1..=256))]
     beam: Option<u16>,
-    /// Draw captions instead of searching the likeliest
+    /// Sample captions instead of searching for the likeliest
     #[arg(long, conflicts_with = "beam")]
     sample: bool,
-    /// Draw this many and print the likeliest [default: --count; models whose captions come before pictures: 16]
+    /// Sample this many and print the likeliest [default: --count; 16 for models whose captions come before images]
     #[arg(long, value_name = "K", conflicts_with = "beam",
           value_parser = clap::value_parser!(u16).range(1..=256))]
     best_of: Option<u16>,
-    /// Seed of the first drawn caption [default: random, printed to stderr]
+    /// Seed of the first sampled caption [default: random, printed to stderr]
     #[arg(long, requires = "sample", allow_negative_numbers = true)]
     seed: Option<u64>,
-    /// How freely to draw; 0 always takes the likeliest [default: 1]
+    /// Sampling temperature; 0 always takes the likeliest token [default: 1]
     #[arg(long, value_name = "T", requires = "sample", allow_negative_numbers = true,
           value_parser = temperature)]
     temperature: Option<f32>,
-    /// Draw among this many likeliest tokens only
+    /// Sample from this many likeliest tokens only
     #[arg(long, value_name = "K", requires = "sample", allow_negative_numbers = true,
           value_parser = top_k)]
     top_k: Option<usize>,
-    /// Draw among the likeliest tokens that reach this probability
+    /// Sample from the likeliest tokens whose probabilities add up to this
     #[arg(long, value_name = "P", requires = "sample", allow_negative_numbers = true,
           value_parser = top_p)]
     top_p: Option<f32>,
-    /// Answer in this language; models that were trained on one know no other [default: by the locale]
+    /// Language of the captions, for models that were trained on several [default: the locale's]
     #[arg(long, value_enum)]
     language: Option<LanguageName>,
     /// Print one JSON document

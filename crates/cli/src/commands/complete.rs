@@ -11,19 +11,19 @@ use super::drawing::{DrawingFlags, Task};
 use crate::arguments::prompt;
 use crate::failure::Usage;
 
-/// Keep a part of a picture and draw the rest anew
+/// Keep a part of a picture and redraw the rest
 #[derive(Args)]
 #[command(group = ArgGroup::new("kept").required(true).multiple(false))]
 pub struct Arguments {
     /// The picture, of any size
     image: PathBuf,
-    /// Keep so many rows of the model's grid, from the top
+    /// Keep this many rows of the model's grid, from the top
     #[arg(long, value_name = "K", group = "kept", value_parser = clap::value_parser!(u32).range(1..))]
     rows: Option<u32>,
     /// Keep this rectangle, in pixels from the top left corner
     #[arg(long = "box", value_name = "X,Y,W,H", group = "kept")]
     area: Option<Area>,
-    /// What the whole picture shall show [default: whatever fits what is kept]
+    /// Prompt for the whole picture [default: none; the rest is drawn to fit]
     #[arg(long, value_name = "TEXT", value_parser = prompt)]
     prompt: Option<String>,
     #[command(flatten)]

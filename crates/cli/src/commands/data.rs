@@ -21,20 +21,20 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum DataAction {
-    /// Render composed scenes with captions into a folder or tars; a stopped run goes on
+    /// Render composed scenes with captions into a folder or tars; an interrupted run is continued
     Scenes(ScenesFlags),
-    /// Look at every picture and caption of your own data, and list what can't be used
+    /// Check every picture and caption of your own data, and list what can't be used
     ///
-    /// Fails when there is a picture or a caption that training would leave out. Other files are listed, too.
+    /// Fails if training would leave out a picture or a caption. Other files are listed, too.
     Check(CheckFlags),
 }
 
 #[derive(Args)]
 struct ScenesFlags {
-    /// Where to write
+    /// Output folder
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
-    /// Scenes
+    /// Number of scenes
     #[arg(short, long = "count", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     n: u64,
     #[arg(long, default_value = "0")]
@@ -42,8 +42,8 @@ struct ScenesFlags {
     seed: u64,
     #[command(flatten)]
     world: WorldFlags,
-    /// Which scenes: those for training, combinations that the benchmark keeps, or (of the world styles) things
-    /// in styles that training never shows them in
+    /// Which scenes: for training, held-out combinations for the benchmark, or (world styles) things in styles that
+    /// training never shows them in
     #[arg(long, value_enum, default_value = "train")]
     split: SplitName,
     /// Write WebDataset tars of this many pictures instead of single files

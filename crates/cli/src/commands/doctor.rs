@@ -10,10 +10,10 @@ use impasto::doctor::{Diagnosis, Places, examine};
 use crate::commands::pull;
 use crate::terminal;
 
-/// Show what this program and this machine have: one page for a bug report
+/// Print a summary of this program and this machine, for bug reports
 ///
-/// Version, processor and kernels, memory, devices that answer, models, fonts; for what is missing, what it is needed
-/// for and how to get it. No user name, host name or token: the home folder is written as ~.
+/// Version, processor and kernels, memory, working devices, models, fonts; for each missing part, what needs it and how
+/// to install it. Contains no user name, host name or token; the home folder is written as ~.
 #[derive(Args)]
 pub struct Arguments {
     /// Where to look for checkpoint folders
@@ -24,7 +24,7 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Looks and prints.
+/// Collects and prints.
 pub fn run(arguments: Arguments) -> Result<()> {
     let diagnosis = examine(&Places {
         home: std::env::home_dir().filter(|home| !home.as_os_str().is_empty()),

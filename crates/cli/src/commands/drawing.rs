@@ -25,7 +25,7 @@ use crate::arguments::{ModelFlags, SamplingFlags, find_model};
 use crate::failure::Usage;
 use crate::{outputs, terminal};
 
-/// What --clip says if none is wanted.
+/// The value of --clip that means none.
 const NO_CLIP: &str = "none";
 
 /// How candidates are drawn and where they go.
@@ -33,15 +33,15 @@ const NO_CLIP: &str = "none";
 pub struct DrawingFlags {
     #[command(flatten)]
     model: ModelFlags,
-    /// Candidates; their seeds count up, and the likeliest comes first
+    /// Number of candidates; their seeds count up, and the likeliest comes first
     #[arg(short, long = "count", value_name = "N", default_value = "1",
           value_parser = clap::value_parser!(u32).range(1..=256))]
     n: u32,
-    /// Write only this many of the candidates, the likeliest [default: all]
+    /// Write only this many candidates, the likeliest [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep: Option<u32>,
-    /// Rank the tries and the candidates by how near a CLIP finds the picture to the prompt, too: by the sum of both
-    /// ranks; or none [default: impasto-clip for impasto-mini, none for other models]
+    /// Also rank tries and candidates by a CLIP's similarity of picture and prompt (sum of both ranks); or none
+    /// [default: impasto-clip for impasto-mini, none for other models]
     #[arg(long, value_name = "NAME|DIR", num_args = 0..=1, default_missing_value = EMBEDDED_CLIP)]
     clip: Option<String>,
     /// Seed of the first candidate [default: random, printed to stderr]
@@ -49,25 +49,25 @@ pub struct DrawingFlags {
     seed: Option<u64>,
     #[command(flatten)]
     sampling: SamplingFlags,
-    /// raster: token by token; parallel:STEPS: in that many passes, in random order
+    /// Decoding order. raster: token by token; parallel:STEPS: in that many passes, in random order
     #[arg(long, default_value = "raster")]
     order: Order,
-    /// Draw each candidate this many times and take the best
+    /// Draw each candidate this many times and keep the best
     #[arg(long, value_name = "N", default_value_t = edit::TRIES as u32,
           value_parser = clap::value_parser!(u32).range(1..=16))]
     tries: u32,
-    /// Side of the square that is shown to the model at a time, in pixels of the picture [default: by the
-    /// thickness of what is drawn]
+    /// Side of the square window that the model sees, in pixels of the picture [default: depends on the thickness of
+    /// the hole]
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..))]
     window: Option<u32>,
     /// Shorten a prompt that is too long for the model instead of refusing it
     #[arg(long)]
     truncate: bool,
-    /// A file (which is replaced), or a folder (ending with /) [default: the current folder, under a
-    /// name made of the picture's and the seed that is not taken yet]
+    /// Output file (replaced if it exists), or a folder (ending with /) [default: a new file in the current folder,
+    /// named after the picture and the seed]
     #[arg(short, long, value_name = "FILE|DIR")]
     output: Option<PathBuf>,
-    /// png, jpeg or webp [default: by the file's name, else png]
+    /// png, jpeg or webp [default: by the extension of the output file, else png]
     #[arg(long)]
     format: Option<Format>,
     /// JPEG quality
@@ -79,7 +79,7 @@ pub struct DrawingFlags {
     json: bool,
 }
 
-/// A picture and what of it is to be drawn.
+/// A picture and the part of it to redraw.
 pub struct Task<'a> {
     /// The picture's path, which names the results.
     pub path: &'a Path,
@@ -106,14 +106,14 @@ struct EditReport<'a> {
 
 #[derive(Serialize)]
 struct Candidate {
-    /// None where it was not kept.
+    /// None if the candidate was not kept.
     #[serde(serialize_with = "lossy")]
     path: Option<PathBuf>,
     seed: u64,
     log_likelihood: f64,
-    /// What they are ranked by: the log-likelihood with guidance.
+    /// The rank criterion: log-likelihood with guidance.
     score: f64,
-    /// And by this, where a CLIP has a say: the cosine of picture and prompt.
+    /// The second criterion, if there is a CLIP: cosine of picture and prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     clip_score: Option<f32>,
     tokens: usize,
@@ -126,7 +126,7 @@ fn lossy<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<
     }
 }
 
-/// Says on stderr what a model without mixed orders does instead.
+/// Prints to stderr what a model that supports raster order only does instead.
 pub fn note_conditioning(model: &Model) -> Result<()> {
     if model.generator()?.conditioning() == Conditioning::TeacherForced {
         terminal::note(format_args!(
@@ -152,7 +152,7 @@ impl DrawingFlags {
         self.keep.map_or(self.n, |keep| keep.min(self.n)) as usize
     }
 
-    /// The CLIP that has a say.
+    /// The CLIP that ranks.
     fn ranker(&self, prompt: Option<&str>, model: &Model) -> Result<Option<Ranker>> {
         let (clip, long) = match (&self.clip, prompt) {
             (Some(clip), _) if clip == NO_CLIP => return Ok(None),

@@ -14,35 +14,35 @@ use crate::arguments::prompt;
 use crate::failure::Usage;
 use crate::{outputs, terminal};
 
-/// Draw parts of a picture anew
+/// Redraw parts of a picture
 ///
-/// What to draw: --mask, --box, --damaged or --outpaint; without these, where the picture is transparent. All
-/// other pixels stay as they are, to the last bit in a PNG.
+/// The part is given by --mask, --box, --damaged or --outpaint, else by the picture's transparency. All other pixels
+/// stay the same, bit for bit in a PNG.
 #[derive(Args)]
 #[command(group = ArgGroup::new("where").multiple(false))]
 pub struct Arguments {
     /// The picture, of any size
     image: PathBuf,
-    /// What the whole picture shall show [default: whatever fits the surroundings]
+    /// Prompt for the whole picture [default: none; the hole is drawn to fit its surroundings]
     #[arg(long, value_name = "TEXT", value_parser = prompt)]
     prompt: Option<String>,
-    /// A picture of the same size: drawn where it is transparent, or bright where it has no transparency
+    /// Mask of the picture's size: redrawn where it is transparent, or where it is bright if it has no transparency
     #[arg(long, value_name = "FILE", group = "where")]
     mask: Option<PathBuf>,
-    /// Draw what the mask (or the transparency, or the box) would keep, and keep the rest
+    /// Invert the mask (or the transparency, or the box)
     #[arg(long, conflicts_with_all = ["damaged", "outpaint"])]
     mask_invert: bool,
-    /// Draw this rectangle, in pixels from the top left corner
+    /// Redraw this rectangle, in pixels from the top left corner
     #[arg(long = "box", value_name = "X,Y,W,H", group = "where")]
     area: Option<Area>,
-    /// Draw scratches and holes of one colour, such as white or #ff00ff [default: the likeliest one]
+    /// Redraw scratches and holes of one colour, such as white or #ff00ff [default: detected]
     #[arg(long, value_name = "COLOUR", group = "where", num_args = 0..=1, require_equals = true,
           default_missing_value = "auto")]
     damaged: Option<DamageColour>,
-    /// Draw beyond the picture's sides: pixels by side, such as left=64,top=32
+    /// Extend the picture beyond its sides: pixels by side, such as left=64,top=32
     #[arg(long, value_name = "SIDES", group = "where")]
     outpaint: Option<Sides>,
-    /// Also write the mask that is used: white is drawn
+    /// Also write the mask that was used: white is redrawn
     #[arg(long, value_name = "FILE")]
     save_mask: Option<PathBuf>,
     #[command(flatten)]
@@ -115,7 +115,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 impl Arguments {
-    /// The picture and what of it is to be drawn.
+    /// The picture and the part of it to redraw.
     fn canvassed(&self) -> Result<Canvassed> {
         let original = Original::open(&self.image)?;
         let region = if let Some(sides) = self.outpaint {
@@ -163,7 +163,7 @@ impl Arguments {
     }
 }
 
-/// The mask as a picture: white is drawn.
+/// The mask as a picture: white is redrawn.
 fn shown(mask: &Mask) -> Result<Image> {
     let rgb = mask
         .asked

@@ -12,9 +12,9 @@ use crate::arguments::{ClipFlags, LongCaptionFlags, prompt};
 use crate::pictures;
 use crate::terminal;
 
-/// Captions and pictures as vectors of length one in a CLIP's space
+/// Embed captions and pictures with a CLIP, as unit vectors
 ///
-/// What belongs together is near: the cosine of two vectors is the sum of their products.
+/// The dot product of two vectors is their cosine similarity.
 #[derive(Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).multiple(true)))]
 pub struct Arguments {
@@ -28,7 +28,7 @@ pub struct Arguments {
     clip: ClipFlags,
     #[command(flatten)]
     long: LongCaptionFlags,
-    /// Print one JSON document instead of a line of numbers each
+    /// Print one JSON document instead of one line of numbers each
     #[arg(long)]
     json: bool,
 }

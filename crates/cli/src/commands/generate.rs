@@ -23,31 +23,31 @@ use crate::arguments::{ModelFlags, SamplingFlags, find_model, prompt};
 use crate::failure::Usage;
 use crate::{outputs, preview, terminal};
 
-/// Draw pictures of what the prompts say
+/// Draw pictures from prompts
 ///
-/// Each picture's settings are written into its file. The same seed draws the same picture on the same
-/// device, whatever the number of threads and of pictures.
+/// The settings are stored in each picture file. The same seed draws the same picture on the same device, for any
+/// number of threads and pictures.
 #[derive(Args)]
 pub struct Arguments {
-    /// What to draw; each prompt is drawn on its own
+    /// What to draw; each prompt gets its own pictures
     #[arg(required_unless_present = "text_only", value_name = "PROMPT", value_parser = prompt)]
     prompts: Vec<String>,
     #[command(flatten)]
     model: ModelFlags,
-    /// Pictures of each prompt; their seeds count up
+    /// Number of pictures per prompt; their seeds count up
     #[arg(short, long = "count", value_name = "N", default_value = "1",
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
     n: u32,
-    /// Let the model finish each prompt in its own words before it is drawn
+    /// Let the model complete each prompt in its own words before drawing
     #[arg(long)]
     finish: bool,
-    /// Print prompts that the model finished, or with none whole ones of its own, and draw nothing
+    /// Print completed prompts (without a prompt: whole captions by the model) and draw nothing
     #[arg(long, conflicts_with_all = ["finish", "best_of", "begin_with", "output", "grid", "format", "preview"])]
     text_only: bool,
-    /// Draw this many of each prompt and keep those that a CLIP finds nearest to it
+    /// Draw this many pictures per prompt and keep the ones that a CLIP ranks highest
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     best_of: Option<u32>,
-    /// The CLIP that chooses: a name, or a folder that `train clip` or `import` wrote
+    /// The CLIP that ranks: a name, or a folder written by `train clip` or `import`
     #[arg(long, value_name = "NAME|DIR", default_value = EMBEDDED_CLIP)]
     clip: String,
     /// Seed of the first picture of each prompt [default: random, printed to stderr]
@@ -55,40 +55,40 @@ pub struct Arguments {
     seed: Option<u64>,
     #[command(flatten)]
     sampling: SamplingFlags,
-    /// raster: token by token, best; parallel:STEPS: all tokens in that many passes, faster
+    /// Decoding order. raster: token by token, best quality; parallel:STEPS: all tokens in that many passes, faster
     #[arg(long, default_value = "raster")]
     order: Order,
     /// Shorten a prompt that is too long for the model instead of refusing it
     #[arg(long)]
     truncate: bool,
-    /// A picture whose upper part the drawn ones start with
+    /// Picture whose upper rows the new pictures start with
     #[arg(long, value_name = "IMAGE")]
     begin_with: Option<PathBuf>,
-    /// Rows of ids that are taken of it [default: seven of sixteen]
+    /// Number of its rows of ids to keep [default: seven of sixteen]
     #[arg(long, value_name = "N", requires = "begin_with",
           value_parser = clap::value_parser!(u16).range(1..))]
     begin_rows: Option<u16>,
-    /// A file (which is replaced), or a folder (ending with /) [default: the current folder, under a
-    /// name made of prompt and seed that is not taken yet]
+    /// Output file (replaced if it exists), or a folder (ending with /) [default: a new file in the current folder,
+    /// named after prompt and seed]
     #[arg(short, long, value_name = "FILE|DIR")]
     output: Option<PathBuf>,
-    /// Name files in a folder by their seeds alone, without the prompt
+    /// Name files in a folder by their seeds only, without the prompt
     #[arg(long)]
     plain_names: bool,
-    /// One picture of all pictures
+    /// Write one image grid
     #[arg(long)]
     grid: bool,
-    /// With --grid: decode all pictures as one, so that they go over into each other
+    /// With --grid: decode all pictures as one, so that tiles blend seamlessly
     #[arg(long, requires = "grid")]
     seamless: bool,
-    /// png, jpeg or webp [default: by the file's name, else png]
+    /// png, jpeg or webp [default: by the extension of the output file, else png]
     #[arg(long)]
     format: Option<Format>,
     /// JPEG quality
     #[arg(long, value_name = "Q", default_value = "95",
           value_parser = clap::value_parser!(u8).range(1..=100))]
     quality: u8,
-    /// Show the pictures in the terminal too, while they are drawn and when they are done
+    /// Also show the pictures in the terminal, during drawing and when they are finished
     #[arg(long)]
     preview: bool,
     /// Print one JSON document: paths, seeds, log-likelihoods (nats), timings (seconds)
@@ -112,7 +112,7 @@ struct ReportedPicture {
     prompt: String,
     seed: u64,
     log_likelihood: f64,
-    /// Cosine of picture and prompt, where a CLIP chose.
+    /// Cosine of picture and prompt, if a CLIP ranked.
     #[serde(skip_serializing_if = "Option::is_none")]
     clip_score: Option<f32>,
 }
@@ -121,11 +121,11 @@ struct ReportedPicture {
 struct Made {
     prompt: String,
     image: GeneratedImage,
-    /// The grid's where all pictures are in one.
+    /// The grid's path, if there is one.
     path: PathBuf,
 }
 
-/// What a run knows once everything that can be refused beforehand has been.
+/// Everything about a run that is validated before the first picture.
 struct Work<'a> {
     arguments: &'a Arguments,
     model: &'a Model,
@@ -211,7 +211,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
 }
 
 impl Arguments {
-    /// What models say about prompts, without drawing.
+    /// The texts of --text-only.
     fn print_result(&self) -> Result<()> {
         let model = self.model.open()?;
         let seed = self.seed.unwrap_or_else(random_seed);
@@ -258,7 +258,7 @@ impl Arguments {
         Ok(())
     }
 
-    /// The CLIP that chooses among more pictures than are kept.
+    /// The CLIP that ranks for --best-of.
     fn chooser(&self) -> Result<Option<ModelSource>> {
         match self.best_of {
             None => Ok(None),
@@ -371,7 +371,7 @@ impl Work<'_> {
         screen.show(&Image::grid(&pictures, columns, GAP)?)
     }
 
-    /// All pictures in one: a row a prompt where there are several of each, else nearly square.
+    /// One image grid: a row per prompt if there are several pictures of each, else nearly square.
     fn grid(&self, made: &[Made]) -> Result<Image> {
         let pictures: Vec<Image> = made.iter().map(|made| made.image.picture.clone()).collect();
         let columns = if self.arguments.prompts.len() > 1 && self.arguments.n > 1 {

@@ -15,39 +15,38 @@ use crate::arguments::find_model;
 use crate::failure::Usage;
 use crate::terminal;
 
-/// Turn a published model into a folder of ours; nothing in its files is executed
+/// Convert a published model to a folder in impasto's format; nothing in its files is executed
 ///
-/// Published models run as they are, too: a folder of ours loads faster and says its licence.
+/// Published models also run without conversion; the converted folder loads faster and states its licence.
 #[derive(Args)]
 pub struct Arguments {
     /// The model: a folder, a file, or the name of a pulled one
     model: String,
-    /// The folder to write; one that holds a model is not replaced
+    /// Output folder; an existing model is not replaced
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    /// What it is
+    /// Kind of model
     #[arg(long, value_enum, default_value = "auto")]
     kind: Kind,
-    /// CLIP: open_clip's name of the architecture, for a checkpoint without its config [such as
-    /// ViT-B-32-quickgelu]
+    /// CLIP: open_clip's name of the architecture, for a checkpoint without config, such as ViT-B-32-quickgelu
     #[arg(long, value_name = "NAME")]
     architecture: Option<String>,
-    /// CLIP: where the text tokenizer's files are [default: beside the weights]
+    /// CLIP: folder of the text tokenizer's files [default: beside the weights]
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
-    /// DALL·E mini: the folder of its VQGAN [default: vqgan/ inside or beside]
+    /// DALL·E mini: folder of its VQGAN [default: vqgan/ inside or beside]
     #[arg(long, value_name = "DIR")]
     image_tokenizer: Option<PathBuf>,
-    /// The model's name [default: that of its folder or file]
+    /// Name of the model [default: the name of its folder or file]
     #[arg(long)]
     name: Option<String>,
-    /// The licence of the weights, an SPDX expression [default: what is known of it; DALL·E mini: Apache-2.0]
+    /// Licence of the weights, an SPDX expression [default: as known; DALL·E mini: Apache-2.0]
     #[arg(long, value_name = "SPDX")]
     licence: Option<String>,
-    /// Store the weights in half precision; DALL·E mini keeps the precision it has
+    /// Store the weights in half precision; DALL·E mini keeps its own precision
     #[arg(long)]
     half: bool,
-    /// Print one JSON document: what became of each tensor
+    /// Print one JSON document: the result for each tensor
     #[arg(long)]
     json: bool,
 }
@@ -55,7 +54,7 @@ pub struct Arguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
-    /// By what is in the files
+    /// Detected from the files
     Auto,
     /// CLIP: a Hugging Face or open_clip folder, an open_clip checkpoint, an archive of OpenAI, DALLE-pytorch's clip.pt
     Clip,

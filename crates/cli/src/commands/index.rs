@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::arguments::ClipFlags;
 use crate::terminal::{self, in_line, shown};
 
-/// Make a folder of pictures ready to be searched
+/// Build and update the search index of a folder of pictures
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -21,15 +21,15 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum IndexAction {
-    /// Embed the pictures below a folder; again, only what is new or was changed, and what is gone is taken out
+    /// Embed the pictures below a folder; later runs embed new and changed pictures and remove deleted ones
     ///
-    /// Fails, at the end, if a picture or a folder could not be read; the other pictures are in the index.
+    /// Fails at the end if a picture or folder could not be read; the other pictures are indexed.
     Build(BuildFlags),
-    /// Embed some more pictures, also ones from elsewhere
+    /// Add pictures, also from other folders
     Add(PictureFlags),
-    /// Take pictures out of the index; the files stay (and `build` finds them again)
+    /// Remove pictures from the index; the files stay (and `build` adds them again)
     Remove(PictureFlags),
-    /// How many pictures an index has, and by which CLIP
+    /// Show the number of pictures and the CLIP of an index
     Info(InfoFlags),
 }
 
@@ -112,7 +112,7 @@ fn build(flags: &BuildFlags) -> Result<()> {
     complete(changes, listing.pictures.len() + listing.left_out.len())
 }
 
-/// Fails if something was left out of the index that should have been in it.
+/// Fails if something that should be in the index was left out.
 fn complete(changes: Changes, files: usize) -> Result<()> {
     if changes.skipped > 0 {
         anyhow::bail!(

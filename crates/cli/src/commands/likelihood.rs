@@ -13,15 +13,16 @@ use crate::arguments::{ModelFlags, prompt};
 use crate::pictures;
 use crate::terminal::{self, shown};
 
-/// Log-likelihood of a caption, and of pictures given it, in nats
+/// Compute the log-likelihood of a caption, and of pictures given the caption, in nats
 ///
-/// Each picture is cut to its middle square, scaled to the model's size and encoded; its ids count in raster order.
+/// Each picture is cropped to its centre square, scaled to the model's size and encoded; its ids are scored in raster
+/// order.
 #[derive(Args)]
 pub struct Arguments {
     /// The pictures
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
-    /// What they show
+    /// The caption
     #[arg(long, value_name = "TEXT", value_parser = prompt)]
     caption: String,
     #[command(flatten)]

@@ -20,28 +20,28 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// What a model is, and the memory that drawing with it takes, without loading it
+    /// Show a model's architecture, licence, size and peak memory, without loading it
     Info {
-        /// A model's name, the embedded one's or a pulled one's, or a checkpoint folder
+        /// Name of the embedded or of a pulled model, or a checkpoint folder
         #[arg(default_value = EMBEDDED_NAME, value_name = "NAME|DIR")]
         model: String,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
     },
-    /// Write a model with an adapter as part of its weights
+    /// Merge an adapter into its model and write the result
     Merge {
-        /// The published model that the adapter was trained on, by its name or folder
+        /// The model that the adapter was trained on, by name or folder
         #[arg(value_name = "NAME|DIR")]
         model: String,
-        /// The folder that `train dalle` wrote with "lora" in its config
+        /// The adapter's folder, written by `train dalle` with "lora" in its config
         #[arg(value_name = "ADAPTER")]
         adapter: PathBuf,
-        /// The new checkpoint's folder
+        /// Output folder
         #[arg(short, long, value_name = "DIR")]
         output: PathBuf,
     },
-    /// The embedded model and the checkpoint folders in a folder
+    /// List the embedded model and the checkpoint folders in a folder
     List {
         /// Where to look for checkpoint folders
         #[arg(default_value = "models")]

@@ -12,26 +12,26 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::failure::Usage;
 use crate::terminal;
 
-/// Bring a published model here: resumed where it was cut, checked, kept for use without a network
+/// Download a published model: resumable, verified, usable offline
 #[derive(Args)]
 pub struct Arguments {
     /// A known name (see --list), or a repository owner/name on the hub
     #[arg(required_unless_present = "list")]
     name: Option<String>,
-    /// The known models, with licence and size
+    /// List the known models with licence and size
     #[arg(long, conflicts_with = "name")]
     list: bool,
-    /// A branch, a tag or a commit of the repository
+    /// Branch, tag or commit of the repository
     #[arg(long, default_value = "main", value_name = "NAME")]
     revision: String,
-    /// Where pulled models are kept [default: $HF_HUB_CACHE, else $HF_HOME/hub, else
-    /// ~/.cache/huggingface/hub, which is shared with Python's huggingface_hub]
+    /// Cache folder [default: $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub; shared with Python's
+    /// huggingface_hub]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// The hub, or a mirror of it [default: $HF_ENDPOINT, else https://huggingface.co]
+    /// Address of the hub or of a mirror [default: $HF_ENDPOINT, else https://huggingface.co]
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
-    /// Ask the cache only
+    /// Use the cache only, without network access
     #[arg(long)]
     offline: bool,
     /// Print one JSON document
@@ -96,7 +96,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-/// What is needed beside the named model is taken at its newest.
+/// Models that the named one needs are taken at their newest revision.
 fn revision<'a>(name: &str, arguments: &'a Arguments) -> &'a str {
     match &arguments.name {
         Some(asked) if asked == name => &arguments.revision,
@@ -176,7 +176,7 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// A bar a file; where there is no terminal, a line at most every ten seconds.
+/// A progress bar per file; without a terminal, a line every ten seconds at most.
 struct Bars {
     bar: ProgressBar,
     file: String,

@@ -10,20 +10,20 @@ use impasto::families::{self, ModelFiles};
 use crate::arguments::find_model;
 use crate::terminal;
 
-/// Write a checkpoint whose weights take fewer bits
+/// Write a checkpoint with quantised weights
 ///
-/// The transformer's linear layers are stored in bf16 (16 bits), int8 (8.5 bits a weight) or int4 (4.5) and used
-/// from the file's memory as they are; everything else stays as it is. Commands that load a model do the same in
-/// memory with --precision.
+/// The transformer's linear layers are stored in bf16 (16 bits), int8 (8.5 bits per weight) or int4 (4.5 bits) and used
+/// in place from the mapped file; everything else is unchanged. Commands that load a model do the same in memory with
+/// --precision.
 #[derive(Args)]
 pub struct Arguments {
-    /// A model's name, the embedded one's or a pulled one's, or a checkpoint folder, ours or a published one
+    /// Name of the embedded or of a pulled model, or a checkpoint folder: impasto's or a published one
     #[arg(value_name = "NAME|DIR")]
     model: String,
     /// bf16, int8 or int4
     #[arg(long, value_name = "FORMAT")]
     to: WeightFormat,
-    /// The new checkpoint's folder
+    /// Output folder
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
 }

@@ -11,12 +11,12 @@ use impasto::image::metrics::psnr;
 use crate::arguments::ModelFlags;
 use crate::{outputs, terminal};
 
-/// Send a picture through the image tokenizer and back: the best that the model could draw
+/// Encode and decode a picture with the image tokenizer: the upper bound of the model's quality
 #[derive(Args)]
 pub struct Arguments {
-    /// The picture; its middle square is taken
+    /// The picture; cropped to its centre square
     image: PathBuf,
-    /// Where to write what comes back
+    /// Output file
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]

@@ -17,20 +17,20 @@ use crate::failure::Usage;
 use crate::pictures;
 use crate::terminal::{self, in_line};
 
-/// How well pictures fit a caption, or captions a picture, by a CLIP; the best first
+/// Rank pictures by a caption, or captions by a picture, with a CLIP
 ///
-/// `impasto score "a red cat" *.png` sorts pictures; `impasto score --image a.png cat dog bird` sorts words
-/// (zero-shot classification).
+/// `impasto score "a red cat" *.png` ranks pictures; `impasto score --image a.png cat dog bird` ranks words (zero-shot
+/// classification). The best comes first.
 #[derive(Args)]
 pub struct Arguments {
-    /// A caption and then pictures; with --image, captions only
+    /// A caption, then pictures; with --image, captions only
     #[arg(required = true, value_name = "CAPTION|IMAGE", value_parser = caption_or_path())]
     what: Vec<OsString>,
-    /// The one picture that captions are compared with
+    /// The picture that captions are compared with
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// With --image: sentences with a {} in which each of the words is inserted, such as "a photo of a {}"; may
-    /// be given several times, and their mean counts
+    /// With --image: a sentence in which {} is replaced by each word, such as "a photo of a {}"; may be given several
+    /// times: embeddings are averaged
     #[arg(long = "template", value_name = "TEXT", requires = "image")]
     templates: Vec<String>,
     #[command(flatten)]

@@ -15,10 +15,10 @@ use super::index::index_of;
 use crate::arguments::{ClipFlags, LongCaptionFlags, prompt};
 use crate::terminal::{self, shown};
 
-/// Find pictures in a folder that `impasto index build` has seen, by words or by a picture; the nearest first
+/// Search an indexed folder of pictures by words or by a picture; the nearest first
 ///
-/// `impasto search "two red cats" photos`, `impasto search a.png photos`. A query that is a file's name, or ends
-/// like a picture's, is taken as a picture unless --text is given.
+/// `impasto search "two red cats" photos`, `impasto search a.png photos`. Build the index with `impasto index build`. A
+/// query that names a file, or ends like a picture's name, is a picture unless --text is given.
 #[derive(Args)]
 pub struct Arguments {
     /// Words, or a picture
@@ -30,10 +30,10 @@ pub struct Arguments {
     /// The folder of the index [default: .impasto-index in the folder of pictures]
     #[arg(long, value_name = "DIR")]
     index: Option<PathBuf>,
-    /// How many pictures
+    /// Number of pictures to find
     #[arg(short = 'n', long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
-    /// The query is words, whatever files there are
+    /// The query is words, even if a file has this name
     #[arg(long, conflicts_with = "image")]
     text: bool,
     /// The query is a picture
@@ -57,7 +57,7 @@ struct SearchReport<'a> {
     hits: Vec<Hit>,
 }
 
-/// Whether a query is the name of a file, or of a picture that is not there: who mistypes it does not mean the words.
+/// Whether a query names a file, or looks like the name of a picture: a mistyped name is an error, not words.
 fn is_named_picture(query: &str) -> bool {
     let path = Path::new(query);
     (path.exists() && !path.is_dir()) || Format::of_path(path).is_ok()

@@ -12,17 +12,16 @@ use serde::Serialize;
 use crate::arguments::DeviceFlags;
 use crate::terminal;
 
-/// Check that a device computes what the CPU computes
+/// Compare the results of a device with the CPU's
 ///
-/// Runs every operation with its gradients, a tiny model of every family, training steps and drawings on the device
-/// and on the CPU, on the same random inputs and weights; needs no files. Prints one line a check: the relative error
-/// of the result, what it may be, and the time on the device. The exit code is 0 if none failed.
+/// Runs every operation with its gradients, a tiny model of every family, training steps and drawing on the device and
+/// on the CPU, with the same random inputs and weights; needs no files. Prints one line per check: relative error,
+/// tolerance, and time on the device. The exit code is 0 if no check failed.
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
     device: DeviceFlags,
-    /// f32; tf32 (the same, judged by what products with rounded factors can reach); bf16 (skipped where the device
-    /// can't compute in it); or all
+    /// f32; tf32 (f32 with the tolerance of rounded factors); bf16 (skipped if the device does not support it); or all
     #[arg(
         long,
         value_enum,
@@ -31,10 +30,10 @@ pub struct Arguments {
         default_values = ["f32", "bf16"]
     )]
     precision: Vec<Choice>,
-    /// Run only checks whose names contain this, such as ops/, conv or training/dalle
+    /// Run only checks whose names contain this text, such as ops/, conv or training/dalle
     #[arg(long, value_name = "FILTER")]
     only: Option<String>,
-    /// Seed of inputs, weights and drawings
+    /// Seed of inputs, weights and sampling
     #[arg(long, default_value = "0")]
     seed: u64,
     /// Print one JSON document

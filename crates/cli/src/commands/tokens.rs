@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::arguments::ModelFlags;
 use crate::{outputs, terminal};
 
-/// Turn a picture into image ids, or image ids into a picture
+/// Encode a picture as image ids, or decode image ids to a picture
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -21,21 +21,21 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Print a picture's image ids, a row of the grid a line
+    /// Print a picture's image ids, one line per row of the grid
     Encode {
-        /// The picture; its middle square is taken
+        /// The picture; cropped to its centre square
         image: PathBuf,
         #[command(flatten)]
         model: ModelFlags,
-        /// Print one JSON document, which `decode` reads
+        /// Print one JSON document that `decode` reads
         #[arg(long)]
         json: bool,
     },
-    /// Write the picture of image ids
+    /// Decode image ids and write the picture
     Decode {
-        /// JSON: a list of ids row by row, or what `encode --json` prints; - reads standard input
+        /// JSON: a list of ids row by row, or the output of `encode --json`; - reads standard input
         ids: PathBuf,
-        /// Where to write it
+        /// Output file
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
         #[command(flatten)]

@@ -17,9 +17,10 @@ use serde::Deserialize;
 use crate::arguments::{DeviceFlags, find_model};
 use crate::terminal::{self, note};
 
-/// Train a text tokenizer, then an image tokenizer, then the transformer; and a CLIP beside them
+/// Train a text tokenizer, an image tokenizer, a transformer, a CLIP
 ///
-/// Ctrl-C writes a checkpoint and stops; --resume goes on from it exactly.
+/// A model needs the two tokenizers first, then the transformer (dalle). Ctrl-C writes a checkpoint and stops; --resume
+/// continues exactly from there.
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -28,13 +29,13 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum TrainingKind {
-    /// Learn the ids of captions
+    /// Train a text tokenizer on captions
     TextTokenizer(RunFlags),
-    /// Learn the codebook of pictures
+    /// Train an image tokenizer on pictures
     ImageTokenizer(RunFlags),
-    /// Train the transformer on both, and write the whole model
+    /// Train the transformer with both tokenizers, and write the complete model
     Dalle(DalleFlags),
-    /// Train a CLIP, which ranks and finds pictures by words
+    /// Train a CLIP, which ranks and searches pictures by words
     Clip(RunFlags),
 }
 
@@ -42,8 +43,8 @@ enum TrainingKind {
 struct DalleFlags {
     #[command(flatten)]
     run: RunFlags,
-    /// Train this model on, whose tokenizers are kept: one of impasto's, DALL·E mini or DALLE-pytorch, whole or, with
-    /// "lora" in the config, by an adapter
+    /// Continue training this model with its tokenizers, whole or, with "lora" in the config, by an adapter: impasto's
+    /// own, DALL·E mini or DALLE-pytorch
     #[arg(long, value_name = "NAME|DIR")]
     from: Option<String>,
 }
@@ -70,13 +71,13 @@ impl DalleFlags {
 
 #[derive(Args)]
 struct RunFlags {
-    /// What to train on what, and how
+    /// Training config, JSON
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Where checkpoints, metrics and the result go
+    /// Folder for checkpoints, metrics and the result
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Go on from the last checkpoint in --out
+    /// Continue from the last checkpoint in --out
     #[arg(long)]
     resume: bool,
     #[command(flatten)]
@@ -170,7 +171,7 @@ impl TrainingReport {
         due
     }
 
-    /// An interrupted run says how it goes on.
+    /// An interrupted run says how to continue it.
     fn explain(&self, error: Error, out: &Path) -> anyhow::Error {
         if matches!(error, Error::Stopped) && self.checkpoint {
             self.line(&format!(

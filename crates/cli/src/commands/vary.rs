@@ -21,24 +21,24 @@ use super::generate::random_seed;
 use crate::arguments::{ModelFlags, SamplingFlags, prompt};
 use crate::{outputs, terminal};
 
-/// Draw variations of a picture: a share of its ids anew
+/// Draw variations of a picture: redraw a share of its ids
 #[derive(Args)]
 pub struct Arguments {
-    /// The picture; its middle square is taken
+    /// The picture; cropped to its centre square
     image: PathBuf,
-    /// What the picture shall show [default: whatever fits the ids that stay]
+    /// Prompt [default: none; new ids are drawn to fit the kept ones]
     #[arg(long, value_name = "TEXT", value_parser = prompt)]
     prompt: Option<String>,
-    /// How far: 0 gives what the image tokenizer makes of the picture, 1 a fresh picture
+    /// Share of ids to redraw: 0 is the picture's reconstruction, 1 an entirely new picture
     #[arg(long, value_name = "SHARE", default_value = "0.5", allow_negative_numbers = true,
           value_parser = strength)]
     strength: f64,
-    /// Which ids are drawn anew
+    /// Which ids to redraw
     #[arg(long, value_enum, default_value = "random")]
     choose: ChoiceName,
     #[command(flatten)]
     model: ModelFlags,
-    /// Variations; their seeds count up
+    /// Number of variations; their seeds count up
     #[arg(short, long = "count", value_name = "N", default_value = "1",
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
     n: u32,
@@ -47,20 +47,21 @@ pub struct Arguments {
     seed: Option<u64>,
     #[command(flatten)]
     sampling: SamplingFlags,
-    /// raster: token by token; parallel:STEPS: in that many passes, in random order
+    /// Decoding order. raster: token by token; parallel:STEPS: in that many passes, in random order
     #[arg(long, default_value = "raster")]
     order: Order,
-    /// Draw each variation this many times and take the likeliest [default: 1; 8 with models of raster order only]
+    /// Draw each variation this many times and keep the likeliest [default: 1; 8 for models that support raster order
+    /// only]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
     tries: Option<u32>,
     /// Shorten a prompt that is too long for the model instead of refusing it
     #[arg(long)]
     truncate: bool,
-    /// A file (which is replaced), or a folder (ending with /) [default: the current folder, under a
-    /// name made of the picture's and the seed that is not taken yet]
+    /// Output file (replaced if it exists), or a folder (ending with /) [default: a new file in the current folder,
+    /// named after the picture and the seed]
     #[arg(short, long, value_name = "FILE|DIR")]
     output: Option<PathBuf>,
-    /// png, jpeg or webp [default: by the file's name, else png]
+    /// png, jpeg or webp [default: by the extension of the output file, else png]
     #[arg(long)]
     format: Option<Format>,
     /// JPEG quality
@@ -74,9 +75,9 @@ pub struct Arguments {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum ChoiceName {
-    /// Any
+    /// Random ones
     Random,
-    /// Rather those that the model is less sure of
+    /// Preferably those that the model is less certain of
     Entropy,
 }
 

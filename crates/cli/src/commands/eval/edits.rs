@@ -26,10 +26,10 @@ pub(super) struct Flags {
     /// Held-out scenes, one hole and one caption each
     #[arg(long = "scenes", value_name = "N", default_value = "200", value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
-    /// How many of them are varied
+    /// Number of scenes to vary
     #[arg(long, value_name = "N", default_value = "25")]
     varied: u32,
-    /// A CLIP that has a say in which of several tries at a hole is best
+    /// CLIP that also ranks the tries of each hole
     #[arg(long, value_name = "NAME|DIR", num_args = 0..=1, default_missing_value = EMBEDDED_CLIP)]
     clip: Option<String>,
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub(super) struct Flags {
     /// raster, or parallel:STEPS
     #[arg(long, default_value = "raster")]
     order: Order,
-    /// Also write each scene, its hole, and it drawn both ways, as one picture into this folder
+    /// Also write each scene, its hole and both results, as one picture, into this folder
     #[arg(long, value_name = "DIR")]
     pictures: Option<PathBuf>,
 }

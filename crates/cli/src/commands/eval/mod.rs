@@ -27,11 +27,11 @@ pub struct Arguments {
 enum EvalTask {
     /// Draw held-out composed scenes; object, colour, count, place and background are judged by a detector
     Scenes(scenes::Flags),
-    /// Hide things of held-out composed scenes and draw them again, caption the scenes, vary them
+    /// Mask things in held-out composed scenes and redraw them, caption the scenes, vary them
     Edits(edits::Flags),
-    /// Let a CLIP find held-out composed scenes by their captions, and the captions by the scenes
+    /// Retrieve held-out composed scenes by their captions with a CLIP, and captions by scenes
     Retrieval(retrieval::Flags),
-    /// How likely the model finds held-out composed scenes and their captions, in nats a token
+    /// Compute the likelihood of held-out composed scenes and their captions, in nats per token
     Likelihood(likelihood::Flags),
 }
 
@@ -40,7 +40,7 @@ enum EvalTask {
 struct SceneFlags {
     #[command(flatten)]
     world: WorldFlags,
-    /// Seed of the scenes, and of what is drawn of them
+    /// Seed of the scenes and of sampling
     #[arg(long, default_value = "0")]
     seed: u64,
     /// Language of the captions

@@ -25,13 +25,13 @@ pub(super) struct Flags {
     #[arg(long, value_name = "N", default_value = "200",
           value_parser = clap::value_parser!(u32).range(1..))]
     prompts: u32,
-    /// Draw so many pictures of each prompt, and judge the one that a CLIP finds nearest to it
+    /// Draw this many pictures per prompt, and judge the one that a CLIP ranks highest
     #[arg(long, value_name = "K", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
     best_of: u32,
-    /// The CLIP that chooses
+    /// The CLIP that ranks
     #[arg(long, value_name = "NAME|DIR", default_value = EMBEDDED_CLIP)]
     clip: String,
-    /// Another CLIP, that compares the pictures with their prompts: the mean cosine is printed
+    /// Second CLIP: print the mean cosine of its embeddings of pictures and prompts
     #[arg(long, value_name = "NAME|DIR")]
     judge: Option<String>,
     #[command(flatten)]
@@ -39,7 +39,7 @@ pub(super) struct Flags {
     /// raster, or parallel:STEPS
     #[arg(long, default_value = "raster")]
     order: Order,
-    /// Also write the pictures, and their captions beside them, into this folder
+    /// Also write the pictures with their captions into this folder
     #[arg(long, value_name = "DIR")]
     pictures: Option<PathBuf>,
 }
