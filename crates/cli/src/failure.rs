@@ -6,10 +6,8 @@ use std::process::ExitCode;
 use impasto::Error;
 use impasto::error::{Hint, LocatedFile};
 
-use crate::terminal::harmless;
+use crate::terminal::{STOPPED, harmless};
 
-/// Exit code of work that was stopped, as shells report an interrupt.
-pub const STOPPED: u8 = 130;
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
 

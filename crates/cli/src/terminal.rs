@@ -10,8 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::failure::STOPPED;
-
 /// A line for people, on stderr.
 pub fn note(line: impl Display) {
     // A closed stderr is no reason to stop working.
@@ -89,6 +87,9 @@ pub fn bar(total: u64, unit: &str) -> Result<ProgressBar> {
     bar.set_style(ProgressStyle::with_template(&template)?);
     Ok(bar)
 }
+
+/// Exit code of work that was stopped, as shells report an interrupt.
+pub const STOPPED: u8 = 130;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 

@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use impasto::observer::{self, NoObserver, Observer};
-use impasto::train::{Event, dalle, image_tokenizer, text_tokenizer};
+use impasto::train::{dalle, image_tokenizer, text_tokenizer};
 use impasto::{Error, Generate, Model, OpenOptions, device};
 use serde_json::{Value, json};
 
@@ -21,10 +21,12 @@ struct Print;
 impl Observer for Print {
     fn event(&mut self, event: &observer::Event<'_>) -> ControlFlow<()> {
         match event {
-            observer::Event::Training(Event::Metrics { step, values }) => {
+            observer::Event::Training(observer::TrainingEvent::Metrics { step, values }) => {
                 println!("step {step}: {values:?}");
             }
-            observer::Event::Training(Event::Warning(text)) => println!("warning: {text}"),
+            observer::Event::Training(observer::TrainingEvent::Warning(text)) => {
+                println!("warning: {text}")
+            }
             _ => {}
         }
         ControlFlow::Continue(())

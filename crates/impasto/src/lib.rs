@@ -83,6 +83,7 @@ pub mod engine;
 pub mod observer;
 pub mod panics;
 pub mod threads;
+mod work;
 
 pub mod checkpoint;
 pub mod hub;

@@ -12,8 +12,8 @@ use crate::files::FileAccess;
 use crate::image::Image;
 use crate::models::ImageTokenizer;
 use crate::observer::Observer;
-use crate::request::Request;
 use crate::threads::Threads;
+use crate::work::Request;
 use crate::{Error, Result};
 
 /// How a model is opened.
@@ -71,7 +71,7 @@ impl Model {
     /// What is wrong with the request, what the model can't do, and [`Error::Stopped`] where `observer` stops it.
     pub fn run<R>(&self, request: &R, observer: &mut dyn Observer) -> Result<R::Outcome>
     where
-        R: Request<Outcome: Send> + Sync,
+        R: Request<Self, Outcome: Send> + Sync,
     {
         request.validate()?;
         match &self.threads {

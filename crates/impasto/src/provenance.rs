@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::{Format, Image, Samples};
 use crate::models::dalle::Order;
-use crate::request::GeneratedImage;
+use crate::observer::GeneratedImage;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 

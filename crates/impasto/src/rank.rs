@@ -9,10 +9,11 @@ use crate::checkpoint::dalle_pytorch_clip::{DallePytorchClipModel, is_dalle_pyto
 use crate::checkpoint::{ClipModel, ModelSource};
 use crate::error::Reason;
 use crate::image::Image;
+use crate::import::dalle_pytorch::clip as published;
 use crate::models::clip::unit;
 use crate::observer::Observer;
-use crate::request::Request;
 use crate::text::clip::LongCaption;
+use crate::work::Request;
 use crate::{Error, Result};
 
 /// A model with one space for pictures and captions, of whichever family.
@@ -91,9 +92,13 @@ const BLANK: &str = "{}";
 impl Ranker {
     /// Loads a CLIP onto `device`.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
-        let model: Box<dyn EmbeddingModel> = match is_dalle_pytorch_clip(source) {
-            true => Box::new(DallePytorchClipModel::load(source, device)?),
-            false => Box::new(ClipModel::load(source, device)?),
+        let published = source.folder().filter(|path| published::is_published(path));
+        let model: Box<dyn EmbeddingModel> = if is_dalle_pytorch_clip(source) {
+            Box::new(DallePytorchClipModel::load(source, device)?)
+        } else if let Some(path) = published {
+            Box::new(published::load(path, device)?.model)
+        } else {
+            Box::new(ClipModel::load(source, device)?)
         };
         Ok(Ranker { model })
     }

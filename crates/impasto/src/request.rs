@@ -1,4 +1,4 @@
-//! Requests as data: what a command line or a server takes, validated and run by [`Model::run`],
+//! Requests as data: what a command line or a server takes, validated and run by [`Model::run`](crate::Model::run),
 //! [`Ranker::run`](crate::rank::Ranker::run) or [`Searcher::run`].
 
 mod caption;
@@ -11,30 +11,18 @@ mod vary;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::observer::GeneratedImage;
+pub use crate::work::Request;
 pub use caption::{Caption, CaptionOutcome};
 pub use edit::{Edit, EditCandidate, EditOutcome};
-pub use generate::{Generate, GenerateOutcome, GeneratedImage, Timings};
+pub use generate::{Generate, GenerateOutcome, Timings};
 pub use likelihood::PairLikelihood;
 pub use score::{Embed, EmbedOutcome, Score, ScoreOutcome};
 pub use search::{Search, SearchOutcome, Searcher};
 pub use vary::{Vary, VaryOutcome};
 
 use crate::Result;
-use crate::model::Model;
-use crate::observer::Observer;
 use crate::sampling::SamplingOptions;
-
-/// Work for a model: a [`Model`], a CLIP ([`Ranker`](crate::rank::Ranker)) or a CLIP with an index ([`Searcher`]).
-pub trait Request<M = Model> {
-    /// The result.
-    type Outcome;
-
-    /// Returns an error that names the invalid field.
-    fn validate(&self) -> Result<()>;
-
-    /// Does the work; see [`Model::run`].
-    fn run(&self, model: &M, observer: &mut dyn Observer) -> Result<Self::Outcome>;
-}
 
 /// Sampling options that take the place of a model's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -4,7 +4,6 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use impasto::bench::{BenchPart, BenchReport, Figure, Options, run as measure};
 use impasto::checkpoint::WeightFormat;
-use impasto::observer::Event;
 
 use crate::terminal;
 
@@ -77,10 +76,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
         runs: arguments.runs.into(),
     };
     terminal::catch_interrupts()?;
-    let report = measure(&options, &mut |event: &Event<'_>| {
-        if let Event::Figure(figure) = event {
-            terminal::note(line(figure));
-        }
+    let report = measure(&options, &mut |figure| {
+        terminal::note(line(figure));
         terminal::go_on()
     })?;
     if arguments.json {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use impasto::files;
-use impasto::observer::{self, Observer};
-use impasto::search::{Changes, Event, FOLDER, Index, LeftOut, Writer, pictures_below};
+use impasto::observer::{self, IndexEvent, Observer};
+use impasto::search::{Changes, FOLDER, Index, LeftOut, Writer, pictures_below};
 use serde::Serialize;
 
 use crate::arguments::ClipFlags;
@@ -176,16 +176,16 @@ fn change(
             return terminal::go_on();
         };
         match event {
-            Event::Embedded(done, all) => {
+            IndexEvent::Embedded(done, all) => {
                 bar.set_length(all as u64);
                 bar.set_position(done as u64);
             }
-            Event::Linked(done, all) => {
+            IndexEvent::Linked(done, all) => {
                 bar.set_message("graph ");
                 bar.set_length(all as u64);
                 bar.set_position(done as u64);
             }
-            Event::Skipped(path, error) => {
+            IndexEvent::Skipped(path, error) => {
                 bar.suspend(|| terminal::note(format_args!("skipped {}: {error}", shown(path))));
                 left_out.push(LeftOut {
                     path: path.to_path_buf(),

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use impasto::hub::{Hub, Known, Progress, registry};
-use impasto::observer::Event;
+use impasto::hub::{Hub, Known, registry};
+use impasto::observer::{DownloadProgress, Event};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::failure::Usage;
@@ -201,7 +201,7 @@ impl Bars {
         })
     }
 
-    fn show(&mut self, progress: &Progress) {
+    fn show(&mut self, progress: &DownloadProgress) {
         if self.file != progress.file {
             self.file.clone_from(&progress.file);
             self.bar.reset();

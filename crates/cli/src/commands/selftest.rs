@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
 use impasto::Error;
-use impasto::observer::Event;
 use impasto::selftest::{Options, Outcome, Precision, SelfTestReport, run as check};
 use serde::Serialize;
 
@@ -83,10 +82,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     // Printed before the first check: what is refused prints nothing.
     let mut header = Some(HEADER);
     let mut written = Ok(());
-    let checked = check(&options, &device, &mut |event: &Event<'_>| {
-        let Event::Check(outcome) = event else {
-            return ControlFlow::Continue(());
-        };
+    let checked = check(&options, &device, &mut |outcome| {
         if arguments.json {
             terminal::note(line(outcome));
         } else {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use impasto::families::ModelFiles;
-use impasto::observer::{self, Observer};
-use impasto::train::{Event, clip, config, dalle, fine_tune, image_tokenizer, text_tokenizer};
+use impasto::observer::{self, Observer, TrainingEvent};
+use impasto::train::{clip, config, dalle, fine_tune, image_tokenizer, text_tokenizer};
 use impasto::{Error, files};
 use indicatif::ProgressBar;
 use serde::Deserialize;
@@ -213,10 +213,10 @@ impl Observer for TrainingReport {
 }
 
 impl TrainingReport {
-    fn show(&mut self, event: &Event) {
+    fn show(&mut self, event: &TrainingEvent) {
         match event {
-            Event::Resumed { step } => self.line(&format!("resumed after {step} steps")),
-            Event::Step {
+            TrainingEvent::Resumed { step } => self.line(&format!("resumed after {step} steps")),
+            TrainingEvent::Step {
                 step,
                 steps,
                 loss,
@@ -236,19 +236,19 @@ impl TrainingReport {
                     self.line(&format!("warning: {error:#}"));
                 }
             }
-            Event::Metrics { step, values } => {
+            TrainingEvent::Metrics { step, values } => {
                 let values: Vec<String> = values
                     .iter()
                     .map(|(name, value)| format!("{name} {value:.4}"))
                     .collect();
                 self.line(&format!("after {step} steps: {}", values.join(", ")));
             }
-            Event::Checkpoint { step, path } => {
+            TrainingEvent::Checkpoint { step, path } => {
                 self.checkpoint = true;
                 self.line(&format!("checkpoint of step {step}: {}", path.display()));
             }
-            Event::Warning(text) => self.line(&format!("warning: {text}")),
-            Event::Preparing(text) => {
+            TrainingEvent::Warning(text) => self.line(&format!("warning: {text}")),
+            TrainingEvent::Preparing(text) => {
                 if self.due() {
                     self.line(text);
                 }

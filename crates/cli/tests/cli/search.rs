@@ -125,7 +125,7 @@ fn what_can_not_be_searched() {
     let manifest = program.path("s/.impasto-index/index.json");
     let whole = fs::read(&manifest).unwrap();
     fs::write(&manifest, &whole[..whole.len() / 2]).unwrap();
-    let parts = ["the index is damaged", "build the index again"];
+    let parts = ["the index is damaged"];
     program.refuses(1, &["search", "a cat", "s"], &parts);
     program.refuses(1, &["index", "build", "s"], &parts);
     fs::write(&manifest, whole).unwrap();

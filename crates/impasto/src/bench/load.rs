@@ -6,7 +6,7 @@ use burn::tensor::Device;
 
 use super::sizes::{own_config, random};
 use super::{Bench, BenchPart, Of};
-use crate::checkpoint::weights::{self, Formats};
+use crate::checkpoint::weights::{self, WeightPrecision};
 use crate::checkpoint::{EMBEDDED_NAME, WeightFormat};
 use crate::model::{Model, OpenOptions};
 use crate::nn::Init;
@@ -26,7 +26,7 @@ impl Bench<'_> {
             weights::write_held(&path, &random(init(), format))?;
             let seconds = self.timed(|| {
                 let bytes = files::map(&path)?;
-                weights::load(init(), &path, &bytes, Formats::new(format, None)?).map(drop)
+                weights::load(init(), &path, &bytes, WeightPrecision::new(format, None)?).map(drop)
             })?;
             self.loaded("Dalle 12 x 768", format, seconds)?;
         }

@@ -25,7 +25,6 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::WeightFormat;
 use crate::doctor::{self, Kernels};
 use crate::nn::ComputePrecision;
-use crate::observer::{Event, Observer};
 use crate::{Error, Result};
 
 /// What is measured.
@@ -143,8 +142,11 @@ pub struct BenchReport {
     pub peak_memory_bytes: Option<u64>,
 }
 
-/// Measures on the CPU. `observer` gets each figure when it is known ([`Event::Figure`]).
-pub fn run(options: &Options, observer: &mut dyn Observer) -> Result<BenchReport> {
+/// Measures on the CPU. `progress` gets each figure when it is known.
+pub fn run(
+    options: &Options,
+    progress: &mut dyn FnMut(&Figure) -> ControlFlow<()>,
+) -> Result<BenchReport> {
     if options.tokens < 4 || options.runs == 0 {
         return Err(Error::invalid(
             "bench",
@@ -157,7 +159,7 @@ pub fn run(options: &Options, observer: &mut dyn Observer) -> Result<BenchReport
         readings: Vec::new(),
         peaks: Peaks::measure(),
         figures: Vec::new(),
-        observer,
+        progress,
     };
     for what in &options.what {
         match what {
@@ -226,7 +228,7 @@ struct Bench<'a> {
     readings: Vec<f64>,
     peaks: Peaks,
     figures: Vec<Figure>,
-    observer: &'a mut dyn Observer,
+    progress: &'a mut dyn FnMut(&Figure) -> ControlFlow<()>,
 }
 
 /// What a figure is of.
@@ -265,7 +267,7 @@ impl Bench<'_> {
             bound,
             fraction,
         };
-        let flow = self.observer.event(&Event::Figure(&figure));
+        let flow = (self.progress)(&figure);
         self.figures.push(figure);
         match flow {
             ControlFlow::Break(()) => Err(Error::Stopped),

@@ -1,4 +1,4 @@
-//! A CLIP of DALLE-pytorch with its text tokenizer: a checkpoint folder, or a published file as it is.
+//! A CLIP of DALLE-pytorch with its text tokenizer: a checkpoint folder.
 //!
 //! `config.json` begins with `"architecture": "dalle_pytorch_clip"`; the weights are
 //! `dalle_pytorch_clip.safetensors`; the text tokenizer's file is the one that it came with.
@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{ModelSource, config_file, weights};
 use crate::image::Image;
-use crate::import::dalle_pytorch::clip as published;
 use crate::models::clip::unit;
 use crate::models::dalle_pytorch::{DallePytorchClip, DallePytorchClipConfig};
 use crate::models::parameters::export;
@@ -58,23 +57,14 @@ pub struct DallePytorchClipModel {
 /// Pictures or captions in one pass.
 const ROWS: usize = 16;
 
-/// Whether `source` is one, in our format or as it was published.
+/// Whether `source` is a folder of one in our format.
 pub fn is_dalle_pytorch_clip(source: &ModelSource) -> bool {
-    is_ours(source) || source.folder().is_some_and(published::is_published)
-}
-
-fn is_ours(source: &ModelSource) -> bool {
     source.architecture().as_deref() == Some("dalle_pytorch_clip")
 }
 
 impl DallePytorchClipModel {
-    /// Loads all of one onto `device`.
+    /// Loads all of a folder in our format onto `device`.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
-        if let Some(path) = source.folder()
-            && !is_ours(source)
-        {
-            return Ok(published::load(path, device)?.model);
-        }
         let config = source.parsed_config(
             "a config of DALLE-pytorch's CLIP",
             |config: &DallePytorchClipModelConfig| config.clip.validate(),

@@ -18,45 +18,56 @@ use crate::models::parameters::{self, ParameterSlot, Value};
 use crate::nn::ops::packed::{self, Memory, WeightFormat};
 use crate::{Error, Result, files};
 
-/// In what a file has the weights of linear layers, and in what they are wanted.
+/// The precision of the weights of linear layers, on disk and in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Formats {
-    stored: WeightFormat,
-    held: WeightFormat,
+pub struct WeightPrecision {
+    on_disk: WeightFormat,
+    in_memory: WeightFormat,
 }
 
-impl Formats {
-    /// Weights that are `stored` in one format, as they are or as `wanted`.
+impl WeightPrecision {
+    /// Weights that are `on_disk` in one format, as they are or as `requested`.
     ///
     /// # Errors
     /// From one packed format to another: what the first lost can't come back.
-    pub fn new(stored: WeightFormat, wanted: Option<WeightFormat>) -> Result<Self> {
-        let held = wanted.unwrap_or(stored);
-        if !stored.is_f32() && !held.is_f32() && held != stored {
+    pub fn new(on_disk: WeightFormat, requested: Option<WeightFormat>) -> Result<Self> {
+        let in_memory = requested.unwrap_or(on_disk);
+        if !on_disk.is_f32() && !in_memory.is_f32() && in_memory != on_disk {
             return Err(Error::invalid(
                 "precision",
                 format!(
-                    "the model's weights are in {stored}, expected {stored} or f32, got {held}; quantise the model that this one was made of"
+                    "the model's weights are in {on_disk}, expected {on_disk} or f32, got {in_memory}; quantise the model that this one was made of"
                 ),
             ));
         }
-        Ok(Formats { stored, held })
+        Ok(WeightPrecision { on_disk, in_memory })
     }
 
-    /// In what they are wanted.
-    pub fn held(&self) -> WeightFormat {
-        self.held
+    /// In what they are requested.
+    pub fn in_memory(&self) -> WeightFormat {
+        self.in_memory
     }
 }
 
 /// Sets all of `module`'s parameters from a safetensors file with plain numbers.
 pub fn load_into<M: Module>(module: M, name: &Path, bytes: &[u8]) -> Result<M> {
-    set_all(module, name, bytes, Memory::Lent, Formats::default())
+    set_all(
+        module,
+        name,
+        bytes,
+        Memory::Lent,
+        WeightPrecision::default(),
+    )
 }
 
 /// Sets all of `module`'s parameters from a safetensors file; `name` is used in errors. What the file has as the
 /// model takes it is used in place, and keeps the bytes alive.
-pub fn load<M: Module>(module: M, name: &Path, bytes: &Bytes, formats: Formats) -> Result<M> {
+pub fn load<M: Module>(
+    module: M,
+    name: &Path,
+    bytes: &Bytes,
+    formats: WeightPrecision,
+) -> Result<M> {
     let shared = |part: &[u8]| Memory::Shared(bytes.slice_ref(part));
     set_all(module, name, bytes, shared, formats)
 }
@@ -66,7 +77,7 @@ fn set_all<'a, M: Module>(
     name: &Path,
     bytes: &'a [u8],
     memory: impl Fn(&'a [u8]) -> Memory<'a>,
-    formats: Formats,
+    formats: WeightPrecision,
 ) -> Result<M> {
     super::stored::check_header(name, bytes)?;
     let file = SafeTensors::deserialize(bytes).map_err(|e| {
@@ -102,13 +113,13 @@ fn value<'a>(
     view: &TensorView<'a>,
     place: &ParameterSlot<'_>,
     memory: &impl Fn(&'a [u8]) -> Memory<'a>,
-    (file, formats): (&Path, Formats),
+    (file, formats): (&Path, WeightPrecision),
 ) -> Result<Value, Reason> {
     let (name, bytes) = (place.name, view.data());
     if let (WeightFormat::Int8 | WeightFormat::Int4, true, &[inputs, outputs]) =
-        (formats.stored, place.is_linear, place.shape)
+        (formats.on_disk, place.is_linear, place.shape)
     {
-        let (shape, format) = ([inputs, outputs], formats.stored);
+        let (shape, format) = ([inputs, outputs], formats.on_disk);
         if view.dtype() != Dtype::U8 {
             return Err(format!(
                 "tensor {name} has dtype {:?}, expected U8: config.json says that weights are in {format}",
@@ -128,7 +139,7 @@ fn value<'a>(
             )
             .into());
         }
-        if formats.held == format && packed::can_hold(place.device) {
+        if formats.in_memory == format && packed::can_hold(place.device) {
             return Ok(Value::Packed(packed::weight(memory(bytes), shape, format)));
         }
         let values = packed::unpack(bytes, shape, format);
@@ -152,7 +163,7 @@ fn value<'a>(
     })?;
     match not_finite(name, &values) {
         None => {
-            let value = held(values, shape, place, formats.held);
+            let value = held(values, shape, place, formats.in_memory);
             if bytes.len() > LARGE {
                 files::release_mapped(file);
             }
@@ -193,7 +204,7 @@ fn in_place<'a>(
     view: &TensorView<'a>,
     place: &ParameterSlot<'_>,
     memory: &impl Fn(&'a [u8]) -> Memory<'a>,
-    formats: Formats,
+    formats: WeightPrecision,
 ) -> Option<Value> {
     let Memory::Shared(bytes) = memory(view.data()) else {
         return None;
@@ -204,7 +215,7 @@ fn in_place<'a>(
     }
     match (view.dtype(), place.shape) {
         (Dtype::BF16, &[inputs, outputs])
-            if place.is_linear && formats.held == WeightFormat::Bf16 =>
+            if place.is_linear && formats.in_memory == WeightFormat::Bf16 =>
         {
             let memory = Memory::Shared(bytes);
             let weight = packed::weight(memory, [inputs, outputs], WeightFormat::Bf16);
@@ -212,7 +223,7 @@ fn in_place<'a>(
         }
         (Dtype::F32, shape)
             if bytemuck::try_cast_slice::<u8, f32>(&bytes).is_ok()
-                && (formats.held.is_f32() || !place.is_linear) =>
+                && (formats.in_memory.is_f32() || !place.is_linear) =>
         {
             let bytes = TensorBytes::from_shared(bytes, AllocationProperty::File);
             let data = TensorData::from_bytes(bytes, shape.to_vec(), DType::F32);
@@ -278,8 +289,8 @@ mod tests {
         serialize(&export(&fresh()), Precision::F32, None).unwrap()
     }
 
-    fn formats(stored: WeightFormat, wanted: WeightFormat) -> Formats {
-        Formats::new(stored, Some(wanted)).unwrap()
+    fn formats(stored: WeightFormat, wanted: WeightFormat) -> WeightPrecision {
+        WeightPrecision::new(stored, Some(wanted)).unwrap()
     }
 
     /// The error of what does not load.
@@ -294,7 +305,7 @@ mod tests {
     fn mapped_numbers_are_used_in_place_and_lent_ones_copied() {
         let bytes = Bytes::from(file());
         let expected = export(&fresh());
-        let mapped = load(empty(), Path::new("x"), &bytes, Formats::default()).unwrap();
+        let mapped = load(empty(), Path::new("x"), &bytes, WeightPrecision::default()).unwrap();
         let lent = load_into(empty(), Path::new("x"), &bytes).unwrap();
         for (name, data) in expected {
             export(&mapped)[&name].assert_eq(&data, true);
@@ -332,9 +343,12 @@ mod tests {
     #[test]
     fn one_packed_format_does_not_become_another() {
         use WeightFormat::{F32, Int4, Int8};
-        assert!(Formats::new(Int8, Some(Int4)).is_err());
-        assert!(Formats::new(Int8, Some(F32)).is_ok());
-        assert_eq!(Formats::new(Int8, None).unwrap(), formats(Int8, Int8));
+        assert!(WeightPrecision::new(Int8, Some(Int4)).is_err());
+        assert!(WeightPrecision::new(Int8, Some(F32)).is_ok());
+        assert_eq!(
+            WeightPrecision::new(Int8, None).unwrap(),
+            formats(Int8, Int8)
+        );
     }
 
     #[test]
@@ -359,7 +373,7 @@ mod tests {
         values[3] = f32::INFINITY;
         parameters.insert("norm.weight".to_owned(), TensorData::new(values, shape));
         let bytes = Bytes::from(serialize(&parameters, Precision::F32, None).unwrap());
-        let error = load(empty(), Path::new("x"), &bytes, Formats::default()).unwrap_err();
+        let error = load(empty(), Path::new("x"), &bytes, WeightPrecision::default()).unwrap_err();
         let expected = "tensor norm.weight holds inf at index 3, expected finite numbers";
         assert!(error.to_string().contains(expected), "{error}");
     }

@@ -145,7 +145,7 @@ fn floats(data: TensorData) -> Vec<f32> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::checkpoint::weights::{Formats, load};
+    use crate::checkpoint::weights::{WeightPrecision, load};
     use crate::models::parameters::export;
     use crate::nn::{Init, Linear, RmsNorm};
     use burn::tensor::Device;
@@ -171,7 +171,7 @@ mod tests {
         write(&plain, &model(&mut Init::new(1, &device))).unwrap();
         for format in WeightFormat::ALL {
             let read = |path: &Path, stored, wanted| {
-                let formats = Formats::new(stored, Some(wanted)).unwrap();
+                let formats = WeightPrecision::new(stored, Some(wanted)).unwrap();
                 let module = model(&mut Init::empty(&device));
                 load(module, path, &files::map(path).unwrap(), formats).unwrap()
             };
@@ -188,7 +188,7 @@ mod tests {
             // A file that ends early is an error.
             let bytes = std::fs::read(&path).unwrap();
             std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
-            let formats = Formats::new(format, None).unwrap();
+            let formats = WeightPrecision::new(format, None).unwrap();
             let module = model(&mut Init::empty(&device));
             let error = load(module, &path, &files::map(&path).unwrap(), formats).unwrap_err();
             assert!(

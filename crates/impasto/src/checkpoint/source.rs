@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use bytes::Bytes;
 
-use super::weights::Formats;
+use super::weights::WeightPrecision;
 use super::{adapter, weights};
 use crate::files::FileAccess;
 use crate::{Error, Result, files, hub};
@@ -145,7 +145,7 @@ impl ModelSource {
         &self,
         module: M,
         name: &'static str,
-        (formats, access): (Formats, FileAccess),
+        (formats, access): (WeightPrecision, FileAccess),
     ) -> Result<M> {
         let bytes = self.weights(name, access)?;
         weights::load(module, &self.path(name), &bytes, formats)

@@ -11,7 +11,7 @@ use half::{bf16, f16};
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 
-pub use super::loading::{Formats, held, load, load_into};
+pub use super::loading::{WeightPrecision, held, load, load_into};
 pub use super::saving::write as write_held;
 use crate::error::Reason;
 use crate::models::parameters::{self, Parameters};

@@ -13,9 +13,9 @@ use crate::families::Infill;
 use crate::image::Image;
 use crate::model::Model;
 use crate::models::dalle::Order;
+use crate::observer::GeneratedImage;
 use crate::observer::{Event, Observer};
 use crate::random::RandomStream;
-use crate::request::GeneratedImage;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 

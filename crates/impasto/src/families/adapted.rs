@@ -4,8 +4,8 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
+use super::checkpoint::check_new;
 use super::files::ModelKind;
-use super::operations::check_new;
 use super::{Family, FamilyModel, FamilyVisitor, ModelFiles, SaveAs, visit};
 use crate::checkpoint::{WeightFormat, adapter};
 use crate::nn::{Adapt, lora};

@@ -163,8 +163,8 @@ impl<F: Family> FamilyModel<F> {
             return Ok(form.load(published, device, format)?.model);
         }
         let mut config = FamilyConfig::<F>::of(files)?;
-        let formats = weights::Formats::new(config.precision, wanted)?;
-        config.precision = formats.held();
+        let formats = weights::WeightPrecision::new(config.precision, wanted)?;
+        config.precision = formats.in_memory();
         let text = F::load_text(files, &config)?;
         // The fresh weights are all replaced; the seed is of no consequence.
         let mut init = Init::empty(device);
@@ -175,7 +175,7 @@ impl<F: Family> FamilyModel<F> {
         let image = source.load(
             image,
             IMAGE_TOKENIZER,
-            (weights::Formats::default(), access),
+            (weights::WeightPrecision::default(), access),
         )?;
         Ok(FamilyModel {
             config,
@@ -233,4 +233,18 @@ pub(super) fn weight_bytes<F: Family>(files: &ModelFiles) -> Result<u64> {
 /// The path of a model's config, for errors.
 pub(super) fn config_path(files: &ModelFiles) -> std::path::PathBuf {
     files.source.path(CONFIG)
+}
+
+/// Refuses a folder that has something in it.
+pub(super) fn check_new(dir: &Path) -> Result<()> {
+    if dir.exists() && !crate::files::is_empty(dir)? {
+        return Err(Error::invalid(
+            "output",
+            format!(
+                "{} is there already, expected a new or an empty folder",
+                dir.display()
+            ),
+        ));
+    }
+    Ok(())
 }

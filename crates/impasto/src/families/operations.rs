@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 
+use super::checkpoint::check_new;
 use super::files::ModelKind;
 use super::{
     AnyModel, Family, FamilyModel, FamilyVisitor, ModelFiles, Native, NativeModel, NetworkReport,
@@ -94,20 +95,6 @@ fn refuse_other_weights(wanted: Option<WeightFormat>) -> Result<()> {
             format!("image tokenizers are held in f32 only, not in {format}"),
         )),
     }
-}
-
-/// Refuses a folder that has something in it.
-pub(super) fn check_new(dir: &Path) -> Result<()> {
-    if dir.exists() && !files::is_empty(dir)? {
-        return Err(Error::invalid(
-            "output",
-            format!(
-                "{} is there already, expected a new or an empty folder",
-                dir.display()
-            ),
-        ));
-    }
-    Ok(())
 }
 
 /// Writes a model as a checkpoint whose weights are in `format`. Beside the packed model one tensor at a time is in

@@ -13,24 +13,11 @@ use ureq::Agent;
 use super::listing::{Checksum, unreachable};
 use crate::error::Reason;
 use crate::files::folder_of;
-use crate::observer::{Event, Observer};
+use crate::observer::{DownloadProgress, Event, Observer};
 use crate::{Error, Result, files};
 
 /// The most of a file whose size nobody states: several times the largest that is known.
 const MOST_BYTES: u64 = 64 << 30;
-
-/// How far a download is.
-#[derive(Debug, Clone)]
-pub struct Progress {
-    /// The file.
-    pub file: String,
-    /// Bytes of this file that are here.
-    pub bytes: u64,
-    /// Its size, where the server states it.
-    pub file_bytes: Option<u64>,
-    /// Bytes of the whole model, as far as known.
-    pub model_bytes: u64,
-}
 
 /// What is to be brought.
 pub(super) struct Download<'a> {
@@ -95,7 +82,7 @@ impl Download<'_> {
         let lock_path = beside(".lock");
         let _lock = Lock::take(lock_path)?;
         let mut report = |bytes: u64, file_bytes: Option<u64>| {
-            let progress = Progress {
+            let progress = DownloadProgress {
                 file: self.name.to_owned(),
                 bytes,
                 file_bytes,

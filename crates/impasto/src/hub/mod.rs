@@ -23,7 +23,6 @@ use crate::error::Hint;
 use crate::observer::{NoObserver, Observer};
 use crate::{Error, Result};
 
-pub use download::Progress;
 pub use registry::{Known, Source, known, registry};
 
 use cache::{Record, RecordedFile, Repository};

@@ -108,7 +108,7 @@ impl Caption {
     }
 }
 
-impl Request for Caption {
+impl Request<Model> for Caption {
     type Outcome = CaptionOutcome;
 
     fn validate(&self) -> Result<()> {

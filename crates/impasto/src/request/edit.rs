@@ -118,7 +118,7 @@ impl Edit {
     }
 }
 
-impl Request for Edit {
+impl Request<Model> for Edit {
     type Outcome = EditOutcome;
 
     fn validate(&self) -> Result<()> {

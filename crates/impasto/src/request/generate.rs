@@ -13,7 +13,7 @@ use crate::families::Infill;
 use crate::image::Image;
 use crate::model::Model;
 use crate::models::dalle::Order;
-use crate::observer::{Event, Observer};
+use crate::observer::{Event, GeneratedImage, Observer};
 use crate::rank::Ranker;
 use crate::sampling::SamplingOptions;
 use crate::text::clip::LongCaption;
@@ -52,21 +52,6 @@ pub struct Generate {
 
 fn one() -> usize {
     1
-}
-
-/// An image that was generated.
-#[derive(Clone, Debug)]
-pub struct GeneratedImage {
-    /// The pixels.
-    pub picture: Image,
-    /// Its seed.
-    pub seed: u64,
-    /// Its row-major ids.
-    pub image_ids: Vec<u32>,
-    /// ln p of the sampled ids given the prompt, in nats.
-    pub log_likelihood: f64,
-    /// Cosine of image and prompt, where a CLIP chose.
-    pub clip_score: Option<f32>,
 }
 
 /// How long each part of a request took, in seconds.
@@ -133,7 +118,7 @@ impl Generate {
     }
 }
 
-impl Request for Generate {
+impl Request<Model> for Generate {
     type Outcome = GenerateOutcome;
 
     fn validate(&self) -> Result<()> {

@@ -25,7 +25,7 @@ pub struct PairLikelihood {
     pub images: Arc<[Image]>,
 }
 
-impl Request for PairLikelihood {
+impl Request<Model> for PairLikelihood {
     /// One for each picture, in their order.
     type Outcome = Vec<Likelihood>;
 

@@ -84,7 +84,7 @@ impl Vary {
     }
 }
 
-impl Request for Vary {
+impl Request<Model> for Vary {
     type Outcome = VaryOutcome;
 
     fn validate(&self) -> Result<()> {

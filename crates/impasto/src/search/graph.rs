@@ -14,11 +14,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use super::exact::best;
-use super::manifest::damaged;
-use super::vectors::{Vectors, dot};
+use super::manifest::Head;
+use super::vectors::{Vectors, damaged, dot};
 use super::{NOBODY, Stored};
 use crate::{Result, files};
 
@@ -39,16 +38,6 @@ const POSTS: usize = 2048;
 const STARTS: usize = 16;
 /// Most rows that are added at once.
 const BATCH: usize = 256;
-
-/// What the manifest says of the graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Head {
-    /// Which file.
-    pub(super) version: u64,
-    /// Rows that it has; later ones are compared one by one.
-    pub(super) rows: usize,
-}
 
 /// The neighbours of each row.
 #[derive(Clone, Debug)]

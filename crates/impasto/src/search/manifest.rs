@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 
 use super::NOBODY;
-use super::graph::Head;
+use super::vectors::{Vectors, damaged};
 use crate::error::Reason;
 use crate::image::Image;
 use crate::rank::{Ranker, numbers};
@@ -19,6 +19,16 @@ pub const FOLDER: &str = ".impasto-index";
 pub(super) const NAME: &str = "index.json";
 /// What the manifest's `format` says.
 const FORMAT: &str = "impasto-index-1";
+
+/// What the manifest says of the graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Head {
+    /// Which file.
+    pub(super) version: u64,
+    /// Rows that it has; later ones are compared one by one.
+    pub(super) rows: usize,
+}
 
 /// The whole of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -181,6 +191,11 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// The rows that it knows.
+    pub(super) fn vectors(&self, folder: &Path) -> Result<Vectors> {
+        Vectors::open(folder, self.generation, self.clip.width, self.rows)
+    }
+
     fn validate(&self) -> Result<(), Reason> {
         let Clip {
             width,
@@ -249,10 +264,4 @@ impl Manifest {
         files::sync_folder(folder);
         Ok(())
     }
-}
-
-/// What is said of every kind of damage.
-pub(super) fn damaged(folder: &Path, reason: impl Into<Reason>) -> Error {
-    let reason = Reason::because("the index is damaged", reason.into());
-    Error::bad_file(folder, reason).with_hint("remove this folder and build the index again".into())
 }

@@ -30,7 +30,7 @@ use vectors::Vectors;
 
 pub use listing::{LeftOut, Listing, pictures_below};
 pub use manifest::{Clip, FOLDER};
-pub use writer::{Changes, Event, Writer};
+pub use writer::{Changes, Writer};
 
 /// Pictures up to which a search compares the query with each of them.
 pub const EXACT: usize = 100_000;
@@ -82,7 +82,7 @@ impl Index {
 
     fn open_once(folder: &Path) -> Result<Self> {
         let manifest = Manifest::open(folder)?;
-        let vectors = Vectors::open(folder, &manifest)?;
+        let vectors = manifest.vectors(folder)?;
         let graph = match &manifest.graph {
             Some(head) => Some(Graph::open(folder, head)?),
             None => None,
@@ -149,7 +149,7 @@ impl Index {
             .into_iter()
             .map(|(score, row)| {
                 if !score.is_finite() {
-                    return Err(manifest::damaged(&self.folder, "a row is not a number"));
+                    return Err(vectors::damaged(&self.folder, "a row is not a number"));
                 }
                 let picture = &self.manifest.pictures[self.owners[row] as usize];
                 Ok(Hit {

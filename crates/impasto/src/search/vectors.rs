@@ -5,11 +5,17 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::Stored;
-use super::manifest::{Manifest, damaged};
+use crate::error::Reason;
 use crate::{Error, Result, files};
 
 /// Unwritten rows from which on they are taken from the file again once they are written.
 const REMAP: usize = 1 << 15;
+
+/// What is said of every kind of damage.
+pub(super) fn damaged(folder: &Path, reason: impl Into<Reason>) -> Error {
+    let reason = Reason::because("the index is damaged", reason.into());
+    Error::bad_file(folder, reason).with_hint("remove this folder and build the index again".into())
+}
 
 /// Rows of `width` numbers each.
 #[derive(Debug)]
@@ -32,11 +38,11 @@ impl Vectors {
         }
     }
 
-    /// The rows that the manifest knows.
-    pub(super) fn open(folder: &Path, manifest: &Manifest) -> Result<Self> {
-        let mut vectors = Self::new(manifest.clip.width);
-        if manifest.rows > 0 {
-            vectors.map(&path(folder, manifest.generation), manifest.rows, folder)?;
+    /// The first `rows` of a generation.
+    pub(super) fn open(folder: &Path, generation: u64, width: usize, rows: usize) -> Result<Self> {
+        let mut vectors = Self::new(width);
+        if rows > 0 {
+            vectors.map(&path(folder, generation), rows, folder)?;
         }
         Ok(vectors)
     }

@@ -15,7 +15,7 @@ use super::{EXACT, LeftOut, Listing, NOBODY};
 use crate::error::Hint;
 use crate::files::{self, FolderLock};
 use crate::image::Image;
-use crate::observer::{Event as Observed, NoObserver, Observer};
+use crate::observer::{Event as Observed, IndexEvent as Event, NoObserver, Observer};
 use crate::rank::{Ranker, numbers};
 use crate::{Error, Result};
 
@@ -46,17 +46,6 @@ pub struct Writer<'a> {
     removed: usize,
     changed: bool,
     _lock: FolderLock,
-}
-
-/// What happens while an index is built.
-#[derive(Clone, Copy, Debug)]
-pub enum Event<'a> {
-    /// This many pictures are embedded, of this many.
-    Embedded(usize, usize),
-    /// This many rows are in the graph, of this many.
-    Linked(usize, usize),
-    /// A picture could not be read, and is left out.
-    Skipped(&'a Path, &'a Error),
 }
 
 /// What became of an index.
@@ -121,7 +110,7 @@ impl<'a> Writer<'a> {
             folder: folder.to_path_buf(),
             root,
             ranker,
-            vectors: Vectors::open(folder, &manifest)?,
+            vectors: manifest.vectors(folder)?,
             owners: manifest.owners(),
             graph,
             places: places

@@ -15,13 +15,13 @@ mod training;
 mod weights;
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::str::FromStr;
 use std::time::Instant;
 
 use burn::tensor::{DType, Device};
 use serde::{Serialize, Serializer};
 
-use crate::observer::{Event, Observer};
 use crate::{Error, Result, panics};
 use check::{Check, Room};
 use compare::{Compared, Values};
@@ -165,12 +165,12 @@ impl SelfTestReport {
     }
 }
 
-/// Runs the checks on `device`. `observer` gets each outcome when it is known ([`Event::Check`]),
-/// and may stop the work ([`Error::Stopped`]).
+/// Runs the checks on `device`. `progress` gets each outcome when it is known, and may stop the work
+/// ([`Error::Stopped`]).
 pub fn run(
     options: &Options,
     device: &Device,
-    observer: &mut dyn Observer,
+    progress: &mut dyn FnMut(&Outcome) -> ControlFlow<()>,
 ) -> Result<SelfTestReport> {
     let all = [
         ops::checks(),
@@ -182,7 +182,7 @@ pub fn run(
         all.into_iter().flatten().collect(),
         options,
         device,
-        observer,
+        progress,
     )
 }
 
@@ -190,7 +190,7 @@ fn run_checks(
     checks: Vec<Check>,
     options: &Options,
     device: &Device,
-    observer: &mut dyn Observer,
+    progress: &mut dyn FnMut(&Outcome) -> ControlFlow<()>,
 ) -> Result<SelfTestReport> {
     if options.precisions.is_empty() {
         return Err(Error::invalid("precision", "expected one or more"));
@@ -225,7 +225,7 @@ fn run_checks(
                 true => report.passed += 1,
                 false => report.failed += 1,
             }
-            let flow = observer.event(&Event::Check(&outcome));
+            let flow = progress(&outcome);
             report.outcomes.push(outcome);
             if flow.is_break() {
                 return Err(Error::Stopped);

@@ -6,114 +6,25 @@ use burn::module::Module;
 use burn::tensor::Device;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 
 use super::ahead::Ahead;
-use super::beginning::Beginning;
-use super::config::{RunConfig, check_count};
-use super::encoded::{self, Encoded, Encoding, FilledUp};
+use super::config::check_count;
+pub use super::dalle_config::{DalleTrainingConfig, Sizes};
+use super::encoded::{self, Encoded, Encoding, Padded};
 use super::engine::{self, Evaluation, Observer, Pass, Task};
 use super::image_tokenizer::training_device;
-use super::source::{ImageSource, SourceConfig, epoch_index, held_out, open};
+use super::initial_model::InitialModel;
+use super::source::{ImageSource, epoch_index, held_out, open};
 use crate::checkpoint::WeightFormat;
 use crate::checkpoint::weights::Precision;
 use crate::engine::{SampleSpec, sample};
 use crate::families::{NativeConfig, NativeModel, NativeOptions, SaveAs};
 use crate::image::{Format, Image};
-use crate::models::dalle::{DalleBatch, LossWeights, Order, around_hole, raster, shuffled};
+use crate::models::dalle::{DalleBatch, Order, around_hole, raster, shuffled};
 use crate::models::{Dalle, DalleConfig, ImageTokenizer};
 use crate::observer::NoObserver;
-use crate::sampling::SamplingOptions;
 use crate::text::TextTokenizer;
 use crate::{Error, Result, files};
-
-/// The config file of `impasto train dalle`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DalleTrainingConfig {
-    /// The finished model's name.
-    pub name: String,
-    /// SPDX expression of the finished weights' licence.
-    pub licence: String,
-    /// A model, by its name or folder, that is trained on: its tokenizers and weights are what the training
-    /// begins with. The next three are then left out.
-    #[serde(default)]
-    pub from: Option<String>,
-    /// Output directory of `train text-tokenizer`.
-    #[serde(default)]
-    pub text_tokenizer: Option<PathBuf>,
-    /// Output directory of `train image-tokenizer`.
-    #[serde(default)]
-    pub image_tokenizer: Option<PathBuf>,
-    /// Sizes of the transformer.
-    #[serde(default)]
-    pub model: Option<Sizes>,
-    /// The pairs.
-    pub data: SourceConfig,
-    /// Pictures encoded before the training; each step draws from these. None: all of a finite data set; of an
-    /// endless one, each picture is made, encoded and seen once, beside the training.
-    #[serde(default)]
-    pub encoded_pictures: Option<u64>,
-    /// The run.
-    #[serde(default)]
-    pub run: RunConfig,
-    /// How much each loss counts.
-    #[serde(default)]
-    pub losses: LossWeights,
-    /// Share of the pictures in raster order; the others in random orders.
-    #[serde(default = "default_raster_share")]
-    pub raster_share: f64,
-    /// Of these others, the share whose order ends with a rectangular hole, as in editing.
-    #[serde(default)]
-    pub hole_share: f64,
-    /// Share of the captions dropped, for guidance.
-    #[serde(default = "default_caption_dropout")]
-    pub caption_dropout: f64,
-    /// Share of each batch that also trains captioning.
-    #[serde(default = "default_captioning_share")]
-    pub captioning_share: f64,
-    /// What the finished model's `generate` uses by default, and the samples drawn on the way.
-    #[serde(default)]
-    pub sampling: SamplingOptions,
-    /// Held-out pairs measured at each checkpoint.
-    #[serde(default = "default_validation")]
-    pub validation: usize,
-}
-
-/// Sizes that don't follow from the tokenizers.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Sizes {
-    /// Text tokens, padding included.
-    pub text_length: usize,
-    /// Width of the residual stream.
-    pub width: usize,
-    /// Blocks.
-    pub n_layers: usize,
-    /// Heads.
-    pub n_heads: usize,
-    /// Units of each SwiGLU.
-    pub hidden: usize,
-    /// Width of the contrastive space.
-    #[serde(default)]
-    pub contrastive_width: Option<usize>,
-}
-
-fn default_raster_share() -> f64 {
-    0.5
-}
-
-fn default_caption_dropout() -> f64 {
-    0.1
-}
-
-fn default_captioning_share() -> f64 {
-    0.125
-}
-
-fn default_validation() -> usize {
-    128
-}
 
 /// Trains (or goes on) and writes the whole model into `dir/model`.
 pub fn run(
@@ -139,12 +50,12 @@ pub fn run(
         ));
     }
     let train_device = training_device(device, &config.run);
-    let Beginning {
+    let InitialModel {
         text,
         image,
         image_weights,
         dalle,
-    } = Beginning::of(config, device, &train_device)?;
+    } = InitialModel::of(config, device, &train_device)?;
     let dalle_config = dalle.config().clone();
     let _lock = super::folder::open(dir)?;
     let source = open(
@@ -155,7 +66,7 @@ pub fn run(
     )?;
     super::folder::begin(dir, config, source.as_ref(), resume, observer)?;
     let encoding = Encoding {
-        text: &FilledUp {
+        text: &Padded {
             text: &text,
             length: dalle_config.text_length,
         },

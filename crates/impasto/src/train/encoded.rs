@@ -42,13 +42,13 @@ pub(super) trait Captions {
 }
 
 /// Our own: filled up to a length.
-pub(super) struct FilledUp<'a> {
+pub(super) struct Padded<'a> {
     pub text: &'a TextTokenizer,
     /// Text tokens, padding included.
     pub length: usize,
 }
 
-impl Captions for FilledUp<'_> {
+impl Captions for Padded<'_> {
     fn ids(&self, caption: &str) -> Result<Vec<u32>> {
         self.text.encode_caption(caption, self.length, true)
     }

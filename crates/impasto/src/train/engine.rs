@@ -1,7 +1,7 @@
 //! The loop that every training runs: forward, backward, clip, step, average, log, checkpoint.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use burn::module::Module;
@@ -17,51 +17,8 @@ use crate::error::Hint;
 use crate::models::parameters::{self, Parameters};
 use crate::nn::precision::{self, ComputePrecision};
 use crate::observer;
-pub use crate::observer::Observer;
+pub use crate::observer::{Observer, TrainingEvent as Event};
 use crate::{Error, Result};
-
-/// What happens in a run.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// The run goes on from a checkpoint.
-    Resumed {
-        /// Steps done so far.
-        step: u64,
-    },
-    /// A step is done.
-    Step {
-        /// Steps done.
-        step: u64,
-        /// Steps of the whole run.
-        steps: u64,
-        /// The trained loss.
-        loss: f64,
-        /// Samples trained per second, over the last few seconds.
-        samples_per_second: f64,
-        /// Floating-point operations of forward and backward passes per second, where they are known.
-        operations_per_second: Option<f64>,
-        /// Until the end at this speed.
-        remaining: Duration,
-    },
-    /// Metrics were measured.
-    Metrics {
-        /// Steps done.
-        step: u64,
-        /// Name and value.
-        values: Vec<(String, f64)>,
-    },
-    /// A checkpoint was written.
-    Checkpoint {
-        /// Steps done.
-        step: u64,
-        /// Its directory.
-        path: PathBuf,
-    },
-    /// Something deserves attention: a collapsed codebook, dropped pictures.
-    Warning(String),
-    /// Something is under way before the first step.
-    Preparing(String),
-}
 
 /// Reports what happens in a training.
 pub(super) trait ReportEvents {

@@ -5,17 +5,18 @@
 //! checkpoint, so that a run that was stopped goes on bit for bit.
 
 mod ahead;
-mod beginning;
 mod checkpoints;
 pub mod clip;
 pub mod config;
 pub mod dalle;
+mod dalle_config;
 pub mod drawn;
 mod encoded;
 mod engine;
 pub mod fine_tune;
 mod folder;
 pub mod image_tokenizer;
+mod initial_model;
 mod metrics;
 mod muon;
 pub(crate) mod optimizer;
@@ -23,8 +24,8 @@ pub mod source;
 pub mod text_tokenizer;
 mod timer;
 
+pub use crate::observer::{Observer, TrainingEvent};
 pub use config::RunConfig;
-pub use engine::{Event, Observer};
 
 #[cfg(test)]
 pub(crate) mod tests;

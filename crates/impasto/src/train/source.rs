@@ -297,7 +297,8 @@ impl Scenes {
             return self.world.scene(self.seed, index, split);
         }
         let (family, member) = (index / self.family, index % self.family);
-        self.world.kin_scene(self.seed, family, member, split)
+        self.world
+            .hard_negative_scene(self.seed, family, member, split)
     }
 
     fn sample(&self, index: u64, split: Split) -> Sample {

@@ -27,7 +27,7 @@ impl StopAfter {
 
 impl Observer for StopAfter {
     fn event(&mut self, event: &observer::Event<'_>) -> ControlFlow<()> {
-        if matches!(event, observer::Event::Training(Event::Step { .. })) {
+        if matches!(event, observer::Event::Training(TrainingEvent::Step { .. })) {
             self.0.set(self.0.get().saturating_sub(1));
         }
         ControlFlow::Continue(())

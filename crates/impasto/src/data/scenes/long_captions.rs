@@ -1,13 +1,13 @@
 //! Captions of several sentences, in which a word early on decides what a later one means: the style of everything,
 //! the colour of what has no other, the corner and the direction that a list follows.
 
-use super::captions::{
-    Language, Statement, Words, article, chinese_ground, english_ground, english_ground_alone,
-};
 use super::colour::Colour;
 use super::scene::{Arrangement, Kind, Place, Scene};
 use super::style::Style;
 use super::styled_captions::{chinese_label, chinese_other_label, label, like};
+use super::wording::{
+    Language, Statement, Words, article, chinese_ground, english_ground, english_ground_alone,
+};
 use super::world::World;
 
 /// Wordings per language.

@@ -24,20 +24,21 @@ mod sprites;
 mod style;
 mod styled_captions;
 mod things;
+mod wording;
 mod world;
 
 pub use art::{Pack, PackInfo, PackSource};
-pub use captions::{Language, WORDINGS};
+pub use captions::WORDINGS;
 pub use colour::Colour;
 pub use export::{Export, ExportReport, Form, export};
 pub use glyphs::{Glyphs, Sources};
 pub use render::render;
-pub use scene::{Arrangement, Kind, Place, Relation, Scene, SceneBox};
-pub use split::Split;
+pub use scene::{Arrangement, Kind, Place, Relation, Scene, SceneBox, Split};
 pub use sprites::{Glyph, Sprite};
 pub use style::Style;
 pub use styled_captions::SizeWord;
 pub use things::Thing;
+pub use wording::Language;
 pub use world::{Background, BackgroundKind, Grammar, Sizes, World};
 
 #[cfg(test)]

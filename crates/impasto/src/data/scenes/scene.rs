@@ -6,9 +6,21 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::colour::Colour;
-use super::split::Split;
 use super::style::Style;
 use super::world::{Background, BackgroundKind, Grammar, World};
+
+/// Which side of the split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Split {
+    /// For training: nine combinations in ten.
+    Train,
+    /// For the benchmark: never seen in training.
+    HeldOut,
+    /// For the benchmark, in worlds of a rich grammar: things in styles that training never shows them in,
+    /// otherwise combined as in training.
+    UnseenPair,
+}
 
 /// One of nine places in the picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -167,7 +179,7 @@ impl World {
 
     /// Member `member` of a family of scenes that have much in common: one of them differs from the others by a
     /// count, a colour, a place or a background. Always the same one, and never one of the other split.
-    pub fn kin_scene(&self, seed: u64, family: u64, member: u64, split: Split) -> Scene {
+    pub fn hard_negative_scene(&self, seed: u64, family: u64, member: u64, split: Split) -> Scene {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(family);
         let common = loop {

@@ -3,26 +3,12 @@
 
 use std::fmt::Write;
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::scene::{Arrangement, Kind, Scene};
+use super::scene::{Arrangement, Kind, Scene, Split};
 use super::style::Style;
 use super::world::{Grammar, World};
 use crate::{Error, Result};
-
-/// Which side of the split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Split {
-    /// For training: nine combinations in ten.
-    Train,
-    /// For the benchmark: never seen in training.
-    HeldOut,
-    /// For the benchmark, in worlds of a rich grammar: things in styles that training never shows them in,
-    /// otherwise combined as in training.
-    UnseenPair,
-}
 
 /// Combinations in a hundred that are held out, and pairs of thing and style.
 const HELD_OUT_PERCENT: u64 = 10;

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::captions::{Statement, Words, english_ground, english_ground_alone};
 use super::scene::Scene;
 use super::style::Style;
+use super::wording::{Statement, Words, english_ground, english_ground_alone};
 use super::world::World;
 
 /// Wordings per language.

@@ -305,7 +305,7 @@ fn no_training_scene_shows_a_held_out_pair() {
     }
     // Families of scenes keep to it as well.
     for member in 0..500 {
-        let scene = world.kin_scene(1, member / 8, member % 8, Split::Train);
+        let scene = world.hard_negative_scene(1, member / 8, member % 8, Split::Train);
         assert!(!scene.kinds.iter().any(|kind| is_held_out(&scene, kind)));
     }
     let mut seen = BTreeSet::new();

@@ -5,10 +5,10 @@ use burn::tensor::Device;
 use bytes::Bytes;
 
 use super::config::check_trainable;
-use super::dalle::{DalleTrainingConfig, Sizes};
+use super::dalle_config::{DalleTrainingConfig, Sizes};
 use super::image_tokenizer;
 use crate::checkpoint::WeightFormat;
-use crate::checkpoint::weights::{Formats, load, load_into};
+use crate::checkpoint::weights::{WeightPrecision, load, load_into};
 use crate::checkpoint::{IMAGE_TOKENIZER, ModelSource};
 use crate::families::{Family, ModelFiles, Native, NativeConfig};
 use crate::models::{Dalle, DalleConfig, ImageTokenizer};
@@ -16,7 +16,7 @@ use crate::nn::Init;
 use crate::text::TextTokenizer;
 use crate::{Error, Result, files};
 
-pub(super) struct Beginning {
+pub(super) struct InitialModel {
     pub text: TextTokenizer,
     pub image: ImageTokenizer,
     /// The image tokenizer's file.
@@ -25,7 +25,7 @@ pub(super) struct Beginning {
     pub dalle: Dalle,
 }
 
-impl Beginning {
+impl InitialModel {
     pub fn of(
         config: &DalleTrainingConfig,
         device: &Device,
@@ -38,7 +38,9 @@ impl Beginning {
             &config.model,
         );
         match (&config.from, given) {
-            (Some(from), (None, None, None)) => Beginning::from_model(from, device, train_device),
+            (Some(from), (None, None, None)) => {
+                InitialModel::from_model(from, device, train_device)
+            }
             (Some(from), _) => Err(bad(&format!(
                 "text_tokenizer, image_tokenizer and model follow from the model {from} that is trained on; \
                  leave them out"
@@ -50,7 +52,7 @@ impl Beginning {
                 let config_of = sizes.config(&text, &image);
                 config_of.validate()?;
                 check_trainable("model", config_of.parameters())?;
-                Ok(Beginning {
+                Ok(InitialModel {
                     image_weights: files::read(&path)?.into(),
                     dalle: config_of.init(&mut Init::new(config.run.seed, train_device)),
                     text,
@@ -67,12 +69,12 @@ impl Beginning {
         let files = ModelFiles::find(&ModelSource::parse(from)?)?;
         let config = NativeConfig::of(&files)?;
         let (source, text) = (&files.source, Native::load_text(&files, &config)?);
-        let formats = Formats::new(config.precision, Some(WeightFormat::F32))?;
+        let formats = WeightPrecision::new(config.precision, Some(WeightFormat::F32))?;
         let image_weights = source.read(IMAGE_TOKENIZER)?;
         let image = config.image_tokenizer.init(&mut Init::empty(device));
         let dalle = config.sizes.init(&mut Init::empty(train_device));
         let weights = source.weights(Native::WEIGHTS, files.access)?;
-        Ok(Beginning {
+        Ok(InitialModel {
             image: load_into(image, &source.path(IMAGE_TOKENIZER), &image_weights)?,
             dalle: load(dalle, &source.path(Native::WEIGHTS), &weights, formats)?,
             text,
