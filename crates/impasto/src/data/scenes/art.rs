@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::sprites::Glyph;
+use super::glyph::Glyph;
 use crate::error::Reason;
 use crate::error::{Hint, LocatedFile};
 use crate::image::Original;

@@ -1,9 +1,9 @@
 //! The backgrounds: exact functions of kind and colour, with every pattern's period an eighth of 64 px,
 //! so that an image tokenizer with 8 px patches sees few different ones.
 
+use super::background::{Background, BackgroundKind};
 use super::colour::Colour;
-use super::soft_backgrounds;
-use super::world::{Background, BackgroundKind};
+use super::soft_backgrounds::{self, mix};
 use crate::image::Image;
 
 /// Draws a background; `size` is a multiple of 64.
@@ -34,10 +34,6 @@ pub(super) fn draw(background: Background, size: usize) -> Image {
         height: size,
         rgb,
     }
-}
-
-pub(super) fn mix(a: [f32; 3], b: [f32; 3], share: f32) -> [f32; 3] {
-    std::array::from_fn(|i| a[i] + (b[i] - a[i]) * share)
 }
 
 /// The colour at a point of the picture, 64 units wide and high.

@@ -10,8 +10,9 @@ use rayon::prelude::*;
 
 use super::art::Pack;
 use super::colour::Colour;
-use super::glyphs::{Font, Sources};
-use super::sprites::{Glyph, Sprite};
+use super::font::{Font, Sources};
+use super::glyph::Glyph;
+use super::sprites::Sprite;
 use super::style::Style;
 use super::things::{Thing, small};
 use crate::error::{Cause, Reason};

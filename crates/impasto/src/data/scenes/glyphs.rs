@@ -1,47 +1,22 @@
 //! Where glyphs come from: the eight that ship with the library, or a colour emoji font.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-
-use swash::scale::{Render, ScaleContext, Source, StrikeWith};
-use swash::shape::ShapeContext;
-use swash::{FontRef, GlyphId};
 
 use rayon::prelude::*;
 
 use super::art::Pack;
+use super::background::Background;
 use super::backgrounds;
 use super::colour::Colour;
+use super::font::{Font, Sources};
+use super::glyph::Glyph;
 use super::masters::Master;
-use super::sprites::{Glyph, Sprite};
+use super::sprites::Sprite;
 use super::style::Style;
-use super::world::{Background, World};
+use super::world::World;
 use crate::error::Reason;
-use crate::error::{Hint, LocatedFile};
 use crate::image::Image;
 use crate::{Error, Result};
-
-/// The files that worlds other than `tiny` are drawn from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sources {
-    /// A colour emoji font with bitmaps.
-    pub font: PathBuf,
-    /// The folder of CLDR's annotations with `en.xml` and `zh.xml`; only `full` and `styles` read it.
-    pub cldr: PathBuf,
-    /// The folder of art packs that `recipes/art/fetch` makes; only `styles` reads it.
-    pub art: PathBuf,
-}
-
-impl Default for Sources {
-    /// Where Debian's packages put them, and `art` in the working directory.
-    fn default() -> Self {
-        Sources {
-            font: "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf".into(),
-            cldr: "/usr/share/unicode/cldr/common/annotations".into(),
-            art: "art".into(),
-        }
-    }
-}
 
 /// The shipped glyphs: Noto Color Emoji, SIL Open Font License 1.1 (`glyphs/OFL.txt`), shrunk to 72 px.
 const SHIPPED: [(&str, &[u8]); 8] = [
@@ -173,6 +148,9 @@ impl Glyphs {
         let draw = || {
             let sprite = match self.master(thing, size, style) {
                 Some(master) => master.sprite(colour),
+                None if style.is_art() => {
+                    Master::new(self.glyph(thing, style), size, style).sprite(colour)
+                }
                 None => Sprite::new(self.glyph(thing, style), colour, size, style),
             };
             Arc::new(sprite)
@@ -266,77 +244,4 @@ fn decode_shipped(png: &[u8]) -> Result<Glyph> {
         .into_rgba8();
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     Glyph::cropped(width, height, picture.as_raw()).ok_or_else(|| bad("is empty".into()))
-}
-
-/// A font file in memory.
-pub(super) struct Font {
-    path: PathBuf,
-    bytes: Vec<u8>,
-}
-
-impl Font {
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        match crate::files::read(path) {
-            Ok(bytes) => Ok(Font {
-                path: path.to_path_buf(),
-                bytes,
-            }),
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Err(Error::Missing {
-                    what: "colour emoji font",
-                    path: path.to_path_buf(),
-                    hint: Hint::Locate {
-                        file: LocatedFile::Font,
-                        install: "install Debian's package fonts-noto-color-emoji",
-                    },
-                })
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    pub(super) fn drawer(&self) -> Result<Drawer<'_>> {
-        let font = FontRef::from_index(&self.bytes, 0)
-            .ok_or_else(|| Error::bad_file(&self.path, "expected an OpenType font"))?;
-        Ok(Drawer {
-            font,
-            shape: ShapeContext::new(),
-            scale: ScaleContext::new(),
-        })
-    }
-}
-
-/// Draws sequences of characters that the font has one colour bitmap for.
-pub(super) struct Drawer<'a> {
-    font: FontRef<'a>,
-    shape: ShapeContext,
-    scale: ScaleContext,
-}
-
-impl Drawer<'_> {
-    /// The glyph's bitmap in the font's own resolution, or `None` where the font has none or needs
-    /// several glyphs.
-    pub(super) fn draw(&mut self, emoji: &str) -> Option<Glyph> {
-        let mut ids: Vec<GlyphId> = Vec::new();
-        let mut shaper = self.shape.builder(self.font).size(128.0).build();
-        shaper.add_str(emoji);
-        shaper.shape_with(|cluster| ids.extend(cluster.glyphs.iter().map(|glyph| glyph.id)));
-        // Some fonts answer a variation selector with an empty glyph of its own.
-        let &[id] = ids.as_slice() else { return None };
-        if id == 0 {
-            return None;
-        }
-        // Size 0 is the bitmap's own resolution.
-        let mut scaler = self.scale.builder(self.font).size(0.0).build();
-        let image =
-            Render::new(&[Source::ColorBitmap(StrikeWith::LargestSize)]).render(&mut scaler, id)?;
-        let (width, height) = (
-            image.placement.width as usize,
-            image.placement.height as usize,
-        );
-        if image.data.len() != width * height * 4 {
-            return None;
-        }
-        Glyph::cropped(width, height, &image.data)
-    }
 }

@@ -5,7 +5,8 @@
 //! over their brightness, quickly enough to be painted each time.
 
 use super::colour::Colour;
-use super::sprites::{Glyph, Sprite, Tones};
+use super::glyph::{Glyph, Tones};
+use super::sprites::Sprite;
 use super::style::Style;
 use crate::image::Image;
 

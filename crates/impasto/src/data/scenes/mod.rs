@@ -8,11 +8,14 @@
 //! has to learn is words and composition.
 
 mod art;
+mod background;
 mod backgrounds;
 mod captions;
 mod catalogue;
 mod colour;
 mod export;
+mod font;
+mod glyph;
 mod glyphs;
 mod long_captions;
 mod masters;
@@ -28,18 +31,21 @@ mod wording;
 mod world;
 
 pub use art::{Pack, PackInfo, PackSource};
+pub use background::{Background, BackgroundKind};
 pub use captions::WORDINGS;
 pub use colour::Colour;
 pub use export::{Export, ExportReport, Form, export};
-pub use glyphs::{Glyphs, Sources};
+pub use font::Sources;
+pub use glyph::Glyph;
+pub use glyphs::Glyphs;
 pub use render::render;
 pub use scene::{Arrangement, Kind, Place, Relation, Scene, SceneBox, Split};
-pub use sprites::{Glyph, Sprite};
+pub use sprites::Sprite;
 pub use style::Style;
 pub use styled_captions::SizeWord;
 pub use things::Thing;
 pub use wording::Language;
-pub use world::{Background, BackgroundKind, Grammar, Sizes, World};
+pub use world::{Grammar, Sizes, World};
 
 #[cfg(test)]
 mod styled_tests;

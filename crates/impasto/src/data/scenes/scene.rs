@@ -5,9 +5,10 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::background::{Background, BackgroundKind};
 use super::colour::Colour;
 use super::style::Style;
-use super::world::{Background, BackgroundKind, Grammar, World};
+use super::world::{Grammar, World};
 
 /// Which side of the split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

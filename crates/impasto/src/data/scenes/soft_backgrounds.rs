@@ -1,9 +1,12 @@
 //! The backgrounds of the world `styles`: soft tones and simple places, smooth and without noise, so that the
 //! things stand out and an image tokenizer spends its codes on them.
 
-use super::backgrounds::mix;
+use super::background::{Background, BackgroundKind};
 use super::colour::Colour;
-use super::world::{Background, BackgroundKind};
+
+pub(super) fn mix(a: [f32; 3], b: [f32; 3], share: f32) -> [f32; 3] {
+    std::array::from_fn(|i| a[i] + (b[i] - a[i]) * share)
+}
 
 /// The colour at a point of the picture, 64 units wide and high.
 pub(super) fn tone(background: Background, x: f32, y: f32) -> [f32; 3] {

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::background::BackgroundKind;
 use super::colour::Colour;
-use super::world::BackgroundKind;
 
 /// How things are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::background::{Background, BackgroundKind};
 use super::scene::{Place, Relation};
-use super::world::{Background, BackgroundKind};
 
 /// A caption's language.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
