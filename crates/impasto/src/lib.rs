@@ -25,13 +25,13 @@
 //! ```
 //!
 //! # Edit, vary, caption
-//! [`Edit`] draws a [`Region`](edit::Region) of a picture of any size anew: a mask, a rectangle, scratches, what lies
-//! beyond its sides. All other pixels stay as they are. [`Vary`] samples a share of the ids anew, and [`Caption`] says
-//! what a picture shows:
+//! [`Edit`] redraws a [`Region`](edit::Region) of a picture of any size: a mask, a rectangle, scratches, or an area
+//! beyond its sides. All other pixels stay the same. [`Vary`] resamples a share of the ids, and [`Caption`] describes
+//! a picture:
 //!
 //! ```
 //! use impasto::edit::{Area, Region};
-//! use impasto::image::{Original, Image};
+//! use impasto::image::{Image, Original};
 //! use impasto::observer::NoObserver;
 //! # use impasto::{Caption, Edit, Model, OpenOptions, device};
 //! # let (device, _) = device::select("cpu")?;
@@ -49,15 +49,16 @@
 //! # Ok::<(), impasto::Error>(())
 //! ```
 //!
-//! [`rank::Ranker`] compares pictures and captions in a CLIP's space, and [`search`] finds pictures by either. Long work
-//! reports to an [`Observer`], which may stop it: for drawing, each event has the image ids so far.
+//! A CLIP compares pictures and captions: [`rank::Ranker`] runs [`Score`] and [`Embed`], and [`request::Searcher`] runs
+//! [`Search`] on an [index](search::Index) of pictures. Long work reports to an [`Observer`], which may stop it: for
+//! drawing, each event has the image ids so far. [`Threads`] limits what a model may use of the CPU.
 //!
 //! # Train
 //! [`train`] trains image tokenizers, transformers and CLIPs on captioned pictures, and fine-tunes any model, whole or
 //! by low-rank adapters. `examples/train_tiny.rs` goes from captions to a model that draws.
 //!
 //! # The modules
-//! They stand in pipeline order: read downwards.
+//! In pipeline order, from errors and files to trainings and benchmarks.
 
 pub mod error;
 pub mod files;
@@ -68,7 +69,7 @@ pub mod text;
 
 pub mod data;
 
-// The models, and the room they run in.
+// Devices, layers, models.
 pub mod device;
 pub mod nn;
 
@@ -100,13 +101,13 @@ pub mod provenance;
 pub mod rank;
 pub mod search;
 
-// Making models, and judging them.
+// Training and evaluation.
 pub mod train;
 
 pub mod bench;
 pub mod eval;
 
-// What a machine has, and whether it computes what it should.
+// Diagnosis of a machine.
 pub mod doctor;
 pub mod selftest;
 
