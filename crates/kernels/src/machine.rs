@@ -58,14 +58,15 @@ pub fn operations() -> f64 {
 pub fn bf16_operations() -> Option<f64> {
     #[cfg(target_arch = "x86_64")]
     {
-        // SAFETY: the unit is there.
         match crate::bf16::unit()? {
+            // SAFETY: the unit is there.
             crate::bf16::Unit::Amx => Some(most(TILES * 16 * 16 * 32, || unsafe {
                 crate::amx::with_tiles(crate::amx::Shapes { depth_bytes: 64 }, || {
                     tiles::<false>();
                 });
             })),
             crate::bf16::Unit::Avx512Bf16 => Some(most(PAIRS * CHAINS * 32, || {
+                // SAFETY: the instructions are there.
                 black_box(unsafe { pairs(black_box(PAIRS)) });
             })),
         }
@@ -80,8 +81,8 @@ pub fn bf16_operations() -> Option<f64> {
 pub fn int8_operations() -> Option<f64> {
     #[cfg(target_arch = "x86_64")]
     {
-        // SAFETY: the instructions are there.
         if crate::amx::has_int8() {
+            // SAFETY: the unit is there.
             return Some(most(TILES * 16 * 16 * 64, || unsafe {
                 crate::amx::with_tiles(crate::amx::Shapes { depth_bytes: 64 }, || {
                     tiles::<true>();
@@ -90,6 +91,7 @@ pub fn int8_operations() -> Option<f64> {
         }
         if crate::isa::has_vnni() {
             return Some(most(PAIRS * CHAINS * 64, || {
+                // SAFETY: the instructions are there.
                 black_box(unsafe { quads(black_box(PAIRS)) });
             }));
         }

@@ -9,8 +9,11 @@ use crate::team;
 #[derive(Clone, Copy)]
 pub(crate) struct SharedPtr<T>(*mut T);
 
-unsafe impl<T> Send for SharedPtr<T> {}
-unsafe impl<T> Sync for SharedPtr<T> {}
+// SAFETY: whoever dereferences it proves that no other thread touches the same part, so values only move between
+// threads, which `T` allows.
+unsafe impl<T: Send> Send for SharedPtr<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for SharedPtr<T> {}
 
 impl<T> SharedPtr<T> {
     pub(crate) fn new(pointer: *mut T) -> Self {
@@ -99,5 +102,6 @@ pub(crate) unsafe fn rows_mut<'a>(
     rows: usize,
     width: usize,
 ) -> &'a mut [f32] {
+    // SAFETY: the caller's.
     unsafe { std::slice::from_raw_parts_mut(matrix.get().add(first * width), rows * width) }
 }

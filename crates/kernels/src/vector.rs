@@ -164,6 +164,7 @@ macro_rules! vectorised {
                 // SAFETY: the processor has these instruction sets.
                 #[cfg(target_arch = "x86_64")]
                 $crate::isa::Isa::Avx512 => unsafe { avx512($($argument),*) },
+                // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::isa::Isa::Avx2 => unsafe { avx2($($argument),*) },
                 _ => body::<{ cfg!(target_arch = "aarch64") }>($($argument),*),

@@ -163,11 +163,13 @@ impl Element for Half {
 
     #[inline(always)]
     unsafe fn load<V: Vector>(at: *const u8) -> V {
+        // SAFETY: the caller's.
         unsafe { V::load_bf16(at) }
     }
 
     #[inline(always)]
     unsafe fn load_first<V: Vector>(at: *const u8, n: usize) -> V {
+        // SAFETY: the caller's.
         unsafe { V::load_bf16_first(at, n) }
     }
 }

@@ -45,11 +45,13 @@ impl Element for f32 {
 
     #[inline(always)]
     unsafe fn load<V: Vector>(at: *const u8) -> V {
+        // SAFETY: the caller's.
         unsafe { V::load(at.cast()) }
     }
 
     #[inline(always)]
     unsafe fn load_first<V: Vector>(at: *const u8, n: usize) -> V {
+        // SAFETY: the caller's.
         unsafe { V::load_first(at.cast(), n) }
     }
 }
@@ -243,6 +245,7 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Sweep<E, R, N> {
         let at = |j: usize| SweepOperands {
             // SAFETY: there are `n` columns.
             b: unsafe { b.add(j * E::SIZE) },
+            // SAFETY: as above.
             c: unsafe { c.add(j) },
             n: n - j,
             ..self.place

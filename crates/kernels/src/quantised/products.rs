@@ -100,6 +100,7 @@ impl PanelCall {
     /// `H` registers are a panel; the processor has the instruction set; the row exists.
     #[inline(always)]
     unsafe fn begin<V: Vector, const H: usize>(&self, row: usize) -> [V; H] {
+        // SAFETY: the caller's: `columns` of the row exist from the panel on.
         std::array::from_fn(|h| unsafe {
             if !self.load {
                 return V::splat(0.0);
@@ -121,6 +122,7 @@ impl PanelCall {
     unsafe fn end<V: Vector, const H: usize>(&self, row: usize, y: [V; H]) {
         for (h, y) in y.into_iter().enumerate() {
             let at = self.y.wrapping_add(row * self.stride + h * V::LANES);
+            // SAFETY: the caller's: `columns` of the row exist from the panel on.
             unsafe {
                 if self.columns >= PANEL {
                     y.store(at);

@@ -6,11 +6,15 @@
 //! but for [`Vector::multiply_add`], which the portable one does not fuse.
 
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::undocumented_unsafe_blocks)] // see "Safety of all methods" of `Vector`
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::undocumented_unsafe_blocks)] // see "Safety of all methods" of `Vector`
 mod avx512;
 #[cfg(target_arch = "aarch64")]
+#[allow(clippy::undocumented_unsafe_blocks)] // see "Safety of all methods" of `Vector`
 mod neon;
+#[allow(clippy::undocumented_unsafe_blocks)] // see "Safety of all methods" of `Vector`
 mod portable;
 #[cfg(test)]
 mod tests;
