@@ -318,12 +318,14 @@ fn a_killed_training_of_a_clip_loses_nothing_after_its_last_checkpoint() {
 #[test]
 fn a_killed_fine_tuning_loses_nothing_after_its_last_checkpoint() {
     let config = json!({
-        "name": "tuned", "encoded_pictures": 4, "caption_dropout": 0.1, "validation": 2, "samples": 1
+        "name": "tuned", "licence": "CC0-1.0", "encoded_pictures": 4, "caption_dropout": 0.1, "validation": 2
     });
     let subject = ["dalle", "--from", model()];
-    training(&subject, "model/dalle.safetensors", config.clone()).check();
-    let mut config = config;
-    config["lora"] = json!({"rank": 2, "dropout": 0.1});
+    training(&subject, "model/dalle.safetensors", config).check();
+    let config = json!({
+        "name": "tuned", "encoded_pictures": 4, "caption_dropout": 0.1, "validation": 2, "samples": 1,
+        "lora": {"rank": 2, "dropout": 0.1}
+    });
     training(&subject, "adapter/adapter.safetensors", config).check();
 }
 
