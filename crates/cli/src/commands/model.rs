@@ -126,12 +126,17 @@ fn describe(info: &ModelInfo) -> String {
         (packed, _) => format!("{packed}"),
     };
     rows.push(("weights", format!("{weights} in {formats}")));
-    let (one, many) = (info.peak_memory_bytes, info.peak_memory_bytes_of_16);
+    let (one, some, many) = (
+        info.peak_memory_bytes,
+        info.peak_memory_bytes_of_16,
+        info.peak_memory_bytes_of_many,
+    );
     rows.push((
         "peak memory",
         format!(
-            "about {} for one picture, {} for 16 and more",
+            "about {} for one picture, {} for 16, {} for more",
             mebibytes(one),
+            mebibytes(some),
             mebibytes(many)
         ),
     ));

@@ -40,8 +40,10 @@ pub struct ModelInfo {
     pub formats: Vec<(&'static str, u64)>,
     /// Estimated peak memory of drawing one picture.
     pub peak_memory_bytes: u64,
-    /// The same of 16 pictures, and of more: they are drawn 16 at a time.
+    /// The same of 16 pictures, which are drawn together.
     pub peak_memory_bytes_of_16: u64,
+    /// The same of any larger number: they are drawn 16 at a time.
+    pub peak_memory_bytes_of_many: u64,
     /// The transformer; none for an image tokenizer alone.
     #[serde(skip)]
     pub transformer: Option<Transformer>,
@@ -96,7 +98,8 @@ pub fn info(files: &ModelFiles) -> Result<ModelInfo> {
                 precision: WeightFormat::F32,
                 weight_bytes,
                 peak_memory_bytes: drawing.peak(1),
-                peak_memory_bytes_of_16: drawing.peak(16),
+                peak_memory_bytes_of_16: drawing.peak(memory::BATCH),
+                peak_memory_bytes_of_many: drawing.peak(memory::BATCH + 1),
                 formats: stored.formats,
                 transformer: None,
                 image_tokenizer: image,
@@ -133,7 +136,8 @@ fn of_family<F: Family>(files: &ModelFiles) -> Result<ModelInfo> {
         precision: config.precision,
         weight_bytes,
         peak_memory_bytes: drawing.peak(1),
-        peak_memory_bytes_of_16: drawing.peak(16),
+        peak_memory_bytes_of_16: drawing.peak(memory::BATCH),
+        peak_memory_bytes_of_many: drawing.peak(memory::BATCH + 1),
         formats: stored.formats,
         transformer: Some(config.sizes.describe()),
         image_tokenizer: image,
