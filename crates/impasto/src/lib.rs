@@ -112,4 +112,4 @@ pub use error::{Error, Result};
 pub use image::Image;
 pub use model::{Model, OpenOptions};
 pub use observer::Observer;
-pub use request::{Caption, Edit, Generate, Request, Vary};
+pub use request::{Caption, Edit, Generate, Request, Session, Vary};

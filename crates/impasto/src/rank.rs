@@ -13,7 +13,7 @@ use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// A model with one space for pictures and captions, of whichever family.
-pub trait EmbeddingModel: Debug {
+pub trait EmbeddingModel: Debug + Send + Sync {
     /// Its name.
     fn name(&self) -> &str;
 

@@ -3,6 +3,7 @@
 mod caption;
 mod edit;
 mod generate;
+mod session;
 mod vary;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use caption::{Caption, CaptionOutcome};
 pub use edit::{Edit, EditCandidate, EditOutcome};
 pub use generate::{Generate, GenerateOutcome, GeneratedImage, Timings};
+pub use session::Session;
 pub use vary::{Vary, VaryOutcome};
 
 use crate::Result;
