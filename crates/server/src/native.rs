@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -764,29 +764,29 @@ async fn file(
         Ok(Some((images::convert(bytes, format, 95)?, picture)))
     });
     let (bytes, picture) = found.await?.ok_or_else(missing)?;
-    let mut answer: Vec<(HeaderName, String)> = vec![
-        (header::CONTENT_TYPE, images::media_type(format).into()),
-        // A picture never changes.
-        (
-            header::CACHE_CONTROL,
-            "private, max-age=31536000, immutable".into(),
-        ),
-        (header::ETAG, tag.clone()),
-    ];
-    if query.download {
-        let name = format!(
-            "attachment; filename=\"impasto-{}.{}\"",
-            picture.seed,
-            format.extension()
-        );
-        answer.push((header::CONTENT_DISPOSITION, name));
-    }
-    if headers
-        .get(header::IF_NONE_MATCH)
-        .is_some_and(|known| known.as_bytes() == tag.as_bytes())
-    {
+    let known = headers.get(header::IF_NONE_MATCH);
+    if known.is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
         return Ok(StatusCode::NOT_MODIFIED.into_response());
     }
-    let answer = axum::response::AppendHeaders(answer);
-    Ok((answer, bytes).into_response())
+    let mut response = bytes.into_response();
+    let mut insert = |name: HeaderName, value: String| {
+        // Seeds and names are digits and letters.
+        if let Ok(value) = HeaderValue::try_from(value) {
+            response.headers_mut().insert(name, value);
+        }
+    };
+    insert(header::CONTENT_TYPE, images::media_type(format).into());
+    // A picture never changes.
+    let forever = "private, max-age=31536000, immutable";
+    insert(header::CACHE_CONTROL, forever.into());
+    insert(header::ETAG, tag);
+    if query.download {
+        let extension = format.extension();
+        let name = format!(
+            "attachment; filename=\"impasto-{}.{extension}\"",
+            picture.seed
+        );
+        insert(header::CONTENT_DISPOSITION, name);
+    }
+    Ok(response)
 }

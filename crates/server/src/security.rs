@@ -205,7 +205,7 @@ fn check(app: &App, headers: &HeaderMap, method: &Method, path: &str) -> ApiResu
                 .iter()
                 .any(|allowed| allowed == from);
         let harmless = matches!(*method, Method::GET | Method::HEAD);
-        if !same && !(origin == "null" && harmless) {
+        if !(same || origin == "null" && harmless) {
             let message = "A page of another origin may not use this server.";
             return Err(ApiError::new(
                 StatusCode::FORBIDDEN,
