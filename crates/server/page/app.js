@@ -132,7 +132,7 @@ function stage(job, earlier = false) {
   const state = make("span", { className: "state" });
   const bar = make("progress", { max: 1, value: job.progress, ariaLabel: title });
   const cancel = make("button", { type: "button", onclick: () => call("POST", `/api/jobs/${job.id}/cancel`).catch((error) => toast(error.message)) }, word("cancel"));
-  const tiles = make("div", { className: job.n <= 4 ? "tiles few" : "tiles" });
+  const tiles = make("div", { className: job.n === 1 ? "tiles one" : job.n <= 4 ? "tiles few" : "tiles" });
   const card = make("article", { className: "job" }, make("div", { className: "job-head" }, make("h3", {}, title), state, cancel), bar, tiles);
   const places = Array.from({ length: job.n }, () => {
     const waiting = make("div", { className: "tile waiting", role: "img", ariaLabel: word("waitingPicture") });

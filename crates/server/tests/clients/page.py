@@ -171,6 +171,7 @@ driver.execute_script("document.querySelector('[name=tool][value=outpaint]').cli
 find("#side-left").clear()
 find("#side-left").send_keys("32")
 find("#edit-go").click()
+until(lambda: len(all_of("#edit-results .job")) == 2)
 until(lambda: len(all_of("#edit-results .job:first-child .tile img")) == 2)
 wide = find("#edit-results .job:first-child .tile img")
 until(lambda: wide.get_property("naturalWidth") == 96)
