@@ -45,6 +45,7 @@ enum Command {
     Import(commands::import::Arguments),
     Quantize(commands::quantize::Arguments),
     Bench(commands::bench::Arguments),
+    Serve(commands::serve::Arguments),
     Selftest(commands::selftest::Arguments),
     Doctor(commands::doctor::Arguments),
 }
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         Command::Import(arguments) => commands::import::run(arguments),
         Command::Bench(arguments) => commands::bench::run(arguments),
         Command::Quantize(arguments) => commands::quantize::run(arguments),
+        Command::Serve(arguments) => commands::serve::run(arguments),
         Command::Selftest(arguments) => commands::selftest::run(arguments),
         Command::Doctor(arguments) => commands::doctor::run(arguments),
     };

@@ -116,5 +116,5 @@ pub use error::{Error, Result};
 pub use image::Image;
 pub use model::{Model, OpenOptions};
 pub use observer::Observer;
-pub use request::{Caption, Edit, Embed, Generate, Request, Score, Search, Vary};
+pub use request::{Caption, Edit, Embed, Generate, Request, Score, Search, Session, Vary};
 pub use threads::Threads;

@@ -7,6 +7,7 @@ mod generate;
 mod likelihood;
 mod score;
 mod search;
+mod session;
 mod vary;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ pub use generate::{Generate, GenerateOutcome, Timings};
 pub use likelihood::PairLikelihood;
 pub use score::{Embed, EmbedOutcome, Score, ScoreOutcome};
 pub use search::{Search, SearchOutcome, Searcher};
+pub use session::Session;
 pub use vary::{Vary, VaryOutcome};
 
 use crate::Result;

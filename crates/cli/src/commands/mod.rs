@@ -20,6 +20,7 @@ pub mod reconstruct;
 pub mod score;
 pub mod search;
 pub mod selftest;
+pub mod serve;
 pub mod tokens;
 pub mod train;
 pub mod vary;

@@ -5,7 +5,7 @@ use crate::program::Program;
 #[test]
 fn every_command_explains_itself() {
     let program = Program::new();
-    let commands: [&[&str]; 29] = [
+    let commands: [&[&str]; 30] = [
         &[],
         &["generate"],
         &["edit"],
@@ -30,6 +30,7 @@ fn every_command_explains_itself() {
         &["quantize"],
         &["bench"],
         &["selftest"],
+        &["serve"],
         &["doctor"],
         &["data", "scenes"],
         &["data", "check"],

@@ -33,6 +33,7 @@ mod raster_models;
 mod references;
 mod search;
 mod selftest;
+mod serve;
 mod tokens;
 mod train;
 mod training;

@@ -37,7 +37,7 @@ pub use info::{ModelInfo, Transformer, info};
 pub use language::Language;
 pub use native::{Native, NativeConfig, NativeModel, NativeOptions};
 pub use operations::{ImportOptions, Imported, import, open, open_native, quantise};
-pub use sampling::{AnyModel, Condition, Conditioned, Generator, Infill};
+pub use sampling::{AnyModel, Condition, Conditioned, Generator, Infill, RunningBatch};
 
 use crate::Result;
 use crate::canvas::Conditioning;

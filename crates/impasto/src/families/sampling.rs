@@ -10,7 +10,7 @@ use super::{Captioner, Family, FamilyModel};
 use crate::canvas::{Canvas, Conditioning};
 use crate::engine::{
     self, AutoregressiveModel, FillOptions, FillRequest, InfillRow, Likelihood, SampleSpec,
-    SampledTokens,
+    SampledTokens, Ticket,
 };
 use crate::models::ImageTokenizer;
 use crate::models::dalle::Order;
@@ -47,7 +47,7 @@ pub trait AnyModel: Debug + Send + Sync {
 }
 
 /// A model that generates images.
-pub trait Generator {
+pub trait Generator: Sync {
     /// The default sampling options for images.
     fn sampling(&self) -> &SamplingOptions;
 
@@ -76,6 +76,39 @@ pub trait Generator {
 
     /// ln p of a caption, where the model generates any, and of an image given it.
     fn likelihood(&self, caption: &str, image_ids: &[u32], truncate: bool) -> Result<Likelihood>;
+
+    /// A running batch without requests.
+    fn batch(&self) -> Box<dyn RunningBatch + '_>;
+}
+
+/// Requests that one model decodes together; see [`engine::Batch`], of which this is one for any family.
+pub trait RunningBatch: Send {
+    /// Adds canvases of one prompt. They start with the next step.
+    ///
+    /// # Errors
+    /// What [`Generator::read`] and [`engine::Batch::join`] refuse.
+    fn join(
+        &mut self,
+        prompt: &str,
+        truncate: bool,
+        canvases: &[Infill],
+        options: &FillOptions,
+    ) -> Result<Ticket>;
+
+    /// One step of every request. Returns whether there is more to do.
+    fn step(&mut self) -> Result<bool>;
+
+    /// Positions filled so far and in all, over all rows of a request.
+    fn progress(&self, ticket: Ticket) -> (usize, usize);
+
+    /// The image ids of a request's rows so far; none where they are not sampled yet.
+    fn image_ids(&self, ticket: Ticket) -> Vec<&[Option<u32>]>;
+
+    /// Requests whose images are all done.
+    fn finished(&self) -> Vec<Ticket>;
+
+    /// Removes a request, done or not, and returns its images if all are done.
+    fn take(&mut self, ticket: Ticket) -> Option<Vec<SampledTokens>>;
 }
 
 /// A canvas to fill.
@@ -200,6 +233,70 @@ impl<F: Family> Generator for FamilyModel<F> {
     fn likelihood(&self, caption: &str, image_ids: &[u32], truncate: bool) -> Result<Likelihood> {
         let prompt = self.net.read(&self.encode_caption(caption, truncate)?)?;
         engine::likelihood(&self.net, &prompt, image_ids)
+    }
+
+    fn batch(&self) -> Box<dyn RunningBatch + '_> {
+        Box::new(FamilyBatch {
+            model: self,
+            batch: engine::Batch::new(&self.net),
+            unconditional: None,
+        })
+    }
+}
+
+struct FamilyBatch<'a, F: Family> {
+    model: &'a FamilyModel<F>,
+    batch: engine::Batch<'a, F::Net>,
+    /// What the net computed of no caption: the same for all requests.
+    unconditional: Option<Arc<<F::Net as AutoregressiveModel>::Prompt>>,
+}
+
+impl<F: Family> RunningBatch for FamilyBatch<'_, F> {
+    fn join(
+        &mut self,
+        prompt: &str,
+        truncate: bool,
+        canvases: &[Infill],
+        options: &FillOptions,
+    ) -> Result<Ticket> {
+        let net = &self.model.net;
+        let text_ids = self.model.encode_caption(prompt, truncate)?;
+        let prompt = Arc::new(net.read(&text_ids)?);
+        let unconditional = match &self.unconditional {
+            Some(unconditional) => unconditional.clone(),
+            None => Arc::new(net.read(&self.model.unconditional())?),
+        };
+        self.unconditional = Some(unconditional.clone());
+        let rows = canvases.iter().map(|infill| InfillRow {
+            prompt: prompt.clone(),
+            canvas: infill.canvas.clone(),
+            seed: infill.seed,
+        });
+        self.batch.join(&FillRequest {
+            rows: rows.collect(),
+            unconditional,
+            options: options.clone(),
+        })
+    }
+
+    fn step(&mut self) -> Result<bool> {
+        self.batch.step()
+    }
+
+    fn progress(&self, ticket: Ticket) -> (usize, usize) {
+        self.batch.progress(ticket)
+    }
+
+    fn image_ids(&self, ticket: Ticket) -> Vec<&[Option<u32>]> {
+        self.batch.image_ids(ticket)
+    }
+
+    fn finished(&self) -> Vec<Ticket> {
+        self.batch.finished()
+    }
+
+    fn take(&mut self, ticket: Ticket) -> Option<Vec<SampledTokens>> {
+        self.batch.take(ticket)
     }
 }
 

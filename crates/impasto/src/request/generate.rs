@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Request, SamplingOverrides};
 use crate::canvas::{Canvas, Conditioning};
 use crate::engine::FillOptions;
-use crate::families::Infill;
+use crate::families::{Generator, Infill};
 use crate::image::Image;
 use crate::model::Model;
 use crate::models::dalle::Order;
@@ -142,28 +142,14 @@ impl Request<Model> for Generate {
 
     fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<GenerateOutcome> {
         let generator = model.generator()?;
-        let sampling = self.sampling.over(generator.sampling());
         let mut timings = Timings {
             load: model.load_time().as_secs_f64(),
             ..Timings::default()
         };
         let mut clock = Clock(Instant::now());
-        let conditioning = generator.conditioning();
         let positions = model.grid().pow(2);
-        let canvas = Arc::new(match self.prefix_ids.is_empty() {
-            true => Canvas::blank(positions),
-            false => Canvas::with_prefix(&self.prefix_ids, positions)?,
-        });
-        let options = FillOptions {
-            sampling: sampling.clone(),
-            order: self.order,
-            // A prefix in raster order is one in any order, too.
-            conditioning: match self.order {
-                Order::Raster => conditioning,
-                Order::Parallel { .. } => Conditioning::Prefix,
-            },
-            tries: 1,
-        };
+        let canvas = self.canvas(positions)?;
+        let options = self.fill_options(generator);
         let read = generator.read(Some(&self.prompt), self.truncate)?;
         timings.text = clock.lap();
         let n = self.sampled();
@@ -206,8 +192,8 @@ impl Request<Model> for Generate {
                 images.push(image);
             }
         }
-        if let (Some(_), Some(ranker)) = (self.best_of, &self.ranker) {
-            images = self.chosen(images, ranker)?;
+        if self.best_of.is_some() {
+            images = self.kept(images)?;
             for image in &images {
                 if observer.event(&Event::Image(image)).is_break() {
                     return Err(Error::Stopped);
@@ -216,15 +202,41 @@ impl Request<Model> for Generate {
         }
         Ok(GenerateOutcome {
             images,
-            sampling,
+            sampling: options.sampling,
             timings,
         })
     }
 }
 
 impl Generate {
-    /// The images that the CLIP finds nearest to the prompt, the best first.
-    fn chosen(&self, images: Vec<GeneratedImage>, ranker: &Ranker) -> Result<Vec<GeneratedImage>> {
+    /// What is known of each image beforehand.
+    pub(super) fn canvas(&self, positions: usize) -> Result<Arc<Canvas>> {
+        Ok(Arc::new(match self.prefix_ids.is_empty() {
+            true => Canvas::blank(positions),
+            false => Canvas::with_prefix(&self.prefix_ids, positions)?,
+        }))
+    }
+
+    /// How a model fills them.
+    pub(super) fn fill_options(&self, generator: &dyn Generator) -> FillOptions {
+        FillOptions {
+            sampling: self.sampling.over(generator.sampling()),
+            order: self.order,
+            // A prefix in raster order is one in any order, too.
+            conditioning: match self.order {
+                Order::Raster => generator.conditioning(),
+                Order::Parallel { .. } => Conditioning::Prefix,
+            },
+            tries: 1,
+        }
+    }
+
+    /// Of sampled images those that are kept: all of them, or the `n` that the CLIP finds nearest to the prompt, the
+    /// best first.
+    pub fn kept(&self, images: Vec<GeneratedImage>) -> Result<Vec<GeneratedImage>> {
+        let (Some(_), Some(ranker)) = (self.best_of, &self.ranker) else {
+            return Ok(images);
+        };
         let pictures: Vec<Image> = images.iter().map(|image| image.picture.clone()).collect();
         let caption = std::slice::from_ref(&self.prompt);
         let scores = ranker.score(caption, &pictures, self.long())?;
