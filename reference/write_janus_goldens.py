@@ -8,6 +8,7 @@ tokenizer's encoder, which compares normalised vectors with normalised codes (`V
 `janus/models/vq_model.py`); transformers compares them as they are, and finds other ids.
 """
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -235,9 +236,10 @@ def write_once(name, form, llama, vision, vq, roles=True, half=True):
     )
     model = randomise(JanusForConditionalGeneration(config).eval())
     if half:
-        model = model.bfloat16()
-    save(model, folder, form)
-    model = model.float()
+        for value in model.state_dict().values():
+            value.copy_(value.bfloat16())
+    # The model itself stays in 32 bits: its rotary frequencies would be rounded, too.
+    save(copy.deepcopy(model).bfloat16() if half else model, folder, form)
 
     prompts = [text.drawing(caption) for caption in CAPTIONS]
     nulls = [text.unconditional(ids) for ids in prompts]
