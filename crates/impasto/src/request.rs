@@ -1,5 +1,6 @@
 //! Requests to a model, as data: what a command line or a server takes, validated and run by [`Model::run`].
 
+mod ask;
 mod caption;
 mod edit;
 mod generate;
@@ -7,6 +8,7 @@ mod vary;
 
 use serde::{Deserialize, Serialize};
 
+pub use ask::Ask;
 pub use caption::{Caption, CaptionOutcome};
 pub use edit::{Edit, EditCandidate, EditOutcome};
 pub use generate::{Generate, GenerateOutcome, GeneratedImage, Timings};

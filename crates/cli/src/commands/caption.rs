@@ -31,7 +31,7 @@ pub struct Arguments {
     #[arg(short, long = "count", value_name = "N", default_value = "1",
           value_parser = clap::value_parser!(u16).range(1..=256))]
     n: u16,
-    /// Captions that the search keeps at each step [default: 8, or --count if that is more]
+    /// Captions that the search keeps at each step [default: 8 (1 for Janus), or --count if that is more]
     #[arg(long, value_name = "WIDTH", value_parser = clap::value_parser!(u16).range(1..=256))]
     beam: Option<u16>,
     /// Draw captions instead of searching the likeliest

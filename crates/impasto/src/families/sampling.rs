@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use serde_json::Value;
 
-use super::{Captioner, Family, FamilyModel};
+use super::{Answerer, Captioner, Family, FamilyModel};
 use crate::canvas::{Canvas, Conditioning};
 use crate::engine::{
     self, AutoregressiveModel, FillOptions, FillRequest, InfillRow, Likelihood, SampleSpec,
@@ -42,6 +42,11 @@ pub trait AnyModel: Debug + Send + Sync {
 
     /// The model as one that writes captions.
     fn captioner(&self) -> Option<&dyn Captioner> {
+        None
+    }
+
+    /// The model as one that answers questions.
+    fn answerer(&self) -> Option<&dyn Answerer> {
         None
     }
 }
@@ -141,6 +146,10 @@ impl<F: Family> AnyModel for FamilyModel<F> {
     fn captioner(&self) -> Option<&dyn Captioner> {
         F::captioner(self)
     }
+
+    fn answerer(&self) -> Option<&dyn Answerer> {
+        F::answerer(self)
+    }
 }
 
 impl<F: Family> Generator for FamilyModel<F> {
@@ -166,7 +175,8 @@ impl<F: Family> Generator for FamilyModel<F> {
             Some(prompt) => Some(self.encode_caption(prompt, truncate)?),
             None => None,
         };
-        let unconditional = Arc::new(self.net.read(&self.unconditional())?);
+        let ids = self.unconditional(text_ids.as_deref().unwrap_or_default());
+        let unconditional = Arc::new(self.net.read(&ids)?);
         let prompt = match text_ids {
             Some(ids) => Arc::new(self.net.read(&ids)?),
             None => unconditional.clone(),
@@ -193,8 +203,9 @@ impl<F: Family> Generator for FamilyModel<F> {
             })
         });
         let specs: Vec<SampleSpec> = specs.collect::<Result<_>>()?;
-        let unconditional = self.unconditional();
-        engine::sample(&self.net, &specs, &unconditional, sampling, order, observer)
+        let unconditional = |caption: &[u32]| self.unconditional(caption);
+        let net = &self.net;
+        engine::sample_guided(net, &specs, &unconditional, sampling, order, observer)
     }
 
     fn likelihood(&self, caption: &str, image_ids: &[u32], truncate: bool) -> Result<Likelihood> {
@@ -223,12 +234,12 @@ impl<F: Family> Conditioned for Prompt<'_, F> {
         }
         let rows = canvases.iter().map(|infill| InfillRow {
             prompt: self.prompt.clone(),
+            unconditional: self.unconditional.clone(),
             canvas: infill.canvas.clone(),
             seed: infill.seed,
         });
         let request = FillRequest {
             rows: rows.collect(),
-            unconditional: self.unconditional.clone(),
             options: options.clone(),
         };
         engine::fill(&self.model.net, &request, observer)
