@@ -25,6 +25,13 @@ pub fn result(line: impl Display) -> Result<()> {
     )?)
 }
 
+/// A part of a line of result, on stdout at once.
+pub fn part(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    write!(stdout, "{}", harmless(text))?;
+    Ok(stdout.flush()?)
+}
+
 /// One JSON document, on stdout.
 pub fn json(value: &impl serde::Serialize) -> Result<()> {
     let mut text = String::new();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use burn::tensor::Device;
 
 use crate::checkpoint::{ModelSource, WeightFormat};
-use crate::families::{self, AnyModel, Captioner, Generator, ModelFiles};
+use crate::families::{self, Answerer, AnyModel, Captioner, Generator, ModelFiles};
 use crate::files::FileAccess;
 use crate::image::Image;
 use crate::models::ImageTokenizer;
@@ -141,10 +141,21 @@ impl Model {
             Error::invalid(
                 "model",
                 format!(
-                    "{} cannot generate captions; impasto's own models and DALLE-pytorch's can",
+                    "{} cannot generate captions; impasto's own models, DALLE-pytorch's and Janus can",
                     self.name()
                 ),
             )
+        })
+    }
+
+    /// The model as one that answers questions.
+    ///
+    /// # Errors
+    /// Where its family does not.
+    pub fn answerer(&self) -> Result<&dyn Answerer> {
+        self.inner.answerer().ok_or_else(|| {
+            let reason = format!("{} cannot answer questions; Janus can", self.name());
+            Error::invalid("model", reason)
         })
     }
 

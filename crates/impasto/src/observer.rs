@@ -20,6 +20,8 @@ pub enum Event<'a> {
         /// The ids so far of the images in work, by position; none where an id is not known yet.
         image_ids: &'a [&'a [Option<u32>]],
     },
+    /// A text grew: all of it so far.
+    Text(&'a str),
     /// An image of a request is finished; no later one changes it.
     Image(&'a GeneratedImage),
     /// Items of some work are done: scenes judged, captions scored.

@@ -1,6 +1,7 @@
 //! Requests as data: what a command line or a server takes, validated and run by [`Model::run`](crate::Model::run),
 //! [`Ranker::run`](crate::rank::Ranker::run) or [`Searcher::run`].
 
+mod ask;
 mod caption;
 mod edit;
 mod generate;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::observer::GeneratedImage;
 pub use crate::work::Request;
+pub use ask::Ask;
 pub use caption::{Caption, CaptionOutcome};
 pub use edit::{Edit, EditCandidate, EditOutcome};
 pub use generate::{Generate, GenerateOutcome, Timings};

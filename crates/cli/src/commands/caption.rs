@@ -31,7 +31,7 @@ pub struct Arguments {
     #[arg(short, long = "count", value_name = "N", default_value = "1",
           value_parser = clap::value_parser!(u16).range(1..=256))]
     n: u16,
-    /// Beam width of the search [default: 8, or --count if that is larger]
+    /// Beam width of the search [default: 8 (1 for Janus), or --count if that is larger]
     #[arg(long, value_name = "WIDTH", value_parser = clap::value_parser!(u16).range(1..=256))]
     beam: Option<u16>,
     /// Sample captions instead of searching for the likeliest

@@ -13,6 +13,7 @@ use crate::references::{published, write_picture};
 const ROTARY: &str = "dalle_pytorch/goldens/rotary";
 const LEARNED: &str = "dalle_pytorch/goldens/learned";
 const MINI: &str = "dalle_mini/goldens/flax_stacked";
+const JANUS: &str = "janus/goldens/pro";
 const NOTE: &str = "was trained in raster order only: known ids are forced in that order";
 
 fn run(program: &Program, set: &str, arguments: &[&str]) -> Ran {
@@ -28,7 +29,7 @@ fn same(program: &Program, a: &str, b: &str) -> bool {
 
 #[test]
 fn holes_are_drawn_and_known_pixels_stay_to_the_last_bit() {
-    for set in [ROTARY, LEARNED, MINI] {
+    for set in [ROTARY, LEARNED, MINI, JANUS] {
         let program = Program::new();
         let image = write_photograph(&program, "a.png", 100, 70);
         let area = "20,10,30,41";

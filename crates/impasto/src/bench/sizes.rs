@@ -58,6 +58,7 @@ pub(super) fn pixels_config() -> TamingVqganConfig {
         codebook_size: 16_384,
         code_width: 256,
         gumbel: false,
+        normalised_codes: false,
         pixel_range: PixelRange::Unit,
         encoder: false,
     }

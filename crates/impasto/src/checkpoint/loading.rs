@@ -180,6 +180,14 @@ pub fn held(
     place: &ParameterSlot<'_>,
     format: WeightFormat,
 ) -> Value {
+    if let (false, true, &[rows, width]) = (format.is_f32(), place.is_table, &shape[..])
+        && place.shape == shape
+    {
+        let bytes = packed::pack(&values, [rows, width], WeightFormat::Bf16).unwrap_or_default();
+        if packed::can_hold(place.device) && !bytes.is_empty() {
+            return Value::Packed(packed::table(Memory::Lent(&bytes), [rows, width]));
+        }
+    }
     if let (false, true, &[inputs, outputs]) = (format.is_f32(), place.is_linear, &shape[..]) {
         let shape = [inputs, outputs];
         if place.shape != shape {
@@ -221,9 +229,13 @@ fn in_place<'a>(
             let weight = packed::weight(memory, [inputs, outputs], WeightFormat::Bf16);
             Some(Value::Packed(weight))
         }
+        (Dtype::BF16, &[rows, width]) if place.is_table && !formats.in_memory.is_f32() => {
+            let memory = Memory::Shared(bytes);
+            Some(Value::Packed(packed::table(memory, [rows, width])))
+        }
         (Dtype::F32, shape)
             if bytemuck::try_cast_slice::<u8, f32>(&bytes).is_ok()
-                && (formats.in_memory.is_f32() || !place.is_linear) =>
+                && (formats.in_memory.is_f32() || !(place.is_linear || place.is_table)) =>
         {
             let bytes = TensorBytes::from_shared(bytes, AllocationProperty::File);
             let data = TensorData::from_bytes(bytes, shape.to_vec(), DType::F32);

@@ -41,6 +41,8 @@ pub struct FillOptions {
 pub struct InfillRow<P> {
     /// What it shows.
     pub prompt: Arc<P>,
+    /// The prompt of nothing in particular, for guidance.
+    pub unconditional: Arc<P>,
     /// What is known of it.
     pub canvas: Arc<Canvas>,
     /// The seed of the masked ids.
@@ -52,8 +54,6 @@ pub struct InfillRow<P> {
 pub struct FillRequest<P> {
     /// The images.
     pub rows: Vec<InfillRow<P>>,
-    /// The prompt of nothing in particular, for guidance.
-    pub unconditional: Arc<P>,
     /// How.
     pub options: FillOptions,
 }
@@ -117,23 +117,42 @@ pub fn sample<M: AutoregressiveModel>(
     order: Order,
     observer: &mut dyn Observer,
 ) -> Result<Vec<SampledTokens>> {
+    let unconditional = |_: &[u32]| unconditional.to_vec();
+    sample_guided(model, specs, &unconditional, sampling, order, observer)
+}
+
+/// [`sample`] of nets whose ids of no caption depend on the caption's: `unconditional` gives those for it.
+pub fn sample_guided<M: AutoregressiveModel>(
+    model: &M,
+    specs: &[SampleSpec],
+    unconditional: &dyn Fn(&[u32]) -> Vec<u32>,
+    sampling: &SamplingOptions,
+    order: Order,
+    observer: &mut dyn Observer,
+) -> Result<Vec<SampledTokens>> {
     let canvas = Arc::new(Canvas::blank(model.sizes().positions));
+    // What neighbours have in common is read once, and run once for all of them.
+    let read = |ids: &[u32], last: &mut Option<(Vec<u32>, Arc<M::Prompt>)>| {
+        if let Some((_, read)) = last.as_ref().filter(|(same, _)| same == ids) {
+            return Ok(read.clone());
+        }
+        let prompt = Arc::new(model.read(ids)?);
+        *last = Some((ids.to_vec(), prompt.clone()));
+        Ok(prompt)
+    };
+    let (mut last, mut last_unconditional) = (None, None);
     let mut rows: Vec<InfillRow<M::Prompt>> = Vec::with_capacity(specs.len());
-    for (number, spec) in specs.iter().enumerate() {
-        let same = number.checked_sub(1).map(|last| &specs[last]);
-        let prompt = match (same, rows.last()) {
-            (Some(same), Some(last)) if same.text_ids == spec.text_ids => last.prompt.clone(),
-            _ => Arc::new(model.read(&spec.text_ids)?),
-        };
+    for spec in specs {
+        let unconditional = unconditional(&spec.text_ids);
         rows.push(InfillRow {
-            prompt,
+            prompt: read(&spec.text_ids, &mut last)?,
+            unconditional: read(&unconditional, &mut last_unconditional)?,
             canvas: canvas.clone(),
             seed: spec.seed,
         });
     }
     let request = FillRequest {
         rows,
-        unconditional: Arc::new(model.read(unconditional)?),
         options: FillOptions {
             sampling: sampling.clone(),
             order,
@@ -208,6 +227,7 @@ impl<'m, M: AutoregressiveModel> Batch<'m, M> {
             groups.entry(known.count()).or_default().push(Row {
                 number,
                 prompt: row.prompt.clone(),
+                unconditional: row.unconditional.clone(),
                 image_ids: row.canvas.image_ids.clone(),
                 canvas: row.canvas.clone(),
                 order,
@@ -342,6 +362,7 @@ struct Row<P> {
     /// In its request.
     number: usize,
     prompt: Arc<P>,
+    unconditional: Arc<P>,
     canvas: Arc<Canvas>,
     /// Known or sampled so far.
     image_ids: Vec<Option<u32>>,
@@ -380,7 +401,6 @@ pub(super) const WEIGHED: usize = 16;
 struct Cohort<M: AutoregressiveModel> {
     ticket: Ticket,
     rows: Vec<Row<M::Prompt>>,
-    unconditional: Arc<M::Prompt>,
     sizes: Sizes,
     /// The scale of guidance; the unconditional rows come after the others in every pass.
     guidance: Option<f64>,
@@ -417,7 +437,6 @@ impl<M: AutoregressiveModel> Cohort<M> {
         let guided = options.sampling.needs_unconditional();
         Cohort {
             ticket,
-            unconditional: request.unconditional.clone(),
             sizes,
             guidance: guided.then(|| f64::from(options.sampling.guidance_scale)),
             tries: options.tries,
@@ -447,23 +466,9 @@ impl<M: AutoregressiveModel> Cohort<M> {
     /// The state of the rows, which start with the first pass.
     fn state(&mut self, model: &M) -> Result<&mut M::State> {
         if self.state.is_none() {
-            let mut prompted: Vec<Prompted<'_, M::Prompt>> = Vec::new();
-            let mut last: Option<&Arc<M::Prompt>> = None;
-            for row in &self.rows {
-                match (prompted.last_mut(), last) {
-                    (Some(group), Some(last)) if Arc::ptr_eq(last, &row.prompt) => group.rows += 1,
-                    _ => prompted.push(Prompted {
-                        prompt: &row.prompt,
-                        rows: 1,
-                    }),
-                }
-                last = Some(&row.prompt);
-            }
+            let mut prompted = neighbours(self.rows.iter().map(|row| &row.prompt));
             if self.guidance.is_some() {
-                prompted.push(Prompted {
-                    prompt: &self.unconditional,
-                    rows: self.rows.len(),
-                });
+                prompted.extend(neighbours(self.rows.iter().map(|row| &row.unconditional)));
             }
             self.state = Some(model.prefill(&prompted)?);
         }
@@ -686,6 +691,18 @@ impl<M: AutoregressiveModel> Cohort<M> {
         }
         Ok(())
     }
+}
+
+/// Consecutive rows of the same prompt as one group each.
+fn neighbours<'a, P: 'a>(prompts: impl Iterator<Item = &'a Arc<P>>) -> Vec<Prompted<'a, P>> {
+    let mut groups: Vec<Prompted<'a, P>> = Vec::new();
+    for prompt in prompts {
+        match groups.last_mut() {
+            Some(group) if std::ptr::eq(group.prompt, prompt.as_ref()) => group.rows += 1,
+            _ => groups.push(Prompted { prompt, rows: 1 }),
+        }
+    }
+    groups
 }
 
 /// How many tokens each pass samples: few while little is known, by a cosine (MaskGIT, arXiv:2202.04200, section 3.3),

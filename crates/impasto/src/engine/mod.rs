@@ -15,10 +15,11 @@ mod text;
 
 pub use batch::{
     Batch, FillOptions, FillRequest, InfillRow, SampleSpec, SampledTokens, Ticket, fill, sample,
+    sample_guided,
 };
 pub use likelihood::{Likelihood, entropies, image_log_likelihoods, likelihood};
 pub use model::{
     AutoregressiveModel, DecodeState, Input, ParallelPasses, Prompted, Rows, Sizes, TextModel,
     TextSizes, TokenNll,
 };
-pub use text::{Allowed, SampledText, beam_search, sample_texts};
+pub use text::{Allowed, SampledText, beam_search, sample_texts, sample_texts_watched};

@@ -152,16 +152,19 @@ pub struct TextSizes {
 
 /// A net that also predicts text ids.
 pub trait TextModel: AutoregressiveModel {
+    /// What texts follow: the ids of an image, or a conversation.
+    type Seen: ?Sized;
+
     /// Sizes of its texts.
     fn text_sizes(&self) -> TextSizes;
 
-    /// Starts one row: after an image where one is given, and after the first ids of the text.
+    /// Starts one row: after what is seen where anything is, and after the first ids of the text.
     ///
     /// # Shapes
     /// - returns: the state, and the logits of the next id, `[1, vocabulary]`
     fn begin_text(
         &self,
-        image_ids: Option<&[u32]>,
+        seen: Option<&Self::Seen>,
         prefix: &[u32],
     ) -> Result<(Self::State, Tensor<2>)>;
 

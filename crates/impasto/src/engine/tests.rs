@@ -171,10 +171,10 @@ fn request<P: Clone>(
     FillRequest {
         rows: vec![InfillRow {
             prompt: prompt.clone(),
+            unconditional: unconditional.clone(),
             canvas: Arc::new(canvas),
             seed,
         }],
-        unconditional: unconditional.clone(),
         options: FillOptions {
             sampling: guided(),
             order,
@@ -499,11 +499,13 @@ impl AutoregressiveModel for Pairs {
 
 fn pairs_request(canvases: &[(Canvas, u64)], tries: usize, guided: bool) -> FillRequest<()> {
     let mut rows = Vec::new();
+    let unconditional = Arc::new(());
     for (canvas, seed) in canvases {
         let canvas = Arc::new(canvas.clone());
         for attempt in 0..tries as u64 {
             rows.push(InfillRow {
                 prompt: Arc::new(()),
+                unconditional: unconditional.clone(),
                 canvas: canvas.clone(),
                 seed: seed * 1000 + attempt,
             });
@@ -511,7 +513,6 @@ fn pairs_request(canvases: &[(Canvas, u64)], tries: usize, guided: bool) -> Fill
     }
     FillRequest {
         rows,
-        unconditional: Arc::new(()),
         options: FillOptions {
             sampling: SamplingOptions {
                 guidance_scale: if guided { 2.0 } else { 1.0 },

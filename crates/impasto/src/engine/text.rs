@@ -3,6 +3,8 @@
 //!
 //! Ids that mean nothing in a text are never generated; likelihoods are still those of the unrestricted net.
 
+use std::ops::ControlFlow;
+
 use burn::tensor::Tensor;
 
 use super::logits::to_host;
@@ -54,15 +56,29 @@ impl SampledText {
     }
 }
 
-/// Continues a text, after an image where one is given, once for each seed; guidance is not used. In the order of the
+/// Continues a text, after what is seen where anything is, once for each seed; guidance is not used. In the order of the
 /// seeds.
 pub fn sample_texts<M: TextModel>(
     model: &M,
-    image_ids: Option<&[u32]>,
+    seen: Option<&M::Seen>,
     prefix: &[u32],
     seeds: &[u64],
     options: &SamplingOptions,
     allowed: Allowed<'_>,
+) -> Result<Vec<SampledText>> {
+    let unwatched = &mut |_: &SampledText| ControlFlow::Continue(());
+    sample_texts_watched(model, seen, prefix, seeds, options, allowed, unwatched)
+}
+
+/// [`sample_texts`] that reports each text after each of its ids, and may be stopped there.
+pub fn sample_texts_watched<M: TextModel>(
+    model: &M,
+    seen: Option<&M::Seen>,
+    prefix: &[u32],
+    seeds: &[u64],
+    options: &SamplingOptions,
+    allowed: Allowed<'_>,
+    watch: &mut dyn FnMut(&SampledText) -> ControlFlow<()>,
 ) -> Result<Vec<SampledText>> {
     let options = SamplingOptions {
         guidance_scale: 1.0,
@@ -71,7 +87,7 @@ pub fn sample_texts<M: TextModel>(
     options.validate()?;
     let sizes = model.text_sizes();
     check_prefix(prefix, &sizes)?;
-    let (mut state, logits) = model.begin_text(image_ids, prefix)?;
+    let (mut state, logits) = model.begin_text(seen, prefix)?;
     let mut logits = rows_of(logits)?;
     // Before the first id all share one row.
     let mut going: Vec<(usize, SampledText)> = seeds
@@ -99,6 +115,9 @@ pub fn sample_texts<M: TextModel>(
             };
             text.log_likelihood += log_prob(&logits[row], id as usize);
             text.add(id, &sizes);
+            if watch(&text).is_break() {
+                return Err(Error::Stopped);
+            }
             match text.ended {
                 true => finished.push(text),
                 false => next.push((row, text)),
@@ -119,17 +138,17 @@ pub fn sample_texts<M: TextModel>(
     Ok(finished)
 }
 
-/// The likeliest texts after an image, as far as a beam of `width` sees; the likeliest first. There may be fewer than
+/// The likeliest texts after what is seen, as far as a beam of `width` sees; the likeliest first. There may be fewer than
 /// `n`.
 pub fn beam_search<M: TextModel>(
     model: &M,
-    image_ids: Option<&[u32]>,
+    seen: Option<&M::Seen>,
     n: usize,
     width: usize,
     allowed: Allowed<'_>,
 ) -> Result<Vec<SampledText>> {
     let sizes = model.text_sizes();
-    let (mut state, logits) = model.begin_text(image_ids, &[])?;
+    let (mut state, logits) = model.begin_text(seen, &[])?;
     let mut logits = rows_of(logits)?;
     let mut beams = vec![SampledText::new(&[], None)];
     let mut finished: Vec<SampledText> = Vec::new();

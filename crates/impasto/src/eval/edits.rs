@@ -226,7 +226,7 @@ pub fn run(
         judged.push(judge(world, &detector, &cases, pictures)?);
     }
     let mut counted = Captions::default();
-    for (case, ids) in cases.iter().zip(&ids) {
+    for (case, picture) in cases.iter().zip(&rendered) {
         if let Some(captioner) = captioner {
             let search = match captioner.ranks_captions() {
                 true => Search::Sampling {
@@ -235,7 +235,7 @@ pub fn run(
                 },
                 false => Search::Beam { width: BEAM },
             };
-            let best = captioner.captions(ids, 1, &search, None)?;
+            let best = captioner.captions(picture, 1, &search, None)?;
             let text = best.first().map_or("", |caption| caption.text.as_str());
             counted.count(world, &case.prompt.scene, text);
         }

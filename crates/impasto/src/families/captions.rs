@@ -14,6 +14,7 @@ use crate::engine::{
     Allowed, AutoregressiveModel, SampledText, TextModel, beam_search, image_log_likelihoods,
     likelihood, sample_texts,
 };
+use crate::image::Image;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
@@ -78,14 +79,19 @@ pub trait Captioner {
     /// first.
     fn ranks_captions(&self) -> bool;
 
+    /// Captions that a search keeps at each step, unless a request says otherwise.
+    fn beam(&self) -> usize {
+        8
+    }
+
     /// Captions with a common prefix, in the order of their seeds; their likelihood is that of the generated ids.
     fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<GeneratedCaption>>;
 
-    /// `n` captions of a whole image, the best first; there may be fewer. In `language`, if it is given: of those that
-    /// the model was trained on.
+    /// `n` captions of an image of any size, the best first; there may be fewer. In `language`, if it is given: of those
+    /// that the model was trained on.
     fn captions(
         &self,
-        image_ids: &[u32],
+        image: &Image,
         n: usize,
         search: &Search,
         language: Option<Language>,
@@ -93,7 +99,7 @@ pub trait Captioner {
 }
 
 /// A family whose models write captions.
-pub trait TextFamily: Family<Net: TextModel> {
+pub trait TextFamily: Family<Net: TextModel<Seen = [u32]>> {
     /// Whether its models predict captions after images; else before them.
     const AFTER_IMAGE: bool;
     /// Whether its models are trained on several languages; others know one, whichever is asked for.
@@ -129,13 +135,17 @@ impl<F: TextFamily> Captioner for FamilyModel<F> {
         texts.iter().map(|text| self.caption(text)).collect()
     }
 
+    /// Of the image's middle square, which the image tokenizer reads.
     fn captions(
         &self,
-        image_ids: &[u32],
+        image: &Image,
         n: usize,
         search: &Search,
         language: Option<Language>,
     ) -> Result<Vec<GeneratedCaption>> {
+        let square = image.fit_square(self.image.config().picture_size())?;
+        let image_ids = self.image.encode(&[square], &self.device)?.swap_remove(0);
+        let image_ids = image_ids.as_slice();
         let sizes = self.net.sizes();
         crate::canvas::Canvas::of(image_ids).check(sizes.positions, sizes.codebook_size)?;
         let vocabulary = self.net.text_sizes().vocabulary as u32;
@@ -153,12 +163,21 @@ impl<F: TextFamily> Captioner for FamilyModel<F> {
 }
 
 /// The seeds of this many captions, once their number is known to be possible.
-fn seeds(n: usize, seed: u64) -> Result<Vec<u64>> {
+pub(super) fn seeds(n: usize, seed: u64) -> Result<Vec<u64>> {
     if n == 0 || n > MAX_CAPTIONS {
         let reason = format!("expected 1 to {MAX_CAPTIONS} captions, got {n}");
         return Err(Error::invalid("n", reason));
     }
     Ok((0..n as u64).map(|i| seed.wrapping_add(i)).collect())
+}
+
+/// Refuses a beam that is narrower than the number of captions, or beyond all use.
+pub(super) fn check_beam(width: usize, n: usize) -> Result<()> {
+    if (n..=MAX_CAPTIONS).contains(&width) {
+        return Ok(());
+    }
+    let reason = format!("expected {n} (the captions requested) to {MAX_CAPTIONS}, got {width}");
+    Err(Error::invalid("beam", reason))
 }
 
 impl<F: TextFamily> FamilyModel<F> {
@@ -183,12 +202,7 @@ impl<F: TextFamily> FamilyModel<F> {
         seeds(n, 0)?;
         let found = match search {
             Search::Beam { width } => {
-                if *width < n || *width > MAX_CAPTIONS {
-                    let reason = format!(
-                        "expected {n} (the captions requested) to {MAX_CAPTIONS}, got {width}"
-                    );
-                    return Err(Error::invalid("beam", reason));
-                }
+                check_beam(*width, n)?;
                 beam_search(&self.net, Some(image_ids), *width, *width, allowed)?
             }
             Search::Sampling { options, seed } => sample_texts(

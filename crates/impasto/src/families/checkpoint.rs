@@ -159,7 +159,7 @@ impl<F: Family> FamilyModel<F> {
     /// `wanted`; without, as they are stored.
     pub fn load(files: &ModelFiles, device: &Device, wanted: Option<WeightFormat>) -> Result<Self> {
         if let (Some(published), Some(form)) = (files.published(), F::published()) {
-            let format = wanted.unwrap_or_default();
+            let format = wanted.map_or_else(|| form.precision(published), Ok)?;
             return Ok(form.load(published, device, format)?.model);
         }
         let mut config = FamilyConfig::<F>::of(files)?;
@@ -219,9 +219,9 @@ impl<F: Family> FamilyModel<F> {
         F::encode(&self.text, &self.config, caption, truncate)
     }
 
-    /// The text ids of no caption.
-    pub fn unconditional(&self) -> Vec<u32> {
-        F::unconditional(&self.text, &self.config)
+    /// The text ids of no caption, for guidance beside one of these ids; without ids, of no caption at all.
+    pub fn unconditional(&self, caption: &[u32]) -> Vec<u32> {
+        F::unconditional(&self.text, &self.config, caption)
     }
 }
 

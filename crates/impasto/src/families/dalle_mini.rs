@@ -155,7 +155,11 @@ impl Family for DalleMini {
         text.tokenizer.encode_caption(&normalised, length, truncate)
     }
 
-    fn unconditional(text: &DalleMiniText, _config: &FamilyConfig<Self>) -> Vec<u32> {
+    fn unconditional(
+        text: &DalleMiniText,
+        _config: &FamilyConfig<Self>,
+        _caption: &[u32],
+    ) -> Vec<u32> {
         text.tokenizer.null_caption()
     }
 

@@ -106,7 +106,11 @@ impl Family for DallePytorch {
     }
 
     /// The reference's: padding alone.
-    fn unconditional(_text: &DallePytorchTokenizer, _config: &FamilyConfig<Self>) -> Vec<u32> {
+    fn unconditional(
+        _text: &DallePytorchTokenizer,
+        _config: &FamilyConfig<Self>,
+        _caption: &[u32],
+    ) -> Vec<u32> {
         Vec::new()
     }
 

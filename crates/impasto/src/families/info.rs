@@ -118,11 +118,21 @@ fn of_family<F: Family>(files: &ModelFiles) -> Result<ModelInfo> {
     let image = config.image_tokenizer.clone();
     let image_tokenizer_parameters = count(&image.init(&mut empty()));
     let dalle_parameters = count(&config.sizes.init(&mut empty()));
-    let stored = match files.is_published_form() {
-        true => Stored::published(dalle_parameters + image_tokenizer_parameters),
-        false => Stored::of(&files.source, &[F::WEIGHTS, IMAGE_TOKENIZER])?,
+    // What a published model has in lower precision is in memory as it is stored.
+    let (converted, linear) = match config.precision.is_f32() {
+        true => (dalle_parameters + image_tokenizer_parameters, 0),
+        false => (image_tokenizer_parameters, dalle_parameters as u64),
+    };
+    let (stored, linear) = match files.is_published_form() {
+        true => (Stored::published(converted), linear),
+        false => (
+            Stored::of(&files.source, &[F::WEIGHTS, IMAGE_TOKENIZER])?,
+            0,
+        ),
     };
     let drawing = Drawing {
+        linear,
+        format: config.precision,
         cache: config.sizes.cache_bytes() / 4,
         caption: (config.sizes.text_length() * config.sizes.width()) as u64,
         guided: config.sampling.needs_unconditional(),

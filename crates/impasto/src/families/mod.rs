@@ -6,12 +6,14 @@
 //! captioning are written once, over that trait.
 
 mod adapted;
+mod answers;
 mod captions;
 mod checkpoint;
 mod dalle_mini;
 mod dalle_pytorch;
 mod files;
 mod info;
+mod janus;
 mod language;
 mod native;
 mod operations;
@@ -27,6 +29,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use adapted::merge;
+pub use answers::{Answer, Answerer, Inquiry};
 pub use captions::{Captioner, ContinueRequest, GeneratedCaption, Search, TextFamily};
 pub use checkpoint::{FamilyConfig, FamilyModel, NetworkReport, SaveAs};
 pub use dalle_mini::{DalleMini, DalleMiniOptions, DalleMiniText};
@@ -34,6 +37,7 @@ pub use dalle_pytorch::{DallePytorch, NoOptions};
 pub use files::{ModelFiles, ModelKind};
 pub(crate) use info::json as config_json;
 pub use info::{ModelInfo, Transformer, info};
+pub use janus::{Janus, JanusOptions};
 pub use language::Language;
 pub use native::{Native, NativeConfig, NativeModel, NativeOptions};
 pub use operations::{ImportOptions, Imported, import, open, open_native, quantise};
@@ -128,8 +132,8 @@ pub trait Family: Copy + Debug + Send + Sync + 'static {
         truncate: bool,
     ) -> Result<Vec<u32>>;
 
-    /// The text ids of no caption, for guidance.
-    fn unconditional(text: &Self::Text, config: &FamilyConfig<Self>) -> Vec<u32>;
+    /// The text ids of no caption, for guidance beside a caption of these ids; without ids, of no caption at all.
+    fn unconditional(text: &Self::Text, config: &FamilyConfig<Self>, caption: &[u32]) -> Vec<u32>;
 
     /// How known ids condition the net.
     fn conditioning(_options: &Self::Options) -> Conditioning {
@@ -143,6 +147,11 @@ pub trait Family: Copy + Debug + Send + Sync + 'static {
 
     /// The model as one that writes captions; none for families that only read them.
     fn captioner(_model: &FamilyModel<Self>) -> Option<&dyn Captioner> {
+        None
+    }
+
+    /// The model as one that answers questions; none for families that don't.
+    fn answerer(_model: &FamilyModel<Self>) -> Option<&dyn Answerer> {
         None
     }
 
@@ -190,6 +199,11 @@ pub trait PublishedForm<F: Family>: Debug + Sync {
     /// Whether a folder or a file looks like one, by names and small files alone. `config` is what is in the folder's
     /// `config.json`, if there is one: it is not read twice.
     fn is_published(&self, path: &Path, config: Option<&[u8]>) -> bool;
+
+    /// In what one has the weights of linear layers, for loading it as it is stored.
+    fn precision(&self, _files: PublishedFiles<'_>) -> Result<WeightFormat> {
+        Ok(WeightFormat::F32)
+    }
 
     /// Loads one onto `device`, the net's weights held in `format`. Strict: a tensor that is missing, left over or of
     /// another shape is an error with the file's own names.
@@ -265,6 +279,7 @@ macro_rules! families {
 families!(
     DalleMini,
     DallePytorch,
+    Janus,
     Native,
     #[cfg(test)]
     toy::Toy,

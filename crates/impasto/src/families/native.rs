@@ -133,7 +133,7 @@ impl Family for Native {
         text.encode_caption(caption, config.sizes.text_length, truncate)
     }
 
-    fn unconditional(text: &TextTokenizer, config: &NativeConfig) -> Vec<u32> {
+    fn unconditional(text: &TextTokenizer, config: &NativeConfig, _caption: &[u32]) -> Vec<u32> {
         text.null_caption(config.sizes.text_length)
     }
 

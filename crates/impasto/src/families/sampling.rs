@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use serde_json::Value;
 
-use super::{Captioner, Family, FamilyModel};
+use super::{Answerer, Captioner, Family, FamilyModel};
 use crate::canvas::{Canvas, Conditioning};
 use crate::engine::{
     self, AutoregressiveModel, FillOptions, FillRequest, InfillRow, Likelihood, SampleSpec,
@@ -42,6 +42,11 @@ pub trait AnyModel: Debug + Send + Sync {
 
     /// The model as one that writes captions.
     fn captioner(&self) -> Option<&dyn Captioner> {
+        None
+    }
+
+    /// The model as one that answers questions.
+    fn answerer(&self) -> Option<&dyn Answerer> {
         None
     }
 }
@@ -174,6 +179,10 @@ impl<F: Family> AnyModel for FamilyModel<F> {
     fn captioner(&self) -> Option<&dyn Captioner> {
         F::captioner(self)
     }
+
+    fn answerer(&self) -> Option<&dyn Answerer> {
+        F::answerer(self)
+    }
 }
 
 impl<F: Family> Generator for FamilyModel<F> {
@@ -199,7 +208,8 @@ impl<F: Family> Generator for FamilyModel<F> {
             Some(prompt) => Some(self.encode_caption(prompt, truncate)?),
             None => None,
         };
-        let unconditional = Arc::new(self.net.read(&self.unconditional())?);
+        let ids = self.unconditional(text_ids.as_deref().unwrap_or_default());
+        let unconditional = Arc::new(self.net.read(&ids)?);
         let prompt = match text_ids {
             Some(ids) => Arc::new(self.net.read(&ids)?),
             None => unconditional.clone(),
@@ -226,8 +236,9 @@ impl<F: Family> Generator for FamilyModel<F> {
             })
         });
         let specs: Vec<SampleSpec> = specs.collect::<Result<_>>()?;
-        let unconditional = self.unconditional();
-        engine::sample(&self.net, &specs, &unconditional, sampling, order, observer)
+        let unconditional = |caption: &[u32]| self.unconditional(caption);
+        let net = &self.net;
+        engine::sample_guided(net, &specs, &unconditional, sampling, order, observer)
     }
 
     fn likelihood(&self, caption: &str, image_ids: &[u32], truncate: bool) -> Result<Likelihood> {
@@ -247,8 +258,8 @@ impl<F: Family> Generator for FamilyModel<F> {
 struct FamilyBatch<'a, F: Family> {
     model: &'a FamilyModel<F>,
     batch: engine::Batch<'a, F::Net>,
-    /// What the net computed of no caption: the same for all requests.
-    unconditional: Option<Arc<<F::Net as AutoregressiveModel>::Prompt>>,
+    /// The last ids of no caption, with what the net computed of them: requests mostly have the same ones.
+    unconditional: Option<(Vec<u32>, Arc<<F::Net as AutoregressiveModel>::Prompt>)>,
 }
 
 impl<F: Family> RunningBatch for FamilyBatch<'_, F> {
@@ -262,19 +273,20 @@ impl<F: Family> RunningBatch for FamilyBatch<'_, F> {
         let net = &self.model.net;
         let text_ids = self.model.encode_caption(prompt, truncate)?;
         let prompt = Arc::new(net.read(&text_ids)?);
-        let unconditional = match &self.unconditional {
-            Some(unconditional) => unconditional.clone(),
-            None => Arc::new(net.read(&self.model.unconditional())?),
+        let ids = self.model.unconditional(&text_ids);
+        let unconditional = match self.unconditional.take() {
+            Some((same, unconditional)) if same == ids => unconditional,
+            _ => Arc::new(net.read(&ids)?),
         };
-        self.unconditional = Some(unconditional.clone());
+        self.unconditional = Some((ids, unconditional.clone()));
         let rows = canvases.iter().map(|infill| InfillRow {
             prompt: prompt.clone(),
+            unconditional: unconditional.clone(),
             canvas: infill.canvas.clone(),
             seed: infill.seed,
         });
         self.batch.join(&FillRequest {
             rows: rows.collect(),
-            unconditional,
             options: options.clone(),
         })
     }
@@ -320,12 +332,12 @@ impl<F: Family> Conditioned for Prompt<'_, F> {
         }
         let rows = canvases.iter().map(|infill| InfillRow {
             prompt: self.prompt.clone(),
+            unconditional: self.unconditional.clone(),
             canvas: infill.canvas.clone(),
             seed: infill.seed,
         });
         let request = FillRequest {
             rows: rows.collect(),
-            unconditional: self.unconditional.clone(),
             options: options.clone(),
         };
         engine::fill(&self.model.net, &request, observer)

@@ -45,7 +45,11 @@ impl Family for Toy {
         text.encode_caption(caption, config.sizes.text_length, truncate)
     }
 
-    fn unconditional(text: &TextTokenizer, config: &FamilyConfig<Self>) -> Vec<u32> {
+    fn unconditional(
+        text: &TextTokenizer,
+        config: &FamilyConfig<Self>,
+        _caption: &[u32],
+    ) -> Vec<u32> {
         text.null_caption(config.sizes.text_length)
     }
 

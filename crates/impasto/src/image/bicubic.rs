@@ -38,30 +38,74 @@ impl Image {
         };
         let columns = Weights::new(self.width, scaled(self.width), size);
         let rows = Weights::new(self.height, scaled(self.height), size);
+        self.weighed(&columns, &rows)
+    }
+
+    /// All of the picture in a square: the long side scaled to `size` with Pillow's bicubic filter, the other one to
+    /// what it is then, rounded, but to `smallest` at least, with `padding` on both of its sides (transformers'
+    /// `JanusImageProcessorPil`; the original truncates where this rounds).
+    pub fn fit_whole_bicubic(
+        &self,
+        size: usize,
+        padding: [u8; 3],
+        smallest: usize,
+    ) -> Result<Self> {
+        let long = self.width.max(self.height);
+        if size == 0 || smallest > size || self.rgb.is_empty() {
+            return Err(Error::invalid(
+                "picture",
+                format!(
+                    "{}x{} can't be scaled to {size}x{size}",
+                    self.width, self.height
+                ),
+            ));
+        }
+        let share = size as f64 / long as f64;
+        let scaled = |side: usize| {
+            let rounded = (side as f64 * share).round_ties_even() as usize;
+            rounded.clamp(smallest.max(1), size)
+        };
+        let (width, height) = (scaled(self.width), scaled(self.height));
+        let inner = self.weighed(
+            &Weights::new(self.width, width, width),
+            &Weights::new(self.height, height, height),
+        )?;
+        let mut square = Image::filled(size, size, padding);
+        let (left, top) = ((size - width) / 2, (size - height) / 2);
+        for (y, row) in inner.rgb.chunks_exact(3 * width).enumerate() {
+            let start = 3 * ((top + y) * size + left);
+            square.rgb[start..start + row.len()].copy_from_slice(row);
+        }
+        Ok(square)
+    }
+
+    /// The picture that these weights make, a side each.
+    fn weighed(&self, columns: &Weights, rows: &Weights) -> Result<Self> {
+        let (width, height) = (columns.taps.len(), rows.taps.len());
         // The rows that any output row is made of.
         let (top, bottom) = rows.reach();
-        let mut between = vec![0u8; (bottom - top) * size * 3];
+        let mut between = vec![0u8; (bottom - top) * width * 3];
         between
-            .par_chunks_mut(size * 3)
+            .par_chunks_mut(width * 3)
             .zip(self.rgb.par_chunks(self.width * 3).skip(top))
             .for_each(|(to, from)| {
                 for (pixel, taps) in to.chunks_exact_mut(3).zip(&columns.taps) {
                     pixel.copy_from_slice(&taps.sum(|i| &from[3 * i..3 * i + 3]));
                 }
             });
-        let mut rgb = vec![0u8; size * size * 3];
-        rgb.par_chunks_mut(size * 3)
+        let mut rgb = vec![0u8; height * width * 3];
+        rgb.par_chunks_mut(width * 3)
             .zip(&rows.taps)
             .for_each(|(to, taps)| {
                 for (x, pixel) in to.chunks_exact_mut(3).enumerate() {
                     let at = |i: usize| {
-                        let start = 3 * ((i - top) * size + x);
+                        let start = 3 * ((i - top) * width + x);
                         &between[start..start + 3]
                     };
                     pixel.copy_from_slice(&taps.sum(at));
                 }
             });
-        Image::new(size, size, rgb)
+        Image::new(width, height, rgb)
     }
 }
 

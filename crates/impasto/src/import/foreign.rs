@@ -31,7 +31,7 @@ pub fn explain(folder: &Path, wanted: Wanted) -> Option<String> {
         || config.get("_diffusers_version").is_some()
     {
         return Some(format!(
-            "is a model of diffusers ({}), which generates from noise, not from tokens; expected a model of impasto, DALL·E mini or DALLE-pytorch",
+            "is a model of diffusers ({}), which generates from noise, not from tokens; expected a model of impasto, Janus, DALL·E mini or DALLE-pytorch",
             text(&config["_class_name"])
         ));
     }
@@ -102,6 +102,10 @@ fn of_transformers(folder: &Path, kind: &str) -> String {
                 false => missing.to_owned(),
             }
         }
+        "janus" | "multi_modality" => {
+            "is a Janus without its weights, expected model.safetensors or pytorch_model.bin, or their list of shards"
+                .to_owned()
+        }
         "dallebart" => {
             "is a DALL·E mini without its weights, expected flax_model.msgpack".to_owned()
         }
@@ -109,7 +113,7 @@ fn of_transformers(folder: &Path, kind: &str) -> String {
             "is one tower of a CLIP (model_type {shown}), expected both: a folder with the model_type clip"
         ),
         _ => format!(
-            "is a model of transformers of the model_type {shown}, which is not read; expected clip (or open_clip's and OpenAI's files) for a CLIP, dallebart for DALL·E mini"
+            "is a model of transformers of the model_type {shown}, which is not read; expected clip (or open_clip's and OpenAI's files) for a CLIP, dallebart for DALL·E mini, janus or multi_modality for Janus"
         ),
     }
 }

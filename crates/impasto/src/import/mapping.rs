@@ -207,6 +207,11 @@ impl<'a> Mapping<'a> {
         Ok(())
     }
 
+    /// The names of the tensors that are left.
+    pub fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
     /// A tensor that says nothing the model does not know, if it is there.
     pub fn ignore(&mut self, theirs: &str) {
         if self.tensors.remove(theirs).is_some() {

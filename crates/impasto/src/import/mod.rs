@@ -12,6 +12,7 @@ pub(crate) mod foreign;
 #[cfg(test)]
 mod goldens;
 pub mod image_tokenizer;
+pub mod janus;
 pub(crate) mod mapping;
 mod taming;
 mod weights;

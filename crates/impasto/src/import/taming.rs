@@ -57,6 +57,7 @@ pub fn sizes<'a>(
         codebook_size: size(table, 0)?,
         code_width: size(table, 1)?,
         gumbel,
+        normalised_codes: false,
         pixel_range,
         encoder,
     })

@@ -1,13 +1,15 @@
 //! Weight files by what they hold, whatever they are called.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::checkpoint::pytorch::{self, Archive};
 use crate::checkpoint::stored::{self, StoredTensor};
 use crate::error::Reason;
+use crate::files::FileAccess;
 use crate::{Error, Result, files};
 
 /// The tensors of one or several files.
@@ -92,8 +94,8 @@ pub fn without_prefix<'a>(mut tensors: Tensors<'a>, prefix: &str) -> Tensors<'a>
     }
 }
 
-/// A list of files as `transformers` writes it: `{"weight_map": {name: file}}`.
-fn read_list<T>(path: &Path, then: impl FnOnce(Container, Tensors<'_>) -> Result<T>) -> Result<T> {
+/// Which file has each tensor, from a list of files.
+fn list(path: &Path) -> Result<BTreeMap<String, String>> {
     #[derive(Deserialize)]
     struct List {
         weight_map: BTreeMap<String, String>,
@@ -101,9 +103,7 @@ fn read_list<T>(path: &Path, then: impl FnOnce(Container, Tensors<'_>) -> Result
     let bytes = files::read(path)?;
     let list: List = serde_json::from_slice(&bytes)
         .map_err(|e| Error::bad_file(path, Reason::because("no list of weight files", e)))?;
-    let names: BTreeSet<&String> = list.weight_map.values().collect();
-    let mut files = Vec::new();
-    for name in names {
+    for name in list.weight_map.values() {
         // A name in a file must not lead out of its folder.
         if Path::new(name)
             .file_name()
@@ -112,6 +112,16 @@ fn read_list<T>(path: &Path, then: impl FnOnce(Container, Tensors<'_>) -> Result
             let reason = format!("names the file {name:?}, expected one beside it");
             return Err(Error::bad_file(path, reason));
         }
+    }
+    Ok(list.weight_map)
+}
+
+/// A list of files as `transformers` writes it: `{"weight_map": {name: file}}`.
+fn read_list<T>(path: &Path, then: impl FnOnce(Container, Tensors<'_>) -> Result<T>) -> Result<T> {
+    let listed = list(path)?;
+    let names: BTreeSet<&String> = listed.values().collect();
+    let mut files = Vec::new();
+    for name in names {
         let file = path.with_file_name(name);
         let bytes = files::read(&file)?;
         files.push((file, bytes));
@@ -134,4 +144,132 @@ fn read_list<T>(path: &Path, then: impl FnOnce(Container, Tensors<'_>) -> Result
         tensors.extend(archive.root().tensors()?);
     }
     then(container, without_prefix(tensors, PARALLEL))
+}
+
+/// The weight files that a folder of `transformers` may have, the best first.
+const IN_FOLDER: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
+
+/// The weights of a folder, whole or in several files, mapped: a tensor is read when it is converted.
+#[derive(Debug)]
+pub struct WeightFolder {
+    /// The file, or the list of files; for errors.
+    path: PathBuf,
+    files: Vec<(PathBuf, Bytes)>,
+    /// Which file has each tensor, where there is a list.
+    listed: BTreeMap<String, String>,
+}
+
+impl WeightFolder {
+    /// Whether a folder has any.
+    pub fn is_in(folder: &Path) -> bool {
+        IN_FOLDER.iter().any(|name| folder.join(name).is_file())
+    }
+
+    /// Maps the files of `folder`.
+    ///
+    /// # Errors
+    /// Where there are none, or one that a list names is not there.
+    pub fn open(folder: &Path, access: FileAccess) -> Result<Self> {
+        let mut paths = IN_FOLDER.iter().map(|name| folder.join(name));
+        let path = paths
+            .find(|path| path.is_file())
+            .ok_or_else(|| Error::Missing {
+                what: "weights of the model",
+                path: folder.to_owned(),
+                hint: format!("expected one of {}", IN_FOLDER.join(", ")).into(),
+            })?;
+        if path.extension().is_none_or(|extension| extension != "json") {
+            let files = vec![(path.clone(), files::bytes_of(&path, access)?)];
+            let listed = BTreeMap::new();
+            return Ok(WeightFolder {
+                path,
+                files,
+                listed,
+            });
+        }
+        let listed = list(&path)?;
+        let names: BTreeSet<&String> = listed.values().collect();
+        let mut files = Vec::with_capacity(names.len());
+        for name in names {
+            let file = path.with_file_name(name);
+            if !file.is_file() {
+                let reason = format!("lists {name:?}, which is not there; expected all its files");
+                return Err(Error::bad_file(&path, reason));
+            }
+            files.push((file.clone(), files::bytes_of(&file, access)?));
+        }
+        Ok(WeightFolder {
+            path,
+            files,
+            listed,
+        })
+    }
+
+    /// The file, or the list of files.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+
+    /// Gives the memory of what was read back to the system.
+    pub fn release(&self) {
+        for (path, _) in &self.files {
+            files::release_mapped(path);
+        }
+    }
+
+    /// Understands the files and passes their tensors on.
+    ///
+    /// # Errors
+    /// Where a file is damaged, or lacks a tensor that the list says it has.
+    pub fn read<T>(&self, then: impl FnOnce(Tensors<'_>) -> Result<T>) -> Result<T> {
+        let mut archives = Vec::new();
+        let mut tensors = Tensors::new();
+        for (path, bytes) in &self.files {
+            if pytorch::is_pytorch(bytes) {
+                archives.push((path, Archive::parse(path, bytes, &[])?));
+            } else {
+                let found = safetensors(path, bytes)?;
+                self.check(path, &found)?;
+                tensors.extend(found);
+            }
+        }
+        for (path, archive) in &archives {
+            let root = archive.root();
+            let inner = INNER.iter().find_map(|key| root.get(key)).unwrap_or(root);
+            let found = inner.tensors()?.into_iter().collect();
+            self.check(path, &found)?;
+            tensors.extend(found);
+        }
+        then(without_prefix(tensors, PARALLEL))
+    }
+
+    /// Refuses a file that lacks what the list says it has.
+    fn check(&self, file: &Path, found: &Tensors<'_>) -> Result<()> {
+        let name = file.file_name().unwrap_or_default();
+        let of_file = self.listed.iter().filter(|(_, of)| name == of.as_str());
+        match of_file
+            .map(|(tensor, _)| tensor)
+            .find(|tensor| !found.contains_key(*tensor))
+        {
+            None => Ok(()),
+            Some(tensor) => Err(Error::bad_file(
+                file,
+                format!(
+                    "lacks the tensor {}, which {} says is in it",
+                    tensor.escape_debug(),
+                    self.path.display()
+                ),
+            )),
+        }
+    }
 }

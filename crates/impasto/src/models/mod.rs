@@ -8,6 +8,7 @@ pub mod discrete_vae;
 pub mod discriminator;
 pub mod dvae;
 pub mod image_tokenizer;
+pub mod janus;
 pub mod parameters;
 pub mod taming_vqgan;
 pub mod vqgan;
@@ -17,6 +18,7 @@ pub use dalle::{Dalle, DalleConfig};
 pub use dalle_bart::{DalleBart, DalleBartConfig};
 pub use dalle_pytorch::{DallePytorch, DallePytorchConfig};
 pub use image_tokenizer::{ImageTokenizer, ImageTokenizerConfig};
+pub use janus::{Janus, JanusConfig};
 
 #[cfg(test)]
 mod goldens;

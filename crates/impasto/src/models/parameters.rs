@@ -9,6 +9,8 @@ use crate::nn::ops::packed;
 
 /// What the walk over a module calls [`crate::nn::Linear`].
 pub const LINEAR: &str = "Struct:Linear";
+/// What it calls [`crate::nn::VocabularyEmbedding`].
+pub const TABLE: &str = "Struct:VocabularyEmbedding";
 
 /// Host copies of all parameters, f32, by name.
 pub type Parameters = BTreeMap<String, TensorData>;
@@ -95,6 +97,8 @@ pub struct ParameterSlot<'a> {
     pub device: &'a Device,
     /// Whether it is the weight of a linear layer, which may be packed.
     pub is_linear: bool,
+    /// Whether it is the table of a large vocabulary, which may be in bfloat16.
+    pub is_table: bool,
 }
 
 /// A parameter's value.
@@ -198,13 +202,16 @@ impl<F: FnMut(&ParameterSlot<'_>) -> Option<Value>> ModuleMapper for Load<F> {
         let name = self.path.join(".");
         let old = param.val();
         let (expected, device) = (old.dims(), old.device());
-        let is_linear = self.containers.last().is_some_and(|of| of == LINEAR)
-            && self.path.last().is_some_and(|name| name == "weight");
+        let is_weight_of = |container: &str| {
+            self.containers.last().is_some_and(|of| of == container)
+                && self.path.last().is_some_and(|name| name == "weight")
+        };
         let place = ParameterSlot {
             name: &name,
             shape: &expected,
             device: &device,
-            is_linear,
+            is_linear: is_weight_of(LINEAR),
+            is_table: is_weight_of(TABLE),
         };
         let Some(value) = (self.parameter)(&place) else {
             self.report.missing.push(name);

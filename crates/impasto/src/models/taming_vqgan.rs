@@ -4,6 +4,8 @@
 //!
 //! Field names are the checkpoints' own. With `gumbel` the encoder scores the codes itself
 //! (`taming/models/vqgan.py`, `GumbelVQ`); the id is the best score, without the noise of the training.
+//! LlamaGen's VQ-16 (Sun et al. 2024, arXiv:2406.06525; `tokenizer/tokenizer_image/vq_model.py`), which Janus draws with,
+//! is this one with `normalised_codes` and attention at the coarsest level.
 //! Deviations: none. Our own [`super::vqgan`] is another architecture.
 
 use burn::module::{Module, Param};
@@ -52,6 +54,9 @@ pub struct TamingVqganConfig {
     /// Whether the encoder scores the codes itself.
     #[serde(default)]
     pub gumbel: bool,
+    /// Whether codes and the encoder's vectors have the length 1 (`codebook_l2_norm` of LlamaGen's VQ-16).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub normalised_codes: bool,
     /// What numbers the pixels are.
     pub pixel_range: PixelRange,
     /// Whether there is an encoder; some files hold only what draws.
@@ -430,6 +435,12 @@ struct Quantize {
     embedding: Embedding,
 }
 
+/// Rows of length 1 (`torch.nn.functional.normalize`).
+fn normalised(rows: Tensor<2>) -> Tensor<2> {
+    let lengths = rows.clone().square().sum_dim(1).sqrt();
+    rows / lengths.clamp_min(1e-12)
+}
+
 /// What a squared distance as large as the codes' variance is worth, in nats.
 const SHARPNESS: f32 = 16.0;
 
@@ -476,10 +487,19 @@ impl TamingVqgan {
             return Ok(scores);
         }
         // Distances count beside those between the codes.
-        let codes = self.quantize.embedding.weight.val();
+        let codes = self.codes();
         let spread = codes.clone() - codes.mean_dim(0);
         let variance = spread.square().sum_dim(1).mean().reshape([1, 1]);
         Ok(scores.mul_scalar(SHARPNESS) / variance.clamp_min(f32::MIN_POSITIVE))
+    }
+
+    /// The codes as vectors are compared with them and decoded: `[codebook_size, code_width]`.
+    fn codes(&self) -> Tensor<2> {
+        let codes = self.quantize.embedding.weight.val();
+        match self.config.normalised_codes {
+            true => normalised(codes),
+            false => codes,
+        }
     }
 
     /// Of which the largest is a position's id.
@@ -505,10 +525,14 @@ impl TamingVqgan {
             Some(proj) => positions(proj.forward(vectors)),
             None => {
                 // The nearest code has the largest 2 z·e − |e|².
-                let codes = self.quantize.embedding.weight.val();
+                let codes = self.codes();
                 let squares = codes.clone().square().sum_dim(1).squeeze_dim::<1>(1);
+                let vectors = match self.config.normalised_codes {
+                    true => normalised(positions(vectors)),
+                    false => positions(vectors),
+                };
                 ops::linear(
-                    positions(vectors).mul_scalar(2.0),
+                    vectors.mul_scalar(2.0),
                     codes.transpose(),
                     Some(squares.neg()),
                 )
@@ -525,10 +549,10 @@ impl TamingVqgan {
         let device = self.quantize.embedding.weight.val().device();
         let flat: Vec<i32> = ids.iter().flatten().map(|&id| id as i32).collect();
         let flat = TensorData::new(flat, [ids.len(), rows * columns]);
+        let flat = Tensor::<2, Int>::from_data(flat, &device);
         let codes = self
-            .quantize
-            .embedding
-            .forward(Tensor::from_data(flat, &device));
+            .codes()
+            .select(0, flat.reshape([ids.len() * rows * columns]));
         let codes = codes
             .reshape([ids.len(), rows, columns, self.config.code_width])
             .permute([0, 3, 1, 2]);

@@ -1,7 +1,7 @@
 //! Linear layers and embeddings.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, FloatDType, Int, Tensor};
 
 use super::{Init, Lora, lora, ops};
 
@@ -74,5 +74,36 @@ impl Embedding {
             .val()
             .select(0, ids.reshape([batch * seq]))
             .reshape([batch, seq, width])
+    }
+}
+
+/// The table of a large vocabulary. It is in bfloat16 in memory where the weights of linear layers are in fewer than
+/// 32 bits: a hundred thousand rows take as much as many layers, and a pass reads a few of them.
+#[derive(Module, Debug)]
+pub struct VocabularyEmbedding {
+    /// `[rows, width]`.
+    pub weight: Param<Tensor<2>>,
+}
+
+impl VocabularyEmbedding {
+    /// A table with normal entries of standard deviation `std`.
+    pub fn new(init: &mut Init, rows: usize, width: usize, std: f64) -> Self {
+        VocabularyEmbedding {
+            weight: init.normal([rows, width], std),
+        }
+    }
+
+    /// # Shapes
+    /// - `ids`: `[batch, seq]`
+    /// - returns: `[batch, seq, width]`, in f32
+    pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        let [batch, seq] = ids.dims();
+        let [_, width] = self.weight.dims();
+        let rows = self.weight.val().select(0, ids.reshape([batch * seq]));
+        let rows = match rows.dtype() {
+            DType::F32 => rows,
+            _ => rows.cast(FloatDType::F32),
+        };
+        rows.reshape([batch, seq, width])
     }
 }

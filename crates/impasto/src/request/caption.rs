@@ -19,7 +19,7 @@ pub struct Caption {
     /// Captions, the best first; there may be fewer.
     #[serde(default = "one")]
     pub n: usize,
-    /// Captions that a beam search keeps at each step; 8, or `n` if that is more.
+    /// Captions that a beam search keeps at each step; the model's own number (8, 1 for Janus), or `n` if that is more.
     #[serde(default)]
     pub beam: Option<usize>,
     /// Sample captions instead of searching for the likeliest.
@@ -37,7 +37,7 @@ pub struct Caption {
     /// The language of the captions, of those that the model was trained on; whichever it finds likelier, if not given.
     #[serde(default)]
     pub language: Option<Language>,
-    /// The picture; its middle square is taken.
+    /// The picture; its middle square is taken, or all of it by models that see pixels.
     #[serde(skip)]
     pub image: Option<Arc<Image>>,
 }
@@ -48,8 +48,6 @@ fn one() -> usize {
 
 /// Captions that are sampled where the image only ranks them.
 const RANKED: usize = 16;
-/// Captions that a search keeps.
-const BEAM: usize = 8;
 
 /// What came of a [`Caption`].
 #[derive(Clone, Debug)]
@@ -92,7 +90,7 @@ impl Caption {
         let ranks = captioner.ranks_captions();
         let samples = self.sample || self.best_of.is_some() || ranks && self.beam.is_none();
         if !samples {
-            let width = self.beam.unwrap_or(self.n.max(BEAM));
+            let width = self.beam.unwrap_or(self.n.max(captioner.beam()));
             return Ok((Search::Beam { width }, self.n));
         }
         let options = SamplingOptions {
@@ -127,11 +125,8 @@ impl Request<Model> for Caption {
             return Err(Error::invalid("image", "expected one, got none"));
         };
         let (search, among) = self.search(model)?;
-        let image_ids = model.encode(image)?;
-        let mut captions =
-            model
-                .captioner()?
-                .captions(&image_ids, among, &search, self.language)?;
+        let captioner = model.captioner()?;
+        let mut captions = captioner.captions(image, among, &search, self.language)?;
         captions.truncate(self.n);
         Ok(CaptionOutcome {
             captions,

@@ -7,19 +7,20 @@ use super::check::{Check, Room, forward};
 use super::compare::{Scores, Values};
 use super::weights::random;
 use crate::Result;
-use crate::engine::image_log_likelihoods;
+use crate::engine::{AutoregressiveModel, Input, Prompted, Rows, TextModel, image_log_likelihoods};
 use crate::image::Image;
 use crate::models::clip::{Activation, EndOfText, Normalisation, TowerConfig};
-use crate::models::dalle::{Part, image_part, shuffled};
+use crate::models::dalle::{Part as DallePart, image_part, shuffled};
 use crate::models::dalle_bart::{CaptionRows, StackConfig};
 use crate::models::dalle_pytorch::{AttentionKind, DallePytorchClipConfig, DallePytorchTower};
 use crate::models::discrete_vae::{DiscreteVaeConfig, Normalization};
 use crate::models::dvae::DvaeConfig;
+use crate::models::janus::{Conversation, Part, VisionConfig};
 use crate::models::taming_vqgan::{PixelRange, TamingVqganConfig};
 use crate::models::vqgan::VqganConfig;
 use crate::models::{
     ClipConfig, DalleBartConfig, DalleConfig, DallePytorchConfig, ImageTokenizer,
-    ImageTokenizerConfig,
+    ImageTokenizerConfig, JanusConfig,
 };
 use crate::nn::Init;
 use crate::nn::block::AttentionMask;
@@ -65,6 +66,16 @@ pub(super) fn checks() -> Vec<Check> {
             move |room| dalle_pytorch(room, &config),
         ));
     }
+    let config = janus_config();
+    all.push(forward(
+        "models/janus",
+        format!(
+            "width {}, {} layers, grid {}",
+            config.width, config.n_layers, config.grid
+        ),
+        Kind::Model,
+        move |room| janus(room, &config),
+    ));
     for activation in [Activation::QuickGelu, Activation::Gelu] {
         let config = clip_config(activation);
         let shapes = format!(
@@ -89,6 +100,9 @@ pub(super) fn checks() -> Vec<Check> {
             config.codebook_size(),
             match &config {
                 ImageTokenizerConfig::TamingVqgan(config) if config.gumbel => ", gumbel",
+                ImageTokenizerConfig::TamingVqgan(config) if config.normalised_codes => {
+                    ", normalised"
+                }
                 _ => "",
             }
         );
@@ -167,7 +181,7 @@ fn dalle_logits(room: &mut Room, config: &DalleConfig) -> Result<Values> {
     let orders: Vec<Vec<u32>> = (0..ROWS)
         .map(|_| shuffled(positions, room.random()))
         .collect();
-    let text = || Part::Text {
+    let text = || DallePart::Text {
         ids: text_ids.concat(),
         start: 0,
     };
@@ -195,19 +209,19 @@ fn dalle_logits(room: &mut Room, config: &DalleConfig) -> Result<Values> {
 }
 
 /// The places `range` of each row of image inputs.
-fn columns(part: &Part, length: usize, range: std::ops::Range<usize>) -> Part {
+fn columns(part: &DallePart, length: usize, range: std::ops::Range<usize>) -> DallePart {
     let cut = |all: &[u32]| -> Vec<u32> {
         all.chunks(length)
             .flat_map(|row| row[range.clone()].to_vec())
             .collect()
     };
     match part {
-        Part::Image { ids, own, target } => Part::Image {
+        DallePart::Image { ids, own, target } => DallePart::Image {
             ids: cut(ids),
             own: cut(own),
             target: cut(target),
         },
-        Part::Text { ids, start } => Part::Text {
+        DallePart::Text { ids, start } => DallePart::Text {
             ids: cut(ids),
             start: start + range.start,
         },
@@ -386,6 +400,80 @@ fn dalle_pytorch_clip(room: &mut Room) -> Result<Values> {
     Ok(values)
 }
 
+fn janus_config() -> JanusConfig {
+    JanusConfig {
+        text_vocab_size: 60,
+        text_length: 12,
+        max_positions: 700,
+        end_id: 2,
+        width: 32,
+        hidden: 44,
+        n_layers: 2,
+        n_heads: 2,
+        norm_epsilon: 1e-6,
+        rope_base: 10_000.0,
+        codebook_size: 35,
+        code_width: 6,
+        grid: 3,
+        image_aligner_depth: 2,
+        vision: VisionConfig {
+            image_size: 12,
+            patch_size: 4,
+            width: 20,
+            n_layers: 2,
+            n_heads: 2,
+            hidden: 36,
+            norm_epsilon: 1e-6,
+            aligner_depth: 2,
+        },
+    }
+}
+
+/// Whole pictures after prompts of two lengths, ids through the cache, and an answer's first logits.
+fn janus(room: &mut Room, config: &JanusConfig) -> Result<Values> {
+    let model = random(config.init(&mut Init::empty(&room.device)), room);
+    let prompts = [room.ids(7, 60), room.ids(4, 60)];
+    let images = room.id_rows(ROWS, config.image_length(), config.codebook_size);
+    let mut values = Values::default();
+    values.add("logits", model.whole_logits(&prompts[0], &images)?)?;
+    let prompted: Vec<Prompted<'_, Vec<u32>>> = prompts
+        .iter()
+        .map(|prompt| Prompted { prompt, rows: 1 })
+        .collect();
+    let mut state = model.prefill(&prompted)?;
+    let inputs = |ids: &Vec<u32>| {
+        let start = [Input {
+            token: None,
+            target: 0,
+        }];
+        let after = (0..).zip(ids).map(|(position, &id)| Input {
+            token: Some((position, id)),
+            target: position + 1,
+        });
+        start.into_iter().chain(after.take(3)).collect::<Vec<_>>()
+    };
+    let inputs: Vec<Vec<Input>> = images[..2].iter().map(inputs).collect();
+    let mut group = Rows {
+        inputs: &inputs,
+        state: &mut state,
+    };
+    let logits = model.step(std::slice::from_mut(&mut group), 4)?;
+    values.add("logits through the cache", logits)?;
+
+    let pictures = pictures(room, 1, config.vision.image_size)?;
+    let pixels = crate::models::image_tokenizer::pixels(&pictures, 12, &room.device)?;
+    let (features, seen) = model.see(pixels);
+    values.add("features", features)?;
+    let conversation = Conversation {
+        parts: vec![Part::Text(prompts[1].clone()), Part::Image(seen)],
+    };
+    let (mut state, logits) = model.begin_text(Some(&conversation), &[])?;
+    values.add("text logits", logits)?;
+    let logits = model.step_text(&[5], 0, &mut state)?;
+    values.add("text logits through the cache", logits)?;
+    Ok(values)
+}
+
 fn pictures(room: &mut Room, count: usize, size: usize) -> Result<Vec<Image>> {
     (0..count)
         .map(|_| Image::from_chw(&room.numbers(3 * size * size), size, size))
@@ -426,6 +514,7 @@ fn tokenizer_configs() -> Vec<ImageTokenizerConfig> {
         codebook_size: 29,
         code_width: 7,
         gumbel: false,
+        normalised_codes: false,
         pixel_range: PixelRange::Unit,
         encoder: true,
     };
@@ -443,11 +532,17 @@ fn tokenizer_configs() -> Vec<ImageTokenizerConfig> {
         width: 14,
         normalization: Normalization::default(),
     };
+    let normalised = TamingVqganConfig {
+        normalised_codes: true,
+        pixel_range: PixelRange::Signed,
+        ..taming.clone()
+    };
     vec![
         ImageTokenizerConfig::Vqgan(vqgan_config()),
         ImageTokenizerConfig::Dvae(dvae_config()),
         ImageTokenizerConfig::TamingVqgan(taming),
         ImageTokenizerConfig::TamingVqgan(gumbel),
+        ImageTokenizerConfig::TamingVqgan(normalised),
         ImageTokenizerConfig::DiscreteVae(discrete),
     ]
 }

@@ -4,6 +4,7 @@
 pub mod bart;
 pub mod clip;
 pub mod dalle_pytorch;
+pub mod janus;
 pub mod normalizer;
 pub mod youtokentome;
 

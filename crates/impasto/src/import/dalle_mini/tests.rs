@@ -136,7 +136,7 @@ fn greedy_pictures_are_those_of_the_reference_id_by_id() {
         let model = loaded(set);
         let expected = expected(set);
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
-        let null = model.unconditional();
+        let null = model.unconditional(&[]);
         for (name, guidance_scale) in [("greedy_ids", 1.0), ("guided_ids", 3.0)] {
             let options = SamplingOptions {
                 guidance_scale,

@@ -80,6 +80,7 @@ pub fn config(source: &Source<'_>, file: &Path, image_length: usize) -> Result<T
             codebook_size: config.n_embed,
             code_width: config.embed_dim,
             gumbel: false,
+            normalised_codes: false,
             pixel_range: PixelRange::Unit,
             encoder: true,
         }

@@ -74,14 +74,15 @@ fn drawn(
 ) -> Vec<Vec<u32>> {
     let canvas = Canvas::with_prefix(prefix_ids, model.config().image_length()).unwrap();
     let (canvas, prompt) = (Arc::new(canvas), Arc::new(text_ids.to_vec()));
+    let unconditional = Arc::new(Vec::new());
     let rows = seeds.iter().map(|&seed| InfillRow {
         prompt: prompt.clone(),
+        unconditional: unconditional.clone(),
         canvas: canvas.clone(),
         seed,
     });
     let request = FillRequest {
         rows: rows.collect(),
-        unconditional: Arc::new(Vec::new()),
         options: FillOptions {
             sampling: sampling.clone(),
             order: Order::Raster,

@@ -123,6 +123,7 @@ fn read_config(path: &Path) -> Result<TamingVqganConfig> {
         codebook_size: params.n_embed,
         code_width: params.embed_dim,
         gumbel,
+        normalised_codes: false,
         pixel_range: PixelRange::Signed,
         encoder: true,
     };

@@ -192,6 +192,8 @@ impl ParallelPasses<DalleState> for Dalle {
 }
 
 impl TextModel for Dalle {
+    type Seen = [u32];
+
     fn text_sizes(&self) -> TextSizes {
         TextSizes {
             vocabulary: self.config.text_vocab_size,

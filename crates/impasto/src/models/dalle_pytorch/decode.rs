@@ -143,6 +143,8 @@ impl AutoregressiveModel for DallePytorch {
 }
 
 impl TextModel for DallePytorch {
+    type Seen = [u32];
+
     /// Texts end with a padding id.
     fn text_sizes(&self) -> TextSizes {
         let config = &self.config;

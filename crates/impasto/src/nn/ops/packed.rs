@@ -225,6 +225,22 @@ pub fn weight(memory: Memory<'_>, shape: [usize; 2], format: WeightFormat) -> Te
     Tensor::from_primitive::<Flex>(FlexTensor::new(bytes, layout, dtype))
 }
 
+/// A table `[rows, width]` in bfloat16, row by row on every processor: its rows are looked up, not multiplied.
+///
+/// # Panics
+/// If the bytes are not two for each number.
+pub fn table(memory: Memory<'_>, shape: [usize; 2]) -> Tensor<2> {
+    let length = memory.bytes().len();
+    let format = WeightFormat::Bf16;
+    assert_eq!(Some(length), format.bytes(shape), "bytes of the table");
+    let (bytes, start) = match memory {
+        Memory::Shared(bytes) => (Bytes::from_shared(bytes, AllocationProperty::File), 0),
+        Memory::Lent(bytes) => aligned(length, |to| to.copy_from_slice(bytes)),
+    };
+    let layout = Layout::new(Shape::from(shape), vec![shape[1] as isize, 1], start / 2);
+    Tensor::from_primitive::<Flex>(FlexTensor::new(bytes, layout, format.dtype()))
+}
+
 /// Memory that begins where a line of the cache does, and how many bytes lie before it.
 fn aligned(length: usize, fill: impl FnOnce(&mut [u8])) -> (Bytes, usize) {
     let mut bytes = vec![0u8; length + LINE];

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{ADAPTER, FineTuneConfig};
 use crate::checkpoint::adapter::{self, AdapterConfig};
-use crate::engine::{SampleSpec, sample};
+use crate::engine::{SampleSpec, sample_guided};
 use crate::families::{Family, FamilyConfig, FamilyLoss, FamilyModel, SaveAs};
 use crate::image::{Format, Image};
 use crate::models::dalle::Order;
@@ -41,7 +41,7 @@ impl<F: Family> Session<F> {
             let captions = &self.training.text_ids[sample];
             let caption = &captions[rng.random_range(0..captions.len())];
             let caption = match rng.random_bool(self.config.caption_dropout) {
-                true => self.model.unconditional(),
+                true => self.model.unconditional(caption),
                 false => caption.clone(),
             };
             (caption, self.training.image_ids[sample].clone())
@@ -116,7 +116,7 @@ impl<F: Family> Session<F> {
             return Ok(());
         }
         let sampling = self.finished_config().sampling;
-        let unconditional = self.model.unconditional();
+        let unconditional = |caption: &[u32]| self.model.unconditional(caption);
         let mut ids = Vec::with_capacity(shown);
         for (row, captions) in self.validation.text_ids[..shown].iter().enumerate() {
             let spec = SampleSpec {
@@ -124,7 +124,7 @@ impl<F: Family> Session<F> {
                 seed: row as u64,
             };
             let order = Order::Raster;
-            let sampled = sample(
+            let sampled = sample_guided(
                 net,
                 &[spec],
                 &unconditional,

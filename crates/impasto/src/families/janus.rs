@@ -1,0 +1,308 @@
+//! Janus and Janus-Pro: [`Janus`](models::Janus), which reads prompts in the template of its conversations, draws by
+//! guidance against a prompt of padding, and sees pictures through an encoder of their pixels.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::captions::{check_beam, seeds};
+use super::{
+    Answer, Answerer, Captioner, ContinueRequest, Family, FamilyConfig, FamilyLoss, FamilyModel,
+    GeneratedCaption, Inquiry, Language, ModelFiles, NetSizes, PublishedForm, Search, Transformer,
+};
+use crate::Result;
+use crate::engine::{SampledText, beam_search, sample_texts, sample_texts_watched};
+use crate::image::Image;
+use crate::import::janus as published;
+use crate::models::janus::{Conversation, Part};
+use crate::models::{self, JanusConfig, image_tokenizer};
+use crate::nn::Init;
+use crate::sampling::SamplingOptions;
+use crate::text::janus::{JanusTokenizer, Roles};
+
+/// The family.
+#[derive(Clone, Copy, Debug)]
+pub struct Janus;
+
+/// What only this family's configs have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JanusOptions {
+    /// What the two sides of a conversation are called.
+    pub roles: Roles,
+}
+
+impl NetSizes for JanusConfig {
+    type Net = models::Janus;
+
+    fn validate(&self) -> Result<()> {
+        JanusConfig::validate(self)
+    }
+
+    fn parameters(&self) -> u64 {
+        JanusConfig::parameters(self)
+    }
+
+    fn init(&self, init: &mut Init) -> models::Janus {
+        JanusConfig::init(self, init)
+    }
+
+    fn grid(&self) -> usize {
+        self.grid
+    }
+
+    fn codebook_size(&self) -> usize {
+        self.codebook_size
+    }
+
+    fn text_length(&self) -> usize {
+        self.text_length
+    }
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn cache_bytes(&self) -> u64 {
+        let positions = self.text_length + self.image_length();
+        (4 * 2 * self.n_layers * positions * self.width) as u64
+    }
+
+    fn describe(&self) -> Transformer {
+        Transformer {
+            layers: format!(
+                "{} layers x {}, {} heads; vision: {} layers x {}, {} heads",
+                self.n_layers,
+                self.width,
+                self.n_heads,
+                self.vision.n_layers,
+                self.vision.width,
+                self.vision.n_heads
+            ),
+            text_vocab_size: self.text_vocab_size,
+            text_length: self.text_length,
+        }
+    }
+}
+
+impl Family for Janus {
+    const NAME: &'static str = "janus";
+    const TITLE: &'static str = "Janus";
+    const SIZES: &'static str = "janus";
+    const WEIGHTS: &'static str = "janus.safetensors";
+
+    type Sizes = JanusConfig;
+    type Options = JanusOptions;
+    type Net = models::Janus;
+    type Text = JanusTokenizer;
+
+    fn load_text(files: &ModelFiles, config: &FamilyConfig<Self>) -> Result<JanusTokenizer> {
+        JanusTokenizer::load(files.folder(), config.sizes.text_vocab_size)
+    }
+
+    fn save_text(text: &JanusTokenizer, dir: &Path) -> Result<()> {
+        text.save(dir)
+    }
+
+    fn encode(
+        text: &JanusTokenizer,
+        config: &FamilyConfig<Self>,
+        caption: &str,
+        truncate: bool,
+    ) -> Result<Vec<u32>> {
+        let limit = config.sizes.text_length;
+        text.encode_prompt(config.options.roles, caption, limit, truncate)
+    }
+
+    /// As long as the caption: both are run side by side.
+    fn unconditional(
+        text: &JanusTokenizer,
+        config: &FamilyConfig<Self>,
+        caption: &[u32],
+    ) -> Vec<u32> {
+        text.unconditional(config.options.roles, caption)
+    }
+
+    fn published() -> Option<&'static dyn PublishedForm<Self>> {
+        Some(&published::Form)
+    }
+
+    fn captioner(model: &FamilyModel<Self>) -> Option<&dyn Captioner> {
+        Some(model)
+    }
+
+    fn answerer(model: &FamilyModel<Self>) -> Option<&dyn Answerer> {
+        Some(model)
+    }
+
+    /// The mean of −ln p of all ids of images after their prompts, as the report describes the training
+    /// (arXiv:2410.13848, section 3.2; its code is not published).
+    fn loss(
+        net: &models::Janus,
+        captions: &[Vec<u32>],
+        image_ids: &[Vec<u32>],
+        _image_weight: f64,
+    ) -> Result<FamilyLoss> {
+        let prompts: Vec<(&[u32], usize)> =
+            captions.iter().map(|ids| (ids.as_slice(), 1)).collect();
+        let loss = net.image_nll(&prompts, image_ids)?.mean();
+        Ok(FamilyLoss {
+            metrics: vec![("image_nats", loss.clone())],
+            loss,
+        })
+    }
+}
+
+/// What a caption is asked for by, in the two languages.
+const DESCRIBE: [&str; 2] = [
+    "Describe the image in one sentence.",
+    "用一句话描述这张图片。",
+];
+
+impl FamilyModel<Janus> {
+    /// What is said before an answer.
+    fn conversation(&self, inquiry: Inquiry<'_>) -> Result<Conversation> {
+        let Inquiry { question, image } = inquiry;
+        let roles = self.config.options.roles;
+        // What can be refused is, before anything is computed.
+        let ids = self
+            .text
+            .encode_question(roles, question, image.is_some())?;
+        let mut parts = vec![Part::Text(ids.before)];
+        if let Some(image) = image {
+            let size = self.config.sizes.vision.image_size;
+            let whole = image.fit_whole_bicubic(size, PADDING, smallest_side(size))?;
+            let pixels = image_tokenizer::pixels(&[whole], size, &self.device)?;
+            let (_, seen) = self.net.see(pixels);
+            parts.push(Part::Image(seen));
+        }
+        parts.push(Part::Text(ids.after));
+        Ok(Conversation { parts })
+    }
+
+    fn described(&self, generated: &SampledText) -> Result<GeneratedCaption> {
+        Ok(GeneratedCaption {
+            text: self.text.decode(&generated.text_ids)?.trim().to_owned(),
+            log_likelihood: generated.log_likelihood,
+            picture_log_likelihood: None,
+            tokens: generated.tokens,
+            seed: generated.seed,
+        })
+    }
+}
+
+/// What pads pictures to squares: the truncated middle of the range (`preprocessor_config.json`, `image_mean`).
+const PADDING: [u8; 3] = [127; 3];
+
+/// The shortest that a side becomes: 14 pixels of 384 (`preprocessor_config.json`, `min_size`).
+fn smallest_side(size: usize) -> usize {
+    (size * 14 / 384).max(1)
+}
+
+/// The published examples answer greedily; sampled answers are plain samples.
+fn text_sampling() -> SamplingOptions {
+    SamplingOptions {
+        guidance_scale: 1.0,
+        temperature: 1.0,
+        top_k: None,
+        top_p: None,
+    }
+}
+
+impl Answerer for FamilyModel<Janus> {
+    fn answer_sampling(&self) -> SamplingOptions {
+        text_sampling()
+    }
+
+    fn answer(
+        &self,
+        inquiry: Inquiry<'_>,
+        sampling: &SamplingOptions,
+        seed: u64,
+        watch: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Answer> {
+        let conversation = self.conversation(inquiry)?;
+        let watched = &mut |text: &SampledText| match self.text.decode(&text.text_ids) {
+            Ok(text) => watch(&text),
+            // The whole text is decoded below, where it can be refused.
+            Err(_) => ControlFlow::Continue(()),
+        };
+        let seen = Some(&conversation);
+        let mut texts =
+            sample_texts_watched(&self.net, seen, &[], &[seed], sampling, None, watched)?;
+        let text = texts.swap_remove(0);
+        Ok(Answer {
+            text: self.text.decode(&text.text_ids)?.trim().to_owned(),
+            log_likelihood: text.log_likelihood,
+            tokens: text.tokens,
+            ended: text.ended,
+        })
+    }
+}
+
+impl Captioner for FamilyModel<Janus> {
+    fn text_sampling(&self) -> SamplingOptions {
+        text_sampling()
+    }
+
+    fn ranks_captions(&self) -> bool {
+        false
+    }
+
+    /// Each row more is a cache more.
+    fn beam(&self) -> usize {
+        1
+    }
+
+    /// Any text, outside of a conversation.
+    fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<GeneratedCaption>> {
+        let seeds = seeds(request.n, request.seed)?;
+        let (start, prefix) = self.text.encode_text(&request.prefix)?;
+        let start = Conversation {
+            parts: vec![Part::Text(vec![start])],
+        };
+        let texts = sample_texts(
+            &self.net,
+            Some(&start),
+            &prefix,
+            &seeds,
+            &request.sampling,
+            None,
+        )?;
+        texts.iter().map(|text| self.described(text)).collect()
+    }
+
+    /// Answers to the request to describe the image, in `language`.
+    fn captions(
+        &self,
+        image: &Image,
+        n: usize,
+        search: &Search,
+        language: Option<Language>,
+    ) -> Result<Vec<GeneratedCaption>> {
+        let seeds_of = |seed| seeds(n, seed);
+        seeds_of(0)?;
+        let [english, chinese] = DESCRIBE;
+        let conversation = self.conversation(Inquiry {
+            question: match language {
+                Some(Language::Chinese) => chinese,
+                _ => english,
+            },
+            image: Some(image),
+        })?;
+        let seen = Some(&conversation);
+        let mut found = match search {
+            Search::Beam { width } => {
+                check_beam(*width, n)?;
+                beam_search(&self.net, seen, *width, *width, None)?
+            }
+            Search::Sampling { options, seed } => {
+                sample_texts(&self.net, seen, &[], &seeds_of(*seed)?, options, None)?
+            }
+        };
+        found.sort_by(|a, b| b.log_likelihood.total_cmp(&a.log_likelihood));
+        found.truncate(n);
+        found.iter().map(|text| self.described(text)).collect()
+    }
+}
