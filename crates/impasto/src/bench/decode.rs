@@ -15,7 +15,7 @@ use crate::observer::Event;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
-/// BenchPart is drawn: the model's sizes in words, in what its weights are, how many pictures.
+/// What is drawn: the model's sizes in words, in what its weights are, how many pictures.
 type Subject<'a> = (&'a str, WeightFormat, usize);
 
 impl Bench<'_> {

@@ -7,7 +7,7 @@
 //! operations are counted as the plain algorithm has them: convolutions by Winograd's way do with fewer, and may seem
 //! to exceed the peak.
 //!
-//! BenchPart else runs on the machine slows both a token and the reading of memory, so that the bandwidth is measured
+//! What else runs on the machine slows both a token and the reading of memory, so that the bandwidth is measured
 //! before and after each run of tokens and both are medians.
 
 mod decode;
@@ -25,9 +25,10 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::WeightFormat;
 use crate::doctor::{self, Kernels};
 use crate::nn::ComputePrecision;
+use crate::nn::ops::packed::convolves_in_bf16;
 use crate::{Error, Result};
 
-/// BenchPart is measured.
+/// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BenchPart {
@@ -57,9 +58,9 @@ impl BenchPart {
 /// How it is measured.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// BenchPart.
+    /// Which parts.
     pub what: Vec<BenchPart>,
-    /// Loading, decoding, CLIP and training (f32 and bf16): in what weights are held.
+    /// In what weights are held; pixels and training in f32 and bf16 alone.
     pub formats: Vec<WeightFormat>,
     /// Decoding: tokens of each run, the first of which is the prefill's.
     pub tokens: usize,
@@ -78,13 +79,13 @@ pub struct Figure {
     pub precision: WeightFormat,
     /// Pictures at a time.
     pub batch: usize,
-    /// BenchPart the time is of.
+    /// What the time is of.
     pub unit: &'static str,
     /// Its median, in seconds.
     pub seconds: f64,
     /// Tokens, pictures or steps a second, of all pictures together.
     pub per_second: f64,
-    /// BenchPart the machine could do at most: "bandwidth" or "operations".
+    /// What the machine could do at most: "bandwidth" or "operations".
     pub bound: Option<&'static str>,
     /// The share of that.
     pub fraction: Option<f64>,
@@ -130,7 +131,7 @@ pub struct BenchReport {
     pub threads: usize,
     /// The processor's name, where the system reports it.
     pub cpu: Option<String>,
-    /// BenchPart the kernels run on.
+    /// What the kernels run on.
     pub kernels: Kernels,
     /// Bytes a second, of the sizes that were read; of [`LEAST_READ`] where nothing was decoded.
     pub bandwidth: f64,
@@ -170,7 +171,14 @@ pub fn run(
                     bench.bart_decode(format)?;
                 }
             }
-            BenchPart::Pixels => bench.pixels()?,
+            BenchPart::Pixels => {
+                for format in [WeightFormat::F32, WeightFormat::Bf16] {
+                    let can = format.is_f32() || convolves_in_bf16(&bench.device);
+                    if options.formats.contains(&format) && can {
+                        bench.pixels(format)?;
+                    }
+                }
+            }
             BenchPart::Clip => {
                 for &format in &options.formats {
                     bench.clip(format)?;
@@ -231,7 +239,7 @@ struct Bench<'a> {
     progress: &'a mut dyn FnMut(&Figure) -> ControlFlow<()>,
 }
 
-/// BenchPart a figure is of.
+/// What a figure is of.
 struct Of<'a> {
     what: BenchPart,
     model: &'a str,
