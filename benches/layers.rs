@@ -107,6 +107,7 @@ fn attention(criterion: &mut Criterion) {
             dim,
             causal: true,
             scale: 1.0 / (dim as f32).sqrt(),
+            unit: None,
         };
         let view = |data, length: usize| Heads {
             data,

@@ -2,11 +2,11 @@
 
     python reference/bench_peers.py --impasto target/release/impasto --threads 2
 
-- decode: min-dalle's own modules with random weights, in f32 and with PyTorch's dynamic int8; DALLE-pytorch's
-  `generate_images` with its cache;
-- pixels: taming-transformers' decoder, in the better of PyTorch's two memory formats;
-- clip: `CLIPVisionModelWithProjection` of transformers;
-- training: a plain transformer with fused attention and a fused AdamW;
+- decode: min-dalle's own modules with random weights, in f32 and in int8 (the better of PyTorch's dynamic one and of
+  torchao's, where torchao is installed); DALLE-pytorch's `generate_images` with its cache;
+- pixels: taming-transformers' decoder, in the better of PyTorch's two memory formats, in f32 and in bf16 (autocast);
+- clip: `CLIPVisionModelWithProjection` of transformers, likewise;
+- training: a plain transformer with fused attention and a fused AdamW, likewise;
 - cold: `impasto generate` with the embedded model, from the start of the process to the picture's file, against
   the import, loading and drawing of DALLE-pytorch at the same sizes.
 
@@ -50,10 +50,15 @@ def timed(work, runs):
 # decode
 
 
+def in_precision(precision):
+    """What PyTorch computes in within it: bf16 by autocast."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
 class MinDalle:
     """Token by token as `MinDalle.generate_raw_image_stream` does it."""
 
-    def __init__(self, int8):
+    def __init__(self, int8=None):
         from min_dalle.models.dalle_bart_decoder import DalleBartDecoder
 
         self.decoder = DalleBartDecoder(
@@ -64,8 +69,12 @@ class MinDalle:
             layer_count=12,
             device="cpu",
         ).eval()
-        if int8:
+        if int8 == "dynamic":
             self.decoder = torch.ao.quantization.quantize_dynamic(self.decoder, {nn.Linear}, dtype=torch.qint8)
+        if int8 == "torchao":
+            from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+            quantize_(self.decoder, Int8DynamicActivationInt8WeightConfig())
 
     def seconds(self, pictures, tokens):
         with torch.inference_mode():
@@ -143,9 +152,9 @@ class TamingDecoder:
             dropout=0.0,
         ).eval()
 
-    def seconds(self, runs):
+    def seconds(self, runs, precision):
         best = float("inf")
-        with torch.inference_mode():
+        with torch.inference_mode(), in_precision(precision):
             for memory in (torch.contiguous_format, torch.channels_last):
                 decoder = self.decoder.to(memory_format=memory)
                 z = torch.randn(1, 256, 16, 16).contiguous(memory_format=memory)
@@ -163,9 +172,9 @@ class ClipTower:
         # transformers' defaults are ViT-B/32.
         self.model = CLIPVisionModelWithProjection(CLIPVisionConfig()).eval()
 
-    def seconds(self, batch, runs):
+    def seconds(self, batch, runs, precision):
         pixels = torch.full((batch, 3, 224, 224), 0.5)
-        with torch.inference_mode():
+        with torch.inference_mode(), in_precision(precision):
             return timed(lambda: self.model(pixel_values=pixels), runs)
 
 
@@ -204,7 +213,7 @@ class Training:
         parameters = [parameter for part in parts for parameter in part.parameters()]
         self.optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
-    def step(self):
+    def loss(self):
         text = torch.arange(3, 66).repeat(8, 1)
         image = torch.arange(256).repeat(8, 1)
         begin = torch.full((8, 1), 1024)
@@ -213,13 +222,17 @@ class Training:
         x = self.blocks(torch.cat([x[:, :1], x], 1))
         text_loss = F.cross_entropy(self.text_head(x[:, :63]).flatten(0, 1), text.flatten())
         image_loss = F.cross_entropy(self.image_head(x[:, 64:]).flatten(0, 1), image.flatten())
-        loss = text_loss / 8 + image_loss * 7 / 8
+        return text_loss / 8 + image_loss * 7 / 8
+
+    def step(self, precision):
+        with in_precision(precision):
+            loss = self.loss()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
 
-    def seconds(self, runs):
-        return timed(self.step, runs)
+    def seconds(self, runs, precision):
+        return timed(lambda: self.step(precision), runs)
 
 
 # cold
@@ -279,16 +292,26 @@ def ours(program, part, options, precisions=None):
 
 def decode_rows(options):
     guided, mini = "Dalle 12 x 768, guided", "DALL·E mini, guided"
-    plain, int8 = MinDalle(False), MinDalle(True)
+    plain = MinDalle()
+    kinds = ["dynamic"]
+    try:
+        import torchao  # noqa: F401
+
+        kinds.append("torchao")
+    except ImportError:
+        pass
+    # What PyTorch does with int8, each by its name.
+    int8 = {kind: MinDalle(kind) for kind in kinds}
     other = DallePytorch()
     tokens = options.tokens
     rows = []
     for pictures in (1, 8):
         f32 = lambda pictures=pictures: plain.seconds(pictures, tokens)
-        dynamic = lambda pictures=pictures: int8.seconds(pictures, tokens)
         rows.append(((mini, "f32", pictures, "token"), "min-dalle f32", f32))
         rows.append(((mini, "int8", pictures, "token"), "min-dalle f32", f32))
-        rows.append(((mini, "int8", pictures, "token"), "min-dalle dynamic int8", dynamic))
+        better = lambda pictures=pictures: min(peer.seconds(pictures, tokens) for peer in int8.values())
+        name = "min-dalle int8, " + " or ".join(int8)
+        rows.append(((mini, "int8", pictures, "token"), name, better))
         images = lambda pictures=pictures: other.seconds(pictures, tokens, 3.0)
         rows.append(((guided, "f32", pictures, "token"), "DALLE-pytorch f32", images))
     return rows
@@ -296,29 +319,45 @@ def decode_rows(options):
 
 def pixel_rows(options):
     decoder = TamingDecoder()
-    key = ("VQGAN f16 to 256 px", "f32", 1, "picture")
-    return [(key, "taming-transformers", lambda: decoder.seconds(options.runs))]
+    return [
+        (
+            ("VQGAN f16 to 256 px", precision, 1, "picture"),
+            f"taming-transformers {precision}",
+            lambda precision=precision: decoder.seconds(options.runs, precision),
+        )
+        for precision in ("f32", "bf16")
+    ]
 
 
 def clip_rows(options):
     tower = ClipTower()
     return [
         (
-            ("CLIP ViT-B/32", "f32", batch, "picture"),
-            "transformers",
-            lambda batch=batch: tower.seconds(batch, options.runs),
+            ("CLIP ViT-B/32", precision, batch, "picture"),
+            f"transformers {precision}",
+            lambda batch=batch, precision=precision: tower.seconds(batch, options.runs, precision),
         )
+        for precision in ("f32", "bf16")
         for batch in (1, 8)
     ]
 
 
 def training_rows(options):
     training = Training()
-    key = ("Dalle 6 x 384, 320 tokens", "f32", 8, "step")
-    return [(key, "plain PyTorch", lambda: training.seconds(options.runs))]
+    return [
+        (
+            ("Dalle 6 x 384, 320 tokens", precision, 8, "step"),
+            f"plain PyTorch {precision}",
+            lambda precision=precision: training.seconds(options.runs, precision),
+        )
+        for precision in ("f32", "bf16")
+    ]
 
 
 PARTS = {"decode": decode_rows, "pixels": pixel_rows, "clip": clip_rows, "training": training_rows}
+
+# In what impasto is run; rows of bf16 are left out where it has none, as on processors that do not multiply it.
+PRECISIONS = {part: ["f32", "int8"] if part == "decode" else ["f32", "bf16"] for part in PARTS}
 
 
 def main():
@@ -338,9 +377,11 @@ def main():
         rows = PARTS[part](options) if part != "cold" else []
         measured = {} if part != "cold" else cold(options)
         for _ in range(options.rounds if rows else 0):
-            figures, report = ours(options.impasto, part, options, ["f32", "int8"] if part == "decode" else None)
+            figures, report = ours(options.impasto, part, options, PRECISIONS[part])
             peers = {}
             for key, name, work in rows:
+                if key not in figures:
+                    continue
                 batch = key[2]
                 if (name, batch) not in peers:
                     peers[name, batch] = work()

@@ -2,6 +2,7 @@
 //! some queries at a time stay in the cache and are recomputed going backward (Dao et al. 2022;
 //! deviation: whole rows of keys instead of online softmax, as sequences here are some hundred long).
 
+use crate::bf16::{self, Unit};
 use crate::gemm::{Into, Matrix, MatrixMut, gemm_serial};
 use crate::shared::{SharedPtr, fresh, with_scratch};
 use crate::team;
@@ -63,6 +64,8 @@ pub struct Shape {
     pub causal: bool,
     /// Factor of the scores.
     pub scale: f32,
+    /// What multiplies queries, keys, values and probabilities in bfloat16; nothing where all is in `f32`.
+    pub unit: Option<Unit>,
 }
 
 impl Shape {
@@ -72,6 +75,14 @@ impl Shape {
             self.keys + query + 1 - self.queries
         } else {
             self.keys
+        }
+    }
+
+    /// A product on the calling thread.
+    fn product(&self, a: Matrix, b: Matrix, c: MatrixMut, into: Into) {
+        match self.unit {
+            Some(unit) => bf16::gemm_serial(unit, a, b, c, into),
+            None => gemm_serial(a, b, c, into),
         }
     }
 
@@ -110,6 +121,7 @@ impl Target {
     /// No other task writes to these rows of this head; `self` came from a live slice.
     unsafe fn product(
         &self,
+        shape: Shape,
         (batch, head): (usize, usize),
         (length, dim): (usize, usize),
         (first, rows): (usize, usize),
@@ -125,7 +137,7 @@ impl Target {
         // SAFETY: the rows lie within the slice, and only this task touches them.
         let part =
             unsafe { MatrixMut::from_raw(self.data.get().add(start), rows, dim, self.row_stride) };
-        gemm_serial(a, b, part, into);
+        shape.product(a, b, part, into);
     }
 }
 
@@ -159,7 +171,7 @@ pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32
             let qm = Matrix::with_strides(q.row_block(b, h, first), rows, dim, q.row_stride, 1);
             let km = k.matrix(b, h, keys, dim);
             let vm = v.matrix(b, h, keys, dim);
-            gemm_serial(
+            shape.product(
                 qm,
                 km.transposed(),
                 MatrixMut::new(scores, rows, keys),
@@ -174,6 +186,7 @@ pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32
             // SAFETY: tasks have rows of their own.
             unsafe {
                 target.product(
+                    shape,
                     (b, h),
                     (queries, dim),
                     (first, rows),
@@ -296,13 +309,13 @@ pub(crate) fn backward_into(
                     1,
                 );
                 let (km, vm) = (k.matrix(b, h, seen, dim), v.matrix(b, h, seen, dim));
-                gemm_serial(
+                shape.product(
                     qm,
                     km.transposed(),
                     MatrixMut::new(probs, rows, seen),
                     Into::Overwrite,
                 );
-                gemm_serial(
+                shape.product(
                     dm,
                     vm.transposed(),
                     MatrixMut::new(dscores, rows, seen),
@@ -329,14 +342,29 @@ pub(crate) fn backward_into(
                 // SAFETY: each task has a head of its own.
                 unsafe {
                     tq.product(
+                        shape,
                         (b, h),
                         (queries, dim),
                         (first, rows),
                         (sm, km),
                         Into::Overwrite,
                     );
-                    tk.product((b, h), (keys, dim), (0, seen), (sm.transposed(), qm), into);
-                    tv.product((b, h), (keys, dim), (0, seen), (pm.transposed(), dm), into);
+                    tk.product(
+                        shape,
+                        (b, h),
+                        (keys, dim),
+                        (0, seen),
+                        (sm.transposed(), qm),
+                        into,
+                    );
+                    tv.product(
+                        shape,
+                        (b, h),
+                        (keys, dim),
+                        (0, seen),
+                        (pm.transposed(), dm),
+                        into,
+                    );
                 }
             });
         }
@@ -461,6 +489,7 @@ mod tests {
                 dim,
                 causal,
                 scale,
+                unit: None,
             };
             let (nq, nk) = (
                 batch * n_heads * queries * dim,
@@ -507,6 +536,7 @@ mod tests {
             dim,
             causal: true,
             scale,
+            unit: None,
         };
         let (all, _) = forward(view(&q), view(&k), view(&v), whole);
         for i in [0, 1, 17, 95, 96, 149] {
@@ -518,6 +548,132 @@ mod tests {
             let alone = heads(&q[i * n_heads * dim..], 1, n_heads, dim);
             let (out, _) = forward(alone, view(&k), view(&v), one);
             assert_eq!(out, all[i * n_heads * dim..][..n_heads * dim]);
+        }
+    }
+
+    /// Rounded to bfloat16.
+    fn rounded(x: Vec<f32>) -> Vec<f32> {
+        let bytes = bf16::round(&x);
+        bf16::widen(&bf16::Weights::new(1, x.len(), &bytes))
+    }
+
+    #[test]
+    fn in_bf16_output_and_gradients_are_near_the_plain_ones() {
+        for unit in Unit::all() {
+            for (batch, n_heads, queries, keys, dim, causal) in [
+                (1, 1, 1, 1, 1, false),
+                (2, 3, 5, 9, 7, true),
+                (1, 2, 200, 200, 64, true),
+                (2, 1, 130, 77, 40, false),
+            ] {
+                let shape = Shape {
+                    batch,
+                    heads: n_heads,
+                    queries,
+                    keys,
+                    dim,
+                    causal,
+                    scale: 1.0 / (dim as f32).sqrt(),
+                    unit: Some(unit),
+                };
+                let of =
+                    |length: usize, seed| rounded(numbers(batch * n_heads * length * dim, seed));
+                let (q, k, v, dout) = (of(queries, 1), of(keys, 2), of(keys, 3), of(queries, 4));
+                let view = (
+                    heads(&q, queries, n_heads, dim),
+                    heads(&k, keys, n_heads, dim),
+                    heads(&v, keys, n_heads, dim),
+                );
+                let (out, normalisers) = forward(view.0, view.1, view.2, shape);
+                let dout_view = heads(&dout, queries, n_heads, dim);
+                let known = (&out[..], &normalisers[..]);
+                let (dq, dk, dv) = backward(dout_view, view, known, shape);
+                let exact = reference([&q, &k, &v, &dout], shape);
+                for (what, x, exact) in [
+                    ("out", &out, &exact[0]),
+                    ("dq", &dq, &exact[1]),
+                    ("dk", &dk, &exact[2]),
+                    ("dv", &dv, &exact[3]),
+                ] {
+                    for (x, exact) in x.iter().zip(exact) {
+                        // Probabilities and their gradients are rounded to 8 significant bits.
+                        let near = (*x as f64 - exact).abs() < 1e-2 * (1.0 + exact.abs());
+                        assert!(near, "{unit:?} {what}: {x} {exact}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn in_bf16_an_entry_alone_equals_the_entry_in_a_batch_on_any_threads() {
+        let (n_heads, length, dim) = (3, 150, 40);
+        let n = n_heads * length * dim;
+        let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| numbers(2 * n, seed));
+        for unit in Unit::all() {
+            let run = |first: usize, batch: usize| {
+                let shape = Shape {
+                    batch,
+                    heads: n_heads,
+                    queries: length,
+                    keys: length,
+                    dim,
+                    causal: true,
+                    scale: 0.2,
+                    unit: Some(unit),
+                };
+                let [q, k, v, dout] = [&q, &k, &v, &dout].map(|x| &x[first * n..]);
+                let view = |x| heads(x, length, n_heads, dim);
+                let (out, normalisers) = forward(view(q), view(k), view(v), shape);
+                let qkv = (view(q), view(k), view(v));
+                let (dq, dk, dv) = backward(view(dout), qkv, (&out, &normalisers), shape);
+                [out, dq, dk, dv]
+            };
+            let all = run(0, 2);
+            for threads in [1, 3] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                let alone = pool.build().expect("a pool").install(|| run(1, 1));
+                for (all, alone) in all.iter().zip(&alone) {
+                    assert_eq!(&all[n..], &alone[..], "{unit:?} on {threads} threads");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn in_bf16_what_is_not_finite_stays_in_its_head() {
+        let (n_heads, length, dim) = (2, 40, 16);
+        let n = n_heads * length * dim;
+        for unit in Unit::all() {
+            for wrong in [f32::NAN, f32::INFINITY] {
+                let shape = Shape {
+                    batch: 1,
+                    heads: n_heads,
+                    queries: length,
+                    keys: length,
+                    dim,
+                    causal: true,
+                    scale: 0.25,
+                    unit: Some(unit),
+                };
+                let (q, k, v) = (numbers(n, 1), numbers(n, 2), numbers(n, 3));
+                fn view(x: &[f32]) -> Heads<'_> {
+                    heads(x, 40, 2, 16)
+                }
+                let (sound, _) = forward(view(&q), view(&k), view(&v), shape);
+                // The second head's query of position 7.
+                let row = (7 * n_heads + 1) * dim;
+                let mut changed = q.clone();
+                changed[row] = wrong;
+                let (out, _) = forward(view(&changed), view(&k), view(&v), shape);
+                for (i, (x, sound)) in out.iter().zip(&sound).enumerate() {
+                    if (row..row + dim).contains(&i) {
+                        assert!(x.is_nan(), "{unit:?}: {x} of {wrong}");
+                    } else {
+                        assert_eq!(x.to_bits(), sound.to_bits(), "{unit:?}: number {i}");
+                    }
+                }
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 //! and keys, one the whole gradient of the projection; values are read and written in place.
 
 use crate::attention::{self, Heads, Shape, Target};
+use crate::bf16::Unit;
 use crate::shared::{SharedPtr, for_rows, fresh, rows_mut};
 use crate::vector::{dot, dot3, multiply_add, vectorised};
 
@@ -31,6 +32,8 @@ pub struct Sizes {
     pub dim: usize,
     /// Added to the mean square.
     pub eps: f32,
+    /// What multiplies in bfloat16, see [`Shape::unit`].
+    pub unit: Option<Unit>,
 }
 
 impl Sizes {
@@ -65,6 +68,7 @@ impl Sizes {
             dim: self.dim,
             causal: true,
             scale: 1.0 / (self.dim as f32).sqrt(),
+            unit: self.unit,
         }
     }
 
@@ -432,6 +436,7 @@ mod tests {
             heads,
             dim,
             eps,
+            unit: None,
         };
         for turned in [true, false] {
             let run = |first: usize, count: usize, cache: &mut Cache| {
@@ -485,6 +490,7 @@ mod tests {
                 heads,
                 dim,
                 eps: 1e-5,
+                unit: None,
             };
             let (width, positions) = (heads * dim, batch * length);
             let qkv = numbers(positions * 3 * width, 1);

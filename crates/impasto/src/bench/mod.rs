@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::WeightFormat;
 use crate::doctor::{self, Kernels};
 use crate::nn::ComputePrecision;
+use crate::nn::ops::packed::convolves_in_bf16;
 use crate::{Error, Result};
 
 /// What is measured.
@@ -57,9 +58,9 @@ impl BenchPart {
 /// How it is measured.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What.
+    /// Which parts.
     pub what: Vec<BenchPart>,
-    /// Loading, decoding, CLIP and training (f32 and bf16): in what weights are held.
+    /// In what weights are held; pixels and training in f32 and bf16 alone.
     pub formats: Vec<WeightFormat>,
     /// Decoding: tokens of each run, the first of which is the prefill's.
     pub tokens: usize,
@@ -170,7 +171,14 @@ pub fn run(
                     bench.bart_decode(format)?;
                 }
             }
-            BenchPart::Pixels => bench.pixels()?,
+            BenchPart::Pixels => {
+                for format in [WeightFormat::F32, WeightFormat::Bf16] {
+                    let can = format.is_f32() || convolves_in_bf16(&bench.device);
+                    if options.formats.contains(&format) && can {
+                        bench.pixels(format)?;
+                    }
+                }
+            }
             BenchPart::Clip => {
                 for &format in &options.formats {
                     bench.clip(format)?;

@@ -12,17 +12,21 @@ use crate::models::dalle::{DalleBatch, LossWeights, raster};
 use crate::models::parameters::shapes;
 use crate::models::{ImageTokenizer, ImageTokenizerConfig};
 use crate::nn::Init;
-use crate::nn::precision::{ComputePrecision, in_bf16};
+use crate::nn::precision::{ComputePrecision, convolutions_in_bf16, in_bf16};
 use crate::train::config::RunConfig;
 use crate::train::optimizer::{NamedGradients, Optimizer};
 
 impl Bench<'_> {
-    pub(super) fn pixels(&mut self) -> Result<()> {
+    pub(super) fn pixels(&mut self, format: WeightFormat) -> Result<()> {
         let config = pixels_config();
         let (size, grid) = (config.picture_size, config.grid());
         let tokenizer = ImageTokenizerConfig::TamingVqgan(config);
         let empty = tokenizer.init(&mut Init::empty(&self.device));
         let model: ImageTokenizer = random(empty, WeightFormat::F32);
+        let model = match format {
+            WeightFormat::Bf16 => convolutions_in_bf16(model),
+            _ => model,
+        };
         // Each convolution at the size of its level; attention, which is little, is left out.
         let operations: f64 = shapes(&model)
             .iter()
@@ -46,7 +50,7 @@ impl Bench<'_> {
         let of = Of {
             what: BenchPart::Pixels,
             model: "VQGAN f16 to 256 px",
-            precision: WeightFormat::F32,
+            precision: format,
             batch: 1,
             unit: "picture",
             count: 1.0,

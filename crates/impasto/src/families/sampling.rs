@@ -255,11 +255,14 @@ impl<F: Family> Generator for FamilyModel<F> {
     }
 }
 
+/// What a family's net reads a caption as.
+type PromptOf<F> = <<F as Family>::Net as AutoregressiveModel>::Prompt;
+
 struct FamilyBatch<'a, F: Family> {
     model: &'a FamilyModel<F>,
     batch: engine::Batch<'a, F::Net>,
     /// The last ids of no caption, with what the net computed of them: requests mostly have the same ones.
-    unconditional: Option<(Vec<u32>, Arc<<F::Net as AutoregressiveModel>::Prompt>)>,
+    unconditional: Option<(Vec<u32>, Arc<PromptOf<F>>)>,
 }
 
 impl<F: Family> RunningBatch for FamilyBatch<'_, F> {
@@ -314,8 +317,8 @@ impl<F: Family> RunningBatch for FamilyBatch<'_, F> {
 
 struct Prompt<'a, F: Family> {
     model: &'a FamilyModel<F>,
-    prompt: Arc<<F::Net as AutoregressiveModel>::Prompt>,
-    unconditional: Arc<<F::Net as AutoregressiveModel>::Prompt>,
+    prompt: Arc<PromptOf<F>>,
+    unconditional: Arc<PromptOf<F>>,
 }
 
 impl<F: Family> Conditioned for Prompt<'_, F> {

@@ -272,7 +272,8 @@ impl Block {
         let seen = match (groups, mask) {
             ([], AttentionMask::Causal) => {
                 let (query, key) = turns();
-                ops::self_attention(qkv, query, key, self.n_heads, EPSILON)
+                let in_bf16 = ops::packed::is_in_bf16(&self.qkv.weight.val());
+                ops::self_attention(qkv, query, key, self.n_heads, EPSILON, in_bf16)
             }
             (groups, AttentionMask::Causal) => {
                 extend_groups(groups, qkv, Some(turns()), self.n_heads)

@@ -92,7 +92,7 @@ fn attention(all: &mut Vec<Check>) {
                 let qkv = room.input([batch, length, 3 * heads * dim]);
                 let query = turn(room, batch, length, dim);
                 let key = turn(room, batch, length, dim);
-                ops::self_attention(qkv, query, key, heads, 1e-5)
+                ops::self_attention(qkv, query, key, heads, 1e-5, false)
             },
         ));
     }

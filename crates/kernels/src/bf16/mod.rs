@@ -18,10 +18,10 @@ mod tests;
 mod tiles;
 mod unit;
 
-pub(crate) use unit::with_packed;
 pub use unit::{
     Factor, Panels, Unit, forward_panels, gemm, gemm_with_unit, multiply, multiply_with_unit, unit,
 };
+pub(crate) use unit::{gemm_serial, with_packed};
 
 use crate::gemm::pack::Columns;
 use crate::gemm::skinny::{self, Element, Rows};

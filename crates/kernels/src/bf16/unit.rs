@@ -218,7 +218,8 @@ const PARALLEL_FROM: usize = 1 << 17;
 /// If this processor lacks it.
 pub fn multiply_with_unit(unit: Unit, x: Matrix, w: &Panels, y: MatrixMut, into: Into) {
     assert_eq!(x.cols(), w.inputs, "columns of x against inputs");
-    run(unit, x, (w.inputs, w.outputs), y, into, |parallel, work| {
+    let shape = (w.inputs, w.outputs);
+    run(unit, true, x, shape, y, into, |parallel, work| {
         let _ = parallel;
         #[cfg(target_arch = "x86_64")]
         work(Tiles::new(w.bytes, w.outputs, w.inputs));
@@ -254,7 +255,16 @@ impl Factor<'_> {
 /// # Panics
 /// If the shapes do not match, or this processor lacks the unit.
 pub fn gemm_with_unit(unit: Unit, a: Matrix, b: Factor, y: MatrixMut, into: Into) {
-    run(unit, a, b.shape(), y, into, |parallel, work| {
+    gemm_on(unit, true, a, b, y, into);
+}
+
+/// [`gemm_with_unit`] of two matrices in `f32` on the calling thread alone; for callers that are parallel themselves.
+pub(crate) fn gemm_serial(unit: Unit, a: Matrix, b: Matrix, y: MatrixMut, into: Into) {
+    gemm_on(unit, false, a, Factor::Floats(b), y, into);
+}
+
+fn gemm_on(unit: Unit, parallel: bool, a: Matrix, b: Factor, y: MatrixMut, into: Into) {
+    run(unit, parallel, a, b.shape(), y, into, |parallel, work| {
         #[cfg(target_arch = "x86_64")]
         {
             let source = match &b {
@@ -350,6 +360,7 @@ type SecondFactor<'a> = ();
 /// The product with a second factor of rows and columns that `second` passes on.
 fn run(
     unit: Unit,
+    parallel: bool,
     a: Matrix,
     (inner, columns): (usize, usize),
     y: MatrixMut,
@@ -369,7 +380,7 @@ fn run(
         return y.clear(into);
     }
     let work = a.rows() * inner * columns;
-    let parallel = rayon::current_num_threads() > 1 && work >= PARALLEL_FROM;
+    let parallel = parallel && rayon::current_num_threads() > 1 && work >= PARALLEL_FROM;
     let mut y = Some(y);
     second(parallel, &mut |b| {
         #[cfg(target_arch = "x86_64")]

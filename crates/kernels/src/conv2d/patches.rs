@@ -1,7 +1,7 @@
 //! The patches of a picture as the second factor of a product, packed as they are made up.
 
 use super::Conv2d;
-use crate::gemm::pack::{Columns, transpose};
+use crate::gemm::pack::{Columns, STREAMS, prefetch, transpose};
 use crate::shared::with_scratch;
 
 /// The matrix of patches of one picture, `[taps, output pixels]`: tap (channel, row, column of the
@@ -93,21 +93,31 @@ impl Columns for Patches<'_> {
 
     fn pack(&self, target: &mut [f32], width: usize, k0: usize, kc: usize, j0: usize, cols: usize) {
         debug_assert_eq!(j0 % width, 0);
-        // Runs outside: they are the same for all taps.
+        let mut runs = Vec::with_capacity(cols.div_ceil(width) + cols / self.width + 2);
         self.runs(j0, cols, width, |from, start, len| {
             let (panel, lane) = ((from - j0) / width, (from - j0) % width);
-            let panel = &mut target[panel * kc * width..][..kc * width];
-            for p in 0..kc {
-                let source = &self.picture[self.tap(k0 + p) + start..];
-                let to = &mut panel[p * width + lane..][..len];
-                if self.stride == 1 {
-                    copy(to, &source[..len]);
-                } else {
-                    let source = source.iter().step_by(self.stride);
-                    to.iter_mut().zip(source).for_each(|(to, from)| *to = *from);
+            runs.push((panel * kc * width + lane, start, len));
+        });
+        // Some taps at a time, each a stream of memory that is read on; the next ones are asked for meanwhile.
+        let place = |p: usize| if p < kc { self.tap(k0 + p) } else { 0 };
+        let mut next: [usize; STREAMS] = std::array::from_fn(place);
+        for first in (0..kc).step_by(STREAMS) {
+            let taps = next;
+            next = std::array::from_fn(|i| place(first + STREAMS + i));
+            for &(at, start, len) in &runs {
+                for (i, tap) in taps.iter().enumerate().take(kc - first) {
+                    let source = &self.picture[tap + start..];
+                    let to = &mut target[at + (first + i) * width..][..len];
+                    if self.stride == 1 {
+                        copy(to, &source[..len]);
+                        prefetch(self.picture, next[i] + start, len);
+                    } else {
+                        let source = source.iter().step_by(self.stride);
+                        to.iter_mut().zip(source).for_each(|(to, from)| *to = *from);
+                    }
                 }
             }
-        });
+        }
         let rest = cols % width;
         if rest > 0 {
             let panel = &mut target[cols / width * kc * width..][..kc * width];
@@ -121,6 +131,12 @@ impl Columns for Patches<'_> {
 /// Copies some floats, most often a multiple of eight, without a call to `memcpy`.
 #[inline(always)]
 fn copy(to: &mut [f32], from: &[f32]) {
+    // A panel's width of bfloat16s.
+    if let (Ok(to), Ok(from)) = (<&mut [f32; 16]>::try_from(&mut *to), from.try_into()) {
+        let from: &[f32; 16] = from;
+        *to = *from;
+        return;
+    }
     let (to, to_rest) = to.as_chunks_mut::<8>();
     let (from, from_rest) = from.as_chunks::<8>();
     for (to, from) in to.iter_mut().zip(from) {

@@ -92,11 +92,11 @@ fn pack(target: &mut [f32], width: usize, x: Matrix, i0: usize, rows: usize, k0:
 }
 
 /// Steps that are packed at a time.
-const STREAMS: usize = 8;
+pub(crate) const STREAMS: usize = 8;
 
 /// Asks for some floats from an index on, which may lie outside.
 #[inline(always)]
-fn prefetch(x: &[f32], from: usize, count: usize) {
+pub(crate) fn prefetch(x: &[f32], from: usize, count: usize) {
     #[cfg(target_arch = "x86_64")]
     for at in (0..count).step_by(16) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

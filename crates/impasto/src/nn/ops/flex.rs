@@ -91,6 +91,7 @@ pub trait KernelOps: Backend {
         key_sin: FloatTensor<Self>,
         heads: usize,
         eps: f64,
+        in_bf16: bool,
     ) -> FloatTensor<Self>;
     /// A step of AdamW: parameter, first and second moment.
     fn kernel_adamw(
@@ -252,6 +253,7 @@ fn attention_shape(q: &FlexTensor, k: &FlexTensor, causal: bool) -> kernels::att
         dim,
         causal,
         scale,
+        unit: None,
     }
 }
 
@@ -362,7 +364,7 @@ fn group_norm_sizes(x: &FlexTensor, groups: usize, eps: f64, silu: bool) -> Grou
 }
 
 /// The sizes, of a projection `[batch, length, 3 · width]`.
-fn self_attention_sizes(qkv: &FlexTensor, heads: usize, eps: f64) -> Sizes {
+fn self_attention_sizes(qkv: &FlexTensor, heads: usize, eps: f64, in_bf16: bool) -> Sizes {
     let [batch, length, joint] = qkv.layout().shape().dims();
     Sizes {
         batch,
@@ -370,6 +372,7 @@ fn self_attention_sizes(qkv: &FlexTensor, heads: usize, eps: f64) -> Sizes {
         heads,
         dim: joint / 3 / heads,
         eps: eps as f32,
+        unit: if in_bf16 { packed::matrix_unit() } else { None },
     }
 }
 
@@ -490,11 +493,13 @@ impl KernelOps for Flex {
         key_sin: FlexTensor,
         heads: usize,
         eps: f64,
+        in_bf16: bool,
     ) -> FlexTensor {
         let qkv = contiguous(&qkv);
         let query = [&query_weight, &query_cos, &query_sin].map(contiguous);
         let key = [&key_weight, &key_cos, &key_sin].map(contiguous);
-        self_attention(&qkv, &query, &key, &self_attention_sizes(&qkv, heads, eps)).0
+        let sizes = self_attention_sizes(&qkv, heads, eps, in_bf16);
+        self_attention(&qkv, &query, &key, &sizes).0
     }
 
     fn kernel_adamw(
@@ -964,6 +969,7 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         key_sin: FloatTensor<Self>,
         heads: usize,
         eps: f64,
+        in_bf16: bool,
     ) -> FloatTensor<Self> {
         let nodes = [qkv.node(), query_weight.node(), key_weight.node()];
         let prepared = SelfAttentionBackward
@@ -974,7 +980,7 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         let qkv = own(&qkv);
         let query = [&query_weight, &query_cos, &query_sin].map(own);
         let key = [&key_weight, &key_cos, &key_sin].map(own);
-        let sizes = self_attention_sizes(&qkv, heads, eps);
+        let sizes = self_attention_sizes(&qkv, heads, eps, in_bf16);
         let (out, saved) = self_attention(&qkv, &query, &key, &sizes);
         match prepared {
             OpsKind::Tracked(prepared) => {

@@ -62,6 +62,7 @@ fn extend(
         heads,
         dim,
         eps: eps as f32,
+        unit: None,
     };
     let (mut keys, mut values) = (own(keys), own(values));
     let mut cache = Cache {

@@ -133,7 +133,8 @@ impl QkNormRope {
     }
 }
 
-/// Causal self-attention from the joint projection of queries, keys and values to the joined heads.
+/// Causal self-attention from the joint projection of queries, keys and values to the joined heads. With `in_bf16`
+/// the CPU's kernels multiply in bf16, where it has units for that; elsewhere the tensors' types say in what is multiplied.
 ///
 /// # Shapes
 /// - `qkv`: `[batch, length, 3 · width]`, `width` = `heads · dim`
@@ -144,6 +145,7 @@ pub fn self_attention(
     key: QkNormRope,
     heads: usize,
     eps: f64,
+    in_bf16: bool,
 ) -> Tensor<3> {
     let [batch, length, joint] = qkv.dims();
     assert!(
@@ -176,6 +178,7 @@ pub fn self_attention(
         key.sin.into_dispatch(),
         heads,
         eps,
+        in_bf16,
     ))
 }
 

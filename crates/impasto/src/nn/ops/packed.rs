@@ -364,8 +364,19 @@ pub(super) fn kernels_in_bf16(w: &FlexTensor) -> Option<(bf16::Unit, Vec<f32>)> 
     bf16::unit().map(|unit| (unit, numbers))
 }
 
+/// Tiles of bfloat16s, where the processor has them. Attention and the convolutions of pictures that are drawn are in
+/// bf16 with these alone: packing costs more than AVX-512 BF16 brings.
+pub(super) fn matrix_unit() -> Option<bf16::Unit> {
+    bf16::unit().filter(|unit| *unit == bf16::Unit::Amx)
+}
+
+/// Whether convolutions on `device` are quicker in bf16.
+pub fn convolves_in_bf16(device: &Device) -> bool {
+    can_hold(device) && matrix_unit().is_some()
+}
+
 /// Whether a weight is one of a computation in bf16 that the kernels can multiply with.
-pub(super) fn is_in_bf16<const D: usize>(weight: &Tensor<D>) -> bool {
+pub(crate) fn is_in_bf16<const D: usize>(weight: &Tensor<D>) -> bool {
     weight.dtype() == DType::BF16 && super::is_cpu(&weight.device()) && bf16::unit().is_some()
 }
 

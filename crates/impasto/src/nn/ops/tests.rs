@@ -209,7 +209,7 @@ fn self_attention_equals_burns() {
             let qkv = l.get([batch, length, 3 * heads * dim]);
             let (query, key) = (turn(l), turn(l));
             if ours {
-                self_attention(qkv, query, key, heads, 1e-5)
+                self_attention(qkv, query, key, heads, 1e-5, false)
             } else {
                 plain::self_attention(qkv, query, key, heads, 1e-5)
             }
