@@ -29,21 +29,21 @@ pub struct Arguments {
     question: String,
     #[command(flatten)]
     model: ModelFlags,
-    /// Draw the answer instead of taking the likeliest token each time
+    /// Sample the answer instead of taking the likeliest token each time
     #[arg(long)]
     sample: bool,
-    /// Seed of a drawn answer [default: random, printed to stderr]
+    /// Seed of a sampled answer [default: random, printed to stderr]
     #[arg(long, requires = "sample", allow_negative_numbers = true)]
     seed: Option<u64>,
-    /// How freely to draw; 0 always takes the likeliest [default: 1]
+    /// Sampling temperature; 0 always takes the likeliest token [default: 1]
     #[arg(long, value_name = "T", requires = "sample", allow_negative_numbers = true,
           value_parser = temperature)]
     temperature: Option<f32>,
-    /// Draw among this many likeliest tokens only
+    /// Sample from this many likeliest tokens only
     #[arg(long, value_name = "K", requires = "sample", allow_negative_numbers = true,
           value_parser = top_k)]
     top_k: Option<usize>,
-    /// Draw among the likeliest tokens that reach this probability
+    /// Sample from the likeliest tokens that reach this probability
     #[arg(long, value_name = "P", requires = "sample", allow_negative_numbers = true,
           value_parser = top_p)]
     top_p: Option<f32>,

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use impasto::families::{ContinueRequest, GeneratedCaption};
 use impasto::model::Model;
+use impasto::observer::NoObserver;
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
@@ -45,12 +46,14 @@ impl<'a> Finishing<'a> {
     }
 
     fn texts(&self, prefix: &str, n: usize) -> Result<Vec<GeneratedCaption>> {
-        Ok(self.model.captioner()?.continue_text(&ContinueRequest {
+        let request = ContinueRequest {
             prefix: prefix.to_owned(),
             n,
             seed: self.seed,
             sampling: self.sampling.clone(),
-        })?)
+        };
+        let captioner = self.model.captioner()?;
+        Ok(captioner.continue_text(&request, &mut NoObserver)?)
     }
 
     /// Prints `n` texts that start with each prompt, or one document.

@@ -22,4 +22,4 @@ pub use model::{
     AutoregressiveModel, DecodeState, Input, ParallelPasses, Prompted, Rows, Sizes, TextModel,
     TextSizes, TokenNll,
 };
-pub use text::{Allowed, SampledText, beam_search, sample_texts, sample_texts_watched};
+pub use text::{Allowed, SampledText, Watch, beam_search, sample_texts, unwatched};

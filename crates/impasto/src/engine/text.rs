@@ -30,6 +30,14 @@ pub struct SampledText {
 /// Which ids may be generated; all that mean something in a text, if not given.
 pub type Allowed<'a> = Option<&'a [bool]>;
 
+/// Gets texts while they grow, and may stop the work, which then ends with [`Error::Stopped`].
+pub type Watch<'a> = &'a mut dyn FnMut(&SampledText) -> ControlFlow<()>;
+
+/// A [`Watch`] of nobody.
+pub fn unwatched(_: &SampledText) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
 fn may_be(id: u32, sizes: &TextSizes, allowed: Allowed<'_>) -> bool {
     let listed = allowed.is_none_or(|allowed| allowed[id as usize]);
     !sizes.never.contains(&id) && (listed || sizes.ends.contains(&id))
@@ -57,7 +65,7 @@ impl SampledText {
 }
 
 /// Continues a text, after what is seen where anything is, once for each seed; guidance is not used. In the order of the
-/// seeds.
+/// seeds. `watch` gets each text after each of its ids.
 pub fn sample_texts<M: TextModel>(
     model: &M,
     seen: Option<&M::Seen>,
@@ -65,20 +73,7 @@ pub fn sample_texts<M: TextModel>(
     seeds: &[u64],
     options: &SamplingOptions,
     allowed: Allowed<'_>,
-) -> Result<Vec<SampledText>> {
-    let unwatched = &mut |_: &SampledText| ControlFlow::Continue(());
-    sample_texts_watched(model, seen, prefix, seeds, options, allowed, unwatched)
-}
-
-/// [`sample_texts`] that reports each text after each of its ids, and may be stopped there.
-pub fn sample_texts_watched<M: TextModel>(
-    model: &M,
-    seen: Option<&M::Seen>,
-    prefix: &[u32],
-    seeds: &[u64],
-    options: &SamplingOptions,
-    allowed: Allowed<'_>,
-    watch: &mut dyn FnMut(&SampledText) -> ControlFlow<()>,
+    watch: Watch<'_>,
 ) -> Result<Vec<SampledText>> {
     let options = SamplingOptions {
         guidance_scale: 1.0,
@@ -139,13 +134,14 @@ pub fn sample_texts_watched<M: TextModel>(
 }
 
 /// The likeliest texts after what is seen, as far as a beam of `width` sees; the likeliest first. There may be fewer than
-/// `n`.
+/// `n`. `watch` gets the likeliest text after each id.
 pub fn beam_search<M: TextModel>(
     model: &M,
     seen: Option<&M::Seen>,
     n: usize,
     width: usize,
     allowed: Allowed<'_>,
+    watch: Watch<'_>,
 ) -> Result<Vec<SampledText>> {
     let sizes = model.text_sizes();
     let (mut state, logits) = model.begin_text(seen, &[])?;
@@ -189,6 +185,14 @@ pub fn beam_search<M: TextModel>(
         // A likelihood only falls: what is below the last finished one stays below.
         let worst = finished.get(n - 1).map(|text| text.log_likelihood);
         let best = next.first().map(|(_, text)| text.log_likelihood);
+        if [finished.first(), next.first().map(|(_, text)| text)]
+            .into_iter()
+            .flatten()
+            .max_by(|a, b| a.log_likelihood.total_cmp(&b.log_likelihood))
+            .is_some_and(|likeliest| watch(likeliest).is_break())
+        {
+            return Err(Error::Stopped);
+        }
         if next.is_empty() || worst.is_some_and(|worst| best.is_some_and(|best| best < worst)) {
             break;
         }

@@ -235,7 +235,7 @@ pub fn run(
                 },
                 false => Search::Beam { width: BEAM },
             };
-            let best = captioner.captions(picture, 1, &search, None)?;
+            let best = captioner.captions(picture, 1, &search, None, observer)?;
             let text = best.first().map_or("", |caption| caption.text.as_str());
             counted.count(world, &case.prompt.scene, text);
         }

@@ -1,11 +1,10 @@
 //! Answers in words, about an image or without one.
 
-use std::ops::ControlFlow;
-
 use serde::Serialize;
 
 use crate::Result;
 use crate::image::Image;
+use crate::observer::Observer;
 use crate::sampling::SamplingOptions;
 
 /// What is asked.
@@ -35,12 +34,13 @@ pub trait Answerer {
     /// The default sampling options for answers.
     fn answer_sampling(&self) -> SamplingOptions;
 
-    /// An answer, sampled from `seed`. `watch` gets the text so far after each token, and may stop it.
+    /// An answer, sampled from `seed`. Reports the text so far after each token as
+    /// [`Event::Text`](crate::observer::Event::Text).
     fn answer(
         &self,
         inquiry: Inquiry<'_>,
         sampling: &SamplingOptions,
         seed: u64,
-        watch: &mut dyn FnMut(&str) -> ControlFlow<()>,
+        observer: &mut dyn Observer,
     ) -> Result<Answer>;
 }

@@ -6,6 +6,7 @@
 //! is of those that were sampled.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,7 @@ use crate::engine::{
     likelihood, sample_texts,
 };
 use crate::image::Image;
+use crate::observer::{Event, Observer};
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
@@ -85,16 +87,22 @@ pub trait Captioner {
     }
 
     /// Captions with a common prefix, in the order of their seeds; their likelihood is that of the generated ids.
-    fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<GeneratedCaption>>;
+    /// Reports each that grew as [`Event::Text`].
+    fn continue_text(
+        &self,
+        request: &ContinueRequest,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<GeneratedCaption>>;
 
     /// `n` captions of an image of any size, the best first; there may be fewer. In `language`, if it is given: of those
-    /// that the model was trained on.
+    /// that the model was trained on. Reports each that grew, or the likeliest of a beam, as [`Event::Text`].
     fn captions(
         &self,
         image: &Image,
         n: usize,
         search: &Search,
         language: Option<Language>,
+        observer: &mut dyn Observer,
     ) -> Result<Vec<GeneratedCaption>>;
 }
 
@@ -128,10 +136,16 @@ impl<F: TextFamily> Captioner for FamilyModel<F> {
         !F::AFTER_IMAGE
     }
 
-    fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<GeneratedCaption>> {
+    fn continue_text(
+        &self,
+        request: &ContinueRequest,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<GeneratedCaption>> {
         let seeds = seeds(request.n, request.seed)?;
         let prefix = F::prefix_ids(&self.text, &self.config, &request.prefix)?;
-        let texts = sample_texts(&self.net, None, &prefix, &seeds, &request.sampling, None)?;
+        let sampling = &request.sampling;
+        let watch = &mut self.watch(observer);
+        let texts = sample_texts(&self.net, None, &prefix, &seeds, sampling, None, watch)?;
         texts.iter().map(|text| self.caption(text)).collect()
     }
 
@@ -142,6 +156,7 @@ impl<F: TextFamily> Captioner for FamilyModel<F> {
         n: usize,
         search: &Search,
         language: Option<Language>,
+        observer: &mut dyn Observer,
     ) -> Result<Vec<GeneratedCaption>> {
         let square = image.fit_square(self.image.config().picture_size())?;
         let image_ids = self.image.encode(&[square], &self.device)?.swap_remove(0);
@@ -156,8 +171,8 @@ impl<F: TextFamily> Captioner for FamilyModel<F> {
         });
         let allowed = allowed.transpose()?;
         match F::AFTER_IMAGE {
-            true => self.captions_after(image_ids, n, search, allowed.as_deref()),
-            false => self.captions_before(image_ids, n, search, allowed.as_deref()),
+            true => self.captions_after(image_ids, n, search, allowed.as_deref(), observer),
+            false => self.captions_before(image_ids, n, search, allowed.as_deref(), observer),
         }
     }
 }
@@ -181,6 +196,15 @@ pub(super) fn check_beam(width: usize, n: usize) -> Result<()> {
 }
 
 impl<F: TextFamily> FamilyModel<F> {
+    /// Reports the words of each text that grew.
+    fn watch(&self, observer: &mut dyn Observer) -> impl FnMut(&SampledText) -> ControlFlow<()> {
+        |text| match F::decode(&self.text, &text.text_ids) {
+            Ok(words) => observer.event(&Event::Text(&words)),
+            // Ids that make no words, as half a character: there is nothing to show yet.
+            Err(_) => ControlFlow::Continue(()),
+        }
+    }
+
     fn caption(&self, generated: &SampledText) -> Result<GeneratedCaption> {
         Ok(GeneratedCaption {
             text: F::decode(&self.text, &generated.text_ids)?,
@@ -198,12 +222,14 @@ impl<F: TextFamily> FamilyModel<F> {
         n: usize,
         search: &Search,
         allowed: Allowed<'_>,
+        observer: &mut dyn Observer,
     ) -> Result<Vec<GeneratedCaption>> {
         seeds(n, 0)?;
+        let watch = &mut self.watch(observer);
         let found = match search {
             Search::Beam { width } => {
                 check_beam(*width, n)?;
-                beam_search(&self.net, Some(image_ids), *width, *width, allowed)?
+                beam_search(&self.net, Some(image_ids), *width, *width, allowed, watch)?
             }
             Search::Sampling { options, seed } => sample_texts(
                 &self.net,
@@ -212,6 +238,7 @@ impl<F: TextFamily> FamilyModel<F> {
                 &seeds(n, *seed)?,
                 options,
                 allowed,
+                watch,
             )?,
         };
         let prompts: Vec<<F::Net as AutoregressiveModel>::Prompt> = found
@@ -243,6 +270,7 @@ impl<F: TextFamily> FamilyModel<F> {
         n: usize,
         search: &Search,
         allowed: Allowed<'_>,
+        observer: &mut dyn Observer,
     ) -> Result<Vec<GeneratedCaption>> {
         let Search::Sampling { options, seed } = search else {
             let reason = format!(
@@ -253,7 +281,8 @@ impl<F: TextFamily> FamilyModel<F> {
         };
         let mut seen = BTreeSet::new();
         let mut ranked = Vec::new();
-        for text in sample_texts(&self.net, None, &[], &seeds(n, *seed)?, options, allowed)? {
+        let (seeds, watch) = (seeds(n, *seed)?, &mut self.watch(observer));
+        for text in sample_texts(&self.net, None, &[], &seeds, options, allowed, watch)? {
             if !seen.insert(text.text_ids.clone()) {
                 continue;
             }

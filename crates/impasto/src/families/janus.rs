@@ -12,12 +12,13 @@ use super::{
     GeneratedCaption, Inquiry, Language, ModelFiles, NetSizes, PublishedForm, Search, Transformer,
 };
 use crate::Result;
-use crate::engine::{SampledText, beam_search, sample_texts, sample_texts_watched};
+use crate::engine::{SampledText, beam_search, sample_texts};
 use crate::image::Image;
 use crate::import::janus as published;
 use crate::models::janus::{Conversation, Part};
 use crate::models::{self, JanusConfig, image_tokenizer};
 use crate::nn::Init;
+use crate::observer::{Event, Observer};
 use crate::sampling::SamplingOptions;
 use crate::text::janus::{JanusTokenizer, Roles};
 
@@ -210,6 +211,17 @@ fn text_sampling() -> SamplingOptions {
     }
 }
 
+impl FamilyModel<Janus> {
+    /// Reports the words of a text that grew.
+    fn watch(&self, observer: &mut dyn Observer) -> impl FnMut(&SampledText) -> ControlFlow<()> {
+        |text| match self.text.decode(&text.text_ids) {
+            Ok(words) => observer.event(&Event::Text(&words)),
+            // Ids that make no words yet. The whole text is decoded in the end, where it can be refused.
+            Err(_) => ControlFlow::Continue(()),
+        }
+    }
+}
+
 impl Answerer for FamilyModel<Janus> {
     fn answer_sampling(&self) -> SamplingOptions {
         text_sampling()
@@ -220,17 +232,11 @@ impl Answerer for FamilyModel<Janus> {
         inquiry: Inquiry<'_>,
         sampling: &SamplingOptions,
         seed: u64,
-        watch: &mut dyn FnMut(&str) -> ControlFlow<()>,
+        observer: &mut dyn Observer,
     ) -> Result<Answer> {
         let conversation = self.conversation(inquiry)?;
-        let watched = &mut |text: &SampledText| match self.text.decode(&text.text_ids) {
-            Ok(text) => watch(&text),
-            // The whole text is decoded below, where it can be refused.
-            Err(_) => ControlFlow::Continue(()),
-        };
-        let seen = Some(&conversation);
-        let mut texts =
-            sample_texts_watched(&self.net, seen, &[], &[seed], sampling, None, watched)?;
+        let (seen, watch) = (Some(&conversation), &mut self.watch(observer));
+        let mut texts = sample_texts(&self.net, seen, &[], &[seed], sampling, None, watch)?;
         let text = texts.swap_remove(0);
         Ok(Answer {
             text: self.text.decode(&text.text_ids)?.trim().to_owned(),
@@ -256,7 +262,11 @@ impl Captioner for FamilyModel<Janus> {
     }
 
     /// Any text, outside of a conversation.
-    fn continue_text(&self, request: &ContinueRequest) -> Result<Vec<GeneratedCaption>> {
+    fn continue_text(
+        &self,
+        request: &ContinueRequest,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<GeneratedCaption>> {
         let seeds = seeds(request.n, request.seed)?;
         let (start, prefix) = self.text.encode_text(&request.prefix)?;
         let start = Conversation {
@@ -269,6 +279,7 @@ impl Captioner for FamilyModel<Janus> {
             &seeds,
             &request.sampling,
             None,
+            &mut self.watch(observer),
         )?;
         texts.iter().map(|text| self.described(text)).collect()
     }
@@ -280,6 +291,7 @@ impl Captioner for FamilyModel<Janus> {
         n: usize,
         search: &Search,
         language: Option<Language>,
+        observer: &mut dyn Observer,
     ) -> Result<Vec<GeneratedCaption>> {
         let seeds_of = |seed| seeds(n, seed);
         seeds_of(0)?;
@@ -291,15 +303,21 @@ impl Captioner for FamilyModel<Janus> {
             },
             image: Some(image),
         })?;
-        let seen = Some(&conversation);
+        let (seen, watch) = (Some(&conversation), &mut self.watch(observer));
         let mut found = match search {
             Search::Beam { width } => {
                 check_beam(*width, n)?;
-                beam_search(&self.net, seen, *width, *width, None)?
+                beam_search(&self.net, seen, *width, *width, None, watch)?
             }
-            Search::Sampling { options, seed } => {
-                sample_texts(&self.net, seen, &[], &seeds_of(*seed)?, options, None)?
-            }
+            Search::Sampling { options, seed } => sample_texts(
+                &self.net,
+                seen,
+                &[],
+                &seeds_of(*seed)?,
+                options,
+                None,
+                watch,
+            )?,
         };
         found.sort_by(|a, b| b.log_likelihood.total_cmp(&a.log_likelihood));
         found.truncate(n);

@@ -8,7 +8,7 @@ use super::{Request, SamplingOverrides};
 use crate::families::{Answer, Inquiry};
 use crate::image::Image;
 use crate::model::Model;
-use crate::observer::{Event, Observer};
+use crate::observer::Observer;
 use crate::sampling::SamplingOptions;
 use crate::{Error, Result};
 
@@ -55,7 +55,7 @@ impl Request<Model> for Ask {
         self.sampling.validate()
     }
 
-    /// Reports each text so far as [`Event::Text`].
+    /// Reports each text so far as [`Event::Text`](crate::observer::Event::Text).
     fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<Answer> {
         let answerer = model.answerer()?;
         let sampling = match self.sample {
@@ -69,7 +69,6 @@ impl Request<Model> for Ask {
             question: &self.question,
             image: self.image.as_deref(),
         };
-        let watch = &mut |text: &str| observer.event(&Event::Text(text));
-        answerer.answer(inquiry, &sampling, self.seed, watch)
+        answerer.answer(inquiry, &sampling, self.seed, observer)
     }
 }

@@ -120,13 +120,14 @@ impl Request<Model> for Caption {
         self.sampling.validate()
     }
 
-    fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<CaptionOutcome> {
+    /// Reports captions while they grow as [`Event::Text`](crate::observer::Event::Text).
+    fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<CaptionOutcome> {
         let Some(image) = &self.image else {
             return Err(Error::invalid("image", "expected one, got none"));
         };
         let (search, among) = self.search(model)?;
         let captioner = model.captioner()?;
-        let mut captions = captioner.captions(image, among, &search, self.language)?;
+        let mut captions = captioner.captions(image, among, &search, self.language, observer)?;
         captions.truncate(self.n);
         Ok(CaptionOutcome {
             captions,

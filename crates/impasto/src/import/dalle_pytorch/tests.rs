@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::canvas::{Canvas, Conditioning};
 use crate::checkpoint::ModelSource;
 use crate::checkpoint::weights::Precision;
-use crate::engine::{FillOptions, FillRequest, InfillRow, fill, sample_texts};
+use crate::engine::{FillOptions, FillRequest, InfillRow, fill, sample_texts, unwatched};
 use crate::families::{ModelFiles, SaveAs};
 use crate::import::damage::damage;
 use crate::import::goldens::{self, Expected, assert_close, copied, numbers};
@@ -186,13 +186,24 @@ fn greedy_words_are_those_of_the_reference_id_by_id() {
         for (beginning, reference) in beginnings.iter().zip(&references) {
             let words = reference.iter().take_while(|&&id| id >= 0);
             let words: Vec<u32> = words.map(|&id| id as u32).collect();
-            for texts in sample_texts(&model, None, beginning, &[3, 4], &greedy, None).unwrap() {
+            for texts in sample_texts(
+                &model,
+                None,
+                beginning,
+                &[3, 4],
+                &greedy,
+                None,
+                &mut unwatched,
+            )
+            .unwrap()
+            {
                 assert_eq!(texts.text_ids, words, "{set}");
                 assert_eq!(texts.tokens, reference.len() - beginning.len(), "{set}");
             }
             // Going on from further on.
             let begun = &words[..beginning.len().midpoint(words.len())];
-            let texts = sample_texts(&model, None, begun, &[5], &greedy, None).unwrap();
+            let texts =
+                sample_texts(&model, None, begun, &[5], &greedy, None, &mut unwatched).unwrap();
             assert_eq!(texts[0].text_ids, words, "{set}");
         }
     }

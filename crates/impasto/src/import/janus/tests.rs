@@ -7,13 +7,13 @@ use burn::tensor::{Tensor, TensorData};
 use proptest::prelude::*;
 
 use crate::checkpoint::ModelSource;
-use crate::engine::{SampleSpec, likelihood, sample, sample_texts};
+use crate::engine::{SampleSpec, likelihood, sample, sample_texts, unwatched};
 use crate::families::ModelFiles;
 use crate::import::damage::damage;
 use crate::import::goldens::{self, Expected, assert_close, assert_within, copied, numbers};
 use crate::models::dalle::Order;
 use crate::models::janus::{Conversation, Part};
-use crate::observer::NoObserver;
+use crate::observer::{Event, NoObserver};
 
 const SETS: [&str; 5] = ["pro", "sharded", "original", "old_roles", "one_bin"];
 
@@ -224,7 +224,10 @@ fn pictures_are_prepared_as_by_the_reference() {
         let answers: Vec<Vec<u32>> = expected.metadata("answers");
         for (question, ids) in questions.iter().zip(answers) {
             let mut texts = Vec::new();
-            let watch = &mut |text: &str| {
+            let watch = &mut |event: &Event<'_>| {
+                let Event::Text(text) = *event else {
+                    panic!("{event:?}");
+                };
                 texts.push(text.to_owned());
                 match texts.len() < ids.len() {
                     true => std::ops::ControlFlow::Continue(()),
@@ -242,7 +245,9 @@ fn pictures_are_prepared_as_by_the_reference() {
         }
         let captioner = <JanusFamily as crate::families::Family>::captioner(&model).unwrap();
         let search = crate::families::Search::Beam { width: 2 };
-        let captions = captioner.captions(&wide, 2, &search, None).unwrap();
+        let captions = captioner
+            .captions(&wide, 2, &search, None, &mut NoObserver)
+            .unwrap();
         assert_eq!(captions.len(), 2);
         assert!(captions[0].log_likelihood >= captions[1].log_likelihood);
     }
@@ -285,7 +290,7 @@ fn answers_are_those_of_the_reference_token_by_token() {
                 }
             };
             let greedy = SamplingOptions::greedy();
-            let stopped = crate::engine::sample_texts_watched(
+            let stopped = sample_texts(
                 &model.net,
                 Some(&conversation),
                 &[],
@@ -296,7 +301,15 @@ fn answers_are_those_of_the_reference_token_by_token() {
             );
             assert!(stopped.is_err());
             assert_eq!(answer, answers[number], "{set}");
-            let texts = sample_texts(&model.net, Some(&conversation), &[], &[1, 2], &greedy, None);
+            let texts = sample_texts(
+                &model.net,
+                Some(&conversation),
+                &[],
+                &[1, 2],
+                &greedy,
+                None,
+                &mut unwatched,
+            );
             for text in texts.unwrap() {
                 let length = answers[number].len() - usize::from(text.ended);
                 assert_eq!(text.text_ids[..length], answers[number][..length], "{set}");
