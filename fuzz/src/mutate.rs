@@ -111,7 +111,7 @@ pub fn damaged(seed: &[u8], others: &[Vec<u8>], random: &mut Random) -> Vec<u8> 
             change_bytes(&mut bytes, others, random);
         }
     }
-    // Half of them get checksums and lengths that fit, so that what is behind these is reached.
+    // Half of them get checksums and lengths that fit, so that what is after these is reached.
     if random.once_in(2) {
         repair(&mut bytes);
     }

@@ -94,7 +94,7 @@ impl Screen {
         Ok(())
     }
 
-    /// The picture, in front of it what takes the last one away: up to its first line, all below cleared. How
+    /// The picture, before it what takes the last one away: up to its first line, all below cleared. How
     /// many lines the graphics protocols take, only the terminal knows: there pictures follow each other.
     fn frame(&mut self, picture: &Image, columns: usize) -> Result<Vec<u8>> {
         let mut out = Vec::new();

@@ -1,4 +1,4 @@
-//! Which device the models run on. A device asked for by name is used or refused, never replaced.
+//! Which device the models run on. A device given by name is used or refused, never replaced.
 
 pub use burn::tensor::Device;
 

@@ -200,7 +200,7 @@ pub enum Error {
         /// Where it was found.
         detail: String,
     },
-    /// The device asked for is not in this build or does not answer.
+    /// The device requested is not in this build or does not answer.
     #[error("device {device}: {reason}")]
     Device {
         /// The device's name as the user gave it.

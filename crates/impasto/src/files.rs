@@ -533,7 +533,7 @@ fn persist(file: NamedTempFile, path: &Path, target: &Path) -> Result<()> {
 }
 
 /// The system's answer without the temporary file's path, which tempfile adds and means nothing to the
-/// reader: our error names the file that was asked for.
+/// reader: our error names the file that was requested.
 fn plain(error: std::io::Error) -> std::io::Error {
     // tempfile's wrapper passes on neither the system's error nor its number, only its kind and its text.
     let text = error.to_string();

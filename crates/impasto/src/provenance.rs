@@ -325,7 +325,7 @@ fn png_text(bytes: &[u8]) -> Option<String> {
     if let Some(text) = known_text(reader.info()) {
         return Some(text);
     }
-    // Chunks may also stand behind the pixels.
+    // Chunks may also stand after the pixels.
     reader.finish().ok()?;
     known_text(reader.info())
 }

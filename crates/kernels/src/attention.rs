@@ -206,7 +206,7 @@ pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32
 }
 
 vectorised! {
-    /// Softmax of the scaled first `visible` scores, zeros behind; returns the log of the sum.
+    /// Softmax of the scaled first `visible` scores, zeros after; returns the log of the sum.
     fn softmax(row: &mut [f32], visible: usize, scale: f32) -> f32 {
         let (row, hidden) = row.split_at_mut(visible);
         hidden.fill(0.0);

@@ -1,4 +1,4 @@
-//! Group normalisation (Wu & He 2018) of `[batch, channels, pixels]`, alone or with SiLU behind it, and
+//! Group normalisation (Wu & He 2018) of `[batch, channels, pixels]`, alone or with SiLU after it, and
 //! its gradients, each in two passes over a group that then is in the cache.
 
 use rayon::prelude::*;

@@ -99,7 +99,7 @@ pub fn int8_operations() -> Option<f64> {
     None
 }
 
-/// Operations a second, two for each of so many multiply-adds of `work` on each thread, of the quickest run.
+/// Operations a second, two for each of this many multiply-adds of `work` on each thread, of the quickest run.
 fn most(multiply_adds: usize, work: impl Fn() + Sync) -> f64 {
     let threads = rayon::current_num_threads();
     let rates = rates(RUNS, || {

@@ -30,7 +30,7 @@ impl AsRef<[u8]> for FileBytes {
 ///
 /// # Safety
 /// While the bytes are in use the file must not be changed or truncated in place: what was read could change under a
-/// reference, and reading behind a new end stops the process. A new file under the same name does no harm.
+/// reference, and reading after a new end stops the process. A new file under the same name does no harm.
 pub unsafe fn map(path: &Path) -> io::Result<FileBytes> {
     let file = File::open(path)?;
     let length = usize::try_from(file.metadata()?.len())

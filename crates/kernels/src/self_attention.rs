@@ -136,7 +136,7 @@ pub struct Cache<'a> {
     pub known: usize,
 }
 
-/// [`forward`] of positions behind those that a cache holds: their keys and values join it. Without turns, queries
+/// [`forward`] of positions after those that a cache holds: their keys and values join it. Without turns, queries
 /// and keys attend as they are. Gives the joined heads.
 pub fn extend(
     qkv: &[f32],
@@ -193,7 +193,7 @@ pub fn extend(
 }
 
 impl Cache<'_> {
-    /// Copies positions that are so many numbers apart behind those that are known.
+    /// Copies positions that are this many numbers apart after those that are known.
     fn append(
         &mut self,
         keys: &[f32],

@@ -335,7 +335,7 @@ async fn answer(
 ) -> ApiResult<Json<Value>> {
     let task = submission.task.clone();
     let job = submit(app, submission).await?;
-    // Progress is asked for in other requests.
+    // Progress is requested in other requests.
     let previews = job.watch_previews();
     let attached = Attached::new(app.clone(), job.clone());
     let ended = attached.finished().await;
@@ -377,7 +377,7 @@ async fn answer(
     })))
 }
 
-/// A picture in base64, scaled where that is asked for.
+/// A picture in base64, scaled where that is requested.
 fn text_of(app: &App, picture: &Picture, side: Option<usize>) -> Result<String, ServeError> {
     let mut bytes = impasto::files::read(app.store.picture_path(&picture.id))?;
     if let Some(side) = side.filter(|&side| side != picture.width) {

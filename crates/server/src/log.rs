@@ -48,7 +48,7 @@ pub fn request(method: &str, path: &str, status: u16, seconds: f64, client: &str
     write(&line);
 }
 
-/// Something that a client asked for failed, and not by the client's fault.
+/// Something that a client requested failed, and not by the client's fault.
 pub fn error(message: impl Display) {
     say("error", &message.to_string());
 }

@@ -112,7 +112,7 @@ fn decode(app: &App, hosted: &Arc<Hosted>, results: &SyncSender<Finished>) {
         }
         idle_since = Instant::now();
     }
-    // What waits stays queued, for the next start; whoever waits for it is told.
+    // What waits stays queued, for the next start; whoever waits for it gets an error.
     for job in hosted.work().queue.drain() {
         let _ = results.send(Finished::PutBack(job));
     }

@@ -1,4 +1,4 @@
-//! Sizes that configs state are held against the weights, or a bound, before memory is asked for.
+//! Sizes that configs state are held against the weights, or a bound, before memory is requested.
 
 use std::fs;
 use std::process::Command;

@@ -30,7 +30,7 @@ fn below(folder: &Path) -> BTreeSet<PathBuf> {
     found
 }
 
-/// Runs where no file can have more than so many blocks of 512 bytes.
+/// Runs where no file can have more than this many blocks of 512 bytes.
 fn limited(program: &Program, blocks: u32, arguments: &[&str]) -> Ran {
     // The signal, which would end the program, becomes an error of the write.
     let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");

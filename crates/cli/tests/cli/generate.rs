@@ -119,7 +119,7 @@ fn names_that_are_taken_are_left_alone() {
     std::fs::write(program.path("a-cat-1.png"), "mine").unwrap();
     assert_eq!(program.expect(&arguments), "a-cat-1-2.png\n");
     assert_eq!(std::fs::read(program.path("a-cat-1.png")).unwrap(), b"mine");
-    // A file asked for by name is replaced.
+    // A file given by name is replaced.
     program.expect(&[&arguments[..], &["-o", "a-cat-1.png"]].concat());
     assert!(Image::open(program.path("a-cat-1.png")).is_ok());
 }

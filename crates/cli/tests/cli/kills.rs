@@ -240,7 +240,7 @@ impl Training {
         arguments
     }
 
-    /// Killed and resumed until it is done, it never goes back behind a checkpoint that it named, and ends with the
+    /// Killed and resumed until it is done, it never goes back before a checkpoint that it named, and ends with the
     /// files and weights of a run that nothing interrupted.
     fn check(&self) {
         let program = &self.program;

@@ -102,7 +102,7 @@ fn every_entry_of_a_tar_is_used_or_listed() {
         ran.stderr
     );
 
-    // What is whole in front of the damage is used, and the damage is named.
+    // What is whole before the damage is used, and the damage is named.
     fs::write(program.path("a.tar"), &bytes[..4 * 1024 + 700]).unwrap();
     fs::write(
         program.path("b.tar"),

@@ -62,7 +62,7 @@ impl Case {
         Case::new(program, &format!("it/{file}"), arguments)
     }
 
-    /// Runs within an address space of so many KiB.
+    /// Runs within an address space of this many KiB.
     fn run(&self, limit: u64) -> (Outcome, String) {
         let script = format!("ulimit -v {limit} && exec \"$0\" \"$@\"");
         let mut child = Command::new("sh")

@@ -17,9 +17,9 @@ const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 struct State {
     /// Name, content, whether it is a large file (checksum SHA-256).
     files: Vec<(String, Vec<u8>, bool)>,
-    /// The next answers with a body of weights end after so many bytes.
+    /// The next answers with a body of weights end after this many bytes.
     cuts: Vec<usize>,
-    /// Weights are always sent from their first byte on and cut after so many.
+    /// Weights are always sent from their first byte on and cut after this many.
     always_cut: Option<usize>,
     /// The listing states neither sizes nor checksums.
     bare: bool,

@@ -84,7 +84,7 @@ fn an_index_is_brought_up_to_date() {
     program.expect(&["index", "add", "s", "cat.png"]);
     let first = &hits(&program, &["cat.png", "s", "-n", "1"])[0];
     assert!(first.ends_with("/cat.png"), "{first}");
-    // It was asked for by name, and stays.
+    // It was given by name, and stays.
     program.expect(&["index", "build", "s"]);
     assert_eq!(
         program.json(&["index", "info", "s", "--json"])["pictures"],

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::program::{Program, Ran, model};
 
-/// A folder `p` of so many pictures with captions.
+/// A folder `p` of this many pictures with captions.
 fn pictures(program: &Program, count: u8) {
     fs::create_dir_all(program.path("p")).unwrap();
     for i in 0..count {

@@ -47,7 +47,7 @@ pub struct AdapterConfig {
     pub base_fingerprint: String,
     /// What is adapted.
     pub lora: LoraConfig,
-    /// What `generate` uses where nothing else is asked for; the model's own where nothing is given.
+    /// What `generate` uses where nothing else is requested; the model's own where nothing is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling: Option<SamplingOptions>,
 }

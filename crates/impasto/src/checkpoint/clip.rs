@@ -165,7 +165,7 @@ impl ClipModel {
         source.check_room(config.clip.parameters(), &[CLIP])?;
         let text = CaptionTokenizer::from_json(&source.read(TOKENIZER)?, config.text_tokenizer)
             .map_err(|e| Error::bad_file(source.path(TOKENIZER), Reason::of(e)))?;
-        // Published embeddings may have rows behind the last id that no text becomes.
+        // Published embeddings may have rows after the last id that no text becomes.
         if text.vocab_size() > config.clip.text_vocab_size {
             return Err(Error::bad_file(
                 source.path(TOKENIZER),

@@ -72,7 +72,7 @@ impl ModelSource {
     }
 }
 
-/// Refuses a config of more numbers than so many bytes of weights can hold.
+/// Refuses a config of more numbers than this many bytes of weights can hold.
 pub(crate) fn check_numbers(config: &Path, numbers: u64, bytes: u64) -> Result<()> {
     // The fewest bytes that a number takes: four bits and its share of a scale.
     if numbers / 2 > bytes {

@@ -1,4 +1,4 @@
-//! Tensors as they lie in a file: read only when they are asked for, so that no more than one copy is made.
+//! Tensors as they lie in a file: read only when they are requested, so that no more than one copy is made.
 
 use std::path::Path;
 

@@ -284,7 +284,7 @@ impl Mask {
         pieces
     }
 
-    /// Refuses a mask that does not fit a picture, asks for nothing, or for everything.
+    /// Refuses a mask that does not fit a picture, covers nothing, or everything.
     pub fn check(&self, width: usize, height: usize) -> Result<()> {
         if (self.width, self.height) != (width, height) {
             let turned = if (self.height, self.width) == (width, height) {

@@ -106,7 +106,7 @@ pub fn window_for(mask: &Mask, model: &Model) -> usize {
     windows::side_for(mask, model.image_tokenizer().config().picture_size())
 }
 
-/// Draws what the mask asks for. `observer` gets the ids done and to do.
+/// Draws what the mask covers. `observer` gets the ids done and to do.
 pub fn edit(
     model: &Model,
     original: &Original,

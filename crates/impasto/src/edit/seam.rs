@@ -96,7 +96,7 @@ fn weights(mask: &Mask) -> Vec<f32> {
     mask.asked.iter().map(known).collect()
 }
 
-/// The picture with what the mask asks for smoothly filled from what is known; mid-grey if nothing is.
+/// The picture with what the mask covers smoothly filled from what is known; mid-grey if nothing is.
 pub fn fill_hole(picture: &Image, mask: &Mask) -> Image {
     let mut field = Field {
         width: picture.width,
@@ -132,7 +132,7 @@ pub fn fill_hole(picture: &Image, mask: &Mask) -> Image {
     filled
 }
 
-/// `known` where the mask asks for nothing, else `drawn`, which goes over into the known within `feather`
+/// `known` where the mask covers nothing, else `drawn`, which goes over into the known within `feather`
 /// pixels inside the mask.
 pub fn close(known: &Image, drawn: &Image, mask: &Mask, feather: usize) -> Image {
     let mut difference = Field {

@@ -1,4 +1,4 @@
-//! Which squares of a picture are shown to the model, and in which order, until all that the mask asks for is
+//! Which squares of a picture are shown to the model, and in which order, until all that the mask covers is
 //! drawn. A model sees pictures of one size; a photograph is larger, and a hole needs surroundings.
 
 use super::mask::{Area, Mask};

@@ -70,7 +70,7 @@ struct Look {
     style: Style,
 }
 
-/// Looks that go from the glance to the comparison of thumbnails: so many, or one in [`GLANCED_SHARE`] if
+/// Looks that go from the glance to the comparison of thumbnails: this many, or one in [`GLANCED_SHARE`] if
 /// that is more.
 const GLANCED: usize = 128;
 const GLANCED_SHARE: usize = 40;

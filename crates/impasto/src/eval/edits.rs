@@ -392,7 +392,7 @@ impl Captions {
 }
 
 /// The things that a caption names, in English or Chinese; of names within names the longest counts, and
-/// "orange" in front of another thing or a background is a colour.
+/// "orange" before another thing or a background is a colour.
 fn named_things(world: &World, text: &str) -> Vec<usize> {
     let letter = |c: char| c.is_ascii_alphanumeric();
     // The length in bytes of the longest name at a place.

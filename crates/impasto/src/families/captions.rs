@@ -110,7 +110,7 @@ pub trait Captioner {
 pub trait TextFamily: Family<Net: TextModel<Seen = [u32]>> {
     /// Whether its models predict captions after images; else before them.
     const AFTER_IMAGE: bool;
-    /// Whether its models are trained on several languages; others know one, whichever is asked for.
+    /// Whether its models are trained on several languages; others know one, whichever is requested.
     const MULTILINGUAL: bool;
 
     /// The ids that a text starts with.

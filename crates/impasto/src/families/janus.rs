@@ -155,7 +155,7 @@ impl Family for Janus {
     }
 }
 
-/// What a caption is asked for by, in the two languages.
+/// How a caption is requested, in the two languages.
 const DESCRIBE: [&str; 2] = [
     "Describe the image in one sentence.",
     "用一句话描述这张图片。",

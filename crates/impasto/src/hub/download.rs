@@ -177,7 +177,7 @@ impl Download<'_> {
                     ))
                 })?;
                 if start != here {
-                    // Another part than the one asked for: from the start, then.
+                    // Another part than the one requested: from the start, then.
                     file.set_len(0).map_err(write)?;
                     return Err(Cut::Transient(
                         format!("the server sent from byte {start}, asked for {here}").into(),
@@ -186,7 +186,7 @@ impl Download<'_> {
                 total
             }
             200 => {
-                // The server sends it all, whatever was asked for.
+                // The server sends it all, whatever was requested.
                 file.set_len(0).map_err(write)?;
                 here = 0;
                 length

@@ -45,7 +45,7 @@ pub struct Hub {
 /// A model that is here now.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Pulled {
-    /// The name that was asked for.
+    /// The name that was requested.
     pub name: String,
     /// The folder with its files.
     #[serde(serialize_with = "crate::files::lossy")]

@@ -1,4 +1,4 @@
-//! Scaling as Pillow does it, byte for byte: the networks that we import were trained behind it.
+//! Scaling as Pillow does it, byte for byte: the networks that we import were trained with it.
 //!
 //! Source: Pillow's `src/libImaging/Resample.c` (8 bits a channel): a cubic convolution filter (a = −1/2)
 //! that grows with the reduction, weights in fixed point with 22 bits, columns first, each pass rounded to
@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::Image;
 use crate::{Error, Result};
 
-/// Bits behind the point of a weight: 8 of a value and 2 of overshoot leave 22 of 32.
+/// Bits after the binary point of a weight: 8 of a value and 2 of overshoot leave 22 of 32.
 const PRECISION_BITS: u32 = 32 - 8 - 2;
 
 /// Radius of the filter where nothing is reduced.
@@ -162,7 +162,7 @@ impl Weights {
         Weights { taps }
     }
 
-    /// The first input and the one behind the last.
+    /// The first input and the one after the last.
     fn reach(&self) -> (usize, usize) {
         let first = self.taps.iter().map(|taps| taps.first).min();
         let end = self.taps.iter().map(|taps| taps.first + taps.weights.len());

@@ -413,7 +413,7 @@ fn foreign(bytes: &[u8]) -> Option<&'static str> {
     .find_map(|(magic, name)| starts(magic).then_some(name))
 }
 
-/// The most pixels that a file of so many bytes can have: a file that states more would cost their memory before it
+/// The most pixels that a file of this many bytes can have: a file that states more would cost their memory before it
 /// turned out that they are not there.
 fn most_pixels(format: ImageFormat, bytes: u64) -> u64 {
     let of_a_byte = match format {
@@ -421,7 +421,7 @@ fn most_pixels(format: ImageFormat, bytes: u64) -> u64 {
         ImageFormat::Png => 1032 * 8,
         // A block of 64 pixels takes a bit at least.
         ImageFormat::Jpeg => 64 * 8,
-        // A run of 255 takes two bytes; what is behind the last one is left out.
+        // A run of 255 takes two bytes; what is after the last one is left out.
         ImageFormat::Bmp => 4096,
         // LZW's longest strings, of codes of 12 bits.
         ImageFormat::Gif => 4096,
@@ -476,7 +476,7 @@ pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
 /// says nothing, so a download that broke off would be trained on.
 fn jpeg_is_whole(bytes: &[u8]) -> bool {
     const START_OF_SCAN: u8 = 0xda;
-    // Segments in front of the first scan are skipped whole: a thumbnail in them has an end of its own.
+    // Segments before the first scan are skipped whole: a thumbnail in them has an end of its own.
     let mut at = 2;
     while let Some(&[0xff, kind, high, low]) = bytes.get(at..at + 4) {
         match kind {

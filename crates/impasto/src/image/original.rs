@@ -161,7 +161,7 @@ impl Original {
         }
     }
 
-    /// The same with so many new pixels on each side, black (and transparent where it can be).
+    /// The same with this many new pixels on each side, black (and transparent where it can be).
     pub fn extended(&self, left: usize, top: usize, right: usize, bottom: usize) -> Result<Self> {
         let grown = |side: usize, more: usize| side.saturating_add(more);
         let width = grown(grown(self.width(), left), right);

@@ -188,7 +188,7 @@ proptest! {
     }
 }
 
-/// A PNG with a colour profile of so many bytes, all the same, which is a thousandth in the file.
+/// A PNG with a colour profile of this many bytes, all the same, which is a thousandth in the file.
 fn with_profile(length: usize) -> Vec<u8> {
     use std::io::Write;
     let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());

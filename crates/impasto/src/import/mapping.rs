@@ -147,7 +147,7 @@ impl<'a> Mapping<'a> {
         Ok(())
     }
 
-    /// A parameter of the same layout behind dimensions of one, which ours has not got.
+    /// A parameter of the same layout after dimensions of one, which ours has not got.
     pub fn reshaped(&mut self, ours: &str, theirs: &str) -> Result<()> {
         let expected = self.expected(ours)?;
         let Some(tensor) = self.tensors.remove(theirs) else {

@@ -25,7 +25,7 @@ pub struct DvaeConfig {
     pub n_blocks: usize,
     /// Channels of the first group; each next one doubles (256 in the paper).
     pub width: usize,
-    /// Channels behind the codebook in the decoder (128 in the paper).
+    /// Channels after the codebook in the decoder (128 in the paper).
     pub code_width: usize,
     /// Codes (8192 in the paper).
     pub codebook_size: usize,

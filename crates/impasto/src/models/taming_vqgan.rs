@@ -264,7 +264,7 @@ struct Resample {
     conv: Conv2d,
 }
 
-/// Residual blocks at one resolution, each with attention behind it or none.
+/// Residual blocks at one resolution, each with attention after it or none.
 fn level(x: Tensor<4>, blocks: &[ResnetBlock], attention: &[AttnBlock]) -> Tensor<4> {
     let mut x = x;
     for (i, block) in blocks.iter().enumerate() {

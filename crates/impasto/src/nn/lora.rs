@@ -2,7 +2,7 @@
 //! `alpha / rank · a · b`, with `b` zero at first, so that the training begins with the model as it is.
 //!
 //! Several products of a layer may be one here (queries, keys and values are the columns of one weight), so an
-//! addition is to some columns of a weight, and what these make has a name by which it is asked for.
+//! addition is to some columns of a weight, and what these make has a name by which it is requested.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

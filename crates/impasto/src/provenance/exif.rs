@@ -48,7 +48,7 @@ fn directory(tiff: &mut Vec<u8>, tag: u16, kind: u16, count: u32, value: u32) {
 
 /// The UserComment of a TIFF block of either byte order, if there is one that can be read.
 pub(super) fn read_user_comment(block: &[u8]) -> Option<String> {
-    // Some writers leave JPEG's marker in front of the block.
+    // Some writers leave JPEG's marker before the block.
     let block = block.strip_prefix(b"Exif\0\0").unwrap_or(block);
     let tiff = Tiff {
         bytes: block,

@@ -42,7 +42,7 @@ const BATCH: usize = 256;
 /// The neighbours of each row.
 #[derive(Clone, Debug)]
 pub struct Graph {
-    /// `[rows][ROOM]`, [`NOBODY`] behind the last.
+    /// `[rows][ROOM]`, [`NOBODY`] after the last.
     neighbours: Stored<u32>,
 }
 
@@ -133,7 +133,7 @@ impl Graph {
         place[..chosen.len()].copy_from_slice(chosen);
     }
 
-    /// Walks towards `query` with so many candidates (algorithm 1).
+    /// Walks towards `query` with this many candidates (algorithm 1).
     fn walk(&self, vectors: &Vectors, query: &[f32], beam_width: usize) -> Walk {
         let at = |row: u32| distance(vectors.row(row as usize), query);
         let mut seen = Seen(vec![0; self.len().div_ceil(64)]);

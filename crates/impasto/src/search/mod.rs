@@ -1,8 +1,8 @@
 //! A folder of pictures that is searched by words and by pictures.
 //!
 //! An index is a folder with three kinds of files: `index.json` says which CLIP embedded the pictures, and which
-//! picture has which row; `rows-N.f32` has the embeddings, of length one; `graph-N.u32`, there from so many pictures on,
-//! says which rows are near each other (`graph.rs`). Rows are only ever appended behind those that `index.json` knows,
+//! picture has which row; `rows-N.f32` has the embeddings, of length one; `graph-N.u32`, there from this many pictures on,
+//! says which rows are near each other (`graph.rs`). Rows are only ever appended after those that `index.json` knows,
 //! everything else is replaced whole, `index.json` last: whoever opens an index while it is written, or after a writer was
 //! killed, finds it as it was at the last step that was finished.
 //!

@@ -52,7 +52,7 @@ impl Vectors {
         let expected = rows
             .checked_mul(self.width)
             .and_then(|numbers| numbers.checked_mul(size_of::<f32>()));
-        // What is behind the last known row was left by a writer that was killed.
+        // What is after the last known row was left by a writer that was killed.
         let known = match (bytes, expected) {
             (bytes, Some(length)) if length <= bytes.len() => bytes.slice(..length),
             (bytes, _) => {

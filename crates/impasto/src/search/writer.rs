@@ -132,7 +132,7 @@ impl<'a> Writer<'a> {
         self
     }
 
-    /// So many rows of removed pictures are left in the files before these are written anew.
+    /// This many rows of removed pictures are left in the files before these are written anew.
     #[must_use]
     pub fn slack(mut self, rows: usize) -> Self {
         self.slack = rows;

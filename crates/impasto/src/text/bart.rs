@@ -103,7 +103,7 @@ impl BartTokenizer {
     /// Refuses a model that does not know all ids.
     pub fn check(&self, text_vocab_size: usize) -> Result<()> {
         let ids = self.tokenizer.get_vocab(true);
-        // Published vocabularies have a token or two behind the embedding's end that no text becomes.
+        // Published vocabularies have a token or two after the embedding's end that no text becomes.
         let beyond = |id: u32| id as usize >= text_vocab_size;
         let special = |token: &str| token.starts_with('<') && token.ends_with('>');
         match ids
@@ -131,7 +131,7 @@ impl BartTokenizer {
         files::write_atomic(dir.join("tokenizer.json"), json.as_bytes())
     }
 
-    /// `<s>`, the caption's ids, `</s>`, at most `limit`; a longer one is refused, or cut in front of `</s>`.
+    /// `<s>`, the caption's ids, `</s>`, at most `limit`; a longer one is refused, or cut before `</s>`.
     pub fn encode_caption(&self, caption: &str, limit: usize, truncate: bool) -> Result<Vec<u32>> {
         let encoding = self
             .tokenizer

@@ -144,7 +144,7 @@ impl TextTokenizer {
         Ok(ids)
     }
 
-    /// Start, ids, end, and padding to exactly `limit` ids. A longer caption is refused, or cut in front of
+    /// Start, ids, end, and padding to exactly `limit` ids. A longer caption is refused, or cut before
     /// its end where `truncate` says so.
     pub fn encode_caption(&self, caption: &str, limit: usize, truncate: bool) -> Result<Vec<u32>> {
         if caption.trim().is_empty() {

@@ -211,7 +211,7 @@ pub(super) fn check_count(name: &str, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a model that no memory holds, before any is asked for.
+/// Refuses a model that no memory holds, before any is requested.
 pub(super) fn check_trainable(what: &str, numbers: u64) -> Result<()> {
     /// A hundred times what one machine trains.
     const MOST: u64 = 1 << 36;

@@ -39,7 +39,7 @@ pub struct GeneratedPicturesConfig {
 const BATCH: usize = 32;
 /// Drawn between two writings of the file.
 const AT_ONCE: u64 = 2048;
-/// Captions come from samples so far behind those that are trained on as themselves.
+/// Captions come from samples so far after those that are trained on as themselves.
 const FIRST: u64 = 1 << 40;
 /// Streams of random numbers that are not those of samples.
 const STREAM: u64 = 1 << 62;

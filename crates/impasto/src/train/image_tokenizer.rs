@@ -266,7 +266,7 @@ pub fn load(dir: &Path, device: &Device) -> Result<ImageTokenizer> {
     weights::load_into(config.init(&mut Init::empty(device)), &path, &bytes)
 }
 
-/// `device` with gradients, and with checkpointing where the run asks for it.
+/// `device` with gradients, and with checkpointing where the run requests it.
 pub fn training_device(device: &Device, run: &RunConfig) -> Device {
     let device = device.clone().autodiff();
     if run.gradient_checkpointing {

@@ -35,7 +35,7 @@ pub enum SourceConfig {
         /// The folder of art packs, where it is not `art` in the working directory; the world `styles` reads it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         art: Option<PathBuf>,
-        /// So many scenes in a row have much in common; 1: none have. Who is trained to distinguish captions then
+        /// This many scenes in a row have much in common; 1: none have. Who is trained to distinguish captions then
         /// learns to look at counts, colours and places.
         #[serde(default = "default_family", skip_serializing_if = "is_default_family")]
         family: u64,
@@ -77,7 +77,7 @@ pub trait ImageSource: Send + Sync {
     fn train_batch(&self, start: u64, count: usize) -> Result<Vec<Sample>>;
     /// The captions of those samples; no picture is read or rendered.
     fn train_captions(&self, start: u64, count: usize) -> Result<Vec<Vec<String>>>;
-    /// So many samples in a row have much in common, from a multiple of this number on; 1: none have.
+    /// This many samples in a row have much in common, from a multiple of this number on; 1: none have.
     fn family(&self) -> u64 {
         1
     }

@@ -16,7 +16,7 @@ use crate::families::{ModelFiles, NativeModel};
 use crate::nn::ComputePrecision;
 use crate::observer;
 
-/// Stops after so many steps.
+/// Stops after this many steps.
 pub(crate) struct StopAfter(Cell<u64>);
 
 impl StopAfter {

@@ -39,7 +39,7 @@ pub(super) struct Tiles<'a> {
 }
 
 impl<'a> Tiles<'a> {
-    /// The factor of so many lines and steps that fills the slice.
+    /// The factor of this many lines and steps that fills the slice.
     pub(super) fn new(bytes: &'a [u8], lines: usize, steps: usize) -> Self {
         assert_eq!(
             Some(bytes.len()),

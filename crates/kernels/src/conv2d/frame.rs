@@ -1,4 +1,4 @@
-//! Pictures within frames of zeros, so that nothing behind has edges to look after.
+//! Pictures within frames of zeros, so that no later pass has edges to handle.
 
 use std::borrow::Cow;
 

@@ -3,7 +3,7 @@
 //!
 //! Kernels of 3×3 over many channels go by Winograd's way instead, but not in bfloat16: its transforms would lose most
 //! of the eight bits, and units that multiply bfloat16s are quicker than a quarter of the multiplications. Pictures are first copied into a frame
-//! of zeros, so that nothing behind has edges to look after; enlarging them is part of that copy. The
+//! of zeros, so that no later pass has edges to handle; enlarging them is part of that copy. The
 //! input's gradient is a convolution too: of the output's gradient, spread out by the stride, with the
 //! weights turned round. (For a stride of two that multiplies many zeros; such layers are few.)
 

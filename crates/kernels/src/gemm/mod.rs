@@ -91,7 +91,7 @@ impl<'a> Matrix<'a> {
         self.data[row * self.row_stride + col * self.col_stride]
     }
 
-    /// A row, and zeros behind it.
+    /// A row, and zeros after it.
     pub(crate) fn copy_row(&self, row: usize, to: &mut [f32]) {
         let (to, rest) = to.split_at_mut(self.cols);
         rest.fill(0.0);

@@ -167,7 +167,7 @@ fn most_rows(isa: Isa) -> usize {
 struct SweepOperands {
     n: usize,
     depth: usize,
-    /// Whether the next rows of B are asked for meanwhile: each of them begins in another page, where the
+    /// Whether the next rows of B are requested meanwhile: each of them begins in another page, where the
     /// processor does not look ahead by itself.
     prefetch: bool,
     a: *const f32,

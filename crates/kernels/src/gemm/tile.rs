@@ -109,7 +109,7 @@ impl<const R: usize, const MR: usize, const N: usize, const ROWS: bool> Kernel
     }
 }
 
-/// Gives a register its tile of so many rows and registers a row; rows are listed for the edges.
+/// Gives a register its tile of this many rows and registers a row; rows are listed for the edges.
 macro_rules! tile {
     ($vector:ty, $mr:literal x $registers:literal, $($rows:literal)*) => {
         impl Tile for $vector {

@@ -16,7 +16,7 @@ pub(super) const BLOCK: usize = 64;
 /// Outputs of a panel.
 pub(super) const PANEL: usize = 16;
 
-/// Bytes of a block's scales, and of each line behind them.
+/// Bytes of a block's scales, and of each line after them.
 pub(super) const LINE: usize = 64;
 
 /// How many bits a weight has.

@@ -78,7 +78,7 @@ pub struct Pickle {
     pub nodes: Vec<Node>,
     /// The value that the pickle stands for.
     pub root: Value,
-    /// Where the next thing behind the pickle begins.
+    /// Where the next thing after the pickle begins.
     pub end: usize,
 }
 

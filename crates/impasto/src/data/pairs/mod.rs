@@ -336,7 +336,7 @@ fn lines(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// The text behind the byte order mark that Windows programs put in front.
+/// The text after the byte order mark that Windows programs put in front.
 fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }

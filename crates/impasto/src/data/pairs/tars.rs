@@ -28,7 +28,7 @@ struct Parts {
     foreign: Vec<Unreadable>,
 }
 
-/// Reads the indices of tars. A damaged tar is listed; what is whole in front of the damage is used.
+/// Reads the indices of tars. A damaged tar is listed; what is whole before the damage is used.
 pub(super) fn read(paths: &[PathBuf]) -> Result<Found> {
     let mut found = Found::default();
     for pattern in paths {
@@ -48,7 +48,7 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Found> {
             };
             let (source, file, damage) = opened;
             let mut tar = Tar::new(source);
-            // What is behind damage to the packed file is not there to be missed in the tar.
+            // What is after damage to the packed file is not there to be missed in the tar.
             if let Some(e) = damage.or(tar.read(file, &mut found).err()) {
                 found.unreadable.push(Unreadable {
                     key: path.display().to_string(),
@@ -235,9 +235,9 @@ struct Tar {
     source: Arc<Source>,
     /// In front of its keys.
     stem: String,
-    /// WebDataset's: a key ends at the first dot behind the last slash.
+    /// WebDataset's: a key ends at the first dot after the last slash.
     parts: BTreeMap<String, Parts>,
-    /// Names with further dots, whose endings are none of WebDataset's for the key in front of the first one: keys
+    /// Names with further dots, whose endings are none of WebDataset's for the key before the first one: keys
     /// end at the last dot. Such as `track 2.0 (clean).png`, but also `0001.mask.png`.
     dotted: BTreeMap<String, Parts>,
 }

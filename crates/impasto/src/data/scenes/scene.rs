@@ -188,7 +188,7 @@ impl World {
                 break scene;
             }
         };
-        // The members' streams lie far behind any family's.
+        // The members' streams lie far after any family's.
         rng.set_stream((1 << 63) + family.wrapping_mul(1 << 20) + member);
         loop {
             let Some(scene) = self.vary(&common, split, &mut rng) else {
@@ -263,7 +263,7 @@ impl World {
         let background = *pick(&of_kind, rng);
         let style = *pick(&self.styles, rng);
         let (many_kinds_share, two_kinds_share) = match split {
-            // What is asked for there is a thing in a style that it was never seen in.
+            // What is requested there is a thing in a style that it was never seen in.
             Split::UnseenPair => (0.0, self.two_kinds_share / 2.0),
             _ => (self.many_kinds_share, self.two_kinds_share),
         };

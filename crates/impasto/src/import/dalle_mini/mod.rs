@@ -309,7 +309,7 @@ fn tokenizer(folder: &Path) -> Result<BartTokenizer> {
     }
 }
 
-/// min-dalle's files of the smaller model have `_mini` behind their names where they are published.
+/// min-dalle's files of the smaller model have `_mini` after their names where they are published.
 fn min_dalle_file(folder: &Path, stem: &str, extension: &str) -> Option<PathBuf> {
     ["", "_mini"]
         .iter()
@@ -335,7 +335,7 @@ fn read_json(path: &Path) -> Result<Option<FlaxConfig>> {
         .map_err(|e| Error::bad_file(path, Reason::because("not a DALL·E mini config", e)))
 }
 
-/// The weight files of a model, mapped, each with what is put in front of its tensors' names: min-dalle's
+/// The weight files of a model, mapped, each with what is put before its tensors' names: min-dalle's
 /// encoder and decoder have the same names.
 struct WeightFiles {
     files: Vec<(&'static str, PathBuf, Bytes)>,

@@ -105,7 +105,7 @@ fn by_tensors(source: &Source<'_>, image_length: usize) -> Result<TamingVqganCon
     })
 }
 
-/// What stands in front of the names of a parameter of `ImageTokenizer`, which has one of several models.
+/// What stands before the names of a parameter of `ImageTokenizer`, which has one of several models.
 const VARIANT: &str = "TamingVqgan.";
 
 /// All parameters of `TamingVqgan`, as `ImageTokenizer` has them, with where they come from.

@@ -284,7 +284,7 @@ fn short(name: &str) -> String {
     parts.join(".")
 }
 
-/// Whether weights can be of a model of so many parameters, before memory is asked for them. Tied embeddings are
+/// Whether weights can be of a model of this many parameters, before memory is requested for them. Tied embeddings are
 /// counted twice; a tensor missing here and there is reported later by its name.
 fn check_size(path: &Path, described: u64, tensors: &Tensors<'_>) -> Result<()> {
     let held: usize = tensors

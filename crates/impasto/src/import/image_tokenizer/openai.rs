@@ -54,7 +54,7 @@ pub fn load(
     map_state(encoder_path, tensors, device)
 }
 
-/// The model of a state dict with `enc.` and `dec.` in front of the two parts, as DALLE-pytorch keeps it.
+/// The model of a state dict with `enc.` and `dec.` before the two parts, as DALLE-pytorch keeps it.
 pub fn map_state(
     path: &Path,
     tensors: Tensors<'_>,

@@ -1,10 +1,10 @@
 //! `Clip`: a tower for pictures and one for captions, into one space (Radford et al. 2021,
 //! arXiv:2103.00020; references: openai/CLIP `clip/model.py`, transformers `modeling_clip.py`).
 //!
-//! The published architecture at any size: a ViT over patches behind a class token, a causal transformer
+//! The published architecture at any size: a ViT over patches after a class token, a causal transformer
 //! over text ids, both of pre-LayerNorm blocks with biases, no dropout, linear projections without bias,
 //! and a learned scale of the cosines, kept as its logarithm. What differs is only how it is written:
-//! - a text is computed up to its end: the attention is causal, so that what stands behind does not count;
+//! - a text is computed up to its end: the attention is causal, so that what stands after does not count;
 //! - the convolution over patches is the product that it is;
 //! - a bias of the logits, off in every published CLIP, for SigLIP's loss (arXiv:2303.15343).
 //!
@@ -108,7 +108,7 @@ impl Clip {
         self.image.forward(pixels, &self.config)
     }
 
-    /// Embeddings of captions, of any length. What stands behind a caption's end does not count.
+    /// Embeddings of captions, of any length. What stands after a caption's end does not count.
     ///
     /// # Shapes
     /// - `text_ids`: `[batch]` captions of up to `text_length` ids, padded or not

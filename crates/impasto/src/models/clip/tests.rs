@@ -166,7 +166,7 @@ fn a_picture_is_embedded_as_published() {
                 .collect()
         })
         .collect();
-    // The class token is all that is read behind the last attention.
+    // The class token is all that is read after the last attention.
     let add = |a: &[f64], b: &[f64]| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| a + b).collect() };
     x[0] = add(&x[0], &linear(&seen[0], "blocks.0.attention_out"));
     let inner: Vec<f64> = linear(&norm(&x[0], "blocks.0.mlp_norm"), "blocks.0.up")

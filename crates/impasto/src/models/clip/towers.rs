@@ -122,7 +122,7 @@ fn end(ids: &[u32], config: &ClipConfig) -> Result<usize> {
     }
 }
 
-/// One layer: attention and a perceptron, each behind a normalisation and added to its input.
+/// One layer: attention and a perceptron, each after a normalisation and added to its input.
 #[derive(Module, Debug)]
 pub struct Block {
     attention_norm: LayerNorm,

@@ -7,7 +7,7 @@ use super::StackConfig;
 use crate::nn::layer_norm::EPSILON;
 use crate::nn::{Adaptable, CacheRows, Init, LayerNorm, Linear, extend_groups, ops};
 
-/// A layer norm in front of a product, which makes its scale superfluous: the published models leave it out.
+/// A layer norm before a product, which makes its scale superfluous: the published models leave it out.
 #[derive(Module, Debug)]
 pub(super) struct PreNorm {
     weight: Option<Param<Tensor<1>>>,

@@ -4,7 +4,7 @@
 //!
 //! The published models use one set of the many options of that file, and that set is what is here: learned
 //! positions from 0, no biases, NormFormer's order of layer norms (arXiv:2110.09456), GLU with exact GELU,
-//! layer norms in front of products without a scale, an untied head over the image vocabulary and its start.
+//! layer norms before products without a scale, an untied head over the image vocabulary and its start.
 //!
 //! Deviations, none of which changes a number beyond rounding:
 //! - a caption is read without its padding (the reference masks it), and those of a batch side by side;
@@ -58,7 +58,7 @@ pub struct DalleBartConfig {
     pub encoder: StackConfig,
     /// Writes the picture.
     pub decoder: StackConfig,
-    /// Whether layer norms in front of products have a scale too (`force_ln_scale`).
+    /// Whether layer norms before products have a scale too (`force_ln_scale`).
     #[serde(default)]
     pub scaled_norms: bool,
 }

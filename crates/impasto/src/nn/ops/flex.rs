@@ -70,7 +70,7 @@ pub trait KernelOps: Backend {
         stride: usize,
         padding: usize,
     ) -> FloatTensor<Self>;
-    /// Group normalisation, with SiLU behind it or without.
+    /// Group normalisation, with SiLU after it or without.
     fn kernel_group_norm(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -230,7 +230,7 @@ fn heads(x: &FlexTensor) -> Heads<'_> {
 }
 
 /// A result in memory order `[batch, length, heads, dim]` as the tensor `[batch, heads, length, dim]`,
-/// so that joining the heads behind it moves nothing.
+/// so that joining the heads after it moves nothing.
 fn from_heads(floats: Vec<f32>, [batch, heads, length, dim]: [usize; 4]) -> FlexTensor {
     let strides = [length * heads * dim, dim, heads * dim, 1].map(|stride| stride as isize);
     let layout = Layout::new(

@@ -12,7 +12,7 @@ use super::flex::{contiguous, floats, own, tensor, turn, with_last};
 /// The operations; meaning and shapes: see [`super`].
 #[backend_extension(Flex)]
 pub trait InferenceOps: Backend {
-    /// Self-attention behind a cache; a turn is weight, cosines, sines. Gives the heads, the keys and the values.
+    /// Self-attention after a cache; a turn is weight, cosines, sines. Gives the heads, the keys and the values.
     #[allow(clippy::too_many_arguments)]
     fn kernel_extend_turned(
         qkv: FloatTensor<Self>,

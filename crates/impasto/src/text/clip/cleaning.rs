@@ -262,7 +262,7 @@ pub(crate) fn unescape(text: &str) -> Cow<'_, str> {
     Cow::Owned(plain)
 }
 
-/// The length of what stands behind an ampersand and may be a reference.
+/// The length of what stands after an ampersand and may be a reference.
 fn reference(text: &str) -> usize {
     let run = |text: &str, digit: fn(char) -> bool| {
         let end = text.find(|c| !digit(c)).unwrap_or(text.len());

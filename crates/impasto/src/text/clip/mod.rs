@@ -2,7 +2,7 @@
 //!
 //! Source: openai/CLIP `clip/simple_tokenizer.py`. Read from the published files: `vocab.json` with
 //! `merges.txt`, `tokenizer.json`, and OpenAI's `bpe_simple_vocab_16e6.txt`, packed or not. Two deviations:
-//! a caption that spells a special token is only text, and captions are not padded: what stands behind
+//! a caption that spells a special token is only text, and captions are not padded: what stands after
 //! their end does not count.
 
 pub(crate) mod cleaning;
@@ -49,7 +49,7 @@ pub enum LongCaption {
     /// An error with both numbers.
     #[default]
     Refuse,
-    /// Cut in front of its end, as the references do.
+    /// Cut before its end, as the references do.
     Truncate,
     /// Cut into pieces at the ends of words; their embeddings are averaged.
     Chunks,
@@ -379,7 +379,7 @@ impl ClipTokenizer {
         Ok(pieces.into_iter().map(framed).collect())
     }
 
-    /// Cut behind words into pieces of at most `room` ids; a longer word is cut anywhere.
+    /// Cut after words into pieces of at most `room` ids; a longer word is cut anywhere.
     fn pieces<'a>(&self, mut ids: &'a [u32], room: usize) -> Vec<&'a [u32]> {
         let ends_word = |&id: &u32| {
             let token = self.tokenizer.id_to_token(id);

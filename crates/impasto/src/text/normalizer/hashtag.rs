@@ -15,7 +15,7 @@ pub struct WordFrequencies {
 }
 
 impl WordFrequencies {
-    /// From a list, the most frequent first: a line begins with the word, what follows behind a space is not
+    /// From a list, the most frequent first: a line begins with the word, what follows after a space is not
     /// looked at.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let text = std::str::from_utf8(bytes)

@@ -138,7 +138,7 @@ impl Machine<'_> {
                 }
             }
             Global::OrderedDict => match arguments.first().copied() {
-                // Protocol 2 gives the pairs behind the call; older writers as a list of lists.
+                // Protocol 2 gives the pairs after the call; older writers as a list of lists.
                 None => self.build(Node::Dict(Vec::new())),
                 Some(list) => {
                     let Some(Node::List(items)) = self.node(list) else {
