@@ -1,8 +1,8 @@
 //! impasto over HTTP: OpenAI's images API, AUTOMATIC1111's, a native one with jobs that survive the process, and a page.
 //!
 //! The library does the work; this crate queues it, keeps what came of it, and speaks protocols. Each model has one
-//! thread that decodes a batch which requests join and leave at any token ([`worker`]). State is a folder: SQLite and
-//! picture files ([`store`]).
+//! thread that decodes a batch which requests join and leave at any token. State is a folder: SQLite and
+//! picture files.
 //!
 //! ```no_run
 //! use impasto_server::{ServeOptions, Server};

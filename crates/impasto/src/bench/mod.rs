@@ -133,7 +133,7 @@ pub struct BenchReport {
     pub cpu: Option<String>,
     /// What the kernels run on.
     pub kernels: Kernels,
-    /// Bytes a second, of the sizes that were read; of [`LEAST_READ`] where nothing was decoded.
+    /// Bytes a second, of the sizes that were read; of 256 MiB where nothing was decoded.
     pub bandwidth: f64,
     /// The most operations a second.
     pub peaks: Peaks,

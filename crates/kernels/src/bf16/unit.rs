@@ -110,7 +110,7 @@ impl<'a> Panels<'a> {
     /// Writes weights in this order.
     ///
     /// # Panics
-    /// If the slice has not [`Self::bytes`], or the processor has no [`unit`].
+    /// If the slice has not [`Self::bytes`], or the processor has no [`unit()`].
     pub fn pack(w: &Weights, to: &mut [u8]) {
         best();
         #[cfg(target_arch = "x86_64")]
@@ -153,7 +153,7 @@ impl<'a> Panels<'a> {
 /// `x·w + bias`, row-major; each element's sum begins with its bias.
 ///
 /// # Panics
-/// If the shapes do not match, or the processor has no [`unit`].
+/// If the shapes do not match, or the processor has no [`unit()`].
 pub fn forward_panels(x: Matrix, w: &Panels, bias: Option<&[f32]>) -> Vec<f32> {
     with_bias(x.rows(), w.outputs, bias, |y, into| {
         multiply(x, w, y, into);
@@ -163,7 +163,7 @@ pub fn forward_panels(x: Matrix, w: &Panels, bias: Option<&[f32]>) -> Vec<f32> {
 /// `a·b`, both rounded to bfloat16, plus `bias`.
 ///
 /// # Panics
-/// If the shapes do not match, or the processor has no [`unit`].
+/// If the shapes do not match, or the processor has no [`unit()`].
 pub fn gemm(a: Matrix, b: Factor, bias: Option<&[f32]>) -> Vec<f32> {
     let columns = b.shape().1;
     with_bias(a.rows(), columns, bias, |y, into| {
@@ -204,7 +204,7 @@ fn with_bias(
 /// `y = x·w` or `y += x·w` with `x` rounded to bfloat16, on all threads of the current rayon pool.
 ///
 /// # Panics
-/// If the shapes do not match, or the processor has no [`unit`].
+/// If the shapes do not match, or the processor has no [`unit()`].
 pub fn multiply(x: Matrix, w: &Panels, y: MatrixMut, into: Into) {
     multiply_with_unit(best(), x, w, y, into);
 }
