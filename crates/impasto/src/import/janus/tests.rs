@@ -453,6 +453,12 @@ fn what_does_not_fit_is_refused_by_name() {
     let error = changed("pro", "\"vocab_size\": 313", "\"vocab_size\": 312");
     assert!(error.contains("embed_tokens.weight"), "{error}");
     let error = changed("pro", "\"hidden_size\": 64", "\"hidden_size\": 1000000");
+    assert!(error.contains("head_dim is 16"), "{error}");
+    let error = changed(
+        "original",
+        "\"hidden_size\": 56",
+        "\"hidden_size\": 1000000",
+    );
     assert!(error.contains("describes"), "{error}");
 
     let folder = copied(&golden("pro"));
