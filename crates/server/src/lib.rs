@@ -21,6 +21,7 @@
 mod automatic;
 mod body;
 mod clip;
+mod connections;
 mod error;
 mod images;
 mod jobs;
@@ -36,6 +37,7 @@ mod stream;
 mod submit;
 mod worker;
 
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -47,6 +49,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware;
+use http_body_util::BodyExt;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use impasto::Device;
@@ -60,6 +63,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub use log::LogOptions;
 pub use security::Keys;
 
+use connections::Connections;
 use error::{ApiError, JobError};
 use jobs::{Job, Jobs, Status};
 use models::Hosted;
@@ -300,7 +304,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Connections at once; more wait to be accepted.
+/// Connections at once; more get the places of those that are idle.
 const MOST_CONNECTIONS: usize = 512;
 /// How long the head of a request may take, and a connection be idle between two.
 const HEAD_TIME: Duration = Duration::from_secs(15);
@@ -409,21 +413,41 @@ impl Server {
         ready(listener.local_addr().map_err(failed)?);
         let router = router(app.clone());
         let graceful = GracefulShutdown::new();
-        let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        let connections = Connections::new(MOST_CONNECTIONS);
         let mut ticks = tokio::time::interval(Duration::from_millis(50));
         while !stop() {
             let accepted = tokio::select! {
-                accepted = accept(&listener, &places) => accepted,
+                accepted = accept(&listener) => accepted,
                 _ = ticks.tick() => None,
             };
-            let Some((connection, peer, place)) = accepted else {
+            let Some((connection, peer)) = accepted else {
                 continue;
             };
+            let place = loop {
+                tokio::select! {
+                    place = connections.place() => break Some(place),
+                    _ = ticks.tick() => if stop() { break None },
+                }
+            };
+            let Some(place) = place else { break };
             let router = router.clone();
+            let place = Arc::new(place);
+            let of_requests = place.clone();
             let service = hyper::service::service_fn(
                 move |mut request: hyper::Request<hyper::body::Incoming>| {
+                    let in_flight = of_requests.request();
                     request.extensions_mut().insert(security::Peer(peer.ip()));
-                    router.clone().oneshot(request.map(axum::body::Body::new))
+                    let answer = router.clone().oneshot(request.map(axum::body::Body::new));
+                    async move {
+                        let answer = answer.await?;
+                        // Events are an answer's body: it ends with them.
+                        Ok::<_, Infallible>(answer.map(|body| {
+                            body.map_frame(move |frame| {
+                                let _of_this_answer = &in_flight;
+                                frame
+                            })
+                        }))
+                    }
                 },
             );
             let connection = hyper::server::conn::http1::Builder::new()
@@ -432,9 +456,11 @@ impl Server {
                 .serve_connection(TokioIo::new(connection), service);
             let connection = graceful.watch(connection);
             tokio::spawn(async move {
-                // Who hangs up in the middle of something has had enough.
-                let _ = connection.await;
-                drop(place);
+                tokio::select! {
+                    // Who hangs up in the middle of something has had enough.
+                    _ = connection => {}
+                    () = place.given_up() => {}
+                }
             });
         }
         log::note("stopping");
@@ -460,20 +486,12 @@ impl std::fmt::Debug for Server {
 }
 
 /// The next connection; none where that failed, which is no reason to stop.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(
-    tokio::net::TcpStream,
-    SocketAddr,
-    tokio::sync::OwnedSemaphorePermit,
-)> {
-    let place = places.clone().acquire_owned().await.ok()?;
+async fn accept(listener: &TcpListener) -> Option<(tokio::net::TcpStream, SocketAddr)> {
     match listener.accept().await {
         Ok((connection, peer)) => {
             // Events are small, and wanted at once.
             let _ = connection.set_nodelay(true);
-            Some((connection, peer, place))
+            Some((connection, peer))
         }
         Err(error) => {
             log::error(format_args!("accept: {error}"));
