@@ -255,7 +255,7 @@ impl App {
             log::error(failure);
         }
         if job.record.attached {
-            // Nobody can ask for it again.
+            // Whoever waited for it has its answer, and the pictures that were sent.
             self.store.remove_inputs(&job.record.id);
         }
         self.metrics.ended(status, now - job.record.created);

@@ -455,13 +455,20 @@ async fn retry_job(
     }
     let (record, _) = ended_job(&app, id.clone()).await?;
     let model = app.model(Some(&record.model))?.clone();
-    let (shared, task) = (app.clone(), record.task.clone());
+    let names: &[&'static str] = match record.task {
+        Task::Generate { .. } => &[],
+        Task::Edit { mask: true, .. } => &["image", "mask"],
+        _ => &["image"],
+    };
+    if record.attached && !names.is_empty() {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "inputs_are_gone",
+            "The pictures that this request sent are not kept. Send it again.",
+        ));
+    }
+    let shared = app.clone();
     let inputs = blocking(move || {
-        let names: &[&'static str] = match task {
-            Task::Generate { .. } => &[],
-            Task::Edit { mask: true, .. } => &["image", "mask"],
-            _ => &["image"],
-        };
         let mut inputs = Vec::new();
         for &name in names {
             let bytes = impasto::files::read(shared.store.input_path(&id, name))?;

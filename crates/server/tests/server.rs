@@ -719,6 +719,14 @@ fn variations_and_outpainting() {
         .map(|image| image.picture)
         .collect();
     assert_eq!(drawn, expected);
+    // What the client sent is gone with its answer.
+    let jobs = server.get("/api/jobs").json();
+    let id = jobs["jobs"][0]["id"].as_str().unwrap();
+    let again = server.post(&format!("/api/jobs/{id}/retry"), &json!({}));
+    assert_eq!(
+        (again.status, &again.json()["error"]["code"]),
+        (409, &json!("inputs_are_gone"))
+    );
     let drawn = server.job(&json!({"prompt": "a hat", "seed": 5}));
     let body = json!({"kind": "edit", "picture": drawn["pictures"][0]["id"], "outpaint": {"left": 16}, "seed": 1});
     let job = server.job(&body);

@@ -153,6 +153,7 @@ until(lambda: int(find("#gallery-count").text) == before - 2)
 find("#select").click()
 
 # Edit with the brush.
+driver.execute_script("scrollTo(0, 0)")
 all_of("#pictures .tile")[0].click()
 find("#viewer-edit").click()
 until(lambda: find("#frame").is_displayed() and find("#edit-go").is_enabled())
