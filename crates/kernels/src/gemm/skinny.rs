@@ -21,6 +21,9 @@ fn most_columns(rows: usize) -> usize {
     if rows <= 2 { 1024 } else { 512 }
 }
 
+/// Floats between two rows of sums: a cache line, so that rows lie in different sets of the cache.
+const GAP: usize = 16;
+
 /// Rows of `B` in one sweep: as many streams as the processor follows.
 const DEPTH: usize = 8;
 
@@ -124,26 +127,46 @@ pub(crate) fn run<E: Element>(
         let task = |index: usize| {
             let j0 = index * columns;
             let n = columns.min(n - j0);
-            for p0 in (0..k).step_by(DEPTH) {
-                for i in (0..m).step_by(each) {
-                    // SAFETY: rows and columns lie within A, B and C; tasks have columns of their own.
-                    unsafe {
-                        let place = SweepOperands {
-                            n,
-                            depth: DEPTH.min(k - p0),
-                            prefetch: i == 0,
-                            a: rows.as_ptr().add(i * k + p0),
-                            lda: k,
-                            b: b.at(p0, j0),
-                            ldb: b.stride * E::SIZE,
-                            c: out.get().add(i * ldc + j0),
-                            ldc,
-                            load: p0 > 0 || into == Into::Add,
-                        };
-                        sweep::<E>(isa, each.min(m - i), place);
+            // Sums stand in memory of this thread until they are whole: in C, tasks would write to both halves of a cache
+            // line by turns, and rows that are a multiple of 4 KiB apart would wait for each other's stores.
+            let stride = columns + GAP;
+            with_scratch(m * stride, |sums| {
+                if into == Into::Add {
+                    for (i, sums) in sums.chunks_exact_mut(stride).enumerate() {
+                        // SAFETY: the row and its columns lie within C, and no other task has them.
+                        let row =
+                            unsafe { std::slice::from_raw_parts(out.get().add(i * ldc + j0), n) };
+                        sums[..n].copy_from_slice(row);
                     }
                 }
-            }
+                for p0 in (0..k).step_by(DEPTH) {
+                    for i in (0..m).step_by(each) {
+                        // SAFETY: rows and columns lie within A, B and the sums.
+                        unsafe {
+                            let place = SweepOperands {
+                                n,
+                                depth: DEPTH.min(k - p0),
+                                prefetch: i == 0,
+                                a: rows.as_ptr().add(i * k + p0),
+                                lda: k,
+                                b: b.at(p0, j0),
+                                ldb: b.stride * E::SIZE,
+                                c: sums.as_mut_ptr().add(i * stride),
+                                ldc: stride,
+                                load: p0 > 0 || into == Into::Add,
+                            };
+                            sweep::<E>(isa, each.min(m - i), place);
+                        }
+                    }
+                }
+                for (i, sums) in sums.chunks_exact(stride).enumerate() {
+                    // SAFETY: as above; the tasks' columns are their own.
+                    unsafe {
+                        let row = out.get().add(i * ldc + j0);
+                        std::ptr::copy_nonoverlapping(sums.as_ptr(), row, n);
+                    }
+                }
+            });
         };
         if parallel {
             team::for_each(n.div_ceil(columns), task);
