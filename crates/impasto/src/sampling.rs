@@ -353,6 +353,8 @@ fn pick(probs: &[f64], uniform: f64) -> usize {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use rand::Rng as _;
+
     use super::*;
 
     /// Sorted a part at a time or whole: the same ids, and the same sums.
