@@ -3,7 +3,7 @@
 import { $, call, encoded, kept, make, toast, watch } from "./api.js";
 import * as editor from "./editor.js";
 import * as gallery from "./gallery.js";
-import { current, speak, word } from "./words.js";
+import { current, put, speak, word } from "./words.js";
 
 const views = ["draw", "edit", "gallery"];
 let models = [];
@@ -34,8 +34,6 @@ function say(language) {
   $("language").lang = language === "zh" ? "en" : "zh";
   if (!$("view-gallery").hidden) gallery.refresh();
   showHistory();
-  const note = $("stage").querySelector(".empty-note");
-  if (note) note.textContent = word("nothingYet");
 }
 
 // The form.
@@ -131,7 +129,8 @@ function stage(job, earlier = false) {
   const title = job.prompt || word(job.kind === "vary" ? "variationsOf" : "editOf");
   const state = make("span", { className: "state" });
   const bar = make("progress", { max: 1, value: job.progress, ariaLabel: title });
-  const cancel = make("button", { type: "button", onclick: () => call("POST", `/api/jobs/${job.id}/cancel`).catch((error) => toast(error.message)) }, word("cancel"));
+  const cancel = make("button", { type: "button", onclick: () => call("POST", `/api/jobs/${job.id}/cancel`).catch((error) => toast(error.message)) });
+  put(cancel, "cancel");
   const tiles = make("div", { className: job.n === 1 ? "tiles one" : job.n <= 4 ? "tiles few" : "tiles" });
   const card = make("article", { className: "job" }, make("div", { className: "job-head" }, make("h3", {}, title), state, cancel), bar, tiles);
   const places = Array.from({ length: job.n }, () => {
@@ -151,13 +150,13 @@ function stage(job, earlier = false) {
   const end = (ended) => {
     bar.remove();
     cancel.remove();
-    state.textContent = ended.status === "done" ? word("seed") + " " + ended.seed : word(ended.status);
+    if (ended.status === "done") put(state, "seedOf", ended.seed); else put(state, ended.status);
     for (const place of places) if (place.classList.contains("waiting")) place.remove();
     if (ended.status === "failed") tiles.append(make("p", { className: "failure" }, ended.error?.message ?? word("failed")));
     if (["failed", "cancelled"].includes(ended.status)) {
-      state.after(make("button", { type: "button", onclick: async () => {
+      state.after(put(make("button", { type: "button", onclick: async () => {
         try { stage(await call("POST", `/api/jobs/${job.id}/retry`)); } catch (error) { toast(error.message); }
-      } }, word("again")));
+      } }), "again"));
     }
   };
   earlier ? $("stage").append(card) : $("stage").prepend(card);
@@ -173,7 +172,7 @@ function stage(job, earlier = false) {
     if (name === "progress") {
       bar.value = data.progress;
       const percent = Math.round(100 * data.progress);
-      state.textContent = data.status === "queued" ? word("queued", data.before) : word("running", percent);
+      if (data.status === "queued") put(state, "queued", data.before); else put(state, "running", percent);
     }
     if (name === "preview" && places[data.place]?.classList.contains("waiting")) {
       const place = places[data.place];
@@ -281,7 +280,7 @@ async function start() {
     const { jobs } = await call("GET", "/api/jobs?limit=12");
     $("stage").replaceChildren();
     for (const job of jobs.filter(({ kind }) => kind !== "edit")) stage(job, true);
-    if (!$("stage").children.length) $("stage").append(make("p", { className: "empty-note" }, word("nothingYet")));
+    if (!$("stage").children.length) $("stage").append(put(make("p", { className: "empty-note" }), "nothingYet"));
   } catch (error) { toast(error.message); }
   document.documentElement.dataset.ready = "true";
 }

@@ -2,7 +2,7 @@
 
 import { $, address, call, encoded, make, toast, watch } from "./api.js";
 import { tile } from "./gallery.js";
-import { word } from "./words.js";
+import { put, word } from "./words.js";
 
 /** What is edited: a picture of the gallery, or a file in base64. */
 let source = null;
@@ -188,9 +188,10 @@ async function submit() {
   }
   const job = await call("POST", "/api/jobs", body);
   const bar = make("progress", { max: 1, value: 0, ariaLabel: word("running", 0) });
-  const cancel = make("button", { type: "button", onclick: () => call("POST", `/api/jobs/${job.id}/cancel`) }, word("cancel"));
+  const cancel = make("button", { type: "button", onclick: () => call("POST", `/api/jobs/${job.id}/cancel`) });
+  put(cancel, "cancel");
   const tiles = make("div", { className: "tiles" });
-  const card = make("div", { className: "job" }, make("div", { className: "job-head" }, make("h3", {}, word("editOf")), cancel), bar, tiles);
+  const card = make("div", { className: "job" }, make("div", { className: "job-head" }, put(make("h3"), "editOf"), cancel), bar, tiles);
   $("edit-results").prepend(card);
   const before = picture.toDataURL();
   const made = [];

@@ -4,7 +4,7 @@ export const words = {
   en: {
     skip: "Skip to content", views: "Views", draw: "Draw", edit: "Edit", gallery: "Gallery", theme: "Dark or light",
     drawTitle: "What do you want to see?", prompt: "Prompt", promptHint: "two red cats on a blue background",
-    history: "Earlier prompts", count: "Pictures", seed: "Seed", lock: "Keep the seed", guidance: "Guidance",
+    history: "Earlier prompts", count: "Pictures", seed: "Seed", seedOf: "Seed {0}", lock: "Keep the seed", guidance: "Guidance",
     more: "More settings", model: "Model", bestOf: "Best of", temperature: "Temperature", order: "Order",
     raster: "row by row: best", parallel16: "16 passes: faster", parallel8: "8 passes: fastest, rougher", go: "Draw",
     dropHint: "Drop a picture anywhere to get its settings back; paste one to edit it.",
@@ -30,7 +30,7 @@ export const words = {
   zh: {
     skip: "跳到内容", views: "视图", draw: "绘画", edit: "编辑", gallery: "画廊", theme: "深色或浅色",
     drawTitle: "想画什么？", prompt: "描述", promptHint: "蓝色背景上的两只红色的猫",
-    history: "以前的描述", count: "张数", seed: "种子", lock: "保持种子", guidance: "引导强度",
+    history: "以前的描述", count: "张数", seed: "种子", seedOf: "种子 {0}", lock: "保持种子", guidance: "引导强度",
     more: "更多设置", model: "模型", bestOf: "择优", temperature: "温度", order: "顺序",
     raster: "逐行：最好", parallel16: "16 步：较快", parallel8: "8 步：最快，较粗糙", go: "开始绘画",
     dropHint: "把图片拖到任意位置可恢复其设置；粘贴图片可编辑。",
@@ -65,11 +65,21 @@ export function word(name, ...values) {
   return text.replace(/\{(\d)\}/g, (_, number) => String(values[number]));
 }
 
+/** Gives an element a word, which it has in any language that is chosen later. */
+export function put(element, name, ...values) {
+  element.dataset.text = name;
+  element.dataset.values = JSON.stringify(values);
+  element.textContent = word(name, ...values);
+  return element;
+}
+
 /** Says everything in a language. */
 export function speak(chosen) {
   language = chosen === "zh" ? "zh" : "en";
   document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
-  for (const element of document.querySelectorAll("[data-text]")) element.textContent = word(element.dataset.text);
+  for (const element of document.querySelectorAll("[data-text]")) {
+    element.textContent = word(element.dataset.text, ...JSON.parse(element.dataset.values ?? "[]"));
+  }
   for (const element of document.querySelectorAll("[data-label]")) element.setAttribute("aria-label", word(element.dataset.label));
   for (const element of document.querySelectorAll("[data-placeholder]")) element.placeholder = word(element.dataset.placeholder);
 }

@@ -56,7 +56,8 @@ def open_page(view="draw"):
 
 def shot(name):
     if screenshots:
-        time.sleep(0.3)
+        until(lambda: "shown" not in find("#toast").get_attribute("class"))
+        time.sleep(0.5)
         driver.save_screenshot(str(screenshots / f"{name}.png"))
 
 
@@ -192,8 +193,10 @@ assert find("#seed").get_property("value") == picture["seed"]
 # Chinese, dark, and all still there after a reload.
 find("#language").click()
 until(lambda: find("#go").text.startswith("开始绘画"))
+until(lambda: find("#stage .state").text.startswith("种子"))
 find("#theme").click()
-open_page()
+driver.refresh()
+until(lambda: driver.execute_script("return document.documentElement.dataset.ready"))
 until(lambda: find("#go").text.startswith("开始绘画"))
 assert len(all_of("#stage .job")) >= 3 and find("html").get_attribute("data-theme") == "dark"
 check_axe("dark, Chinese")
