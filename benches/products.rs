@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use impasto_kernels::bf16;
-use impasto_kernels::gemm::{Into, Matrix, MatrixMut, gemm};
+use impasto_kernels::gemm::{Output, Matrix, MatrixMut, gemm};
 use impasto_kernels::quantised::{self, Activations, Format};
 
 fn numbers(len: usize) -> Vec<f32> {
@@ -40,7 +40,7 @@ fn large(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements((m * n * k) as u64));
         let id = BenchmarkId::new(layout, format!("{m}x{n}x{k}"));
         group.bench_function(id, |bench| {
-            bench.iter(|| gemm(left, right, MatrixMut::new(&mut c, m, n), Into::Overwrite));
+            bench.iter(|| gemm(left, right, MatrixMut::new(&mut c, m, n), Output::Overwrite));
         });
         black_box(&c);
     }
@@ -62,7 +62,7 @@ fn few_rows(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements((rows * n * k) as u64));
         group.bench_function(BenchmarkId::new("f32", &size), |bench| {
             let weights = Matrix::new(&floats, k, n);
-            bench.iter(|| gemm(x, weights, MatrixMut::new(&mut y, rows, n), Into::Overwrite));
+            bench.iter(|| gemm(x, weights, MatrixMut::new(&mut y, rows, n), Output::Overwrite));
         });
         group.bench_function(BenchmarkId::new("bf16", &size), |bench| {
             let weights = bf16::Weights::new(k, n, &bytes[..2 * k * n]);
@@ -71,7 +71,7 @@ fn few_rows(criterion: &mut Criterion) {
                     x,
                     &weights,
                     MatrixMut::new(&mut y, rows, n),
-                    Into::Overwrite,
+                    Output::Overwrite,
                 );
             });
         });
@@ -83,7 +83,7 @@ fn few_rows(criterion: &mut Criterion) {
                 group.bench_function(BenchmarkId::new(name, &size), |bench| {
                     bench.iter(|| {
                         let y = MatrixMut::new(&mut y, rows, n);
-                        quantised::product(x, &weights, y, Into::Overwrite, activations);
+                        quantised::product(x, &weights, y, Output::Overwrite, activations);
                     });
                 });
             }

@@ -25,7 +25,7 @@ const BLOCK: u64 = 12;
 
 /// What drawing is done with.
 #[derive(Clone, Copy, Debug)]
-pub struct Drawing {
+pub struct SamplingMemory {
     /// Numbers in linear layers of the transformer, which can be packed.
     pub linear: u64,
     /// All other numbers of the transformer, and those of the image tokenizer: always in 32 bits.
@@ -47,7 +47,7 @@ pub struct Drawing {
     pub pixels: u64,
 }
 
-impl Drawing {
+impl SamplingMemory {
     /// Bytes at the peak, for this many pictures in one command.
     pub fn peak(&self, pictures: u64) -> u64 {
         let batch = pictures.clamp(1, BATCH);
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn estimates_are_within_a_tenth_of_what_was_measured() {
         // impasto-mini: 6 x 192 over 32 + 64 tokens, weights in f32 out of 9.7 MiB of f16 in the program.
-        let mini = Drawing {
+        let mini = SamplingMemory {
             linear: 0,
             plain: 3_475_200 + 1_619_448,
             format: WeightFormat::F32,
@@ -129,7 +129,7 @@ mod tests {
             pixels: 64 * 64,
         };
         // DALL-E mini's sizes: 12 + 12 x 1024, a VQGAN of 128 channels at 256 px, without its encoder.
-        let dalle_mini = Drawing {
+        let dalle_mini = SamplingMemory {
             linear: 0,
             plain: 437_833_712 + 46_709_891,
             format: WeightFormat::F32,
@@ -141,7 +141,7 @@ mod tests {
             pixels: 256 * 256,
         };
         // The smallest that the tests have.
-        let tiny = Drawing {
+        let tiny = SamplingMemory {
             linear: 0,
             plain: 90_000 + 250_000,
             format: WeightFormat::F32,
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn packed_weights_take_their_bytes() {
         let peak = |format| {
-            let drawing = Drawing {
+            let drawing = SamplingMemory {
                 linear: 1 << 30,
                 plain: 0,
                 format,

@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use impasto_kernels::bf16;
-use impasto_kernels::gemm::{Into, Matrix, MatrixMut, gemm};
+use impasto_kernels::gemm::{Matrix, MatrixMut, Output, gemm};
 use impasto_kernels::quantised::{self, Activations, Format};
 use rayon::prelude::*;
 
@@ -80,13 +80,13 @@ fn main() {
             measure(&format!("f32 {shape}"), 4 * k * n, &buffer, |copy| {
                 let w = Matrix::new(&floats[copy * k * n..], k, n);
                 let y = MatrixMut::new(&mut y, rows, n);
-                gemm(x, w, y, Into::Overwrite);
+                gemm(x, w, y, Output::Overwrite);
             });
             let size = 2 * k * n;
             measure(&format!("bf16 {shape}"), size, &buffer, |copy| {
                 let w = bf16::Weights::new(k, n, &bytes[copy * size..][..size]);
                 let y = MatrixMut::new(&mut y, rows, n);
-                bf16::product(x, &w, y, Into::Overwrite);
+                bf16::product(x, &w, y, Output::Overwrite);
             });
             for format in [Format::Int8, Format::Int4] {
                 let size = format.bytes(k, n).expect("fits");
@@ -96,7 +96,7 @@ fn main() {
                         let part = &bytes[copy * size..][..size];
                         let w = quantised::Weights::new(format, k, n, part);
                         let y = MatrixMut::new(&mut y, rows, n);
-                        quantised::product(x, &w, y, Into::Overwrite, activations);
+                        quantised::product(x, &w, y, Output::Overwrite, activations);
                     });
                 }
             }

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use impasto_kernels::bf16::{self, Factor, Panels, Unit};
-use impasto_kernels::gemm::{Into, Matrix, MatrixMut, gemm};
+use impasto_kernels::gemm::{Matrix, MatrixMut, Output, gemm};
 use impasto_kernels::isa;
 use impasto_kernels::quantised::{self, Activations, Format};
 
@@ -63,7 +63,7 @@ fn main() {
             format!("f32 {:?}", isa()),
             Box::new(move |copy| {
                 let y = MatrixMut::new(&mut result, m, n);
-                gemm(x, Matrix::new(&floats[copy], k, n), y, Into::Overwrite);
+                gemm(x, Matrix::new(&floats[copy], k, n), y, Output::Overwrite);
             }),
         ));
         let mut result = y();
@@ -72,7 +72,7 @@ fn main() {
             Box::new(move |copy| {
                 let y = MatrixMut::new(&mut result, m, n);
                 let w = bf16::Weights::new(k, n, &rows[copy]);
-                bf16::product(x, &w, y, Into::Overwrite);
+                bf16::product(x, &w, y, Output::Overwrite);
             }),
         ));
         for unit in [Unit::Avx512Bf16, Unit::Amx] {
@@ -85,7 +85,7 @@ fn main() {
                 Box::new(move |copy| {
                     let y = MatrixMut::new(&mut result, m, n);
                     let w = Panels::new(k, n, &panels[copy]);
-                    bf16::multiply_with_unit(unit, x, &w, y, Into::Overwrite);
+                    bf16::multiply_with_unit(unit, x, &w, y, Output::Overwrite);
                 }),
             ));
             let mut result = y();
@@ -94,7 +94,7 @@ fn main() {
                 Box::new(move |copy| {
                     let y = MatrixMut::new(&mut result, m, n);
                     let w = Factor::Floats(Matrix::new(&floats[copy], k, n));
-                    bf16::gemm_with_unit(unit, x, w, y, Into::Overwrite);
+                    bf16::gemm_with_unit(unit, x, w, y, Output::Overwrite);
                 }),
             ));
         }
@@ -112,8 +112,8 @@ fn main() {
                 Box::new(move |copy| {
                     let y = MatrixMut::new(&mut result, m, n);
                     let w = quantised::Weights::new(format, k, n, &vectors[copy]);
-                    let into = Into::Overwrite;
-                    quantised::product_with_isa(isa(), x, &w, y, into, Activations::Int8);
+                    let output = Output::Overwrite;
+                    quantised::product_with_isa(isa(), x, &w, y, output, Activations::Int8);
                 }),
             ));
             if quantised::has_tiles() {
@@ -123,7 +123,7 @@ fn main() {
                     Box::new(move |copy| {
                         let y = MatrixMut::new(&mut result, m, n);
                         let w = quantised::Weights::new(format, k, n, &weights[copy]);
-                        quantised::product_with_tiles(x, &w, y, Into::Overwrite);
+                        quantised::product_with_tiles(x, &w, y, Output::Overwrite);
                     }),
                 ));
             }

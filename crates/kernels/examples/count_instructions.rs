@@ -5,7 +5,7 @@
 use impasto_kernels::adamw::{self, AdamW};
 use impasto_kernels::attention::{self, Heads, Shape};
 use impasto_kernels::conv2d::{self, Conv2d};
-use impasto_kernels::gemm::{Into, Matrix, MatrixMut, gemm};
+use impasto_kernels::gemm::{Matrix, MatrixMut, Output, gemm};
 use impasto_kernels::quantised::{self, Activations, Format};
 use impasto_kernels::{
     bf16, cross_entropy, gelu, group_norm, layer_norm, linear, rms_norm, swiglu,
@@ -44,7 +44,7 @@ fn product(m: usize, k: usize, n: usize) -> Box<dyn FnMut()> {
             Matrix::new(&a, m, k),
             Matrix::new(&b, k, n),
             c,
-            Into::Overwrite,
+            Output::Overwrite,
         );
     })
 }

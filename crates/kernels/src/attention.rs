@@ -3,7 +3,7 @@
 //! deviation: whole rows of keys instead of online softmax, as sequences here are some hundred long).
 
 use crate::bf16::{self, Unit};
-use crate::gemm::{Into, Matrix, MatrixMut, gemm_serial};
+use crate::gemm::{Matrix, MatrixMut, Output, gemm_serial};
 use crate::shared::{SharedPtr, fresh, with_scratch};
 use crate::team;
 use crate::vector::{dot, exp, maximum, sum_by, vectorised};
@@ -79,10 +79,10 @@ impl Shape {
     }
 
     /// A product on the calling thread.
-    fn product(&self, a: Matrix, b: Matrix, c: MatrixMut, into: Into) {
+    fn product(&self, a: Matrix, b: Matrix, c: MatrixMut, output: Output) {
         match self.unit {
-            Some(unit) => bf16::gemm_serial(unit, a, b, c, into),
-            None => gemm_serial(a, b, c, into),
+            Some(unit) => bf16::gemm_serial(unit, a, b, c, output),
+            None => gemm_serial(a, b, c, output),
         }
     }
 
@@ -126,7 +126,7 @@ impl Target {
         (length, dim): (usize, usize),
         (first, rows): (usize, usize),
         (a, b): (Matrix, Matrix),
-        into: Into,
+        output: Output,
     ) {
         let start = (batch * length + first) * self.row_stride + head * dim;
         let span = (rows - 1) * self.row_stride + dim;
@@ -137,7 +137,7 @@ impl Target {
         // SAFETY: the rows lie within the slice, and only this task touches them.
         let part =
             unsafe { MatrixMut::from_raw(self.data.get().add(start), rows, dim, self.row_stride) };
-        shape.product(a, b, part, into);
+        shape.product(a, b, part, output);
     }
 }
 
@@ -175,7 +175,7 @@ pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32
                 qm,
                 km.transposed(),
                 MatrixMut::new(scores, rows, keys),
-                Into::Overwrite,
+                Output::Overwrite,
             );
             for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
                 let normaliser = softmax(row, shape.visible(first + i), shape.scale);
@@ -191,7 +191,7 @@ pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32
                     (queries, dim),
                     (first, rows),
                     factors,
-                    Into::Overwrite,
+                    Output::Overwrite,
                 )
             };
         });
@@ -313,13 +313,13 @@ pub(crate) fn backward_into(
                     qm,
                     km.transposed(),
                     MatrixMut::new(probs, rows, seen),
-                    Into::Overwrite,
+                    Output::Overwrite,
                 );
                 shape.product(
                     dm,
                     vm.transposed(),
                     MatrixMut::new(dscores, rows, seen),
-                    Into::Overwrite,
+                    Output::Overwrite,
                 );
                 for i in 0..rows {
                     let row = first + i;
@@ -338,7 +338,11 @@ pub(crate) fn backward_into(
                     Matrix::new(dscores, rows, seen),
                 );
                 let last = first + rows == queries;
-                let into = if last { Into::Overwrite } else { Into::Add };
+                let output = if last {
+                    Output::Overwrite
+                } else {
+                    Output::Accumulate
+                };
                 // SAFETY: each task has a head of its own.
                 unsafe {
                     tq.product(
@@ -347,7 +351,7 @@ pub(crate) fn backward_into(
                         (queries, dim),
                         (first, rows),
                         (sm, km),
-                        Into::Overwrite,
+                        Output::Overwrite,
                     );
                     tk.product(
                         shape,
@@ -355,7 +359,7 @@ pub(crate) fn backward_into(
                         (keys, dim),
                         (0, seen),
                         (sm.transposed(), qm),
-                        into,
+                        output,
                     );
                     tv.product(
                         shape,
@@ -363,7 +367,7 @@ pub(crate) fn backward_into(
                         (keys, dim),
                         (0, seen),
                         (pm.transposed(), dm),
-                        into,
+                        output,
                     );
                 }
             });

@@ -1,6 +1,6 @@
 //! The linear layer, `y = x·W + b`, and its gradients.
 
-use crate::gemm::{Into, Matrix, MatrixMut, gemm};
+use crate::gemm::{Matrix, MatrixMut, Output, gemm};
 use crate::shared::{SharedPtr, for_rows, fresh, rows_mut};
 use crate::vector::vectorised;
 
@@ -11,7 +11,7 @@ use crate::vector::vectorised;
 pub fn forward(x: Matrix, w: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
     let (rows, outputs) = (x.rows(), w.cols());
     let mut y = fresh(rows * outputs);
-    let into = match bias {
+    let output = match bias {
         Some(bias) => {
             assert_eq!(bias.len(), outputs, "bias against outputs");
             let shared = SharedPtr::new(y.as_mut_ptr());
@@ -21,11 +21,11 @@ pub fn forward(x: Matrix, w: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
                 part.chunks_exact_mut(outputs.max(1))
                     .for_each(|row| row.copy_from_slice(bias));
             });
-            Into::Add
+            Output::Accumulate
         }
-        None => Into::Overwrite,
+        None => Output::Overwrite,
     };
-    gemm(x, w, MatrixMut::new(&mut y, rows, outputs), into);
+    gemm(x, w, MatrixMut::new(&mut y, rows, outputs), output);
     y
 }
 

@@ -22,7 +22,7 @@ use impasto::{Edit, Generate, Vary, provenance};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::body::Whole;
+use crate::body::RequestBody;
 use crate::error::{ApiError, ApiResult};
 use crate::jobs::{JobState, Status, Task};
 use crate::models::Hosted;
@@ -217,7 +217,7 @@ impl DrawRequest {
 async fn txt2img(
     State(app): State<App>,
     Extension(Client(client)): Extension<Client>,
-    body: Whole,
+    body: RequestBody,
 ) -> ApiResult<Json<Value>> {
     let request: DrawRequest = body.json()?;
     let generate = Generate {
@@ -241,7 +241,7 @@ async fn txt2img(
 async fn img2img(
     State(app): State<App>,
     Extension(Client(client)): Extension<Client>,
-    body: Whole,
+    body: RequestBody,
 ) -> ApiResult<Json<Value>> {
     let request: DrawRequest = body.json()?;
     let image = match request.init_images.as_deref() {
@@ -394,7 +394,7 @@ struct PngInfo {
     image: String,
 }
 
-async fn png_info(body: Whole) -> ApiResult<Json<Value>> {
+async fn png_info(body: RequestBody) -> ApiResult<Json<Value>> {
     let request: PngInfo = body.json()?;
     let bytes = images::from_text("image", &request.image)?;
     let text = provenance::read_parameters(&bytes).unwrap_or_default();
@@ -471,7 +471,7 @@ async fn options(State(app): State<App>) -> ApiResult<Json<Value>> {
     ))
 }
 
-async fn set_options(State(app): State<App>, body: Whole) -> ApiResult<Json<Value>> {
+async fn set_options(State(app): State<App>, body: RequestBody) -> ApiResult<Json<Value>> {
     let settings: Settings = body.json()?;
     if let Some(name) = settings.sd_model_checkpoint {
         let id = app.model(Some(&name))?.card.id.clone();

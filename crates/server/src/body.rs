@@ -17,14 +17,14 @@ pub const BODY_TIME: Duration = Duration::from_secs(60);
 
 /// A whole body.
 #[derive(Debug)]
-pub struct Whole {
+pub struct RequestBody {
     headers: HeaderMap,
     /// They say, too, that forms have no limit of their own.
     extensions: Extensions,
     bytes: Bytes,
 }
 
-impl<S: Send + Sync> FromRequest<S> for Whole {
+impl<S: Send + Sync> FromRequest<S> for RequestBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> ApiResult<Self> {
@@ -40,7 +40,7 @@ impl<S: Send + Sync> FromRequest<S> for Whole {
                 let message = format!("The body is not whole, or has more than {MAX_BODY} bytes.");
                 ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
             })?;
-        Ok(Whole {
+        Ok(RequestBody {
             headers: parts.headers,
             extensions: parts.extensions,
             bytes,
@@ -48,7 +48,7 @@ impl<S: Send + Sync> FromRequest<S> for Whole {
     }
 }
 
-impl Whole {
+impl RequestBody {
     fn kind(&self) -> &str {
         let value = self.headers.get(header::CONTENT_TYPE);
         let value = value

@@ -33,7 +33,7 @@ struct State {
 }
 
 /// A connection's place, free again when it is dropped.
-pub struct Place {
+pub struct ConnectionSlot {
     connections: Connections,
     number: u64,
     state: Arc<State>,
@@ -60,7 +60,7 @@ impl Connections {
     }
 
     /// A place for a new connection, as soon as there is one: all others may be at work.
-    pub async fn place(&self) -> Place {
+    pub async fn place(&self) -> ConnectionSlot {
         loop {
             let freed = self.0.freed.notified();
             if let Some(place) = self.try_place() {
@@ -70,7 +70,7 @@ impl Connections {
         }
     }
 
-    fn try_place(&self) -> Option<Place> {
+    fn try_place(&self) -> Option<ConnectionSlot> {
         let mut open = lock(&self.0.open);
         if open.places.len() >= self.0.most {
             let idle = open
@@ -91,7 +91,7 @@ impl Connections {
         );
         open.next += 1;
         open.places.insert(number, state.clone());
-        Some(Place {
+        Some(ConnectionSlot {
             connections: self.clone(),
             number,
             state,
@@ -99,7 +99,7 @@ impl Connections {
     }
 }
 
-impl Place {
+impl ConnectionSlot {
     /// Marks a request; the connection keeps its place until it is answered.
     pub fn request(&self) -> InFlight {
         self.state.requests.fetch_add(1, Ordering::AcqRel);
@@ -115,7 +115,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         lock(&self.connections.0.open).places.remove(&self.number);
         self.connections.0.freed.notify_one();

@@ -305,7 +305,7 @@ pub enum Unit {
         count: usize,
     },
     /// A job that is not decoded in the batch.
-    Whole(Arc<Job>),
+    Job(Arc<Job>),
 }
 
 /// Images of one job that are handed out at a time: then it is another client's turn.
@@ -403,7 +403,7 @@ impl Queue {
                 _ => {
                     job.handed.store(1, Ordering::Relaxed);
                     jobs.remove(place);
-                    Unit::Whole(job)
+                    Unit::Job(job)
                 }
             };
             if !jobs.is_empty() {
@@ -456,7 +456,7 @@ mod tests {
             Some(Unit::Images { job, first, count }) => {
                 format!("{}:{first}+{count}", job.record.id)
             }
-            Some(Unit::Whole(job)) => job.record.id.clone(),
+            Some(Unit::Job(job)) => job.record.id.clone(),
             None => "none".into(),
         }
     }

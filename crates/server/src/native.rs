@@ -20,7 +20,7 @@ use impasto::{Caption, Edit, Generate, Vary};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::body::{Name, Params, Whole};
+use crate::body::{Name, Params, RequestBody};
 use crate::clip::{self, Query};
 use crate::error::{ApiError, ApiResult, JobError};
 use crate::jobs::{Job, JobState, Status, Task};
@@ -196,7 +196,7 @@ async fn given_picture(app: &App, image: Option<&str>, picture: Option<&str>) ->
 async fn add_job(
     State(app): State<App>,
     Extension(Client(client)): Extension<Client>,
-    body: Whole,
+    body: RequestBody,
 ) -> ApiResult<Response> {
     let request: JobRequest = body.json()?;
     let model = app.model(request.model.as_deref())?.clone();
@@ -596,7 +596,7 @@ struct PictureSearch {
     limit: Option<usize>,
 }
 
-async fn search_picture(State(app): State<App>, body: Whole) -> ApiResult<Json<Value>> {
+async fn search_picture(State(app): State<App>, body: RequestBody) -> ApiResult<Json<Value>> {
     let request: PictureSearch = body.json()?;
     let limit = limit(request.limit)?;
     let bytes = given_picture(&app, request.image.as_deref(), request.picture.as_deref()).await?;
@@ -629,7 +629,7 @@ struct PictureChange {
 async fn change_picture(
     State(app): State<App>,
     Name(id): Name,
-    body: Whole,
+    body: RequestBody,
 ) -> ApiResult<Json<Picture>> {
     let change: PictureChange = body.json()?;
     let picture = blocking(move || {
@@ -655,7 +655,7 @@ struct Deletion {
     ids: Vec<String>,
 }
 
-async fn delete_pictures(State(app): State<App>, body: Whole) -> ApiResult<Json<Value>> {
+async fn delete_pictures(State(app): State<App>, body: RequestBody) -> ApiResult<Json<Value>> {
     let deletion: Deletion = body.json()?;
     let deleted = blocking(move || {
         let mut deleted = 0;
@@ -675,7 +675,7 @@ struct Given {
 }
 
 /// What a picture's file says of how it was made.
-async fn read_settings(State(app): State<App>, body: Whole) -> ApiResult<Json<Value>> {
+async fn read_settings(State(app): State<App>, body: RequestBody) -> ApiResult<Json<Value>> {
     let given: Given = body.json()?;
     let bytes = given_picture(&app, given.image.as_deref(), given.picture.as_deref()).await?;
     let text = provenance::read_parameters(&bytes);
@@ -700,7 +700,7 @@ struct CaptionRequest {
 }
 
 /// What a model says that a picture shows.
-async fn captions(State(app): State<App>, body: Whole) -> ApiResult<Json<Value>> {
+async fn captions(State(app): State<App>, body: RequestBody) -> ApiResult<Json<Value>> {
     let request: CaptionRequest = body.json()?;
     let model = app.model(request.model.as_deref())?.clone();
     let n = request.n.unwrap_or(1);

@@ -16,7 +16,7 @@ use impasto::{Edit, Generate, Vary};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::body::{Name, Whole};
+use crate::body::{Name, RequestBody};
 use crate::clip::{self, Query};
 use crate::error::{ApiError, ApiResult};
 use crate::jobs::{JobState, Preview, Task};
@@ -232,7 +232,7 @@ async fn generations(
     State(app): State<App>,
     Extension(Client(client)): Extension<Client>,
     headers: HeaderMap,
-    body: Whole,
+    body: RequestBody,
 ) -> ApiResult<Response> {
     let request: ImageRequest = body.json()?;
     let model = request.model(&app)?.clone();
@@ -271,7 +271,7 @@ async fn edits(
     State(app): State<App>,
     Extension(Client(client)): Extension<Client>,
     headers: HeaderMap,
-    body: Whole,
+    body: RequestBody,
 ) -> ApiResult<Response> {
     let (request, mut pictures) = read(body).await?;
     let model = request.model(&app)?.clone();
@@ -359,7 +359,7 @@ async fn variations(
     State(app): State<App>,
     Extension(Client(client)): Extension<Client>,
     headers: HeaderMap,
-    body: Whole,
+    body: RequestBody,
 ) -> ApiResult<Response> {
     let (request, mut pictures) = read(body).await?;
     let model = request.model(&app)?.clone();
@@ -401,7 +401,7 @@ impl Pictures {
 }
 
 /// Reads a form or JSON.
-async fn read(body: Whole) -> ApiResult<(ImageRequest, Pictures)> {
+async fn read(body: RequestBody) -> ApiResult<(ImageRequest, Pictures)> {
     let mut pictures = Pictures::default();
     if !body.is_multipart() {
         let mut request: ImageRequest = body.json()?;
@@ -697,7 +697,7 @@ struct EmbeddingRequest {
     _user: Option<String>,
 }
 
-async fn embeddings(State(app): State<App>, body: Whole) -> ApiResult<Json<Value>> {
+async fn embeddings(State(app): State<App>, body: RequestBody) -> ApiResult<Json<Value>> {
     let request: EmbeddingRequest = body.json()?;
     let known = [
         "text-embedding-3-small",
@@ -781,7 +781,7 @@ async fn embeddings(State(app): State<App>, body: Whole) -> ApiResult<Json<Value
     })))
 }
 
-async fn moderations(_body: Whole) -> ApiError {
+async fn moderations(_body: RequestBody) -> ApiError {
     let message = "This server has no moderation model.";
     ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", message)
 }

@@ -190,7 +190,7 @@ impl<'a> Decoder<'a> {
             let rows = ROWS - self.rows();
             let unit = self.hosted.work().queue.take(rows, whole, stopping)?;
             match unit {
-                Unit::Whole(job) => {
+                Unit::Job(job) => {
                     self.begin(&job);
                     return Some(job);
                 }

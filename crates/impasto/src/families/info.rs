@@ -13,7 +13,7 @@ use super::{Family, FamilyConfig, FamilyVisitor, ModelFiles, NetSizes, visit};
 use crate::checkpoint::{IMAGE_TOKENIZER, ModelSource, WeightFormat, image_tokenizer};
 use crate::error::Reason;
 use crate::files::FileAccess;
-use crate::memory::{self, Drawing};
+use crate::memory::{self, SamplingMemory};
 use crate::models::ImageTokenizerConfig;
 use crate::models::parameters::shapes;
 use crate::nn::Init;
@@ -130,7 +130,7 @@ fn of_family<F: Family>(files: &ModelFiles) -> Result<ModelInfo> {
             0,
         ),
     };
-    let drawing = Drawing {
+    let drawing = SamplingMemory {
         linear,
         format: config.precision,
         cache: config.sizes.cache_bytes() / 4,
@@ -215,13 +215,13 @@ impl Stored {
     }
 
     /// The estimated peak of drawing, by the number of pictures.
-    fn drawing(&self, image: &ImageTokenizerConfig) -> Drawing {
+    fn drawing(&self, image: &ImageTokenizerConfig) -> SamplingMemory {
         let pixels = (image.picture_size() as u64).pow(2);
         let channels = match image {
             ImageTokenizerConfig::TamingVqgan(config) => config.base_width as u64,
             _ => 64,
         };
-        Drawing {
+        SamplingMemory {
             linear: 0,
             plain: self.converted,
             format: WeightFormat::F32,

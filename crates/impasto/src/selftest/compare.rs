@@ -23,7 +23,7 @@ enum Numbers {
     /// Ids that are the best of a row of scores.
     Best { ids: Vec<u32>, scores: Scores },
     /// Ids that were drawn one after the other.
-    Drawn {
+    Sampled {
         ids: Vec<u32>,
         /// Logits of each given the ones before it.
         logits: Scores,
@@ -128,7 +128,7 @@ impl Values {
             .push((name.into(), Numbers::Best { ids, scores }));
     }
 
-    /// Drawn ids; see [`Numbers::Drawn`].
+    /// Drawn ids; see [`Numbers::Sampled`].
     pub fn add_drawn(
         &mut self,
         name: impl Into<String>,
@@ -136,7 +136,7 @@ impl Values {
         logits: Scores,
         uniforms: Vec<f64>,
     ) {
-        let drawn = Numbers::Drawn {
+        let drawn = Numbers::Sampled {
             ids,
             logits,
             uniforms,
@@ -219,12 +219,12 @@ fn apart(reference: &Numbers, found: &Numbers) -> Result<(f64, Option<String>), 
             best(ids, scores, found)
         }
         (
-            Numbers::Drawn {
+            Numbers::Sampled {
                 ids,
                 logits,
                 uniforms,
             },
-            Numbers::Drawn { ids: found, .. },
+            Numbers::Sampled { ids: found, .. },
         ) => drawn(ids, logits, uniforms, found),
         _ => Err("results of another kind".to_owned().into()),
     }

@@ -25,7 +25,7 @@ pub(crate) use unit::{gemm_serial, with_packed};
 
 use crate::gemm::pack::Columns;
 use crate::gemm::skinny::{self, Element, Rows};
-use crate::gemm::{Into, Matrix, MatrixMut, by_blocks};
+use crate::gemm::{Matrix, MatrixMut, Output, by_blocks};
 use crate::isa::{Isa, isa};
 use crate::shared::fresh;
 use crate::simd::Vector;
@@ -93,16 +93,16 @@ pub fn round(floats: &[f32]) -> Vec<u8> {
 pub fn forward(x: Matrix, w: &Weights, bias: Option<&[f32]>) -> Vec<f32> {
     let (rows, outputs) = (x.rows(), w.outputs());
     let mut y = fresh(rows * outputs);
-    let into = match bias {
+    let output = match bias {
         Some(bias) => {
             assert_eq!(bias.len(), outputs, "bias against outputs");
             y.chunks_exact_mut(outputs.max(1))
                 .for_each(|row| row.copy_from_slice(bias));
-            Into::Add
+            Output::Accumulate
         }
-        None => Into::Overwrite,
+        None => Output::Overwrite,
     };
-    product(x, w, MatrixMut::new(&mut y, rows, outputs), into);
+    product(x, w, MatrixMut::new(&mut y, rows, outputs), output);
     y
 }
 
@@ -119,8 +119,8 @@ pub fn widen(w: &Weights) -> Vec<f32> {
 ///
 /// # Panics
 /// If the shapes do not match.
-pub fn product(x: Matrix, w: &Weights, y: MatrixMut, into: Into) {
-    product_with_isa(isa(), x, w, y, into);
+pub fn product(x: Matrix, w: &Weights, y: MatrixMut, output: Output) {
+    product_with_isa(isa(), x, w, y, output);
 }
 
 /// Weights from which a second thread is worth its start.
@@ -130,7 +130,7 @@ const PARALLEL_FROM: usize = 1 << 16;
 ///
 /// # Panics
 /// If this processor lacks it.
-pub fn product_with_isa(isa: Isa, x: Matrix, w: &Weights, y: MatrixMut, into: Into) {
+pub fn product_with_isa(isa: Isa, x: Matrix, w: &Weights, y: MatrixMut, output: Output) {
     assert!(
         isa.is_available(),
         "{isa:?} is not offered by this processor"
@@ -149,9 +149,9 @@ pub fn product_with_isa(isa: Isa, x: Matrix, w: &Weights, y: MatrixMut, into: In
     if x.rows() <= skinny::MAX_ROWS || w.inputs == 0 {
         // SAFETY: the elements lie in the slice, which stays borrowed.
         let w = unsafe { Rows::<Half>::new(w.bytes.as_ptr(), w.inputs, w.outputs, w.outputs) };
-        skinny::run(isa, parallel, x, &w, y, into);
+        skinny::run(isa, parallel, x, &w, y, output);
     } else {
-        by_blocks(isa, parallel, x, w, y, into);
+        by_blocks(isa, parallel, x, w, y, output);
     }
 }
 

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::Unit;
 use super::tiles::{LINES, Tiles};
 use crate::amx::{self, Shapes, TILE};
-use crate::gemm::{Into, MatrixMut};
+use crate::gemm::{MatrixMut, Output};
 use crate::shared::SharedPtr;
 use crate::team;
 
@@ -41,7 +41,7 @@ pub(super) unsafe fn multiply(
     a: Tiles,
     b: Tiles,
     y: MatrixMut,
-    into: Into,
+    output: Output,
 ) {
     assert!(
         a.depth == b.depth && a.lines == y.rows && b.lines == y.cols,
@@ -52,7 +52,7 @@ pub(super) unsafe fn multiply(
         stride: y.row_stride,
         rows: y.rows,
         columns: y.cols,
-        load: into == Into::Add,
+        load: output == Output::Accumulate,
     };
     let tasks = if parallel {
         4 * rayon::current_num_threads()

@@ -59,13 +59,19 @@ fn product_equals_that_of_widened_weights_bit_for_bit() {
             let w = Weights::new(inputs, outputs, &bytes[1..]);
             let x = numbers(rows * inputs, 2);
             let x = Matrix::new(&x, rows, inputs);
-            for into in [Into::Overwrite, Into::Add] {
+            for output in [Output::Overwrite, Output::Accumulate] {
                 let start = numbers(rows * outputs, 3);
                 let (mut y, mut expected) = (start.clone(), start);
                 let result = MatrixMut::new(&mut y, rows, outputs);
-                product_with_isa(isa, x, &w, result, into);
+                product_with_isa(isa, x, &w, result, output);
                 let result = MatrixMut::new(&mut expected, rows, outputs);
-                gemm_with_isa(isa, x, Matrix::new(&floats, inputs, outputs), result, into);
+                gemm_with_isa(
+                    isa,
+                    x,
+                    Matrix::new(&floats, inputs, outputs),
+                    result,
+                    output,
+                );
                 assert_eq!(y, expected, "{isa:?} {rows}x{inputs}x{outputs}");
             }
         }
@@ -79,7 +85,7 @@ fn nan_and_infinities_follow_the_rules() {
         let mut y = [0.0; 4];
         let result = MatrixMut::new(&mut y, 2, 2);
         let x = Matrix::new(&[1.0, 0.0, f32::INFINITY, 1.0], 2, 2);
-        product_with_isa(isa, x, &Weights::new(2, 2, &w), result, Into::Overwrite);
+        product_with_isa(isa, x, &Weights::new(2, 2, &w), result, Output::Overwrite);
         assert!(y[0].is_nan() && y[2].is_nan());
         assert_eq!((y[1], y[3]), (f32::INFINITY, f32::INFINITY));
     }
@@ -150,14 +156,14 @@ fn check_unit(unit: Unit, (rows, inputs, outputs): (usize, usize, usize), seed: 
                 }
             }
         }
-        for into in [Into::Overwrite, Into::Add] {
+        for output in [Output::Overwrite, Output::Accumulate] {
             let run = |work: &dyn Fn(MatrixMut)| {
                 let mut y = start.clone();
                 work(MatrixMut::with_stride(&mut y, rows, outputs, outputs + 3));
                 y
             };
             let first = run(&|y| {
-                multiply_with_unit(unit, a, &Panels::new(inputs, outputs, &panels), y, into);
+                multiply_with_unit(unit, a, &Panels::new(inputs, outputs, &panels), y, output);
             });
             for i in 0..rows {
                 for j in 0..outputs + 3 {
@@ -167,7 +173,7 @@ fn check_unit(unit: Unit, (rows, inputs, outputs): (usize, usize, usize), seed: 
                         continue;
                     }
                     let [mut sum, mut size] = exact[i * outputs + j];
-                    if into == Into::Add {
+                    if output == Output::Accumulate {
                         sum += start as f64;
                         size += start.abs() as f64;
                     }
@@ -186,7 +192,7 @@ fn check_unit(unit: Unit, (rows, inputs, outputs): (usize, usize, usize), seed: 
                 Factor::Transposed(Weights::new(outputs, inputs, &transposed_bytes)),
             ];
             for other in others {
-                let y = run(&|y| gemm_with_unit(unit, a, other, y, into));
+                let y = run(&|y| gemm_with_unit(unit, a, other, y, output));
                 assert_eq!(y, first, "{unit:?} {rows}x{inputs}x{outputs}");
             }
         }
@@ -214,7 +220,7 @@ fn with_a_unit_a_row_alone_equals_the_row_in_a_batch_and_any_number_of_threads()
             let mut y = vec![0.0; rows * outputs];
             let x = Matrix::new(&x[first * inputs..], rows, inputs);
             let result = MatrixMut::new(&mut y, rows, outputs);
-            multiply_with_unit(unit, x, &w, result, Into::Overwrite);
+            multiply_with_unit(unit, x, &w, result, Output::Overwrite);
             y
         };
         let whole = run(m, 0);
@@ -251,7 +257,7 @@ fn the_tile_unit_sums_as_documented() {
         Matrix::new(&x, rows, inputs),
         &Panels::new(inputs, outputs, &panels),
         MatrixMut::new(&mut y, rows, outputs),
-        Into::Add,
+        Output::Accumulate,
     );
     for i in 0..rows {
         for j in 0..outputs {
@@ -294,11 +300,11 @@ fn units_let_nan_and_infinities_through() {
             a,
             &Panels::new(inputs, outputs, &panels),
             y,
-            Into::Overwrite,
+            Output::Overwrite,
         );
         let y = MatrixMut::new(second, rows, outputs);
         let b = Factor::Floats(Matrix::new(&w, inputs, outputs));
-        gemm_with_unit(unit, a, b, y, Into::Overwrite);
+        gemm_with_unit(unit, a, b, y, Output::Overwrite);
         for y in results {
             for (i, row) in y.chunks(outputs).enumerate() {
                 for (j, y) in row.iter().enumerate() {
@@ -367,7 +373,7 @@ fn with_a_unit_the_bias_comes_first() {
     let panels = Panels::new(inputs, outputs, &panels);
     let mut expected: Vec<f32> = (0..rows).flat_map(|_| bias.iter().copied()).collect();
     let y = MatrixMut::new(&mut expected, rows, outputs);
-    multiply_with_unit(unit, x, &panels, y, Into::Add);
+    multiply_with_unit(unit, x, &panels, y, Output::Accumulate);
     assert_eq!(forward_panels(x, &panels, Some(&bias)), expected);
     let b = Factor::Floats(Matrix::new(&w, inputs, outputs));
     assert_eq!(gemm(x, b, Some(&bias)), expected);

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use super::Weights;
 use crate::gemm::pack::Columns;
-use crate::gemm::{Into, Matrix, MatrixMut};
+use crate::gemm::{Matrix, MatrixMut, Output};
 use crate::shared::{SharedPtr, for_rows, fresh, rows_mut};
 
 #[cfg(target_arch = "x86_64")]
@@ -155,8 +155,8 @@ impl<'a> Panels<'a> {
 /// # Panics
 /// If the shapes do not match, or the processor has no [`unit()`].
 pub fn forward_panels(x: Matrix, w: &Panels, bias: Option<&[f32]>) -> Vec<f32> {
-    with_bias(x.rows(), w.outputs, bias, |y, into| {
-        multiply(x, w, y, into);
+    with_bias(x.rows(), w.outputs, bias, |y, output| {
+        multiply(x, w, y, output);
     })
 }
 
@@ -166,8 +166,8 @@ pub fn forward_panels(x: Matrix, w: &Panels, bias: Option<&[f32]>) -> Vec<f32> {
 /// If the shapes do not match, or the processor has no [`unit()`].
 pub fn gemm(a: Matrix, b: Factor, bias: Option<&[f32]>) -> Vec<f32> {
     let columns = b.shape().1;
-    with_bias(a.rows(), columns, bias, |y, into| {
-        gemm_with_unit(best(), a, b, y, into);
+    with_bias(a.rows(), columns, bias, |y, output| {
+        gemm_with_unit(best(), a, b, y, output);
     })
 }
 
@@ -180,10 +180,10 @@ fn with_bias(
     rows: usize,
     columns: usize,
     bias: Option<&[f32]>,
-    work: impl FnOnce(MatrixMut, Into),
+    work: impl FnOnce(MatrixMut, Output),
 ) -> Vec<f32> {
     let mut y = fresh(rows * columns);
-    let into = match bias {
+    let output = match bias {
         Some(bias) => {
             assert_eq!(bias.len(), columns, "bias against outputs");
             let shared = SharedPtr::new(y.as_mut_ptr());
@@ -193,11 +193,11 @@ fn with_bias(
                 part.chunks_exact_mut(columns.max(1))
                     .for_each(|row| row.copy_from_slice(bias));
             });
-            Into::Add
+            Output::Accumulate
         }
-        None => Into::Overwrite,
+        None => Output::Overwrite,
     };
-    work(MatrixMut::new(&mut y, rows, columns), into);
+    work(MatrixMut::new(&mut y, rows, columns), output);
     y
 }
 
@@ -205,8 +205,8 @@ fn with_bias(
 ///
 /// # Panics
 /// If the shapes do not match, or the processor has no [`unit()`].
-pub fn multiply(x: Matrix, w: &Panels, y: MatrixMut, into: Into) {
-    multiply_with_unit(best(), x, w, y, into);
+pub fn multiply(x: Matrix, w: &Panels, y: MatrixMut, output: Output) {
+    multiply_with_unit(best(), x, w, y, output);
 }
 
 /// Multiply-adds from which a second thread is worth its start.
@@ -216,10 +216,10 @@ const PARALLEL_FROM: usize = 1 << 17;
 ///
 /// # Panics
 /// If this processor lacks it.
-pub fn multiply_with_unit(unit: Unit, x: Matrix, w: &Panels, y: MatrixMut, into: Into) {
+pub fn multiply_with_unit(unit: Unit, x: Matrix, w: &Panels, y: MatrixMut, output: Output) {
     assert_eq!(x.cols(), w.inputs, "columns of x against inputs");
     let shape = (w.inputs, w.outputs);
-    run(unit, true, x, shape, y, into, |parallel, work| {
+    run(unit, true, x, shape, y, output, |parallel, work| {
         let _ = parallel;
         #[cfg(target_arch = "x86_64")]
         work(Tiles::new(w.bytes, w.outputs, w.inputs));
@@ -254,17 +254,17 @@ impl Factor<'_> {
 ///
 /// # Panics
 /// If the shapes do not match, or this processor lacks the unit.
-pub fn gemm_with_unit(unit: Unit, a: Matrix, b: Factor, y: MatrixMut, into: Into) {
-    gemm_on(unit, true, a, b, y, into);
+pub fn gemm_with_unit(unit: Unit, a: Matrix, b: Factor, y: MatrixMut, output: Output) {
+    gemm_on(unit, true, a, b, y, output);
 }
 
 /// [`gemm_with_unit`] of two matrices in `f32` on the calling thread alone; for callers that are parallel themselves.
-pub(crate) fn gemm_serial(unit: Unit, a: Matrix, b: Matrix, y: MatrixMut, into: Into) {
-    gemm_on(unit, false, a, Factor::Floats(b), y, into);
+pub(crate) fn gemm_serial(unit: Unit, a: Matrix, b: Matrix, y: MatrixMut, output: Output) {
+    gemm_on(unit, false, a, Factor::Floats(b), y, output);
 }
 
-fn gemm_on(unit: Unit, parallel: bool, a: Matrix, b: Factor, y: MatrixMut, into: Into) {
-    run(unit, parallel, a, b.shape(), y, into, |parallel, work| {
+fn gemm_on(unit: Unit, parallel: bool, a: Matrix, b: Factor, y: MatrixMut, output: Output) {
+    run(unit, parallel, a, b.shape(), y, output, |parallel, work| {
         #[cfg(target_arch = "x86_64")]
         {
             let source = match &b {
@@ -328,7 +328,7 @@ pub(crate) fn with_packed<R>(unit: Unit, a: Matrix, work: impl FnOnce(Packed) ->
 
 impl Packed<'_> {
     /// `y = a·b` or `y += a·b` with a `b` that is made up while it is rounded and packed, on the calling thread alone.
-    pub(crate) fn multiply(&self, b: &impl Columns, y: MatrixMut, into: Into) {
+    pub(crate) fn multiply(&self, b: &impl Columns, y: MatrixMut, output: Output) {
         assert_eq!(
             (self.rows, self.depth, b.len()),
             (y.rows, b.depth(), y.cols),
@@ -338,13 +338,13 @@ impl Packed<'_> {
             return;
         }
         if self.depth == 0 {
-            return y.clear(into);
+            return y.clear(output);
         }
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the unit is available.
         unsafe {
             Source::made_up(b).with_tiles(Order::Pairs, false, |b| {
-                products::multiply(self.unit, false, self.tiles, b, y, into);
+                products::multiply(self.unit, false, self.tiles, b, y, output);
             });
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -364,7 +364,7 @@ fn run(
     a: Matrix,
     (inner, columns): (usize, usize),
     y: MatrixMut,
-    into: Into,
+    output: Output,
     second: impl FnOnce(bool, &mut dyn FnMut(SecondFactor)),
 ) {
     assert!(
@@ -377,7 +377,7 @@ fn run(
         return;
     }
     if inner == 0 {
-        return y.clear(into);
+        return y.clear(output);
     }
     let work = a.rows() * inner * columns;
     let parallel = parallel && rayon::current_num_threads() > 1 && work >= PARALLEL_FROM;
@@ -388,7 +388,7 @@ fn run(
             // SAFETY: the unit is available, as was asserted above.
             unsafe {
                 Source::rows(&a).with_tiles(Order::Lines, parallel, |a| {
-                    products::multiply(unit, parallel, a, b, y, into);
+                    products::multiply(unit, parallel, a, b, y, output);
                 });
             }
         }

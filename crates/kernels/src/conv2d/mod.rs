@@ -14,7 +14,7 @@ mod tests;
 mod winograd;
 
 use crate::bf16::{self, Unit};
-use crate::gemm::{Into, Matrix, MatrixMut, gemm_packing};
+use crate::gemm::{Matrix, MatrixMut, Output, gemm_packing};
 use crate::shared::{SharedPtr, for_rows, fresh, rows_mut};
 use crate::team;
 use crate::vector::{sum_by, vectorised};
@@ -166,8 +166,8 @@ fn convolve(
         Some(unit) if conv.outputs >= LEAST_OUTPUTS => {
             let weights = Matrix::new(w, conv.outputs, conv.taps());
             bf16::with_packed(unit, weights, |weights| {
-                convolve_patches(x, bias, conv, |patches, part, into| {
-                    weights.multiply(patches, part, into);
+                convolve_patches(x, bias, conv, |patches, part, output| {
+                    weights.multiply(patches, part, output);
                 })
             })
         }
@@ -179,8 +179,8 @@ fn convolve(
 /// [`convolve`] in `f32`, by the definition.
 fn convolve_directly(x: &Framed, w: &[f32], bias: Option<&[f32]>, conv: &Conv2d) -> Vec<f32> {
     let weights = Matrix::new(w, conv.outputs, conv.taps());
-    convolve_patches(x, bias, conv, |patches, part, into| {
-        gemm_packing(weights, patches, part, into);
+    convolve_patches(x, bias, conv, |patches, part, output| {
+        gemm_packing(weights, patches, part, output);
     })
 }
 
@@ -189,7 +189,7 @@ fn convolve_patches(
     x: &Framed,
     bias: Option<&[f32]>,
     conv: &Conv2d,
-    multiply: impl Fn(&Patches, MatrixMut, Into) + Sync,
+    multiply: impl Fn(&Patches, MatrixMut, Output) + Sync,
 ) -> Vec<f32> {
     let framed = [conv.height, conv.width];
     let x = x.fill(conv.batch * conv.inputs, framed);
@@ -200,10 +200,10 @@ fn convolve_patches(
             .zip(bias.iter().cycle())
             .for_each(|(plane, &bias)| plane.fill(bias));
     }
-    let into = if bias.is_some() {
-        Into::Add
+    let output = if bias.is_some() {
+        Output::Accumulate
     } else {
-        Into::Overwrite
+        Output::Overwrite
     };
     let shared = SharedPtr::new(y.as_mut_ptr());
     let size = conv.inputs * framed[0] * framed[1];
@@ -217,7 +217,7 @@ fn convolve_patches(
             let start = shared.get().add(picture * outputs * pixels + first);
             MatrixMut::from_raw(start, outputs, count, pixels)
         };
-        multiply(&patches, part, into);
+        multiply(&patches, part, output);
     };
     team::for_each(conv.batch * parts, task);
     y
@@ -333,7 +333,7 @@ fn backward_weight_with(unit: Option<Unit>, x: &[f32], dy: &[f32], conv: &Conv2d
                 bf16::with_packed(unit, gradient(picture), |dy| {
                     team::for_each(tasks, |index| {
                         let columns = columns(picture, index);
-                        dy.multiply(&columns, part(&columns), Into::Add);
+                        dy.multiply(&columns, part(&columns), Output::Accumulate);
                     });
                 });
             }
@@ -341,7 +341,12 @@ fn backward_weight_with(unit: Option<Unit>, x: &[f32], dy: &[f32], conv: &Conv2d
         None => team::for_each(tasks, |index| {
             for picture in 0..conv.batch {
                 let columns = columns(picture, index);
-                gemm_packing(gradient(picture), &columns, part(&columns), Into::Add);
+                gemm_packing(
+                    gradient(picture),
+                    &columns,
+                    part(&columns),
+                    Output::Accumulate,
+                );
             }
         }),
     }

@@ -14,7 +14,7 @@
 use super::Conv2d;
 use super::frame::Framed;
 use crate::gemm::pack::transpose;
-use crate::gemm::{Into, Matrix, MatrixMut, gemm_serial};
+use crate::gemm::{Matrix, MatrixMut, Output, gemm_serial};
 use crate::shared::{SharedPtr, fresh, with_scratch};
 use crate::team;
 use crate::vector::{multiply_add, vectorised};
@@ -114,7 +114,7 @@ pub(super) fn convolve(x: &Framed, w: &[f32], bias: Option<&[f32]>, conv: &Conv2
                     Matrix::new(kernels, outputs, inputs),
                     Matrix::new(inner, inputs, padded),
                     product,
-                    Into::Overwrite,
+                    Output::Overwrite,
                 );
             });
             let products = &*products;

@@ -175,8 +175,8 @@ impl<'a> MatrixMut<'a> {
 
 impl MatrixMut<'_> {
     /// The product of matrices without anything between them: zeros, or what is there.
-    pub(crate) fn clear(self, into: Into) {
-        if into == Into::Overwrite {
+    pub(crate) fn clear(self, output: Output) {
+        if output == Output::Overwrite {
             for row in 0..self.rows {
                 // SAFETY: a row of the result, which is borrowed mutably; zero bits are 0.0.
                 unsafe {
@@ -191,46 +191,46 @@ impl MatrixMut<'_> {
 
 /// What becomes of the result's previous content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Into {
+pub enum Output {
     /// `C = A·B`; the content is never read.
     Overwrite,
     /// `C += A·B`: the chain of each element begins at its content.
-    Add,
+    Accumulate,
 }
 
 /// `C = A·B` or `C += A·B` on all threads of the current rayon pool.
 ///
 /// # Panics
 /// If the shapes do not match.
-pub fn gemm(a: Matrix, b: Matrix, c: MatrixMut, into: Into) {
-    run(isa(), true, a, b, c, into);
+pub fn gemm(a: Matrix, b: Matrix, c: MatrixMut, output: Output) {
+    run(isa(), true, a, b, c, output);
 }
 
 /// [`gemm`] on the calling thread alone; for callers that are parallel themselves.
-pub fn gemm_serial(a: Matrix, b: Matrix, c: MatrixMut, into: Into) {
-    run(isa(), false, a, b, c, into);
+pub fn gemm_serial(a: Matrix, b: Matrix, c: MatrixMut, output: Output) {
+    run(isa(), false, a, b, c, output);
 }
 
 /// [`gemm`] with a given instruction set, for tests and measurements.
 ///
 /// # Panics
 /// If this processor lacks it.
-pub fn gemm_with_isa(which: Isa, a: Matrix, b: Matrix, c: MatrixMut, into: Into) {
+pub fn gemm_with_isa(which: Isa, a: Matrix, b: Matrix, c: MatrixMut, output: Output) {
     assert!(
         which.is_available(),
         "{which:?} is not offered by this processor"
     );
-    run(which, true, a, b, c, into);
+    run(which, true, a, b, c, output);
 }
 
-fn run(isa: Isa, parallel: bool, a: Matrix, b: Matrix, c: MatrixMut, into: Into) {
+fn run(isa: Isa, parallel: bool, a: Matrix, b: Matrix, c: MatrixMut, output: Output) {
     assert_eq!(a.cols, b.rows, "columns of A against rows of B");
     assert_eq!((a.rows, b.cols), (c.rows, c.cols), "shape of the result");
     if c.rows == 0 || c.cols == 0 {
         return;
     }
     if a.cols == 0 {
-        return c.clear(into);
+        return c.clear(output);
     }
     let work = a.rows * b.cols * a.cols;
     let parallel = parallel && rayon::current_num_threads() > 1 && work >= PARALLEL_FROM;
@@ -239,9 +239,9 @@ fn run(isa: Isa, parallel: bool, a: Matrix, b: Matrix, c: MatrixMut, into: Into)
         let b = unsafe {
             skinny::Rows::<f32>::new(b.data.as_ptr().cast(), b.rows, b.cols, b.row_stride)
         };
-        return skinny::run(isa, parallel, a, &b, c, into);
+        return skinny::run(isa, parallel, a, &b, c, output);
     }
-    by_blocks(isa, parallel, a, &b, c, into);
+    by_blocks(isa, parallel, a, &b, c, output);
 }
 
 /// The product by blocks, of a `B` that may be made up while it is packed. The shapes match and none is
@@ -252,21 +252,21 @@ pub(crate) fn by_blocks(
     a: Matrix,
     b: &impl Columns,
     c: MatrixMut,
-    into: Into,
+    output: Output,
 ) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => blocked::<Avx512>(parallel, a, b, c, into),
+        Isa::Avx512 => blocked::<Avx512>(parallel, a, b, c, output),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => blocked::<Avx2>(parallel, a, b, c, into),
+        Isa::Avx2 => blocked::<Avx2>(parallel, a, b, c, output),
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => blocked::<Neon>(parallel, a, b, c, into),
-        _ => blocked::<Portable>(parallel, a, b, c, into),
+        Isa::Neon => blocked::<Neon>(parallel, a, b, c, output),
+        _ => blocked::<Portable>(parallel, a, b, c, output),
     }
 }
 
 /// [`gemm_serial`] with a `B` that is made up while it is packed; always by blocks.
-pub(crate) fn gemm_packing(a: Matrix, b: &impl Columns, c: MatrixMut, into: Into) {
+pub(crate) fn gemm_packing(a: Matrix, b: &impl Columns, c: MatrixMut, output: Output) {
     assert_eq!(
         (a.cols, a.rows),
         (b.depth(), c.rows),
@@ -275,12 +275,12 @@ pub(crate) fn gemm_packing(a: Matrix, b: &impl Columns, c: MatrixMut, into: Into
     assert_eq!(b.len(), c.cols, "columns of B against C");
     if c.rows == 0 || c.cols == 0 || a.cols == 0 {
         assert!(
-            into == Into::Add || c.rows == 0 || c.cols == 0,
+            output == Output::Accumulate || c.rows == 0 || c.cols == 0,
             "an empty product to overwrite"
         );
         return;
     }
-    by_blocks(isa(), false, a, b, c, into);
+    by_blocks(isa(), false, a, b, c, output);
 }
 
 /// Multiply-adds below which a second thread costs more than it brings.
@@ -313,13 +313,13 @@ const PANELS: usize = 4;
 
 /// A rectangle of C is a task; each packs what it takes of `B` into its own cache, where the threads would wait for
 /// each other and for the last cache if they packed together.
-fn blocked<T: Tile>(parallel: bool, a: Matrix, b: &impl Columns, c: MatrixMut, into: Into) {
+fn blocked<T: Tile>(parallel: bool, a: Matrix, b: &impl Columns, c: MatrixMut, output: Output) {
     let (m, n) = (a.rows, c.cols);
     let blocks = Blocks::of(caches(), T::MR, T::NR);
     let target = Target {
         data: SharedPtr::new(c.data),
         stride: c.row_stride,
-        load: into == Into::Add,
+        load: output == Output::Accumulate,
     };
     if !parallel {
         // SAFETY: the whole result, which is borrowed mutably.

@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 
-use super::{Into, Matrix, MatrixMut};
+use super::{Matrix, MatrixMut, Output};
 use crate::isa::Isa;
 use crate::shared::{SharedPtr, with_scratch};
 #[cfg(target_arch = "aarch64")]
@@ -95,7 +95,7 @@ pub(crate) fn run<E: Element>(
     a: Matrix,
     b: &Rows<E>,
     c: MatrixMut,
-    into: Into,
+    output: Output,
 ) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     assert!(
@@ -103,7 +103,7 @@ pub(crate) fn run<E: Element>(
         "shapes were checked"
     );
     if k == 0 {
-        return c.clear(into);
+        return c.clear(output);
     }
     // A in rows without gaps.
     with_scratch(m * k, |rows| {
@@ -131,7 +131,7 @@ pub(crate) fn run<E: Element>(
             // line by turns, and rows that are a multiple of 4 KiB apart would wait for each other's stores.
             let stride = columns + GAP;
             with_scratch(m * stride, |sums| {
-                if into == Into::Add {
+                if output == Output::Accumulate {
                     for (i, sums) in sums.chunks_exact_mut(stride).enumerate() {
                         // SAFETY: the row and its columns lie within C, and no other task has them.
                         let row =
@@ -153,7 +153,7 @@ pub(crate) fn run<E: Element>(
                                 ldb: b.stride * E::SIZE,
                                 c: sums.as_mut_ptr().add(i * stride),
                                 ldc: stride,
-                                load: p0 > 0 || into == Into::Add,
+                                load: p0 > 0 || output == Output::Accumulate,
                             };
                             sweep::<E>(isa, each.min(m - i), place);
                         }

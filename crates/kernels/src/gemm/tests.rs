@@ -72,14 +72,18 @@ fn product_equals_the_plain_one_for_every_layout() {
             for ma in layouts_a {
                 for mb in layouts_b {
                     let start = numbers(m * n, 7);
-                    for into in [Into::Overwrite, Into::Add] {
-                        let mut c = if into == Into::Add {
+                    for output in [Output::Overwrite, Output::Accumulate] {
+                        let mut c = if output == Output::Accumulate {
                             start.clone()
                         } else {
                             vec![f32::NAN; m * n]
                         };
-                        let from = if into == Into::Add { &start[..] } else { &[] };
-                        gemm_with_isa(isa, ma, mb, MatrixMut::new(&mut c, m, n), into);
+                        let from = if output == Output::Accumulate {
+                            &start[..]
+                        } else {
+                            &[]
+                        };
+                        gemm_with_isa(isa, ma, mb, MatrixMut::new(&mut c, m, n), output);
                         // A chain of k roundings of numbers below k/3 or so; √k is what they add up to.
                         let tolerance =
                             4e-7 * (k as f64 + 1.0).sqrt() * (k as f64 / 9.0 + 1.0).sqrt();
@@ -110,7 +114,7 @@ fn a_row_alone_equals_the_row_in_a_batch_and_any_number_of_threads() {
                     a,
                     mb,
                     MatrixMut::new(&mut c, rows, n),
-                    Into::Overwrite,
+                    Output::Overwrite,
                 );
                 c
             };
@@ -145,7 +149,7 @@ fn vector_paths_agree_bit_for_bit() {
         let mut results = [Isa::Avx2, Isa::Avx512].map(|isa| {
             let mut c = vec![0.0; m * n];
             let (a, b) = (Matrix::new(&a, m, k), Matrix::new(&b, k, n));
-            gemm_with_isa(isa, a, b, MatrixMut::new(&mut c, m, n), Into::Overwrite);
+            gemm_with_isa(isa, a, b, MatrixMut::new(&mut c, m, n), Output::Overwrite);
             c
         });
         let last = results[1].split_off(0);
@@ -165,7 +169,7 @@ fn only_the_result_is_written() {
                 Matrix::new(&a, rows, k),
                 Matrix::new(&b, k, n),
                 MatrixMut::with_stride(&mut c, rows, n, stride),
-                Into::Overwrite,
+                Output::Overwrite,
             );
             for (i, row) in c.chunks(stride).enumerate() {
                 let from = if i < rows { n } else { 0 };

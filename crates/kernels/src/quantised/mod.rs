@@ -33,7 +33,7 @@ mod tiles;
 
 pub use layout::{Format, GROUP, NotFinite, Weights, quantise};
 
-use crate::gemm::{Into, Matrix, MatrixMut, by_blocks, skinny};
+use crate::gemm::{Matrix, MatrixMut, Output, by_blocks, skinny};
 use crate::isa::{Isa, isa};
 use crate::shared::{SharedPtr, fresh};
 
@@ -60,17 +60,17 @@ pub enum Activations {
 pub fn forward(x: Matrix, w: &Weights, bias: Option<&[f32]>, activations: Activations) -> Vec<f32> {
     let (rows, outputs) = (x.rows(), w.outputs());
     let mut y = fresh(rows * outputs);
-    let into = match bias {
+    let output = match bias {
         Some(bias) => {
             assert_eq!(bias.len(), outputs, "bias against outputs");
             y.chunks_exact_mut(outputs.max(1))
                 .for_each(|row| row.copy_from_slice(bias));
-            Into::Add
+            Output::Accumulate
         }
-        None => Into::Overwrite,
+        None => Output::Overwrite,
     };
     let result = MatrixMut::new(&mut y, rows, outputs);
-    product(x, w, result, into, activations);
+    product(x, w, result, output, activations);
     y
 }
 
@@ -79,11 +79,11 @@ pub fn forward(x: Matrix, w: &Weights, bias: Option<&[f32]>, activations: Activa
 ///
 /// # Panics
 /// If the shapes do not match.
-pub fn product(x: Matrix, w: &Weights, y: MatrixMut, into: Into, activations: Activations) {
+pub fn product(x: Matrix, w: &Weights, y: MatrixMut, output: Output, activations: Activations) {
     if activations == Activations::Int8 && tiles_pay(w.format(), x.rows()) && has_tiles() {
-        product_with_tiles(x, w, y, into);
+        product_with_tiles(x, w, y, output);
     } else {
-        product_with_isa(isa(), x, w, y, into, activations);
+        product_with_isa(isa(), x, w, y, output, activations);
     }
 }
 
@@ -113,9 +113,9 @@ pub fn has_tiles() -> bool {
 ///
 /// # Panics
 /// If this processor lacks them.
-pub fn product_with_tiles(x: Matrix, w: &Weights, y: MatrixMut, into: Into) {
+pub fn product_with_tiles(x: Matrix, w: &Weights, y: MatrixMut, output: Output) {
     assert!(has_tiles(), "tiles are not offered by this processor");
-    let Some((parallel, out)) = prepare(&x, w, &y, into) else {
+    let Some((parallel, out)) = prepare(&x, w, &y, output) else {
         return;
     };
     #[cfg(target_arch = "x86_64")]
@@ -133,7 +133,12 @@ pub fn product_with_tiles(x: Matrix, w: &Weights, y: MatrixMut, into: Into) {
 }
 
 /// Whether several threads are worth it, and where the result goes; nothing where it is empty.
-fn prepare(x: &Matrix, w: &Weights, y: &MatrixMut, into: Into) -> Option<(bool, products::Out)> {
+fn prepare(
+    x: &Matrix,
+    w: &Weights,
+    y: &MatrixMut,
+    output: Output,
+) -> Option<(bool, products::Out)> {
     assert_eq!(x.cols(), w.inputs(), "columns of x against inputs");
     assert_eq!(
         (x.rows(), w.outputs()),
@@ -149,7 +154,7 @@ fn prepare(x: &Matrix, w: &Weights, y: &MatrixMut, into: Into) -> Option<(bool, 
         y: SharedPtr::new(y.data),
         stride: y.row_stride,
         rows: y.rows,
-        load: into == Into::Add,
+        load: output == Output::Accumulate,
     };
     Some((parallel, out))
 }
@@ -163,19 +168,19 @@ pub fn product_with_isa(
     x: Matrix,
     w: &Weights,
     y: MatrixMut,
-    into: Into,
+    output: Output,
     activations: Activations,
 ) {
     assert!(
         isa.is_available(),
         "{isa:?} is not offered by this processor"
     );
-    let Some((parallel, out)) = prepare(&x, w, &y, into) else {
+    let Some((parallel, out)) = prepare(&x, w, &y, output) else {
         return;
     };
     match activations {
         Activations::Float if x.rows() > skinny::MAX_ROWS && w.inputs() > 0 => {
-            by_blocks(isa, parallel, x, w, y, into);
+            by_blocks(isa, parallel, x, w, y, output);
         }
         Activations::Float => products::with_floats(isa, parallel, x, w, out),
         Activations::Int8 => {

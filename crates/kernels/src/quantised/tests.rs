@@ -97,7 +97,7 @@ fn check_floats(
         Matrix::new(&x[1..], rows, inputs),
         Matrix::with_strides(&x, rows, inputs, 2 * inputs, 2),
     ] {
-        for into in [Into::Overwrite, Into::Add] {
+        for output in [Output::Overwrite, Output::Accumulate] {
             let run = |work: &dyn Fn(MatrixMut)| {
                 let mut y = start.clone();
                 work(MatrixMut::with_stride(
@@ -111,10 +111,10 @@ fn check_floats(
             let floats = w.dequantise();
             let expected = run(&|y| {
                 let w = Matrix::new(&floats, inputs, outputs);
-                gemm_with_isa(isa, x, w, y, into);
+                gemm_with_isa(isa, x, w, y, output);
             });
             let result = run(&|y| {
-                product_with_isa(isa, x, &w, y, into, Activations::Float);
+                product_with_isa(isa, x, &w, y, output, Activations::Float);
             });
             // What lies between the rows, too.
             assert_eq!(
@@ -149,7 +149,7 @@ fn check_integers(
     let start = numbers(rows * outputs, 4);
     let mut y = start.clone();
     let result = MatrixMut::new(&mut y, rows, outputs);
-    product_with_isa(isa, x, &w, result, Into::Add, Activations::Int8);
+    product_with_isa(isa, x, &w, result, Output::Accumulate, Activations::Int8);
     let floats = w.dequantise();
     with_integers(x, w.padded_inputs(), 0, |integers| {
         for row in 0..rows {
@@ -191,9 +191,9 @@ fn a_row_alone_equals_the_row_in_a_batch_and_any_number_of_threads() {
                     let result = MatrixMut::new(&mut y, rows, outputs);
                     // The best one as it is chosen, with tiles from some rows on.
                     if isa == crate::isa() {
-                        product(x, &w, result, Into::Overwrite, activations);
+                        product(x, &w, result, Output::Overwrite, activations);
                     } else {
-                        product_with_isa(isa, x, &w, result, Into::Overwrite, activations);
+                        product_with_isa(isa, x, &w, result, Output::Overwrite, activations);
                     }
                     y
                 };
@@ -230,7 +230,7 @@ fn vector_paths_agree_bit_for_bit() {
                     let mut y = vec![0.0; rows * outputs];
                     let result = MatrixMut::new(&mut y, rows, outputs);
                     let x = Matrix::new(&x, rows, inputs);
-                    product_with_isa(isa, x, &w, result, Into::Overwrite, activations);
+                    product_with_isa(isa, x, &w, result, Output::Overwrite, activations);
                     y
                 });
             if let Some(first) = results.next() {
@@ -255,14 +255,14 @@ fn check_tiles(format: Format, (rows, inputs, outputs): (usize, usize, usize), s
     }
     let x = Matrix::new(&x, rows, inputs);
     let start = numbers(rows * (outputs + 3), 4);
-    for into in [Into::Overwrite, Into::Add] {
+    for output in [Output::Overwrite, Output::Accumulate] {
         let run = |work: &dyn Fn(MatrixMut)| {
             let mut y = start.clone();
             work(MatrixMut::with_stride(&mut y, rows, outputs, outputs + 3));
             y.into_iter().map(f32::to_bits).collect::<Vec<_>>()
         };
-        let expected = run(&|y| product_with_isa(isa(), x, &w, y, into, Activations::Int8));
-        let found = run(&|y| product_with_tiles(x, &w, y, into));
+        let expected = run(&|y| product_with_isa(isa(), x, &w, y, output, Activations::Int8));
+        let found = run(&|y| product_with_tiles(x, &w, y, output));
         // NaNs may differ in their payload.
         for (found, expected) in found.into_iter().zip(expected) {
             let both_nan = f32::from_bits(found).is_nan() && f32::from_bits(expected).is_nan();
@@ -298,7 +298,7 @@ fn nan_and_infinities_come_through() {
                 let mut y = vec![0.0; rows * outputs];
                 let result = MatrixMut::new(&mut y, rows, outputs);
                 let x = Matrix::new(&x, rows, inputs);
-                product_with_isa(isa, x, &w, result, Into::Overwrite, activations);
+                product_with_isa(isa, x, &w, result, Output::Overwrite, activations);
                 y
             };
             for (i, y) in run(Activations::Float).iter().enumerate() {
