@@ -24,11 +24,11 @@ use serde_json::{Value, json};
 
 use crate::body::RequestBody;
 use crate::error::{ApiError, ApiResult};
-use crate::jobs::{JobState, Status, Task};
+use crate::jobs::JobState;
 use crate::models::Hosted;
 use crate::openai::random_seed;
+use crate::records::{Picture, Status, Task};
 use crate::security::Client;
-use crate::store::Picture;
 use crate::submit::{Attached, MOST_IMAGES, Submission, submit};
 use crate::{App, ServeError, blocking, images};
 

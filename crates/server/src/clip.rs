@@ -7,7 +7,7 @@ use impasto::search::{Index, Writer, pictures_below};
 use impasto::text::clip::LongCaption;
 
 use crate::error::{ApiError, ApiResult};
-use crate::store::Picture;
+use crate::records::Picture;
 use crate::{App, blocking};
 
 /// What is embedded, or looked for.

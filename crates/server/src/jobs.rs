@@ -4,108 +4,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use impasto::{Edit, Generate, Vary};
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::error::JobError;
-use crate::store::{JobRecord, Picture};
-
-/// What a job does. The pictures that it works on are files of the data folder.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Task {
-    /// Pictures of a prompt.
-    Generate {
-        /// The request.
-        request: Generate,
-    },
-    /// Parts of a picture drawn anew.
-    Edit {
-        /// The request; its region counts where there is no mask.
-        request: Edit,
-        /// Whether there is a mask's file.
-        #[serde(default)]
-        mask: bool,
-    },
-    /// Variations of a picture.
-    Vary {
-        /// The request.
-        request: Vary,
-    },
-}
-
-impl Task {
-    /// The task's name.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Task::Generate { .. } => "generate",
-            Task::Edit { .. } => "edit",
-            Task::Vary { .. } => "vary",
-        }
-    }
-
-    /// What the pictures show.
-    pub fn prompt(&self) -> &str {
-        match self {
-            Task::Generate { request } => &request.prompt,
-            Task::Edit { request, .. } => request.prompt.as_deref().unwrap_or_default(),
-            Task::Vary { request } => request.prompt.as_deref().unwrap_or_default(),
-        }
-    }
-
-    /// The seed of the first picture.
-    pub fn seed(&self) -> u64 {
-        match self {
-            Task::Generate { request } => request.seed,
-            Task::Edit { request, .. } => request.seed,
-            Task::Vary { request } => request.seed,
-        }
-    }
-
-    /// Pictures that come of it.
-    pub fn n(&self) -> usize {
-        match self {
-            Task::Generate { request } => request.n,
-            Task::Edit { request, .. } => request.n,
-            Task::Vary { request } => request.n,
-        }
-    }
-}
-
-/// Where a job is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    /// It waits.
-    Queued,
-    /// A model works on it.
-    Running,
-    /// All its pictures are there.
-    Done,
-    /// It can't be done.
-    Failed,
-    /// Somebody stopped it.
-    Cancelled,
-}
-
-impl Status {
-    /// As the table has it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Status::Queued => "queued",
-            Status::Running => "running",
-            Status::Done => "done",
-            Status::Failed => "failed",
-            Status::Cancelled => "cancelled",
-        }
-    }
-
-    /// Whether nothing more happens to it.
-    pub fn is_over(self) -> bool {
-        !matches!(self, Status::Queued | Status::Running)
-    }
-}
+use crate::records::{JobRecord, Picture, Status, Task};
 
 /// A picture that is not finished.
 #[derive(Debug)]
@@ -418,6 +320,8 @@ impl Queue {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use impasto::{Edit, Generate, Vary};
+
     use super::*;
 
     fn job(client: &str, id: &str, task: Task) -> Arc<Job> {

@@ -31,6 +31,7 @@ mod models;
 mod native;
 mod openai;
 mod page;
+mod records;
 mod security;
 mod store;
 mod stream;
@@ -65,8 +66,9 @@ pub use security::Keys;
 
 use connections::Connections;
 use error::{ApiError, JobError};
-use jobs::{Job, Jobs, Status};
+use jobs::{Job, Jobs};
 use models::Hosted;
+use records::Status;
 use store::Store;
 
 /// What a server is to do.

@@ -13,7 +13,7 @@ use axum::{Json, Router};
 use serde_json::json;
 
 use crate::error::ApiResult;
-use crate::jobs::Status;
+use crate::records::Status;
 use crate::{App, ServeError, Stopping, blocking};
 
 /// Upper bounds of the histogram of jobs' times, in seconds.

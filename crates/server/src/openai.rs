@@ -19,10 +19,10 @@ use serde_json::{Map, Value, json};
 use crate::body::{Name, RequestBody};
 use crate::clip::{self, Query};
 use crate::error::{ApiError, ApiResult};
-use crate::jobs::{JobState, Preview, Task};
+use crate::jobs::{JobState, Preview};
 use crate::models::Hosted;
+use crate::records::{Picture, Task};
 use crate::security::Client;
-use crate::store::Picture;
 use crate::stream::{self, HungUp, Sink};
 use crate::submit::{Attached, Submission, submit};
 use crate::{ALIASES, App, blocking, images, log};
@@ -674,7 +674,7 @@ async fn send(
             }
         }
         if state.status.is_over() {
-            if state.status != crate::jobs::Status::Done {
+            if state.status != crate::records::Status::Done {
                 let error = crate::submit::ending(&state);
                 sink.send_data(&error.body().to_string()).await?;
             }

@@ -10,11 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use impasto::files;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use serde::{Deserialize, Serialize};
 
 use crate::ServeError;
 use crate::error::JobError;
-use crate::jobs::{Status, Task};
+use crate::records::{JobRecord, Picture, Status};
 
 /// The steps from an empty file to the current schema. Only ever appended to.
 const SCHEMA: &[&str] = &["
@@ -59,66 +58,6 @@ pub struct Store {
     folder: PathBuf,
     connection: Mutex<Connection>,
     _lock: files::FolderLock,
-}
-
-/// A job as it is kept.
-#[derive(Clone, Debug)]
-pub struct JobRecord {
-    /// Its name.
-    pub id: String,
-    /// Whose it is.
-    pub client: String,
-    /// The model's name.
-    pub model: String,
-    /// What is to be done.
-    pub task: Task,
-    /// Whether a connection waits for it: it ends with that.
-    pub attached: bool,
-    /// Where it is.
-    pub status: Status,
-    /// Seconds since 1970.
-    pub created: f64,
-    /// When a model began with it.
-    pub started: Option<f64>,
-    /// When it ended.
-    pub finished: Option<f64>,
-    /// Why it failed.
-    pub error: Option<JobError>,
-}
-
-/// A picture as it is kept, and as clients see it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Picture {
-    /// Its name: 128 random bits.
-    pub id: String,
-    /// The job that made it.
-    pub job: String,
-    /// Its place among the job's pictures.
-    pub place: usize,
-    /// The model's name.
-    pub model: String,
-    /// `generate`, `edit` or `vary`.
-    pub kind: String,
-    /// What it shows.
-    pub prompt: String,
-    /// Its own seed, as text: JavaScript's numbers have 53 bits.
-    pub seed: String,
-    /// In pixels.
-    pub width: usize,
-    /// In pixels.
-    pub height: usize,
-    /// The `parameters` text that is in its file.
-    pub parameters: String,
-    /// ln p of its ids, in nats.
-    pub log_likelihood: Option<f64>,
-    /// Cosine of picture and prompt, where a CLIP chose.
-    pub clip_score: Option<f64>,
-    /// Ids that were sampled for it.
-    pub tokens: usize,
-    /// Whether a person wants to keep it.
-    pub favourite: bool,
-    /// Seconds since 1970.
-    pub created: f64,
 }
 
 /// Which pictures are listed, the newest first.
@@ -514,6 +453,7 @@ fn picture_of(row: &Row<'_>) -> rusqlite::Result<Picture> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::records::Task;
 
     fn picture(job: &str, place: usize) -> Picture {
         Picture {

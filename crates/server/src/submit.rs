@@ -6,9 +6,9 @@ use axum::body::Bytes;
 use impasto::request::Request;
 
 use crate::error::{ApiError, ApiResult, JobError};
-use crate::jobs::{Job, JobState, Status, Task};
+use crate::jobs::{Job, JobState};
 use crate::models::Hosted;
-use crate::store::JobRecord;
+use crate::records::{JobRecord, Status, Task};
 use crate::{App, Stopping, blocking, log};
 
 /// Images that the model samples for one job.

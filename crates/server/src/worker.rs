@@ -22,9 +22,9 @@ use impasto::sampling::SamplingOptions;
 use impasto::{Generate, Model, Session, edit};
 
 use crate::error::JobError;
-use crate::jobs::{Job, Preview, Status, Task, Unit};
+use crate::jobs::{Job, Preview, Unit};
 use crate::models::Hosted;
-use crate::store::Picture;
+use crate::records::{Picture, Status, Task};
 use crate::{App, ServeError, Stopping};
 
 /// Images in the running batch: what the estimate of a model's memory is made for.

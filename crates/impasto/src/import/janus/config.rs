@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::names::Names;
+use super::names::{Form, Names};
 use crate::error::Reason;
 use crate::import::taming;
 use crate::import::weights::Tensors;
@@ -14,15 +14,6 @@ use crate::models::taming_vqgan::{PixelRange, TamingVqganConfig};
 use crate::{Error, Result, files};
 
 pub(super) const CONFIG: &str = "config.json";
-
-/// What tells the forms apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    /// Of transformers: `JanusForConditionalGeneration`.
-    HuggingFace,
-    /// Of github.com/deepseek-ai/Janus: `MultiModalityCausalLM`.
-    Original,
-}
 
 /// The form that a `config.json` says it is of.
 pub(super) fn form(config: &[u8]) -> Option<Form> {

@@ -17,8 +17,8 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-use self::config::{CONFIG, Form as Kind};
-use self::names::Names;
+use self::config::CONFIG;
+use self::names::{Form as Kind, Names};
 use super::mapping::Mapping;
 use super::weights::{Tensors, WeightFolder};
 use crate::checkpoint::WeightFormat;

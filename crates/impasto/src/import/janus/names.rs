@@ -1,6 +1,13 @@
 //! The names of Janus's tensors in its two forms.
 
-use super::config::Form;
+/// The forms in which Janus is published: they differ in names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Of transformers: `JanusForConditionalGeneration`.
+    HuggingFace,
+    /// Of github.com/deepseek-ai/Janus: `MultiModalityCausalLM`.
+    Original,
+}
 
 /// The names of one form.
 #[derive(Clone, Copy, Debug)]
