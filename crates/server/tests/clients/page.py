@@ -24,7 +24,10 @@ screenshots = pathlib.Path(sys.argv[3]) if len(sys.argv) > 3 else None
 def browser(width, height):
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
-    for flag in ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--lang=en", "--force-device-scale-factor=1"]:
+    # Without a network Chromium's own requests would only fail.
+    for flag in ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--lang=en", "--force-device-scale-factor=1",
+                 "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+                 "--disable-component-update", "--disable-sync"]:
         options.add_argument(flag)
     if width < 500:
         options.add_experimental_option("mobileEmulation", {"deviceMetrics": {"width": width, "height": height, "pixelRatio": 1}})
