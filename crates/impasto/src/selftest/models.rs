@@ -515,6 +515,7 @@ fn tokenizer_configs() -> Vec<ImageTokenizerConfig> {
         code_width: 7,
         gumbel: false,
         normalised_codes: false,
+        middle_attention: true,
         pixel_range: PixelRange::Unit,
         encoder: true,
     };
@@ -534,6 +535,7 @@ fn tokenizer_configs() -> Vec<ImageTokenizerConfig> {
     };
     let normalised = TamingVqganConfig {
         normalised_codes: true,
+        middle_attention: true,
         pixel_range: PixelRange::Signed,
         ..taming.clone()
     };
