@@ -77,7 +77,7 @@ impl Settings {
             order,
             steps: match order {
                 Order::Raster => positions,
-                Order::Parallel { steps } => steps.min(positions),
+                Order::Parallel { steps } | Order::Confidence { steps } => steps.min(positions),
             },
             model: model.to_owned(),
             width: picture.width,

@@ -290,8 +290,8 @@ fn pictures_drawn_together_are_those_drawn_alone() {
         .map(|number| Generate {
             n: 1 + number % 3,
             order: match number {
-                4 => Order::Parallel { steps: 8 },
-                _ => Order::Raster,
+                4 => Some(Order::Parallel { steps: 8 }),
+                _ => None,
             },
             ..Generate::new(
                 ["a red turtle", "a balloon on the grass", "红色的猫"][number % 3],

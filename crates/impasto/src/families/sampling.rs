@@ -59,6 +59,12 @@ pub trait Generator: Sync {
     /// How known ids condition it.
     fn conditioning(&self) -> Conditioning;
 
+    /// The default order of image ids.
+    fn order(&self) -> Order;
+
+    /// How often each window of an edit is filled by default, for the best to be taken.
+    fn tries(&self) -> usize;
+
     /// Returns an error that says why the model can't read a prompt.
     fn check_prompt(&self, prompt: &str, truncate: bool) -> Result<()>;
 
@@ -192,6 +198,14 @@ impl<F: Family> Generator for FamilyModel<F> {
 
     fn conditioning(&self) -> Conditioning {
         F::conditioning(&self.config.options)
+    }
+
+    fn order(&self) -> Order {
+        F::order(&self.config.options)
+    }
+
+    fn tries(&self) -> usize {
+        F::TRIES
     }
 
     fn check_prompt(&self, prompt: &str, truncate: bool) -> Result<()> {

@@ -36,9 +36,9 @@ pub struct Generate {
     /// Guidance, temperature, cuts, in the place of the model's own.
     #[serde(default)]
     pub sampling: SamplingOverrides,
-    /// In which order, and how many at a time, ids are sampled.
+    /// In which order, and how many at a time, ids are sampled; the model's own if not given.
     #[serde(default)]
-    pub order: Order,
+    pub order: Option<Order>,
     /// Cut a prompt that is too long instead of refusing it.
     #[serde(default)]
     pub truncate: bool,
@@ -74,6 +74,8 @@ pub struct GenerateOutcome {
     pub images: Vec<GeneratedImage>,
     /// The sampling options that were used.
     pub sampling: SamplingOptions,
+    /// The order that was used.
+    pub order: Order,
     /// How long it took.
     pub timings: Timings,
 }
@@ -90,7 +92,7 @@ impl Generate {
             best_of: None,
             seed,
             sampling: SamplingOverrides::default(),
-            order: Order::default(),
+            order: None,
             truncate: false,
             prefix_ids: Vec::new(),
             ranker: None,
@@ -203,6 +205,7 @@ impl Request<Model> for Generate {
         Ok(GenerateOutcome {
             images,
             sampling: options.sampling,
+            order: options.order,
             timings,
         })
     }
@@ -219,13 +222,14 @@ impl Generate {
 
     /// How a model fills them.
     pub(super) fn fill_options(&self, generator: &dyn Generator) -> FillOptions {
+        let order = self.order.unwrap_or(generator.order());
         FillOptions {
             sampling: self.sampling.over(generator.sampling()),
-            order: self.order,
+            order,
             // A prefix in raster order is one in any order, too.
-            conditioning: match self.order {
+            conditioning: match order {
                 Order::Raster => generator.conditioning(),
-                Order::Parallel { .. } => Conditioning::Prefix,
+                Order::Parallel { .. } | Order::Confidence { .. } => Conditioning::Prefix,
             },
             tries: 1,
         }

@@ -9,6 +9,7 @@ use crate::Result;
 use crate::engine::Ticket;
 use crate::families::{Generator, Infill, RunningBatch};
 use crate::model::Model;
+use crate::models::dalle::Order;
 use crate::sampling::SamplingOptions;
 
 /// Requests that one model decodes together. They join at any step and leave at any step, and each gets the images
@@ -44,6 +45,7 @@ struct Joined {
     request: Generate,
     seeds: Vec<u64>,
     sampling: SamplingOptions,
+    order: Order,
     start: Instant,
     timings: Timings,
 }
@@ -93,6 +95,7 @@ impl<'m> Session<'m> {
             request: request.clone(),
             seeds,
             sampling: options.sampling,
+            order: options.order,
             start: Instant::now(),
             timings,
         };
@@ -157,6 +160,7 @@ impl<'m> Session<'m> {
         Ok(Some(GenerateOutcome {
             images: joined.request.kept(images.collect())?,
             sampling: joined.sampling,
+            order: joined.order,
             timings,
         }))
     }
