@@ -305,7 +305,7 @@ fn pictures_drawn_together_are_those_drawn_alone() {
             scope.spawn(move || {
                 std::thread::sleep(Duration::from_millis(30 * number as u64));
                 let body = json!({
-                    "prompt": request.prompt, "n": request.n, "seed": request.seed, "order": request.order.to_string(),
+                    "prompt": request.prompt, "n": request.n, "seed": request.seed, "order": request.order.unwrap_or_default().to_string(),
                 });
                 let answer = server.posted("/v1/images/generations", &body);
                 let drawn: Vec<Image> = answer["data"].as_array().unwrap().iter().map(decoded).collect();
