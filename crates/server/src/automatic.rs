@@ -2,9 +2,9 @@
 //! AUTOMATIC1111/stable-diffusion-webui.
 //!
 //! Deviations. The models draw squares of one size: another square size is scaled to. `cfg_scale` is the guidance;
-//! `steps` counts with the samplers `parallel` and `confidence` alone, and samplers of diffusion models mean the model's own order. Fields that have
-//! no meaning here have no effect, as with that program's own extensions; a negative prompt is refused, as it would
-//! change the picture there.
+//! `steps` counts with the samplers `parallel` and `confidence` alone, and samplers of diffusion models mean the model's
+//! own order. Fields that have no meaning here have no effect, as with that program's own extensions; a negative prompt
+//! is refused, as it would change the picture there.
 
 use std::sync::Arc;
 
