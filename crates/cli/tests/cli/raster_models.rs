@@ -201,7 +201,7 @@ fn captions_are_drawn_and_ranked_where_a_model_tells_them() {
     program.refuses(
         1,
         &mini,
-        &["cannot generate captions", "DALLE-pytorch's can"],
+        &["cannot generate captions", "DALLE-pytorch's and Janus can"],
     );
 }
 

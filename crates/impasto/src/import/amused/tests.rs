@@ -290,7 +290,7 @@ fn nll(model: &Model, set: &str) -> f64 {
     found.image_log_likelihood
 }
 
-/// The likelihood is that of drawing in eight passes, id by id in the order of positions, and the same in a batch.
+/// The likelihood is that of drawing in a few passes, id by id in the order of positions, and the same in a batch.
 #[test]
 fn likelihoods_sum_over_passes() {
     for set in SETS {

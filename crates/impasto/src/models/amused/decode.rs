@@ -18,7 +18,7 @@ use crate::random::RandomStream;
 use crate::{Error, Result};
 
 /// Passes of a likelihood, and of an image's logits in an order.
-pub const LIKELIHOOD_PASSES: usize = 8;
+pub const LIKELIHOOD_PASSES: usize = 4;
 
 /// A row of a batch.
 #[derive(Clone, Debug)]
