@@ -501,6 +501,7 @@ impl Finisher {
                     let edited = &candidate.edited;
                     let settings = Settings {
                         prompt: request.prompt.clone().unwrap_or_default(),
+                        negative_prompt: request.negative_prompt.clone(),
                         seed: edited.seed,
                         sampling: outcome.sampling.clone(),
                         order: outcome.order,

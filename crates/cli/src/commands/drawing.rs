@@ -47,6 +47,9 @@ pub struct DrawingFlags {
     /// Seed of the first candidate [default: random, printed to stderr]
     #[arg(long, allow_negative_numbers = true)]
     seed: Option<u64>,
+    /// What guidance leads away from [default: the model's caption of nothing in particular]
+    #[arg(long, value_name = "TEXT")]
+    negative: Option<String>,
     #[command(flatten)]
     sampling: SamplingFlags,
     /// Decoding order. raster: token by token; parallel:STEPS: in that many passes, in random order; confidence:STEPS:
@@ -206,6 +209,7 @@ impl DrawingFlags {
         let bar = terminal::bar(1, "tokens")?;
         let request = Edit {
             prompt: task.prompt,
+            negative_prompt: self.negative.clone(),
             n: self.n as usize,
             sampling: self.sampling.overrides(),
             order: self.order,
@@ -233,6 +237,7 @@ impl DrawingFlags {
                 let picture = outcome.image(candidate);
                 let settings = Settings {
                     prompt: request.prompt.clone().unwrap_or_default(),
+                    negative_prompt: request.negative_prompt.clone(),
                     seed: edited.seed,
                     sampling: outcome.sampling.clone(),
                     order: outcome.order,

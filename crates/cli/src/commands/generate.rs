@@ -53,6 +53,9 @@ pub struct Arguments {
     /// Seed of the first picture of each prompt [default: random, printed to stderr]
     #[arg(long, allow_negative_numbers = true)]
     seed: Option<u64>,
+    /// What guidance leads away from [default: the model's caption of nothing in particular]
+    #[arg(long, value_name = "TEXT")]
+    negative: Option<String>,
     #[command(flatten)]
     sampling: SamplingFlags,
     /// Decoding order. raster: token by token, best quality; parallel:STEPS: all tokens in that many passes, faster;
@@ -177,6 +180,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     let requests = arguments.prompts.iter().map(|prompt| Generate {
         n: arguments.n as usize,
         best_of: arguments.best_of.map(|drawn| drawn as usize),
+        negative_prompt: arguments.negative.clone(),
         sampling: arguments.sampling.overrides(),
         order: arguments.order,
         truncate: arguments.truncate,
@@ -428,7 +432,10 @@ impl Work<'_> {
     /// What is written into the file of `picture`, which shows `drawn`.
     fn settings(&self, prompt: &str, drawn: &GeneratedImage, picture: &Image) -> Settings {
         let (model, sampling) = (self.model.name(), &self.sampling);
-        Settings::of_generated(model, prompt, drawn, sampling, (self.order, picture))
+        Settings {
+            negative_prompt: self.arguments.negative.clone(),
+            ..Settings::of_generated(model, prompt, drawn, sampling, (self.order, picture))
+        }
     }
 
     fn report(&self, made: Vec<Made>, timings: Timings) -> GenerateReport<'_> {

@@ -45,6 +45,9 @@ pub struct Arguments {
     /// Seed of the first one [default: random, printed to stderr]
     #[arg(long, allow_negative_numbers = true)]
     seed: Option<u64>,
+    /// What guidance leads away from [default: the model's caption of nothing in particular]
+    #[arg(long, value_name = "TEXT")]
+    negative: Option<String>,
     #[command(flatten)]
     sampling: SamplingFlags,
     /// Decoding order. raster: token by token; parallel:STEPS: in that many passes, in random order; confidence:STEPS:
@@ -119,6 +122,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     note_conditioning(&model)?;
     let request = Vary {
         prompt: arguments.prompt.clone(),
+        negative_prompt: arguments.negative.clone(),
         choice: match arguments.choose {
             ChoiceName::Random => Choice::Random,
             ChoiceName::Entropy => Choice::Entropy,
@@ -147,6 +151,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let write = |image: &GeneratedImage| -> Result<Variation> {
         let settings = Settings {
             steps: sampled,
+            negative_prompt: request.negative_prompt.clone(),
             ..Settings::of_generated(
                 model.name(),
                 request.prompt.as_deref().unwrap_or_default(),

@@ -33,6 +33,14 @@ fn pictures_are_those_of_the_reference() {
         let model = published(set);
         let run = |arguments: &[&str]| program.expect(&[arguments, &["--model", &model]].concat());
         let captions: Vec<String> = metadata(set, "captions");
+        let away = [
+            "--guidance",
+            "4",
+            "--temperature",
+            "0",
+            "--negative",
+            &captions[1],
+        ];
         // Some captions are longer than the models read: the reference cuts them.
         let generate = [
             "generate",
@@ -48,6 +56,7 @@ fn pictures_are_those_of_the_reference() {
                 &["--guidance", "1", "--temperature", "0"][..],
             ),
             ("guided_steps", &["--guidance", "4", "--temperature", "0"]),
+            ("negative_steps", &away),
             ("sampled_steps", &["--guidance", "1", "--seed", "7"]),
             ("sampled_guided_steps", &["--guidance", "4", "--seed", "8"]),
         ] {
@@ -91,6 +100,24 @@ fn the_default_order_is_the_models_own() {
     let settings = provenance::Settings::parse(&text).unwrap();
     assert_eq!(settings.order, Order::Confidence { steps: 12 });
     assert_eq!(settings.steps, 12);
+    generate(&["--negative", "a red hat", "-o", "away.png"]);
+    let text = std::fs::read(program.path("away.png")).unwrap();
+    let text = provenance::read_parameters(&text).unwrap();
+    assert!(
+        text.starts_with("a red turtle\nNegative prompt: a red hat\n"),
+        "{text}"
+    );
+    let nothing = [
+        "generate",
+        "a",
+        "--negative",
+        "b",
+        "--guidance",
+        "1",
+        "--model",
+        &model,
+    ];
+    program.refuses(1, &nothing, &["negative prompt", "guidance 1"]);
     // Other orders are possible, too.
     for order in ["raster", "parallel:4"] {
         generate(&["--order", order, "-o", "other.png"]);

@@ -43,7 +43,7 @@ pub use janus::{Janus, JanusOptions};
 pub use language::Language;
 pub use native::{Native, NativeConfig, NativeModel, NativeOptions};
 pub use operations::{ImportOptions, Imported, import, open, open_native, quantise};
-pub use sampling::{AnyModel, Condition, Conditioned, Generator, Infill, RunningBatch};
+pub use sampling::{AnyModel, Condition, Conditioned, Generator, Infill, PromptText, RunningBatch};
 
 use crate::Result;
 use crate::canvas::Conditioning;

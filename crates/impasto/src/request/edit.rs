@@ -34,6 +34,9 @@ pub struct Edit {
     /// Guidance, temperature, cuts, in the place of the model's own.
     #[serde(default)]
     pub sampling: SamplingOverrides,
+    /// What guidance leads away from, in the place of the model's caption of nothing in particular.
+    #[serde(default)]
+    pub negative_prompt: Option<String>,
     /// In which order, and how many at a time, ids are sampled; the model's own if not given.
     #[serde(default)]
     pub order: Option<Order>,
@@ -107,6 +110,7 @@ impl Edit {
             n: 1,
             seed,
             sampling: SamplingOverrides::default(),
+            negative_prompt: None,
             order: None,
             tries: None,
             window: None,
@@ -136,6 +140,7 @@ impl Request<Model> for Edit {
         let ranker = self.ranker.as_deref();
         let request = EditRequest {
             prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone(),
             n: self.n,
             seed: self.seed,
             sampling: self.sampling.over(generator.sampling()),

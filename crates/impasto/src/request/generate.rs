@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Request, SamplingOverrides};
 use crate::canvas::{Canvas, Conditioning};
 use crate::engine::FillOptions;
-use crate::families::{Generator, Infill};
+use crate::families::{Generator, Infill, PromptText};
 use crate::image::Image;
 use crate::model::Model;
 use crate::models::dalle::Order;
@@ -36,6 +36,9 @@ pub struct Generate {
     /// Guidance, temperature, cuts, in the place of the model's own.
     #[serde(default)]
     pub sampling: SamplingOverrides,
+    /// What guidance leads away from, in the place of the model's caption of nothing in particular.
+    #[serde(default)]
+    pub negative_prompt: Option<String>,
     /// In which order, and how many at a time, ids are sampled; the model's own if not given.
     #[serde(default)]
     pub order: Option<Order>,
@@ -92,6 +95,7 @@ impl Generate {
             best_of: None,
             seed,
             sampling: SamplingOverrides::default(),
+            negative_prompt: None,
             order: None,
             truncate: false,
             prefix_ids: Vec::new(),
@@ -101,9 +105,11 @@ impl Generate {
 
     /// Returns an error that says why the model, or the CLIP, can't read the prompt.
     pub fn check_prompt(&self, model: &Model) -> Result<()> {
-        model
-            .generator()?
-            .check_prompt(&self.prompt, self.truncate)?;
+        let generator = model.generator()?;
+        generator.check_prompt(&self.prompt, self.truncate)?;
+        if let Some(negative) = &self.negative_prompt {
+            generator.check_prompt(negative, self.truncate)?;
+        }
         match &self.ranker {
             Some(ranker) => ranker.check_caption(&self.prompt, self.long()),
             None => Ok(()),
@@ -152,7 +158,9 @@ impl Request<Model> for Generate {
         let positions = model.grid().pow(2);
         let canvas = self.canvas(positions)?;
         let options = self.fill_options(generator);
-        let read = generator.read(Some(&self.prompt), self.truncate)?;
+        let text = self.text();
+        text.check(&options.sampling)?;
+        let read = generator.read(text)?;
         timings.text = clock.lap();
         let n = self.sampled();
         let mut images = Vec::with_capacity(n);
@@ -218,6 +226,15 @@ impl Generate {
             true => Canvas::blank(positions),
             false => Canvas::with_prefix(&self.prefix_ids, positions)?,
         }))
+    }
+
+    /// What is drawn, in words.
+    pub(super) fn text(&self) -> PromptText<'_> {
+        PromptText {
+            prompt: Some(&self.prompt),
+            negative: self.negative_prompt.as_deref(),
+            truncate: self.truncate,
+        }
     }
 
     /// How a model fills them.

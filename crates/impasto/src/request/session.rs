@@ -88,8 +88,9 @@ impl<'m> Session<'m> {
                 seed,
             })
             .collect();
-        let (prompt, truncate) = (&request.prompt, request.truncate);
-        let ticket = self.batch.join(prompt, truncate, &infills, &options)?;
+        let text = request.text();
+        text.check(&options.sampling)?;
+        let ticket = self.batch.join(text, &infills, &options)?;
         timings.text = start.elapsed().as_secs_f64();
         let joined = Joined {
             request: request.clone(),

@@ -34,6 +34,9 @@ pub struct Vary {
     /// Guidance, temperature, cuts, in the place of the model's own.
     #[serde(default)]
     pub sampling: SamplingOverrides,
+    /// What guidance leads away from, in the place of the model's caption of nothing in particular.
+    #[serde(default)]
+    pub negative_prompt: Option<String>,
     /// In which order, and how many at a time, ids are sampled; the model's own if not given.
     #[serde(default)]
     pub order: Option<Order>,
@@ -78,6 +81,7 @@ impl Vary {
             n: 1,
             seed,
             sampling: SamplingOverrides::default(),
+            negative_prompt: None,
             order: None,
             tries: None,
             truncate: false,
@@ -114,6 +118,7 @@ impl Request<Model> for Vary {
         };
         let request = VaryRequest {
             prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone(),
             strength: self.strength,
             choice: self.choice,
             n: self.n,

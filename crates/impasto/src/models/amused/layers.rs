@@ -60,7 +60,11 @@ fn modulate(x: Tensor<3>, rows: &[Of<'_, Tensor<2>>]) -> Tensor<3> {
     x * scale.add_scalar(1.0) + shift
 }
 
-/// The two halves of the last dimension by heads: `[batch, heads, seq, dim]` of `[batch, seq, n · heads · dim]`.
+/// A part of the last dimension, split into heads.
+///
+/// # Shapes
+/// - `x`: `[batch, seq, parts · width]`
+/// - returns: `[batch, n_heads, seq, width / n_heads]`
 fn heads_of(x: &Tensor<3>, part: usize, width: usize, n_heads: usize) -> Tensor<4> {
     let [batch, seq, _] = x.dims();
     x.clone()
