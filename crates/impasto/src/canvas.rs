@@ -135,7 +135,8 @@ impl Conditioning {
         let positions = canvas.image_ids.len();
         let visited = match (self, order) {
             (Conditioning::TeacherForced, _) => return raster(positions),
-            (Conditioning::Prefix, Order::Raster) => raster(positions),
+            // The order of confidence is known when the ids are.
+            (Conditioning::Prefix, Order::Raster | Order::Confidence { .. }) => raster(positions),
             // One order for a batch would tie pictures together: a row's order comes from its own seed.
             (Conditioning::Prefix, Order::Parallel { .. }) => {
                 shuffled(positions, &mut RandomStream::Order.of(seed))

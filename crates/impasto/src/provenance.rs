@@ -1,12 +1,11 @@
 //! How a picture was made, written into its file and read back.
 //!
-//! The text is AUTOMATIC1111's `parameters` form, which galleries and other tools read: the prompt, then
-//! one line of `Key: value` pairs. It goes where that program puts it: a PNG `tEXt` chunk (`iTXt` where
-//! Latin-1 can't hold the text), the EXIF UserComment of JPEG and WebP. Source:
+//! The text is AUTOMATIC1111's `parameters` form, which galleries and other tools read: the prompt, the negative
+//! prompt where there is one, then one line of `Key: value` pairs. It goes where that program puts it: a PNG `tEXt`
+//! chunk (`iTXt` where Latin-1 can't hold the text), the EXIF UserComment of JPEG and WebP. Source:
 //! AUTOMATIC1111/stable-diffusion-webui `modules/infotext_utils.py` (`parse_generation_parameters`,
-//! `quote`) and `modules/images.py` (`save_image_with_geninfo`). Deviation: there is no negative prompt,
-//! so there is no line for it; what that program has no word for (`Temperature`, `Top-k`, `Top-p`) are
-//! further pairs, which it keeps as they are.
+//! `quote`) and `modules/images.py` (`save_image_with_geninfo`). What that program has no word for
+//! (`Temperature`, `Top-k`, `Top-p`) are further pairs, which it keeps as they are.
 
 mod exif;
 
@@ -26,6 +25,8 @@ use crate::{Error, Result};
 const KEYWORD: &str = "parameters";
 /// What a JPEG segment holds besides its length, `Exif\0\0` and the block.
 const MAX_JPEG_EXIF: usize = u16::MAX as usize - 2 - 6;
+/// What stands before a negative prompt.
+const NEGATIVE: &str = "\nNegative prompt: ";
 /// Compressed text beyond this is not unpacked.
 const MAX_TEXT: usize = 1 << 20;
 
@@ -34,6 +35,9 @@ const MAX_TEXT: usize = 1 << 20;
 pub struct Settings {
     /// The caption.
     pub prompt: String,
+    /// What guidance led away from, in the place of the model's caption of nothing in particular.
+    #[serde(default)]
+    pub negative_prompt: Option<String>,
     /// The picture's own seed.
     pub seed: u64,
     /// Guidance, temperature, cuts.
@@ -72,12 +76,13 @@ impl Settings {
         let positions = image.image_ids.len();
         Settings {
             prompt: prompt.to_owned(),
+            negative_prompt: None,
             seed: image.seed,
             sampling: sampling.clone(),
             order,
             steps: match order {
                 Order::Raster => positions,
-                Order::Parallel { steps } => steps.min(positions),
+                Order::Parallel { steps } | Order::Confidence { steps } => steps.min(positions),
             },
             model: model.to_owned(),
             width: picture.width,
@@ -110,7 +115,11 @@ impl Settings {
             .into_iter()
             .map(|(key, value)| format!("{key}: {}", quoted(value)))
             .collect();
-        format!("{}\n{}", self.prompt, line.join(", "))
+        let negative = match &self.negative_prompt {
+            Some(negative) => format!("{NEGATIVE}{negative}"),
+            None => String::new(),
+        };
+        format!("{}{negative}\n{}", self.prompt, line.join(", "))
     }
 
     /// Reads what [`Settings::parameters`] wrote. Pairs that are not known are skipped.
@@ -119,6 +128,10 @@ impl Settings {
         let (prompt, line) = text.rsplit_once('\n').ok_or_else(|| {
             bad("expected a prompt and a line of settings, got one line".to_owned())
         })?;
+        let (prompt, negative) = match prompt.rsplit_once(NEGATIVE) {
+            Some((prompt, negative)) => (prompt, Some(negative.to_owned())),
+            None => (prompt, None),
+        };
         let pairs = pairs(line)?;
         let find = |key: &str| {
             pairs
@@ -155,6 +168,7 @@ impl Settings {
         sampling.validate()?;
         Ok(Settings {
             prompt: prompt.to_owned(),
+            negative_prompt: negative,
             seed: number("Seed", required("Seed")?)?,
             sampling,
             order: required("Sampler")?.parse()?,
@@ -368,6 +382,7 @@ mod tests {
     fn settings(prompt: &str) -> Settings {
         Settings {
             prompt: prompt.to_owned(),
+            negative_prompt: None,
             seed: u64::MAX,
             sampling: SamplingOptions {
                 guidance_scale: 3.5,
@@ -485,12 +500,12 @@ mod tests {
     proptest! {
         #[test]
         fn settings_come_back(
-            prompt in "\\PC{1,60}", model in "\\PC{0,20}", seed: u64, guidance in 0.0f32..20.0,
+            prompt in "\\PC{1,60}", negative in proptest::option::of("\\PC{0,40}"), model in "\\PC{0,20}", seed: u64, guidance in 0.0f32..20.0,
             temperature in 0.0f32..5.0, top_k in proptest::option::of(1usize..10_000),
             top_p in proptest::option::of(0.001f32..=1.0),
         ) {
             let settings = Settings {
-                prompt, seed, order: Order::Raster,
+                prompt, negative_prompt: negative, seed, order: Order::Raster,
                 // A value is trimmed at its end by whoever reads the line.
                 model: model.trim().to_owned(),
                 sampling: SamplingOptions { guidance_scale: guidance, temperature, top_k, top_p },

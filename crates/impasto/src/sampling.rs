@@ -104,6 +104,22 @@ pub struct Sampled {
     pub log_prob: f64,
 }
 
+/// An id that was drawn and may be kept; see [`Sampler::candidate`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Candidate {
+    /// The id.
+    pub id: u32,
+    /// Its log-probability in nats with guidance and bias, without temperature and cuts; at least ln 1e-20.
+    pub log_prob: f64,
+    /// A further uniform number of its position and pass.
+    pub uniform: f64,
+    /// The temperature that it was drawn with.
+    pub temperature: f64,
+}
+
+/// The lowest probability that confidences tell apart (`AmusedScheduler`).
+const LEAST_PROB: f64 = 1e-20;
+
 /// Draws ids for one sample.
 #[derive(Debug, Clone)]
 pub struct Sampler {
@@ -147,6 +163,60 @@ impl Sampler {
         step: u64,
     ) -> Result<Sampled> {
         self.options.validate()?;
+        let mixed = self.biased(conditional, unconditional, bias, step)?;
+        let id = if self.options.temperature == 0.0 {
+            argmax(&mixed)
+        } else {
+            let probs = self.probs(&mixed);
+            pick(&probs, self.uniform(step))
+        };
+        Ok(Sampled {
+            id: id as u32,
+            log_prob: log_prob(conditional, id),
+        })
+    }
+
+    /// Draws an id of `step` that is kept only if it is likely enough, so that `step` may be drawn again in another
+    /// `pass`. In pass 0 it is the id that [`Sampler::sample_biased`] draws.
+    ///
+    /// # Shapes
+    /// - `conditional`, `unconditional`, `bias`: `[vocab]`
+    pub(crate) fn candidate(
+        &self,
+        conditional: &[f32],
+        unconditional: Option<&[f32]>,
+        bias: Option<&[f32]>,
+        step: u64,
+        pass: u64,
+    ) -> Result<Candidate> {
+        let mixed = self.biased(conditional, unconditional, bias, step)?;
+        let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+        random.set_stream(step);
+        // Two numbers of two words each.
+        random.set_word_pos(4 * u128::from(pass));
+        let (own, uniform) = (random.random(), random.random());
+        let id = match self.options.temperature {
+            0.0 => argmax(&mixed),
+            _ => pick(&self.probs(&mixed), own),
+        };
+        let largest = mixed.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = mixed.iter().map(|logit| (logit - largest).exp()).sum();
+        Ok(Candidate {
+            id: id as u32,
+            log_prob: (mixed[id] - largest - sum.ln()).max(LEAST_PROB.ln()),
+            uniform,
+            temperature: f64::from(self.options.temperature),
+        })
+    }
+
+    /// Guided logits, and what a bias adds to them.
+    fn biased(
+        &self,
+        conditional: &[f32],
+        unconditional: Option<&[f32]>,
+        bias: Option<&[f32]>,
+        step: u64,
+    ) -> Result<Vec<f64>> {
         let mut mixed = self.mix(conditional, unconditional, step)?;
         if let Some(bias) = bias {
             if bias.len() != mixed.len() {
@@ -164,16 +234,7 @@ impl Sampler {
                 *logit += f64::from(bias);
             }
         }
-        let id = if self.options.temperature == 0.0 {
-            argmax(&mixed)
-        } else {
-            let probs = self.probs(&mixed);
-            pick(&probs, self.uniform(step))
-        };
-        Ok(Sampled {
-            id: id as u32,
-            log_prob: log_prob(conditional, id),
-        })
+        Ok(mixed)
     }
 
     /// The uniform number in [0, 1) of a step: its own ChaCha8 stream, so any step can be drawn
@@ -552,6 +613,36 @@ mod tests {
             (kept(0.01), kept(0.49), kept(0.6), kept(0.9), kept(1.0)),
             (1, 1, 2, 3, 4)
         );
+    }
+
+    /// In pass 0 a candidate is what is sampled; in others it is another, by its seed, position and pass alone.
+    #[test]
+    fn candidates_of_the_first_pass_are_what_is_sampled() {
+        let logits = vec![0.5f32; 1000];
+        let one = sampler(1.0, 1.0, 42);
+        let draw = |step, pass| one.candidate(&logits, None, None, step, pass).unwrap();
+        let mut drawn = std::collections::BTreeSet::new();
+        for step in 0..5 {
+            let sampled = one.sample(&logits, None, step).unwrap();
+            let candidate = draw(step, 0);
+            assert_eq!(candidate.id, sampled.id);
+            assert!((candidate.log_prob - (1e-3f64).ln()).abs() < 1e-9);
+            for pass in 0..20 {
+                let candidate = draw(step, pass);
+                assert_eq!(candidate, draw(step, pass));
+                drawn.insert((candidate.id, candidate.uniform.to_bits()));
+            }
+        }
+        assert_eq!(drawn.len(), 100);
+        // Confidence is that of the guided logits, and never less than the lowest that is told apart.
+        let (cond, uncond) = ([0.0, 1.0], [1.0, 0.0]);
+        let guided = sampler(40.0, 0.0, 1)
+            .candidate(&cond, Some(&uncond), None, 0, 0)
+            .unwrap();
+        assert_eq!((guided.id, guided.log_prob), (1, 0.0));
+        let bias = [0.0, 200.0];
+        let forced = sampler(1.0, 0.0, 1).candidate(&[100.0, 0.0], None, Some(&bias), 0, 0);
+        assert_eq!(forced.unwrap().id, 1);
     }
 
     #[test]

@@ -84,7 +84,7 @@ async function draw() {
   const bestOf = numberOf("best-of");
   const body = {
     kind: "generate", prompt, n: numberOf("n"), model: $("model").value || undefined, guidance: numberOf("guidance"),
-    temperature: numberOf("temperature"), top_k: numberOf("top-k"), order: $("order").value,
+    temperature: numberOf("temperature"), top_k: numberOf("top-k"), order: $("order").value || undefined,
     best_of: bestOf && bestOf > numberOf("n") ? bestOf : undefined,
     seed: locked && $("seed").value ? $("seed").value : undefined,
   };
@@ -107,7 +107,8 @@ async function reuse(given) {
   $("guidance").value = settings.sampling.guidance_scale;
   $("temperature").value = settings.sampling.temperature;
   $("top-k").value = settings.sampling.top_k ?? "";
-  if ([...$("order").options].some(({ value }) => value === settings.order)) $("order").value = settings.order;
+  const known = [...$("order").options].some(({ value }) => value === settings.order);
+  $("order").value = known ? settings.order : "";
   $("best-of").value = "";
   showGuidance();
   toast(word("restored"));

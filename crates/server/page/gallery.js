@@ -222,7 +222,7 @@ async function commandOf(picture) {
   const flags = [
     `--seed ${seed}`, `--guidance ${sampling.guidance_scale}`, `--temperature ${sampling.temperature}`,
     sampling.top_k ? `--top-k ${sampling.top_k}` : "", sampling.top_p ? `--top-p ${sampling.top_p}` : "",
-    order === "raster" ? "" : `--order ${order}`, `--model ${quoted(model)}`,
+    `--order ${order}`, `--model ${quoted(model)}`,
   ];
   return `impasto generate ${quoted(prompt)} ${flags.filter(Boolean).join(" ")}`;
 }

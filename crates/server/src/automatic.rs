@@ -2,9 +2,9 @@
 //! AUTOMATIC1111/stable-diffusion-webui.
 //!
 //! Deviations. The models draw squares of one size: another square size is scaled to. `cfg_scale` is the guidance;
-//! `steps` counts with the sampler `parallel` alone, and samplers of diffusion models mean `raster`. Fields that have
-//! no meaning here have no effect, as with that program's own extensions; a negative prompt is refused, as it would
-//! change the picture there.
+//! `steps` counts with the samplers `parallel` and `confidence` alone, and samplers of diffusion models mean the model's
+//! own order. Fields that have no meaning here have no effect, as with that program's own extensions; a negative prompt
+//! is refused, as it would change the picture there.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ use crate::{App, ServeError, blocking, images};
 /// The largest side that a picture is scaled to.
 const MOST_SIDE: usize = 2048;
 /// The samplers that there are.
-const SAMPLERS: [&str; 2] = ["raster", "parallel"];
+const SAMPLERS: [&str; 3] = ["raster", "parallel", "confidence"];
 
 /// The routes under `/sdapi`.
 pub fn routes() -> Router<App> {
@@ -160,15 +160,18 @@ impl DrawRequest {
         }
     }
 
-    fn order(&self) -> ApiResult<Order> {
+    /// The model's own, unless it is named.
+    fn order(&self) -> ApiResult<Option<Order>> {
         let sampler = self
             .sampler_name
             .as_deref()
             .or(self.sampler_index.as_deref());
         match (sampler, self.steps.unwrap_or(20)) {
-            (Some("parallel"), 0) => Err(ApiError::invalid("steps", "steps is 0.")),
-            (Some("parallel"), steps) => Ok(Order::Parallel { steps }),
-            _ => Ok(Order::Raster),
+            (Some("parallel" | "confidence"), 0) => Err(ApiError::invalid("steps", "steps is 0.")),
+            (Some("parallel"), steps) => Ok(Some(Order::Parallel { steps })),
+            (Some("confidence"), steps) => Ok(Some(Order::Confidence { steps })),
+            (Some("raster"), _) => Ok(Some(Order::Raster)),
+            _ => Ok(None),
         }
     }
 

@@ -103,11 +103,9 @@ impl JobRequest {
         }
     }
 
-    fn order(&self) -> ApiResult<Order> {
+    fn order(&self) -> ApiResult<Option<Order>> {
         let order = self.order.as_deref().map(str::parse).transpose();
-        order
-            .map(Option::unwrap_or_default)
-            .map_err(|error: impasto::Error| ApiError::invalid("order", error.to_string()))
+        order.map_err(|error: impasto::Error| ApiError::invalid("order", error.to_string()))
     }
 
     fn sampling(&self) -> SamplingOverrides {
@@ -250,7 +248,7 @@ async fn add_job(
                     sampling,
                     order,
                     truncate,
-                    tries: request.tries.unwrap_or(impasto::edit::TRIES),
+                    tries: request.tries,
                     image: None,
                     ..Edit::new((&nothing()).into(), region, seed)
                 },

@@ -132,11 +132,9 @@ impl ImageRequest {
         }
     }
 
-    fn order(&self) -> ApiResult<Order> {
+    fn order(&self) -> ApiResult<Option<Order>> {
         let order = self.order.as_deref().map(str::parse).transpose();
-        order
-            .map(Option::unwrap_or_default)
-            .map_err(|error: impasto::Error| ApiError::invalid("order", error.to_string()))
+        order.map_err(|error: impasto::Error| ApiError::invalid("order", error.to_string()))
     }
 
     fn output(&self) -> ApiResult<Output> {
@@ -332,7 +330,7 @@ async fn edits(
         n: request.n()?,
         sampling: request.sampling(),
         order: request.order()?,
-        tries: request.tries.unwrap_or(impasto::edit::TRIES),
+        tries: request.tries,
         truncate: request.truncate.unwrap_or(false),
         image: None,
         ..Edit::new(

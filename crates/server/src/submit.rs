@@ -111,7 +111,7 @@ fn check(task: &Task) -> ApiResult<()> {
             {
                 return Err(empty());
             }
-            if request.tries == 0 || request.tries > 16 {
+            if request.tries.is_some_and(|tries| tries == 0 || tries > 16) {
                 return Err(ApiError::invalid("tries", "tries is not between 1 and 16."));
             }
             (request.n, "n")

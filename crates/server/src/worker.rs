@@ -57,6 +57,7 @@ enum Finished {
         first: usize,
         images: Vec<GeneratedImage>,
         sampling: SamplingOptions,
+        order: Order,
     },
     Edit(Arc<Job>, Box<EditOutcome>),
     Vary(Arc<Job>, Box<VaryOutcome>),
@@ -311,6 +312,7 @@ impl<'a> Decoder<'a> {
                 first: part.first,
                 images: outcome.images,
                 sampling: outcome.sampling,
+                order: outcome.order,
             }),
             Ok(None) => {}
             Err(error) => {
@@ -488,7 +490,8 @@ impl Finisher {
                 first,
                 images,
                 sampling,
-            } => self.images(&job, first, images, &sampling),
+                order,
+            } => self.images(&job, first, images, (&sampling, order)),
             Finished::Edit(job, outcome) => {
                 let Task::Edit { request, .. } = &job.record.task else {
                     return Ok(());
@@ -498,9 +501,10 @@ impl Finisher {
                     let edited = &candidate.edited;
                     let settings = Settings {
                         prompt: request.prompt.clone().unwrap_or_default(),
+                        negative_prompt: request.negative_prompt.clone(),
                         seed: edited.seed,
                         sampling: outcome.sampling.clone(),
-                        order: request.order,
+                        order: outcome.order,
                         steps: edited.tokens,
                         model: self.model.clone(),
                         width: original.width(),
@@ -529,7 +533,7 @@ impl Finisher {
                     let prompt = request.prompt.as_deref().unwrap_or_default();
                     let settings = Settings {
                         steps: outcome.sampled,
-                        ..self.settings(prompt, image, &outcome.sampling, request.order)
+                        ..self.settings(prompt, image, &outcome.sampling, outcome.order)
                     };
                     self.write(&job, place, image, &settings)?;
                 }
@@ -567,7 +571,7 @@ impl Finisher {
         job: &Arc<Job>,
         first: usize,
         images: Vec<GeneratedImage>,
-        sampling: &SamplingOptions,
+        (sampling, order): (&SamplingOptions, Order),
     ) -> Result<(), ServeError> {
         let Task::Generate { request } = &job.record.task else {
             return Ok(());
@@ -605,7 +609,7 @@ impl Finisher {
             }
         };
         for (place, image) in &listed {
-            let settings = self.settings(&request.prompt, image, sampling, request.order);
+            let settings = self.settings(&request.prompt, image, sampling, order);
             self.write(job, *place, image, &settings)?;
         }
         if complete {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use impasto::canvas::Conditioning;
 use impasto::checkpoint::{EMBEDDED_CLIP, EMBEDDED_NAME};
-use impasto::edit::{self, Area, Canvassed, Region};
+use impasto::edit::{Area, Canvassed, Region};
 use impasto::image::Format;
 use impasto::model::Model;
 use impasto::models::dalle::Order;
@@ -47,15 +47,18 @@ pub struct DrawingFlags {
     /// Seed of the first candidate [default: random, printed to stderr]
     #[arg(long, allow_negative_numbers = true)]
     seed: Option<u64>,
+    /// What guidance leads away from [default: the model's caption of nothing in particular]
+    #[arg(long, value_name = "TEXT")]
+    negative: Option<String>,
     #[command(flatten)]
     sampling: SamplingFlags,
-    /// Decoding order. raster: token by token; parallel:STEPS: in that many passes, in random order
-    #[arg(long, default_value = "raster")]
-    order: Order,
-    /// Draw each candidate this many times and keep the best
-    #[arg(long, value_name = "N", default_value_t = edit::TRIES as u32,
-          value_parser = clap::value_parser!(u32).range(1..=16))]
-    tries: u32,
+    /// Decoding order. raster: token by token; parallel:STEPS: in that many passes, in random order; confidence:STEPS:
+    /// likewise, the most confident tokens first [default: raster; confidence:12 for aMUSEd]
+    #[arg(long, value_name = "ORDER")]
+    order: Option<Order>,
+    /// Draw each candidate this many times and keep the best [default: 8; 1 for aMUSEd]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    tries: Option<u32>,
     /// Side of the square window that the model sees, in pixels of the picture [default: depends on the thickness of
     /// the hole]
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..))]
@@ -206,10 +209,11 @@ impl DrawingFlags {
         let bar = terminal::bar(1, "tokens")?;
         let request = Edit {
             prompt: task.prompt,
+            negative_prompt: self.negative.clone(),
             n: self.n as usize,
             sampling: self.sampling.overrides(),
             order: self.order,
-            tries: self.tries as usize,
+            tries: self.tries.map(|tries| tries as usize),
             window: self.window.map(|side| side as usize).or(window),
             truncate: self.truncate,
             ranker: ranker.map(Arc::new),
@@ -233,9 +237,10 @@ impl DrawingFlags {
                 let picture = outcome.image(candidate);
                 let settings = Settings {
                     prompt: request.prompt.clone().unwrap_or_default(),
+                    negative_prompt: request.negative_prompt.clone(),
                     seed: edited.seed,
                     sampling: outcome.sampling.clone(),
-                    order: request.order,
+                    order: outcome.order,
                     steps: edited.tokens,
                     model: model.name().to_owned(),
                     width: picture.width(),
@@ -274,7 +279,7 @@ impl DrawingFlags {
             model: model.name(),
             prompt: request.prompt.as_deref(),
             sampling: &outcome.sampling,
-            order: request.order,
+            order: outcome.order,
             conditioning: outcome.conditioning,
             mask: outcome.mask.bounds().map_or([0; 4], corners),
             masked_pixels: outcome.mask.count(),

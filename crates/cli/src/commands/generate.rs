@@ -53,11 +53,15 @@ pub struct Arguments {
     /// Seed of the first picture of each prompt [default: random, printed to stderr]
     #[arg(long, allow_negative_numbers = true)]
     seed: Option<u64>,
+    /// What guidance leads away from [default: the model's caption of nothing in particular]
+    #[arg(long, value_name = "TEXT")]
+    negative: Option<String>,
     #[command(flatten)]
     sampling: SamplingFlags,
-    /// Decoding order. raster: token by token, best quality; parallel:STEPS: all tokens in that many passes, faster
-    #[arg(long, default_value = "raster")]
-    order: Order,
+    /// Decoding order. raster: token by token, best quality; parallel:STEPS: all tokens in that many passes, faster;
+    /// confidence:STEPS: likewise, the most confident tokens first [default: raster; confidence:12 for aMUSEd]
+    #[arg(long, value_name = "ORDER")]
+    order: Option<Order>,
     /// Shorten a prompt that is too long for the model instead of refusing it
     #[arg(long)]
     truncate: bool,
@@ -132,6 +136,7 @@ struct Work<'a> {
     /// One for each prompt.
     requests: Vec<Generate>,
     sampling: SamplingOptions,
+    order: Order,
     target: outputs::Target,
     format: Format,
 }
@@ -175,6 +180,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     let requests = arguments.prompts.iter().map(|prompt| Generate {
         n: arguments.n as usize,
         best_of: arguments.best_of.map(|drawn| drawn as usize),
+        negative_prompt: arguments.negative.clone(),
         sampling: arguments.sampling.overrides(),
         order: arguments.order,
         truncate: arguments.truncate,
@@ -186,6 +192,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         requests: requests.collect(),
         arguments: &arguments,
         sampling: arguments.sampling.over(model.generator()?.sampling()),
+        order: arguments.order.unwrap_or(model.generator()?.order()),
         model: &model,
         target,
         format,
@@ -356,7 +363,7 @@ impl Work<'_> {
         let known = image_ids.first().map_or(0, known);
         let (step, all) = (PREVIEWED_ROWS * self.model.grid(), self.model.grid().pow(2));
         // Passes of several ids are few: each is shown.
-        let due = self.arguments.order != Order::Raster || known.is_multiple_of(step);
+        let due = self.order != Order::Raster || known.is_multiple_of(step);
         if known == 0 || known == all || !due {
             return Ok(());
         }
@@ -425,13 +432,10 @@ impl Work<'_> {
     /// What is written into the file of `picture`, which shows `drawn`.
     fn settings(&self, prompt: &str, drawn: &GeneratedImage, picture: &Image) -> Settings {
         let (model, sampling) = (self.model.name(), &self.sampling);
-        Settings::of_generated(
-            model,
-            prompt,
-            drawn,
-            sampling,
-            (self.arguments.order, picture),
-        )
+        Settings {
+            negative_prompt: self.arguments.negative.clone(),
+            ..Settings::of_generated(model, prompt, drawn, sampling, (self.order, picture))
+        }
     }
 
     fn report(&self, made: Vec<Made>, timings: Timings) -> GenerateReport<'_> {
@@ -445,7 +449,7 @@ impl Work<'_> {
         GenerateReport {
             model: self.model.name(),
             sampling: &self.sampling,
-            order: self.arguments.order,
+            order: self.order,
             pictures: made.into_iter().map(picture).collect(),
             timings,
         }

@@ -62,6 +62,10 @@ enum Kind {
     DalleMini,
     /// DALLE-pytorch: dalle.pt
     DallePytorch,
+    /// Janus or Janus-Pro: a folder of the original or of transformers
+    Janus,
+    /// aMUSEd: a folder of diffusers with model_index.json
+    Amused,
     /// An image tokenizer: taming's .ckpt with its .yaml, OpenAI's encoder.pkl and decoder.pkl, DALLE-pytorch's vae.pt
     ImageTokenizer,
 }

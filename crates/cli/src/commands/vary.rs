@@ -45,11 +45,15 @@ pub struct Arguments {
     /// Seed of the first one [default: random, printed to stderr]
     #[arg(long, allow_negative_numbers = true)]
     seed: Option<u64>,
+    /// What guidance leads away from [default: the model's caption of nothing in particular]
+    #[arg(long, value_name = "TEXT")]
+    negative: Option<String>,
     #[command(flatten)]
     sampling: SamplingFlags,
-    /// Decoding order. raster: token by token; parallel:STEPS: in that many passes, in random order
-    #[arg(long, default_value = "raster")]
-    order: Order,
+    /// Decoding order. raster: token by token; parallel:STEPS: in that many passes, in random order; confidence:STEPS:
+    /// likewise, the most confident tokens first [default: raster; confidence:12 for aMUSEd]
+    #[arg(long, value_name = "ORDER")]
+    order: Option<Order>,
     /// Draw each variation this many times and keep the likeliest [default: 1; 8 for models that support raster order
     /// only]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
@@ -118,6 +122,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     note_conditioning(&model)?;
     let request = Vary {
         prompt: arguments.prompt.clone(),
+        negative_prompt: arguments.negative.clone(),
         choice: match arguments.choose {
             ChoiceName::Random => Choice::Random,
             ChoiceName::Entropy => Choice::Entropy,
@@ -133,7 +138,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
             arguments.seed.unwrap_or_else(random_seed),
         )
     };
-    let sampling = request.sampling.over(model.generator()?.sampling());
+    let generator = model.generator()?;
+    let sampling = request.sampling.over(generator.sampling());
+    let order = request.order.unwrap_or(generator.order());
     terminal::catch_interrupts()?;
     terminal::note(format_args!("seed: {}", request.seed));
     let clock = Instant::now();
@@ -144,12 +151,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let write = |image: &GeneratedImage| -> Result<Variation> {
         let settings = Settings {
             steps: sampled,
+            negative_prompt: request.negative_prompt.clone(),
             ..Settings::of_generated(
                 model.name(),
                 request.prompt.as_deref().unwrap_or_default(),
                 image,
                 &sampling,
-                (request.order, &image.picture),
+                (order, &image.picture),
             )
         };
         let text = settings.parameters();
@@ -194,7 +202,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             strength: request.strength,
             choice: request.choice,
             sampling: &outcome.sampling,
-            order: request.order,
+            order: outcome.order,
             conditioning: outcome.conditioning,
             variations,
             seconds: clock.elapsed().as_secs_f64(),

@@ -112,6 +112,11 @@ fn other_models_are_refused_by_what_they_are() {
     let diffusers = json!({"_class_name": "UNet2DConditionModel", "sample_size": 64});
     fs::write(&config, diffusers.to_string()).unwrap();
     program.refuses(1, &draw, &["diffusers (UNet2DConditionModel)"]);
+    fs::remove_file(&config).unwrap();
+    let index = json!({"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "X"]});
+    fs::write(program.path("it/model_index.json"), index.to_string()).unwrap();
+    let reason = "pipeline of diffusers (StableDiffusionPipeline), which is not read";
+    program.refuses(1, &draw, &[reason, "AmusedPipeline"]);
     fs::remove_dir_all(program.path("it")).unwrap();
     copy(&program, "clip/goldens/hugging_face");
     program.refuses(1, &draw, &["is a CLIP", "--clip"]);

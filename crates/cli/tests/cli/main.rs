@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod amused;
 mod bad_input;
 mod bounds;
 mod clip;

@@ -269,6 +269,9 @@ fn janus_draws_sees_and_answers_as_the_reference_does() {
         assert_eq!(captions.len(), 2, "{set}");
     }
     let program = Program::new();
+    let small = published("janus/goldens/one_bin");
+    program.expect(&["import", &small, "-o", "mine"]);
+    program.expect(&["model", "info", "mine"]);
     write_picture(&program, "dalle_pytorch/goldens/rotary");
     let other = published("dalle_pytorch/goldens/rotary");
     let ask = ["ask", "in.png", "What is it?", "--model", &other];

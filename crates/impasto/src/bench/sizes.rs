@@ -59,6 +59,7 @@ pub(super) fn pixels_config() -> TamingVqganConfig {
         code_width: 256,
         gumbel: false,
         normalised_codes: false,
+        middle_attention: true,
         pixel_range: PixelRange::Unit,
         encoder: false,
     }

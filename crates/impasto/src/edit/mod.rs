@@ -24,7 +24,7 @@ pub use vary::{Choice, VaryRequest, vary};
 
 use crate::canvas::{Canvas, Conditioning};
 use crate::engine::{FillOptions, SampledTokens};
-use crate::families::{Condition, Conditioned, Infill};
+use crate::families::{Condition, Conditioned, Infill, PromptText};
 use crate::image::{Image, Original};
 use crate::model::Model;
 use crate::models::dalle::Order;
@@ -39,6 +39,8 @@ use crate::{Error, Result};
 pub struct EditRequest<'a> {
     /// What the whole picture shows; without words the surroundings alone decide.
     pub prompt: Option<String>,
+    /// What guidance leads away from, in the place of the model's caption of nothing in particular.
+    pub negative_prompt: Option<String>,
     /// Candidates; number i has the seed `seed + i`.
     pub n: usize,
     /// Seed of the first candidate.
@@ -122,12 +124,12 @@ pub fn edit(
         let reason = format!("expected 1 to {BATCH}, got {}", request.tries);
         return Err(Error::invalid("tries", reason));
     }
-    let words = Words::of(
-        model,
-        request.prompt.as_deref(),
-        &request.sampling,
-        request.truncate,
-    )?;
+    let text = PromptText {
+        prompt: request.prompt.as_deref(),
+        negative: request.negative_prompt.as_deref(),
+        truncate: request.truncate,
+    };
+    let words = Words::of(model, text, &request.sampling)?;
     let side = request.window.unwrap_or_else(|| window_for(mask, model));
     let windows = windows::plan(mask, side)?;
     let (Some(area), Some(region)) = (mask.bounds(), windows.iter().copied().reduce(Area::joined))
@@ -214,19 +216,15 @@ struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    fn of(
-        model: &'a Model,
-        prompt: Option<&str>,
-        sampling: &SamplingOptions,
-        truncate: bool,
-    ) -> Result<Self> {
+    fn of(model: &'a Model, text: PromptText<'_>, sampling: &SamplingOptions) -> Result<Self> {
         let mut sampling = sampling.clone();
-        if prompt.is_none() {
+        text.check(&sampling)?;
+        if text.prompt.is_none() && text.negative.is_none() {
             // Nothing to be guided towards.
             sampling.guidance_scale = 1.0;
         }
         Ok(Words {
-            read: model.generator()?.read(prompt, truncate)?,
+            read: model.generator()?.read(text)?,
             sampling,
         })
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Scores, Words, own_seed};
 use crate::canvas::{Canvas, Conditioning};
 use crate::engine::{FillOptions, SampledTokens};
-use crate::families::Infill;
+use crate::families::{Infill, PromptText};
 use crate::image::Image;
 use crate::model::Model;
 use crate::models::dalle::Order;
@@ -35,6 +35,8 @@ pub enum Choice {
 pub struct VaryRequest {
     /// What the picture shows; without words the ids that stay decide alone.
     pub prompt: Option<String>,
+    /// What guidance leads away from, in the place of the model's caption of nothing in particular.
+    pub negative_prompt: Option<String>,
     /// The share of the ids that is drawn anew: 0 gives what the image tokenizer makes of the picture, 1 a fresh
     /// picture.
     pub strength: f64,
@@ -81,12 +83,12 @@ pub fn vary(
         let reason = format!("expected 1 to {BATCH}, got {}", request.tries);
         return Err(Error::invalid("tries", reason));
     }
-    let words = Words::of(
-        model,
-        request.prompt.as_deref(),
-        &request.sampling,
-        request.truncate,
-    )?;
+    let text = PromptText {
+        prompt: request.prompt.as_deref(),
+        negative: request.negative_prompt.as_deref(),
+        truncate: request.truncate,
+    };
+    let words = Words::of(model, text, &request.sampling)?;
     let image = model.image_tokenizer();
     let ids = image
         .encode(std::slice::from_ref(picture), model.device())?

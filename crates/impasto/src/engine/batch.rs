@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
+use super::confidence::{ConfidencePass, confidence_passes, gumbel, most_confident};
 use super::logits::Logits;
 use super::model::{AutoregressiveModel, DecodeState, Input, Prompted, Rows, Sizes};
 use super::particles::resampled;
@@ -241,7 +243,7 @@ impl<'m, M: AutoregressiveModel> Batch<'m, M> {
         self.tickets += 1;
         for (known, rows) in groups {
             self.cohorts
-                .push(Cohort::new(ticket, rows, known, request, sizes));
+                .push(Cohort::new(ticket, rows, known, request, self.model));
         }
         Ok(ticket)
     }
@@ -412,8 +414,17 @@ struct Cohort<M: AutoregressiveModel> {
     run: usize,
     /// The next place of the orders where an id is sampled; none if all are.
     next: Option<usize>,
-    /// How many ids each further pass samples, for passes of several.
-    passes: Option<std::vec::IntoIter<usize>>,
+    /// The further passes, where each samples several ids.
+    passes: Option<std::vec::IntoIter<ParallelPass>>,
+}
+
+/// A pass that samples several ids of each row.
+#[derive(Clone, Copy, Debug)]
+enum ParallelPass {
+    /// The next ones of the order, this many.
+    InOrder(usize),
+    /// All that are masked, of which the most confident ones are kept.
+    Confidence(ConfidencePass),
 }
 
 impl<M: AutoregressiveModel> Cohort<M> {
@@ -422,12 +433,22 @@ impl<M: AutoregressiveModel> Cohort<M> {
         rows: Vec<Row<M::Prompt>>,
         known: usize,
         request: &FillRequest<M::Prompt>,
-        sizes: Sizes,
+        model: &M,
     ) -> Self {
-        let options = &request.options;
-        let passes = match (options.order, options.conditioning) {
-            (Order::Parallel { steps }, Conditioning::Prefix) if known < sizes.positions => {
-                Some(pass_sizes(sizes.positions - known, steps).into_iter())
+        let sizes = model.sizes();
+        let (options, masked) = (&request.options, sizes.positions - known);
+        let passes: Option<Vec<ParallelPass>> = match (options.order, options.conditioning) {
+            _ if masked == 0 => None,
+            (Order::Parallel { steps }, Conditioning::Prefix) => {
+                let sizes = pass_sizes(masked, steps).into_iter();
+                Some(sizes.map(ParallelPass::InOrder).collect())
+            }
+            (Order::Confidence { steps }, Conditioning::Prefix) => {
+                let schedule = model
+                    .parallel_passes()
+                    .map_or_else(Default::default, |passes| passes.mask_schedule(known));
+                let passes = confidence_passes(schedule, masked, sizes.positions, steps);
+                Some(passes.into_iter().map(ParallelPass::Confidence).collect())
             }
             _ => None,
         };
@@ -445,7 +466,7 @@ impl<M: AutoregressiveModel> Cohort<M> {
             state: None,
             run: 0,
             next: (known < sizes.positions).then_some(known),
-            passes,
+            passes: passes.map(Vec::into_iter),
         }
     }
 
@@ -505,8 +526,8 @@ impl<M: AutoregressiveModel> Cohort<M> {
         let Some(next) = self.next else {
             return Ok(());
         };
-        if let Some(count) = self.passes.as_mut().and_then(Iterator::next) {
-            return self.parallel_pass(model, next, count);
+        if let Some(pass) = self.passes.as_mut().and_then(Iterator::next) {
+            return self.parallel_pass(model, next, pass);
         }
         // The known prefix has the same weight for all tries.
         let weighs = self.run > 0 && self.tries > 1;
@@ -650,8 +671,8 @@ impl<M: AutoregressiveModel> Cohort<M> {
         logits.select_rows(&sources);
     }
 
-    /// Samples `count` ids of each row from one context, and adds them to it.
-    fn parallel_pass(&mut self, model: &M, next: usize, count: usize) -> Result<()> {
+    /// Samples several ids of each row from one context, and adds them to it.
+    fn parallel_pass(&mut self, model: &M, next: usize, pass: ParallelPass) -> Result<()> {
         let passes = model
             .parallel_passes()
             .ok_or_else(|| Error::invalid("order", "the model supports raster order only"))?;
@@ -662,12 +683,16 @@ impl<M: AutoregressiveModel> Cohort<M> {
             passes.append(&inputs, self.state(model)?)?;
             self.run = next;
         }
+        let (queried, count) = match pass {
+            ParallelPass::InOrder(count) => (count, count),
+            ParallelPass::Confidence(pass) => (self.sizes.positions - next, pass.kept),
+        };
         let mut queries: Vec<Vec<Input>> = self
             .rows
             .iter()
             .map(|row| {
                 let token = row.input(next).token;
-                let targets = row.order[next..next + count].iter();
+                let targets = row.order[next..next + queried].iter();
                 targets.map(|&target| Input { token, target }).collect()
             })
             .collect();
@@ -676,9 +701,14 @@ impl<M: AutoregressiveModel> Cohort<M> {
         }
         let logits = Logits::of(passes.query(&queries, self.state(model)?)?)?;
         for row in 0..self.rows.len() {
-            for index in 0..count {
-                let position = self.rows[row].order[next + index] as usize;
-                self.sample(row, &logits, index, position)?;
+            match pass {
+                ParallelPass::InOrder(count) => {
+                    for index in 0..count {
+                        let position = self.rows[row].order[next + index] as usize;
+                        self.sample(row, &logits, index, position)?;
+                    }
+                }
+                ParallelPass::Confidence(pass) => self.keep_confident(row, &logits, next, pass)?,
             }
         }
         let end = next + count;
@@ -689,6 +719,64 @@ impl<M: AutoregressiveModel> Cohort<M> {
             passes.append(&inputs, self.state(model)?)?;
             self.run = end;
         }
+        Ok(())
+    }
+
+    /// Samples all masked ids of a row, keeps the most confident ones and puts their positions next in its order.
+    fn keep_confident(
+        &mut self,
+        row: usize,
+        logits: &Logits,
+        next: usize,
+        pass: ConfidencePass,
+    ) -> Result<()> {
+        let (rows, codes) = (self.rows.len(), self.sizes.codebook_size);
+        let guided = self.guidance.is_some();
+        let one = &mut self.rows[row];
+        let masked = &one.order[next..];
+        let candidates: Vec<(u32, f64)> = masked
+            .par_iter()
+            .enumerate()
+            .map(|(index, &position)| {
+                let unconditional = guided.then(|| &logits.at(rows + row, index)[..codes]);
+                let bias = one.canvas.logit_biases.get(&position).map(Vec::as_slice);
+                let candidate = one.sampler.candidate(
+                    &logits.at(row, index)[..codes],
+                    unconditional,
+                    bias,
+                    u64::from(position),
+                    pass.number as u64,
+                )?;
+                let noise = pass.noise * candidate.temperature;
+                let chance = if noise > 0.0 {
+                    noise * gumbel(candidate.uniform)
+                } else {
+                    0.0
+                };
+                Ok((candidate.id, candidate.log_prob + chance))
+            })
+            .collect::<Result<_>>()?;
+        let confidences: Vec<f64> = candidates
+            .iter()
+            .map(|&(_, confidence)| confidence)
+            .collect();
+        let kept = most_confident(&confidences, pass.kept);
+        for &index in &kept {
+            let (position, id) = (masked[index] as usize, candidates[index].0);
+            one.image_ids[position] = Some(id);
+            // Of the whole vocabulary, as in training.
+            one.log_likelihood += log_prob(logits.at(row, index), id as usize);
+        }
+        let mut is_kept = vec![false; masked.len()];
+        kept.iter().for_each(|&index| is_kept[index] = true);
+        let others = (0..masked.len()).filter(|&index| !is_kept[index]);
+        let order: Vec<u32> = kept
+            .iter()
+            .copied()
+            .chain(others)
+            .map(|index| masked[index])
+            .collect();
+        one.order[next..].copy_from_slice(&order);
         Ok(())
     }
 }
@@ -707,7 +795,7 @@ fn neighbours<'a, P: 'a>(prompts: impl Iterator<Item = &'a Arc<P>>) -> Vec<Promp
 
 /// How many tokens each pass samples: few while little is known, by a cosine (MaskGIT, arXiv:2202.04200, section 3.3),
 /// at least one each.
-pub(super) fn pass_sizes(positions: usize, steps: usize) -> Vec<usize> {
+pub(crate) fn pass_sizes(positions: usize, steps: usize) -> Vec<usize> {
     let steps = steps.clamp(1, positions);
     let mut sizes = Vec::with_capacity(steps);
     let mut known = 0;

@@ -5,6 +5,7 @@
 //! depend on the batch, so an image is the same alone and among others, whenever it joins a running batch.
 
 mod batch;
+mod confidence;
 mod likelihood;
 mod logits;
 mod model;
@@ -13,10 +14,14 @@ mod particles;
 mod tests;
 mod text;
 
+pub(crate) use batch::pass_sizes;
 pub use batch::{
     Batch, FillOptions, FillRequest, InfillRow, SampleSpec, SampledTokens, Ticket, fill, sample,
     sample_guided,
 };
+pub use confidence::MaskSchedule;
+#[cfg(test)]
+pub(crate) use confidence::confidence_passes;
 pub use likelihood::{Likelihood, entropies, image_log_likelihoods, likelihood};
 pub use model::{
     AutoregressiveModel, DecodeState, Input, ParallelPasses, Prompted, Rows, Sizes, TextModel,

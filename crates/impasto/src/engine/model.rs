@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use burn::tensor::{Device, Tensor};
 
+use super::confidence::MaskSchedule;
 use crate::Result;
 
 /// What all images of a net have in common.
@@ -121,7 +122,8 @@ pub trait AutoregressiveModel: Debug + Send + Sync {
     ) -> Result<Tensor<2>>;
 }
 
-/// Nets trained on any order (σ-GPT, arXiv:2404.09562): several positions are predicted from one context.
+/// Nets trained on any order (σ-GPT, arXiv:2404.09562), or on masked ids (MaskGIT, arXiv:2202.04200): several positions
+/// are predicted from one context.
 pub trait ParallelPasses<S> {
     /// Adds inputs to the context, without logits.
     fn append(&self, inputs: &[Vec<Input>], state: &mut S) -> Result<()>;
@@ -131,6 +133,12 @@ pub trait ParallelPasses<S> {
     /// # Shapes
     /// - returns: `[rows, inputs, vocabulary]`
     fn query(&self, inputs: &[Vec<Input>], state: &mut S) -> Result<Tensor<3>>;
+
+    /// How the share of masked ids falls over the passes of [`Order::Confidence`](crate::models::dalle::Order), for
+    /// images of which this many ids are known beforehand.
+    fn mask_schedule(&self, _known: usize) -> MaskSchedule {
+        MaskSchedule::Cosine
+    }
 }
 
 /// What texts of a net have in common.

@@ -101,7 +101,11 @@ fn an_image_does_not_depend_on_its_batch_or_on_threads() {
         of.chain([sample_bart(&model, &[0, 1, 2, 3, 4, 5, 6, 7])])
             .collect()
     };
-    let orders = [Order::Raster, Order::Parallel { steps: 5 }];
+    let orders = [
+        Order::Raster,
+        Order::Parallel { steps: 5 },
+        Order::Confidence { steps: 5 },
+    ];
     let together = all(&orders);
     for seed in 0..8 {
         for (order, together) in orders.into_iter().zip(&together) {
@@ -109,7 +113,7 @@ fn an_image_does_not_depend_on_its_batch_or_on_threads() {
             assert_eq!(alone[0], together[seed as usize], "seed {seed}, {order}");
         }
         let alone = sample_bart(&model, &[seed]);
-        assert_eq!(alone[0], together[2][seed as usize], "seed {seed}");
+        assert_eq!(alone[0], together[3][seed as usize], "seed {seed}");
     }
     for threads in [1, 2, 3] {
         let pool = rayon::ThreadPoolBuilder::new()
@@ -129,7 +133,7 @@ fn cached_sampling_equals_one_pass_without_a_cache() {
         for (sampled, spec) in sample_dalle(&specs(0..3), order).iter().zip(specs(0..3)) {
             let visited = match order {
                 Order::Raster => raster(16),
-                Order::Parallel { .. } => {
+                Order::Parallel { .. } | Order::Confidence { .. } => {
                     let mut random = RandomStream::Order.of(spec.seed);
                     crate::models::dalle::shuffled(16, &mut random)
                 }
@@ -223,13 +227,13 @@ fn requests_that_join_at_different_steps_give_what_each_gives_alone() {
     let model = dalle();
     let unconditional = Arc::new(NULL.to_vec());
     let any = Conditioning::Prefix;
-    let requests: Vec<FillRequest<Vec<u32>>> = (0..8u64)
+    let requests: Vec<FillRequest<Vec<u32>>> = (0..10u64)
         .map(|seed| {
             let prompt = Arc::new(specs(seed..seed + 1).remove(0).text_ids);
             let whole: Vec<u32> = (0..16)
                 .map(|id| (id * 5 + seed as u32) % CODES as u32)
                 .collect();
-            let (canvas, how) = match seed % 4 {
+            let (canvas, how) = match seed % 5 {
                 // Words alone, a hole, a few passes, raster order with known ids after holes.
                 0 => (Canvas::blank(16), (Order::Raster, any)),
                 1 => (
@@ -237,6 +241,7 @@ fn requests_that_join_at_different_steps_give_what_each_gives_alone() {
                     (Order::Raster, any),
                 ),
                 2 => (Canvas::blank(16), (Order::Parallel { steps: 6 }, any)),
+                3 => (Canvas::blank(16), (Order::Confidence { steps: 6 }, any)),
                 _ => {
                     let canvas = Canvas::of(&whole).masked([1, 2, 8, 12]);
                     (canvas, (Order::Raster, Conditioning::TeacherForced))
@@ -260,6 +265,80 @@ fn requests_that_join_at_different_steps_give_what_each_gives_alone() {
         })
         .collect();
     joined_as_alone(&model, &requests);
+    let model = amused();
+    let unconditional = Arc::new(model.read(&[0, 1, 1, 1]).unwrap());
+    let requests: Vec<_> = (0..8u64)
+        .map(|seed| {
+            let prompt = Arc::new(model.read(&[0, 3 + seed as u32, 1, 1]).unwrap());
+            let whole: Vec<u32> = (0..16).map(|id| (id * 5) % 12).collect();
+            let (canvas, order) = match seed % 4 {
+                0 => (Canvas::blank(16), Order::Confidence { steps: 5 }),
+                1 => (
+                    Canvas::of(&whole).masked([3, 4, 5, 9]),
+                    Order::Confidence { steps: 3 },
+                ),
+                2 => (Canvas::of(&whole).masked([0, 1, 2, 8, 15]), Order::Raster),
+                _ => (Canvas::blank(16), Order::Parallel { steps: 4 }),
+            };
+            request(&prompt, &unconditional, canvas, seed, (order, any))
+        })
+        .collect();
+    joined_as_alone(&model, &requests);
+}
+
+/// A net of masked ids.
+fn amused() -> crate::models::Amused {
+    let config = serde_json::json!({
+        "text": {
+            "vocab_size": 16, "length": 4, "projection_width": 6, "activation": "quick_gelu",
+            "tower": {"width": 8, "n_layers": 2, "n_heads": 2, "hidden": 12},
+            "end_of_text": {"first_of": 1},
+        },
+        "codebook_size": 12, "embedding_rows": 14, "mask_id": 13, "grid": 4, "picture_size": 16,
+        "embedding_width": 10, "block_width": 12, "block_heads": 3, "n_blocks": 1, "halved": true,
+        "width": 16, "hidden": 20, "n_layers": 2, "n_heads": 2, "number_width": 4,
+        "norm_epsilon": 1e-6, "schedule": "cosine",
+    });
+    let config: crate::models::AmusedConfig = serde_json::from_value(config).unwrap();
+    config.validate().unwrap();
+    config.init(&mut Init::new(3, &Device::flex()))
+}
+
+/// A net that sees the whole picture gives the same logits whichever way the known ids came to it.
+#[test]
+fn masked_nets_see_ids_in_whatever_order_they_come() {
+    let model = amused();
+    let prompt = model.read(&[0, 5, 1, 1]).unwrap();
+    let prompted = [Prompted {
+        prompt: &prompt,
+        rows: 1,
+    }];
+    let input = |token, target| Input { token, target };
+    let tokens = [(3, 7), (9, 2), (0, 11)];
+    let values = |logits: Tensor<3>| -> Vec<f32> { logits.into_data().try_into_vec().unwrap() };
+    let mut logits = Vec::new();
+    for order in [[0, 1, 2], [2, 0, 1]] {
+        let [a, b, c] = order.map(|i| Some(tokens[i]));
+        let inputs = vec![vec![input(None, 0), input(a, 0), input(b, 0), input(c, 5)]];
+        let mut state = model.prefill(&prompted).unwrap();
+        let rows = Rows {
+            inputs: &inputs,
+            state: &mut state,
+        };
+        logits.push(values(model.step(&mut [rows], 1).unwrap()));
+        // The last one by a query, beside one of another position.
+        let passes = model.parallel_passes().unwrap();
+        let mut state = model.prefill(&prompted).unwrap();
+        passes
+            .append(&[inputs[0][..3].to_vec()], &mut state)
+            .unwrap();
+        let queries = [vec![input(c, 5), input(c, 6)]];
+        let found = values(passes.query(&queries, &mut state).unwrap());
+        logits.push(found[..12].to_vec());
+    }
+    assert!(logits.iter().all(|found| *found == logits[0]), "{logits:?}");
+    // Fresh heads give logits that differ, if by little.
+    assert!(logits[0].iter().any(|&logit| logit != logits[0][0]));
 }
 
 #[test]
@@ -271,6 +350,7 @@ fn known_ids_stay_and_biases_decide() {
     for how in [
         (Order::Raster, Conditioning::Prefix),
         (Order::Parallel { steps: 3 }, Conditioning::Prefix),
+        (Order::Confidence { steps: 3 }, Conditioning::Prefix),
         (Order::Raster, Conditioning::TeacherForced),
     ] {
         let masked = [0, 5, 6, 15];

@@ -181,6 +181,7 @@ pub fn run(
         for (index, (case, picture)) in cases.iter().zip(&rendered).enumerate() {
             let request = EditRequest {
                 prompt: Some(case.prompt.caption.clone()),
+                negative_prompt: None,
                 n: 1,
                 seed: options.seed.wrapping_add(index as u64),
                 sampling: options.sampling.clone(),
@@ -247,6 +248,7 @@ pub fn run(
         for (index, (case, picture)) in cases.iter().zip(&rendered).take(varied).enumerate() {
             let request = VaryRequest {
                 prompt: Some(case.prompt.caption.clone()),
+                negative_prompt: None,
                 strength,
                 choice: Choice::Random,
                 n: VARIATIONS,

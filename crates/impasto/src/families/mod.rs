@@ -6,6 +6,7 @@
 //! captioning are written once, over that trait.
 
 mod adapted;
+mod amused;
 mod answers;
 mod captions;
 mod checkpoint;
@@ -29,6 +30,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use adapted::merge;
+pub use amused::{Amused, AmusedOptions};
 pub use answers::{Answer, Answerer, Inquiry};
 pub use captions::{Captioner, ContinueRequest, GeneratedCaption, Search, TextFamily};
 pub use checkpoint::{FamilyConfig, FamilyModel, NetworkReport, SaveAs};
@@ -41,13 +43,14 @@ pub use janus::{Janus, JanusOptions};
 pub use language::Language;
 pub use native::{Native, NativeConfig, NativeModel, NativeOptions};
 pub use operations::{ImportOptions, Imported, import, open, open_native, quantise};
-pub use sampling::{AnyModel, Condition, Conditioned, Generator, Infill, RunningBatch};
+pub use sampling::{AnyModel, Condition, Conditioned, Generator, Infill, PromptText, RunningBatch};
 
 use crate::Result;
 use crate::canvas::Conditioning;
 use crate::checkpoint::WeightFormat;
 use crate::engine::AutoregressiveModel;
 use crate::files::FileAccess;
+use crate::models::dalle::Order;
 use crate::nn::{Adapt, Init};
 
 /// The sizes of a net: what a checkpoint's config says of it.
@@ -105,6 +108,8 @@ pub trait Family: Copy + Debug + Send + Sync + 'static {
     const WEIGHTS: &'static str;
     /// The weight of the image's loss against the text's in fine-tuning; none for families without a loss of texts.
     const IMAGE_LOSS_WEIGHT: Option<f64> = None;
+    /// How often each window of an edit is filled by default, for the best to be taken.
+    const TRIES: usize = crate::edit::TRIES;
 
     /// Sizes of the net.
     type Sizes: NetSizes<Net = Self::Net>;
@@ -138,6 +143,11 @@ pub trait Family: Copy + Debug + Send + Sync + 'static {
     /// How known ids condition the net.
     fn conditioning(_options: &Self::Options) -> Conditioning {
         Conditioning::TeacherForced
+    }
+
+    /// The order in which images are sampled, unless a request says another.
+    fn order(_options: &Self::Options) -> Order {
+        Order::Raster
     }
 
     /// How published files of the family are read; none where nobody publishes any.
@@ -277,6 +287,7 @@ macro_rules! families {
 }
 
 families!(
+    Amused,
     DalleMini,
     DallePytorch,
     Janus,

@@ -51,6 +51,30 @@ pub trait AnyModel: Debug + Send + Sync {
     }
 }
 
+/// What is drawn, in words.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PromptText<'a> {
+    /// The prompt; without one, nothing in particular.
+    pub prompt: Option<&'a str>,
+    /// What guidance leads away from; without it, the family's caption of nothing in particular.
+    pub negative: Option<&'a str>,
+    /// Cut texts that are too long instead of refusing them.
+    pub truncate: bool,
+}
+
+impl PromptText<'_> {
+    /// Returns an error where a negative prompt would have no effect.
+    pub fn check(&self, sampling: &SamplingOptions) -> Result<()> {
+        match self.negative.is_some() && !sampling.needs_unconditional() {
+            true => Err(Error::invalid(
+                "negative prompt",
+                "has no effect with guidance 1, expected another guidance",
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
 /// A model that generates images.
 pub trait Generator: Sync {
     /// The default sampling options for images.
@@ -59,15 +83,17 @@ pub trait Generator: Sync {
     /// How known ids condition it.
     fn conditioning(&self) -> Conditioning;
 
+    /// The default order of image ids.
+    fn order(&self) -> Order;
+
+    /// How often each window of an edit is filled by default, for the best to be taken.
+    fn tries(&self) -> usize;
+
     /// Returns an error that says why the model can't read a prompt.
     fn check_prompt(&self, prompt: &str, truncate: bool) -> Result<()>;
 
-    /// Reads a prompt; that of nothing in particular without one.
-    fn read<'a>(
-        &'a self,
-        prompt: Option<&str>,
-        truncate: bool,
-    ) -> Result<Box<dyn Conditioned + 'a>>;
+    /// Reads what is drawn.
+    fn read<'a>(&'a self, text: PromptText<'_>) -> Result<Box<dyn Conditioned + 'a>>;
 
     /// Samples an image of each prompt with the seed beside it, all in one batch.
     fn sample(
@@ -94,8 +120,7 @@ pub trait RunningBatch: Send {
     /// What [`Generator::read`] and [`engine::Batch::join`] refuse.
     fn join(
         &mut self,
-        prompt: &str,
-        truncate: bool,
+        text: PromptText<'_>,
         canvases: &[Infill],
         options: &FillOptions,
     ) -> Result<Ticket>;
@@ -194,25 +219,25 @@ impl<F: Family> Generator for FamilyModel<F> {
         F::conditioning(&self.config.options)
     }
 
+    fn order(&self) -> Order {
+        F::order(&self.config.options)
+    }
+
+    fn tries(&self) -> usize {
+        F::TRIES
+    }
+
     fn check_prompt(&self, prompt: &str, truncate: bool) -> Result<()> {
         self.encode_caption(prompt, truncate).map(drop)
     }
 
-    fn read<'a>(
-        &'a self,
-        prompt: Option<&str>,
-        truncate: bool,
-    ) -> Result<Box<dyn Conditioned + 'a>> {
+    fn read<'a>(&'a self, text: PromptText<'_>) -> Result<Box<dyn Conditioned + 'a>> {
         // What can be refused is, before anything is computed.
-        let text_ids = match prompt {
-            Some(prompt) => Some(self.encode_caption(prompt, truncate)?),
-            None => None,
-        };
-        let ids = self.unconditional(text_ids.as_deref().unwrap_or_default());
-        let unconditional = Arc::new(self.net.read(&ids)?);
-        let prompt = match text_ids {
-            Some(ids) => Arc::new(self.net.read(&ids)?),
-            None => unconditional.clone(),
+        let ids = PromptIds::of(self, text)?;
+        let unconditional = Arc::new(self.net.read(&ids.unconditional)?);
+        let prompt = match ids.prompt == ids.unconditional {
+            true => unconditional.clone(),
+            false => Arc::new(self.net.read(&ids.prompt)?),
         };
         Ok(Box::new(Prompt {
             model: self,
@@ -255,6 +280,26 @@ impl<F: Family> Generator for FamilyModel<F> {
     }
 }
 
+/// The text ids of what is drawn, and of what guidance leads away from.
+struct PromptIds {
+    prompt: Vec<u32>,
+    unconditional: Vec<u32>,
+}
+
+impl PromptIds {
+    fn of<F: Family>(model: &FamilyModel<F>, text: PromptText<'_>) -> Result<Self> {
+        let encode = |words| model.encode_caption(words, text.truncate);
+        let prompt = text.prompt.map(encode).transpose()?;
+        let negative = text.negative.map(encode).transpose()?;
+        let beside = prompt.as_deref().unwrap_or_default();
+        let unconditional = negative.unwrap_or_else(|| model.unconditional(beside));
+        Ok(PromptIds {
+            prompt: prompt.unwrap_or_else(|| model.unconditional(&[])),
+            unconditional,
+        })
+    }
+}
+
 /// What a family's net reads a caption as.
 type PromptOf<F> = <<F as Family>::Net as AutoregressiveModel>::Prompt;
 
@@ -268,15 +313,14 @@ struct FamilyBatch<'a, F: Family> {
 impl<F: Family> RunningBatch for FamilyBatch<'_, F> {
     fn join(
         &mut self,
-        prompt: &str,
-        truncate: bool,
+        text: PromptText<'_>,
         canvases: &[Infill],
         options: &FillOptions,
     ) -> Result<Ticket> {
         let net = &self.model.net;
-        let text_ids = self.model.encode_caption(prompt, truncate)?;
-        let prompt = Arc::new(net.read(&text_ids)?);
-        let ids = self.model.unconditional(&text_ids);
+        let ids = PromptIds::of(self.model, text)?;
+        let prompt = Arc::new(net.read(&ids.prompt)?);
+        let ids = ids.unconditional;
         let unconditional = match self.unconditional.take() {
             Some((same, unconditional)) if same == ids => unconditional,
             _ => Arc::new(net.read(&ids)?),

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use ureq::Agent;
 
 use super::Hub;
+use super::registry::{Source, known};
 use crate::error::Reason;
 use crate::{Error, Result};
 
@@ -223,6 +224,11 @@ const WEIGHTS: [&[&str]; 5] = [
     &["open_clip_pytorch_model.bin"],
 ];
 
+/// What names the parts of a pipeline of diffusers.
+const PIPELINE: &str = "model_index.json";
+/// The files of aMUSEd's, which are those of [`super::registry`]'s entries.
+const AMUSED: &str = "amused/amused-512";
+
 impl Listing {
     /// The files to bring: the wanted ones, or what a model that we don't know needs.
     pub fn choose(&self, repo: &str, wanted: Option<&[String]>) -> Result<Vec<&Listed>> {
@@ -240,6 +246,12 @@ impl Listing {
                     })
                 })
                 .collect();
+        }
+        if find(PIPELINE).is_some()
+            && let Some(Source::Hub { files, .. }) = known(AMUSED).map(|entry| &entry.source)
+        {
+            // A fine-tune of it; of other pipelines the parts have other names.
+            return self.choose(repo, Some(files));
         }
         let mut chosen: Vec<&Listed> = COMPANIONS.iter().filter_map(|name| find(name)).collect();
         let weights = WEIGHTS
@@ -312,6 +324,40 @@ mod tests {
             .collect();
         let siblings = siblings.join(",");
         parse(&format!(r#"{{"sha":"{COMMIT}","siblings":[{siblings}]}}"#)).unwrap()
+    }
+
+    /// Those of the parts, in 16 bits where there are such.
+    #[test]
+    fn a_pipeline_has_the_files_of_its_parts() {
+        let mut files = vec![
+            "README.md",
+            "model_index.json",
+            "scheduler/scheduler_config.json",
+            "text_encoder/config.json",
+            "text_encoder/model.safetensors",
+            "tokenizer/merges.txt",
+            "tokenizer/special_tokens_map.json",
+            "tokenizer/tokenizer_config.json",
+            "tokenizer/vocab.json",
+            "transformer/config.json",
+            "transformer/diffusion_pytorch_model.fp16.safetensors",
+            "transformer/diffusion_pytorch_model.safetensors",
+            "vqvae/config.json",
+            "vqvae/diffusion_pytorch_model.safetensors",
+        ];
+        let chosen = |files: &[&str]| -> Result<Vec<String>> {
+            let listing = listing(files);
+            let chosen = listing.choose("a/b", None)?;
+            Ok(chosen.iter().map(|file| file.name.clone()).collect())
+        };
+        let names = chosen(&files).unwrap();
+        assert_eq!(names.len(), 12, "{names:?}");
+        assert!(names.contains(&"transformer/diffusion_pytorch_model.fp16.safetensors".to_owned()));
+        assert!(names.contains(&"vqvae/diffusion_pytorch_model.safetensors".to_owned()));
+        // Another pipeline.
+        files.retain(|name| !name.starts_with("vqvae/"));
+        let error = chosen(&files).unwrap_err().to_string();
+        assert!(error.contains("vqvae/config.json"), "{error}");
     }
 
     #[test]

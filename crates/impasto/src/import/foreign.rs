@@ -20,7 +20,7 @@ pub enum Wanted {
 pub fn explain(folder: &Path, wanted: Wanted) -> Option<String> {
     let path = folder.join("config.json");
     if !path.exists() {
-        return without_files(folder);
+        return of_pipeline(folder).or_else(|| without_files(folder));
     }
     let config = files::read(path).ok()?;
     let config: Value = serde_json::from_slice(&config).ok()?;
@@ -31,7 +31,7 @@ pub fn explain(folder: &Path, wanted: Wanted) -> Option<String> {
         || config.get("_diffusers_version").is_some()
     {
         return Some(format!(
-            "is a model of diffusers ({}), which generates from noise, not from tokens; expected a model of impasto, Janus, DALL·E mini or DALLE-pytorch",
+            "is a model of diffusers ({}), which generates from noise, not from tokens; expected a model of impasto, aMUSEd (the folder with model_index.json), Janus, DALL·E mini or DALLE-pytorch",
             text(&config["_class_name"])
         ));
     }
@@ -54,6 +54,16 @@ pub fn explain(folder: &Path, wanted: Wanted) -> Option<String> {
     }
     let is_training = config.get("data").is_some() && config.get("run").is_some();
     is_training.then(|| of_training(folder))
+}
+
+/// By the class in diffusers' `model_index.json`.
+fn of_pipeline(folder: &Path) -> Option<String> {
+    let index = files::read(folder.join("model_index.json")).ok()?;
+    let index: Value = serde_json::from_slice(&index).ok()?;
+    Some(format!(
+        "is a pipeline of diffusers ({}), which is not read; expected AmusedPipeline, or a model of impasto, Janus, DALL·E mini or DALLE-pytorch",
+        text(index.get("_class_name")?)
+    ))
 }
 
 fn text(value: &Value) -> String {

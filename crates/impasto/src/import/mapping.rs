@@ -207,6 +207,26 @@ impl<'a> Mapping<'a> {
         Ok(())
     }
 
+    /// [`Mapping::transposed`] for a matrix whose outputs come in two halves, of which ours has the second one first.
+    pub fn halves_swapped(&mut self, ours: &str, theirs: &str) -> Result<()> {
+        let expected = self.expected(ours)?;
+        let [inputs, outputs] = expected[..] else {
+            return Err(self.bad(format!("parameter {ours} is no matrix")));
+        };
+        if let Some(tensor) = self.take(theirs, &[outputs, inputs]) {
+            self.check_floats(theirs, &tensor)?;
+            self.set(ours, expected, move || {
+                let mut whole = vec![0.0f32; inputs * outputs];
+                let floats = tensor.floats();
+                let (first, second) = floats.split_at(inputs * (outputs / 2));
+                transpose(second, inputs, &mut whole, outputs, 0);
+                transpose(first, inputs, &mut whole, outputs, outputs - outputs / 2);
+                whole
+            });
+        }
+        Ok(())
+    }
+
     /// The names of the tensors that are left.
     pub fn names(&self) -> Vec<String> {
         self.tensors.keys().cloned().collect()

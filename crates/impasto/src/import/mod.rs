@@ -3,6 +3,7 @@
 //! Importing is strict: a tensor that is missing, has another shape, or belongs nowhere ends it, and what was
 //! found is reported by the names that the file uses. Nothing in a file is ever executed.
 
+pub mod amused;
 pub mod clip;
 pub mod dalle_mini;
 pub mod dalle_pytorch;

@@ -58,6 +58,7 @@ pub fn sizes<'a>(
         code_width: size(table, 1)?,
         gumbel,
         normalised_codes: false,
+        middle_attention: true,
         pixel_range,
         encoder,
     })

@@ -175,13 +175,18 @@ impl WeightFolder {
     /// # Errors
     /// Where there are none, or one that a list names is not there.
     pub fn open(folder: &Path, access: FileAccess) -> Result<Self> {
-        let mut paths = IN_FOLDER.iter().map(|name| folder.join(name));
+        WeightFolder::open_named(folder, &IN_FOLDER, access)
+    }
+
+    /// [`WeightFolder::open`] of the first of these files that is there.
+    pub fn open_named(folder: &Path, names: &[&str], access: FileAccess) -> Result<Self> {
+        let mut paths = names.iter().map(|name| folder.join(name));
         let path = paths
             .find(|path| path.is_file())
             .ok_or_else(|| Error::Missing {
                 what: "weights of the model",
                 path: folder.to_owned(),
-                hint: format!("expected one of {}", IN_FOLDER.join(", ")).into(),
+                hint: format!("expected one of {}", names.join(", ")).into(),
             })?;
         if path.extension().is_none_or(|extension| extension != "json") {
             let files = vec![(path.clone(), files::bytes_of(&path, access)?)];

@@ -1,5 +1,6 @@
 //! One file or folder per published or own architecture; what they share lives in [`crate::nn`].
 
+pub mod amused;
 pub mod clip;
 pub mod dalle;
 pub mod dalle_bart;
@@ -13,6 +14,7 @@ pub mod parameters;
 pub mod taming_vqgan;
 pub mod vqgan;
 
+pub use amused::{Amused, AmusedConfig};
 pub use clip::{Clip, ClipConfig};
 pub use dalle::{Dalle, DalleConfig};
 pub use dalle_bart::{DalleBart, DalleBartConfig};

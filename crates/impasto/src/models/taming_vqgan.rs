@@ -5,7 +5,8 @@
 //! Field names are the checkpoints' own. With `gumbel` the encoder scores the codes itself
 //! (`taming/models/vqgan.py`, `GumbelVQ`); the id is the best score, without the noise of the training.
 //! LlamaGen's VQ-16 (Sun et al. 2024, arXiv:2406.06525; `tokenizer/tokenizer_image/vq_model.py`), which Janus draws with,
-//! is this one with `normalised_codes` and attention at the coarsest level.
+//! is this one with `normalised_codes` and attention at the coarsest level. aMUSEd's `VQModel` (diffusers
+//! `models/autoencoders/vq_model.py`) is this one without any attention (`middle_attention`).
 //! Deviations: none. Our own [`super::vqgan`] is another architecture.
 
 use burn::module::{Module, Param};
@@ -57,14 +58,18 @@ pub struct TamingVqganConfig {
     /// Whether codes and the encoder's vectors have the length 1 (`codebook_l2_norm` of LlamaGen's VQ-16).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub normalised_codes: bool,
+    /// Whether there is attention between the two blocks of the coarsest level's middle (`mid_block_add_attention` of
+    /// diffusers).
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub middle_attention: bool,
     /// What numbers the pixels are.
     pub pixel_range: PixelRange,
     /// Whether there is an encoder; some files hold only what draws.
-    #[serde(default = "with_encoder")]
+    #[serde(default = "yes")]
     pub encoder: bool,
 }
 
-fn with_encoder() -> bool {
+fn yes() -> bool {
     true
 }
 
@@ -303,21 +308,24 @@ struct Up {
 #[derive(Module, Debug)]
 struct Mid {
     block_1: ResnetBlock,
-    attn_1: AttnBlock,
+    attn_1: Option<AttnBlock>,
     block_2: ResnetBlock,
 }
 
 impl Mid {
-    fn new(init: &mut Init, width: usize) -> Self {
+    fn new(init: &mut Init, width: usize, attends: bool) -> Self {
         Mid {
             block_1: ResnetBlock::new(init, width, width),
-            attn_1: AttnBlock::new(init, width),
+            attn_1: attends.then(|| AttnBlock::new(init, width)),
             block_2: ResnetBlock::new(init, width, width),
         }
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = self.attn_1.forward(self.block_1.forward(x));
+        let mut x = self.block_1.forward(x);
+        if let Some(attention) = &self.attn_1 {
+            x = attention.forward(x);
+        }
         self.block_2.forward(x)
     }
 }
@@ -356,7 +364,7 @@ impl Encoder {
         Encoder {
             conv_in: Conv2d::same(init, 3, config.base_width, 3),
             down,
-            mid: Mid::new(init, deep),
+            mid: Mid::new(init, deep, config.middle_attention),
             norm_out: GroupNormSilu::new(init, deep, GROUPS),
             conv_out: Conv2d::same(init, deep, config.latent_width, 3),
         }
@@ -408,7 +416,7 @@ impl Decoder {
             .collect();
         Decoder {
             conv_in: Conv2d::same(init, config.latent_width, config.width(last), 3),
-            mid: Mid::new(init, config.width(last)),
+            mid: Mid::new(init, config.width(last), config.middle_attention),
             up,
             norm_out: GroupNormSilu::new(init, config.width(0), GROUPS),
             conv_out: Conv2d::same(init, config.width(0), 3, 3),

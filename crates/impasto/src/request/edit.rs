@@ -34,12 +34,16 @@ pub struct Edit {
     /// Guidance, temperature, cuts, in the place of the model's own.
     #[serde(default)]
     pub sampling: SamplingOverrides,
-    /// In which order, and how many at a time, ids are sampled.
+    /// What guidance leads away from, in the place of the model's caption of nothing in particular.
     #[serde(default)]
-    pub order: Order,
-    /// Fillings of each window for each candidate, of which the best is taken.
-    #[serde(default = "tries")]
-    pub tries: usize,
+    pub negative_prompt: Option<String>,
+    /// In which order, and how many at a time, ids are sampled; the model's own if not given.
+    #[serde(default)]
+    pub order: Option<Order>,
+    /// Fillings of each window for each candidate, of which the best is taken; [`edit::TRIES`], or what the model is
+    /// usually edited with, if not given.
+    #[serde(default)]
+    pub tries: Option<usize>,
     /// Side of the windows in pixels of the picture; by the hole's thickness if not given.
     #[serde(default)]
     pub window: Option<usize>,
@@ -58,10 +62,6 @@ fn one() -> usize {
     1
 }
 
-fn tries() -> usize {
-    edit::TRIES
-}
-
 /// What came of an [`Edit`].
 #[derive(Clone, Debug)]
 pub struct EditOutcome {
@@ -77,6 +77,8 @@ pub struct EditOutcome {
     pub windows: Vec<Area>,
     /// The sampling options that were used.
     pub sampling: SamplingOptions,
+    /// The order that was used.
+    pub order: Order,
     /// How known ids conditioned the model.
     pub conditioning: Conditioning,
 }
@@ -108,8 +110,9 @@ impl Edit {
             n: 1,
             seed,
             sampling: SamplingOverrides::default(),
-            order: Order::default(),
-            tries: tries(),
+            negative_prompt: None,
+            order: None,
+            tries: None,
             window: None,
             truncate: false,
             image: Some(Arc::new(image)),
@@ -137,12 +140,13 @@ impl Request<Model> for Edit {
         let ranker = self.ranker.as_deref();
         let request = EditRequest {
             prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone(),
             n: self.n,
             seed: self.seed,
             sampling: self.sampling.over(generator.sampling()),
-            order: self.order,
+            order: self.order.unwrap_or(generator.order()),
             conditioning: generator.conditioning(),
-            tries: self.tries,
+            tries: self.tries.unwrap_or(generator.tries()),
             ranker,
             window: self.window.or(found.window),
             truncate: self.truncate,
@@ -154,6 +158,7 @@ impl Request<Model> for Edit {
             damage: found.damage,
             windows: edits.windows,
             sampling: request.sampling,
+            order: request.order,
             conditioning: request.conditioning,
             candidates: Vec::new(),
         };

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Request, SamplingOverrides};
 use crate::canvas::{Canvas, Conditioning};
 use crate::engine::FillOptions;
-use crate::families::{Generator, Infill};
+use crate::families::{Generator, Infill, PromptText};
 use crate::image::Image;
 use crate::model::Model;
 use crate::models::dalle::Order;
@@ -36,9 +36,12 @@ pub struct Generate {
     /// Guidance, temperature, cuts, in the place of the model's own.
     #[serde(default)]
     pub sampling: SamplingOverrides,
-    /// In which order, and how many at a time, ids are sampled.
+    /// What guidance leads away from, in the place of the model's caption of nothing in particular.
     #[serde(default)]
-    pub order: Order,
+    pub negative_prompt: Option<String>,
+    /// In which order, and how many at a time, ids are sampled; the model's own if not given.
+    #[serde(default)]
+    pub order: Option<Order>,
     /// Cut a prompt that is too long instead of refusing it.
     #[serde(default)]
     pub truncate: bool,
@@ -74,6 +77,8 @@ pub struct GenerateOutcome {
     pub images: Vec<GeneratedImage>,
     /// The sampling options that were used.
     pub sampling: SamplingOptions,
+    /// The order that was used.
+    pub order: Order,
     /// How long it took.
     pub timings: Timings,
 }
@@ -90,7 +95,8 @@ impl Generate {
             best_of: None,
             seed,
             sampling: SamplingOverrides::default(),
-            order: Order::default(),
+            negative_prompt: None,
+            order: None,
             truncate: false,
             prefix_ids: Vec::new(),
             ranker: None,
@@ -99,9 +105,11 @@ impl Generate {
 
     /// Returns an error that says why the model, or the CLIP, can't read the prompt.
     pub fn check_prompt(&self, model: &Model) -> Result<()> {
-        model
-            .generator()?
-            .check_prompt(&self.prompt, self.truncate)?;
+        let generator = model.generator()?;
+        generator.check_prompt(&self.prompt, self.truncate)?;
+        if let Some(negative) = &self.negative_prompt {
+            generator.check_prompt(negative, self.truncate)?;
+        }
         match &self.ranker {
             Some(ranker) => ranker.check_caption(&self.prompt, self.long()),
             None => Ok(()),
@@ -150,7 +158,9 @@ impl Request<Model> for Generate {
         let positions = model.grid().pow(2);
         let canvas = self.canvas(positions)?;
         let options = self.fill_options(generator);
-        let read = generator.read(Some(&self.prompt), self.truncate)?;
+        let text = self.text();
+        text.check(&options.sampling)?;
+        let read = generator.read(text)?;
         timings.text = clock.lap();
         let n = self.sampled();
         let mut images = Vec::with_capacity(n);
@@ -203,6 +213,7 @@ impl Request<Model> for Generate {
         Ok(GenerateOutcome {
             images,
             sampling: options.sampling,
+            order: options.order,
             timings,
         })
     }
@@ -217,15 +228,25 @@ impl Generate {
         }))
     }
 
+    /// What is drawn, in words.
+    pub(super) fn text(&self) -> PromptText<'_> {
+        PromptText {
+            prompt: Some(&self.prompt),
+            negative: self.negative_prompt.as_deref(),
+            truncate: self.truncate,
+        }
+    }
+
     /// How a model fills them.
     pub(super) fn fill_options(&self, generator: &dyn Generator) -> FillOptions {
+        let order = self.order.unwrap_or(generator.order());
         FillOptions {
             sampling: self.sampling.over(generator.sampling()),
-            order: self.order,
+            order,
             // A prefix in raster order is one in any order, too.
-            conditioning: match self.order {
+            conditioning: match order {
                 Order::Raster => generator.conditioning(),
-                Order::Parallel { .. } => Conditioning::Prefix,
+                Order::Parallel { .. } | Order::Confidence { .. } => Conditioning::Prefix,
             },
             tries: 1,
         }

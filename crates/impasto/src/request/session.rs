@@ -9,6 +9,7 @@ use crate::Result;
 use crate::engine::Ticket;
 use crate::families::{Generator, Infill, RunningBatch};
 use crate::model::Model;
+use crate::models::dalle::Order;
 use crate::sampling::SamplingOptions;
 
 /// Requests that one model decodes together. They join at any step and leave at any step, and each gets the images
@@ -44,6 +45,7 @@ struct Joined {
     request: Generate,
     seeds: Vec<u64>,
     sampling: SamplingOptions,
+    order: Order,
     start: Instant,
     timings: Timings,
 }
@@ -86,13 +88,15 @@ impl<'m> Session<'m> {
                 seed,
             })
             .collect();
-        let (prompt, truncate) = (&request.prompt, request.truncate);
-        let ticket = self.batch.join(prompt, truncate, &infills, &options)?;
+        let text = request.text();
+        text.check(&options.sampling)?;
+        let ticket = self.batch.join(text, &infills, &options)?;
         timings.text = start.elapsed().as_secs_f64();
         let joined = Joined {
             request: request.clone(),
             seeds,
             sampling: options.sampling,
+            order: options.order,
             start: Instant::now(),
             timings,
         };
@@ -157,6 +161,7 @@ impl<'m> Session<'m> {
         Ok(Some(GenerateOutcome {
             images: joined.request.kept(images.collect())?,
             sampling: joined.sampling,
+            order: joined.order,
             timings,
         }))
     }

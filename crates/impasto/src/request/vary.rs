@@ -34,9 +34,12 @@ pub struct Vary {
     /// Guidance, temperature, cuts, in the place of the model's own.
     #[serde(default)]
     pub sampling: SamplingOverrides,
-    /// In which order, and how many at a time, ids are sampled.
+    /// What guidance leads away from, in the place of the model's caption of nothing in particular.
     #[serde(default)]
-    pub order: Order,
+    pub negative_prompt: Option<String>,
+    /// In which order, and how many at a time, ids are sampled; the model's own if not given.
+    #[serde(default)]
+    pub order: Option<Order>,
     /// Fillings of each variation, of which the likeliest is taken; 1, or [`edit::TRIES`] for models of raster order
     /// only, which find by it what goes with the ids that stay.
     #[serde(default)]
@@ -60,6 +63,8 @@ pub struct VaryOutcome {
     pub images: Vec<GeneratedImage>,
     /// The sampling options that were used.
     pub sampling: SamplingOptions,
+    /// The order that was used.
+    pub order: Order,
     /// How known ids conditioned the model.
     pub conditioning: Conditioning,
     /// Ids of each that were sampled anew.
@@ -76,7 +81,8 @@ impl Vary {
             n: 1,
             seed,
             sampling: SamplingOverrides::default(),
-            order: Order::default(),
+            negative_prompt: None,
+            order: None,
             tries: None,
             truncate: false,
             image: Some(Arc::new(image)),
@@ -112,12 +118,13 @@ impl Request<Model> for Vary {
         };
         let request = VaryRequest {
             prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone(),
             strength: self.strength,
             choice: self.choice,
             n: self.n,
             seed: self.seed,
             sampling: self.sampling.over(generator.sampling()),
-            order: self.order,
+            order: self.order.unwrap_or(generator.order()),
             conditioning,
             tries: self.tries.unwrap_or(usual),
             truncate: self.truncate,
@@ -127,6 +134,7 @@ impl Request<Model> for Vary {
         Ok(VaryOutcome {
             images,
             sampling: request.sampling,
+            order: request.order,
             conditioning,
             sampled: (self.strength * model.grid().pow(2) as f64).round() as usize,
         })

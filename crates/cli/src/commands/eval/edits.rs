@@ -34,9 +34,9 @@ pub(super) struct Flags {
     clip: Option<String>,
     #[command(flatten)]
     sampling: SamplingFlags,
-    /// raster, or parallel:STEPS
-    #[arg(long, default_value = "raster")]
-    order: Order,
+    /// raster, parallel:STEPS or confidence:STEPS [default: the model's own]
+    #[arg(long, value_name = "ORDER")]
+    order: Option<Order>,
     /// Also write each scene, its hole and both results, as one picture, into this folder
     #[arg(long, value_name = "DIR")]
     pictures: Option<PathBuf>,
@@ -53,7 +53,7 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
         seed: flags.scenes.seed,
         language: flags.scenes.language.into(),
         sampling: flags.sampling.over(model.generator()?.sampling()),
-        order: flags.order,
+        order: flags.order.unwrap_or(model.generator()?.order()),
     };
     let ranker = flags
         .clip

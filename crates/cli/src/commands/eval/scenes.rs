@@ -36,9 +36,9 @@ pub(super) struct Flags {
     judge: Option<String>,
     #[command(flatten)]
     sampling: SamplingFlags,
-    /// raster, or parallel:STEPS
-    #[arg(long, default_value = "raster")]
-    order: Order,
+    /// raster, parallel:STEPS or confidence:STEPS [default: the model's own]
+    #[arg(long, value_name = "ORDER")]
+    order: Option<Order>,
     /// Also write the pictures with their captions into this folder
     #[arg(long, value_name = "DIR")]
     pictures: Option<PathBuf>,
@@ -55,7 +55,7 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
         seed: flags.scenes.seed,
         language: flags.scenes.language.into(),
         sampling: flags.sampling.over(model.generator()?.sampling()),
-        order: flags.order,
+        order: flags.order.unwrap_or(model.generator()?.order()),
     };
     let load =
         |clip: &str| -> Result<Ranker> { Ok(Ranker::load(&find_model(clip)?, model.device())?) };

@@ -157,6 +157,7 @@ fn a_family_of_three_files_does_all_that_a_model_does() {
     let mask = Mask::of_area(64, 64, "16,16,20,30".parse().unwrap()).unwrap();
     let request = EditRequest {
         prompt: Some("green trees".to_owned()),
+        negative_prompt: Some("a red balloon".to_owned()),
         n: 1,
         seed: 2,
         sampling: SamplingOptions::default(),

@@ -208,10 +208,8 @@ fn overlaid<T: for<'de> Deserialize<'de>>(
 }
 
 fn map(config: &ClipConfig, mapping: &mut Mapping<'_>) -> Result<()> {
-    for tower in ["text_model", "vision_model"] {
-        // Positions counted from zero, which old versions saved.
-        mapping.ignore(&format!("{tower}.embeddings.position_ids"));
-    }
+    // Positions counted from zero, which old versions saved.
+    mapping.ignore("vision_model.embeddings.position_ids");
     let image = "vision_model.embeddings";
     mapping.same("image.class_embedding", &format!("{image}.class_embedding"))?;
     mapping.transposed(
@@ -222,6 +220,23 @@ fn map(config: &ClipConfig, mapping: &mut Mapping<'_>) -> Result<()> {
         "image.position_embedding",
         &format!("{image}.position_embedding.weight"),
     )?;
+    for (ours, theirs) in [
+        ("image.pre_norm", "vision_model.pre_layrnorm"),
+        ("image.post_norm", "vision_model.post_layernorm"),
+    ] {
+        for part in ["weight", "bias"] {
+            mapping.same(&format!("{ours}.{part}"), &format!("{theirs}.{part}"))?;
+        }
+    }
+    mapping.transposed("image.projection.weight", "visual_projection.weight")?;
+    mapping.same("logit_scale", "logit_scale")?;
+    map_blocks(mapping, "image", "vision_model", config.image.n_layers)?;
+    map_text(mapping, config.text.n_layers)
+}
+
+/// The tower of captions, whose names begin with `text.` here: of a CLIP, or alone (`CLIPTextModelWithProjection`).
+pub(in crate::import) fn map_text(mapping: &mut Mapping<'_>, n_layers: usize) -> Result<()> {
+    mapping.ignore("text_model.embeddings.position_ids");
     let text = "text_model.embeddings";
     mapping.same(
         "text.token_embedding.weight",
@@ -231,47 +246,39 @@ fn map(config: &ClipConfig, mapping: &mut Mapping<'_>) -> Result<()> {
         "text.position_embedding",
         &format!("{text}.position_embedding.weight"),
     )?;
-    for (ours, theirs) in [
-        ("image.pre_norm", "vision_model.pre_layrnorm"),
-        ("image.post_norm", "vision_model.post_layernorm"),
-        ("text.final_norm", "text_model.final_layer_norm"),
-    ] {
-        for part in ["weight", "bias"] {
-            mapping.same(&format!("{ours}.{part}"), &format!("{theirs}.{part}"))?;
-        }
+    for part in ["weight", "bias"] {
+        mapping.same(
+            &format!("text.final_norm.{part}"),
+            &format!("text_model.final_layer_norm.{part}"),
+        )?;
     }
-    mapping.transposed("image.projection.weight", "visual_projection.weight")?;
     mapping.transposed("text.projection.weight", "text_projection.weight")?;
-    mapping.same("logit_scale", "logit_scale")?;
-    let towers = [
-        ("image", "vision_model", config.image.n_layers),
-        ("text", "text_model", config.text.n_layers),
-    ];
-    for (ours, theirs, n_layers) in towers {
-        for i in 0..n_layers {
-            let ours = format!("{ours}.blocks.{i}");
-            let theirs = format!("{theirs}.encoder.layers.{i}");
-            for part in ["weight", "bias"] {
-                let name = |name: &str| format!("{theirs}.{name}.{part}");
-                for (ours_part, theirs_part) in [
-                    ("attention_norm", "layer_norm1"),
-                    ("mlp_norm", "layer_norm2"),
-                ] {
-                    mapping.same(&format!("{ours}.{ours_part}.{part}"), &name(theirs_part))?;
-                }
-                let qkv = ["q", "k", "v"].map(|which| name(&format!("self_attn.{which}_proj")));
-                mapping.side_by_side(
-                    &format!("{ours}.qkv.{part}"),
-                    &qkv.each_ref().map(String::as_str),
-                )?;
-                for (ours_part, theirs_part) in [
-                    ("attention_out", "self_attn.out_proj"),
-                    ("up", "mlp.fc1"),
-                    ("down", "mlp.fc2"),
-                ] {
-                    mapping
-                        .transposed(&format!("{ours}.{ours_part}.{part}"), &name(theirs_part))?;
-                }
+    map_blocks(mapping, "text", "text_model", n_layers)
+}
+
+fn map_blocks(mapping: &mut Mapping<'_>, ours: &str, theirs: &str, n_layers: usize) -> Result<()> {
+    for i in 0..n_layers {
+        let ours = format!("{ours}.blocks.{i}");
+        let theirs = format!("{theirs}.encoder.layers.{i}");
+        for part in ["weight", "bias"] {
+            let name = |name: &str| format!("{theirs}.{name}.{part}");
+            for (ours_part, theirs_part) in [
+                ("attention_norm", "layer_norm1"),
+                ("mlp_norm", "layer_norm2"),
+            ] {
+                mapping.same(&format!("{ours}.{ours_part}.{part}"), &name(theirs_part))?;
+            }
+            let qkv = ["q", "k", "v"].map(|which| name(&format!("self_attn.{which}_proj")));
+            mapping.side_by_side(
+                &format!("{ours}.qkv.{part}"),
+                &qkv.each_ref().map(String::as_str),
+            )?;
+            for (ours_part, theirs_part) in [
+                ("attention_out", "self_attn.out_proj"),
+                ("up", "mlp.fc1"),
+                ("down", "mlp.fc2"),
+            ] {
+                mapping.transposed(&format!("{ours}.{ours_part}.{part}"), &name(theirs_part))?;
             }
         }
     }

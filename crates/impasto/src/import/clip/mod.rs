@@ -10,7 +10,7 @@
 //! The tokenizer is looked for in the same folder. Pictures are prepared as all of them do it: bicubic,
 //! middle square, mean and deviation; a file that asks for something else is refused.
 
-mod hugging_face;
+pub(super) mod hugging_face;
 mod open_clip;
 mod preprocessing;
 #[cfg(test)]

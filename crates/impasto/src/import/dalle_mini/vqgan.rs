@@ -81,6 +81,7 @@ pub fn config(source: &Source<'_>, file: &Path, image_length: usize) -> Result<T
             code_width: config.embed_dim,
             gumbel: false,
             normalised_codes: false,
+            middle_attention: true,
             pixel_range: PixelRange::Unit,
             encoder: true,
         }

@@ -124,6 +124,7 @@ fn read_config(path: &Path) -> Result<TamingVqganConfig> {
         code_width: params.embed_dim,
         gumbel,
         normalised_codes: false,
+        middle_attention: true,
         pixel_range: PixelRange::Signed,
         encoder: true,
     };

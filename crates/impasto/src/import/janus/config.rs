@@ -206,6 +206,7 @@ impl PublishedConfig {
         let of_taming = |name: &str| shape(&names.image(name, levels));
         let image = TamingVqganConfig {
             normalised_codes: true,
+            middle_attention: true,
             ..taming::sizes(&of_taming, PixelRange::Signed, |levels| {
                 grid << (levels - 1).min(16)
             })?

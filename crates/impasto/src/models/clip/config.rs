@@ -38,6 +38,67 @@ pub struct ClipConfig {
     pub normalisation: Normalisation,
 }
 
+/// The sizes of a [`TextTower`] alone, as text-to-image models have it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClipTextConfig {
+    /// Ids of the text tokenizer.
+    pub vocab_size: usize,
+    /// Text tokens, both ends included (published: `max_position_embeddings`, 77).
+    pub length: usize,
+    /// The blocks.
+    pub tower: TowerConfig,
+    /// Width of the embeddings (published: `projection_dim`).
+    pub projection_width: usize,
+    /// The nonlinearity.
+    pub activation: Activation,
+    /// Which state of a caption is its embedding.
+    pub end_of_text: EndOfText,
+}
+
+impl ClipTextConfig {
+    /// Returns an error that names the invalid field.
+    pub fn validate(&self) -> Result<()> {
+        for (name, value) in [
+            ("text_vocab_size", self.vocab_size),
+            ("text_length", self.length),
+            ("projection_width", self.projection_width),
+        ] {
+            check(name, value)?;
+        }
+        self.tower.validate("text")?;
+        match self.end_of_text {
+            EndOfText::FirstOf(id) if id as usize >= self.vocab_size => Err(Error::invalid(
+                "clip config",
+                format!(
+                    "end_of_text is {id}, expected an id below {}",
+                    self.vocab_size
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many numbers the tower has, norms and biases left out.
+    pub fn parameters(&self) -> u64 {
+        let rows = (self.vocab_size + self.length + self.projection_width) as u64;
+        (rows * self.tower.width as u64).saturating_add(self.tower.parameters())
+    }
+
+    /// A tower with fresh weights, as openai/CLIP's `initialize_parameters` draws them.
+    pub fn init(&self, init: &mut Init) -> TextTower {
+        let width = self.tower.width;
+        let std = (width as f64).powf(-0.5);
+        TextTower {
+            token_embedding: Embedding::new(init, self.vocab_size, width, 0.02),
+            position_embedding: init.normal([self.length, width], 0.01),
+            blocks: Blocks::fresh(init, &self.tower, self.activation),
+            final_norm: LayerNorm::new(init, width),
+            projection: Linear::new(init, width, self.projection_width, std),
+        }
+    }
+}
+
 /// The sizes of a tower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -171,6 +232,18 @@ fn check(name: &str, value: usize) -> Result<()> {
 }
 
 impl ClipConfig {
+    /// The sizes of the tower of captions.
+    pub fn text_tower(&self) -> ClipTextConfig {
+        ClipTextConfig {
+            vocab_size: self.text_vocab_size,
+            length: self.text_length,
+            tower: self.text,
+            projection_width: self.projection_width,
+            activation: self.activation,
+            end_of_text: self.end_of_text,
+        }
+    }
+
     /// Patches of a picture.
     pub fn patches(&self) -> usize {
         let side = self.image_size / self.patch_size;
@@ -191,19 +264,11 @@ impl ClipConfig {
             check(name, value)?;
         }
         self.image.validate("image")?;
-        self.text.validate("text")?;
+        self.text_tower().validate()?;
         if self.image_size > 1 << 12 || !self.image_size.is_multiple_of(self.patch_size) {
             return bad(format!(
                 "image_size is {}, expected a multiple of patch_size {} up to 4096",
                 self.image_size, self.patch_size
-            ));
-        }
-        if let EndOfText::FirstOf(id) = self.end_of_text
-            && id as usize >= self.text_vocab_size
-        {
-            return bad(format!(
-                "end_of_text is {id}, expected an id below {}",
-                self.text_vocab_size
             ));
         }
         let Normalisation { mean, std } = self.normalisation;
@@ -229,7 +294,7 @@ impl ClipConfig {
     /// A model with fresh weights, as openai/CLIP's `initialize_parameters` draws them; the text tower's
     /// rule serves both.
     pub fn init(&self, init: &mut Init) -> Clip {
-        let (image, text) = (&self.image, &self.text);
+        let image = &self.image;
         let std = |width: usize| (width as f64).powf(-0.5);
         let patch = 3 * self.patch_size * self.patch_size;
         // As if for InfoNCE, unless there is a bias.
@@ -250,13 +315,7 @@ impl ClipConfig {
                 post_norm: LayerNorm::new(init, image.width),
                 projection: Linear::new(init, image.width, self.projection_width, std(image.width)),
             },
-            text: TextTower {
-                token_embedding: Embedding::new(init, self.text_vocab_size, text.width, 0.02),
-                position_embedding: init.normal([self.text_length, text.width], 0.01),
-                blocks: Blocks::fresh(init, text, self.activation),
-                final_norm: LayerNorm::new(init, text.width),
-                projection: Linear::new(init, text.width, self.projection_width, std(text.width)),
-            },
+            text: self.text_tower().init(init),
             logit_scale: init.constant([1], scale),
             logit_bias: self.logit_bias.then(|| init.constant([1], bias)),
             config: self.clone(),

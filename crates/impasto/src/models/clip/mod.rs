@@ -37,12 +37,13 @@ mod towers;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
-pub use config::{Activation, ClipConfig, EndOfText, Normalisation, TowerConfig};
+pub use config::{Activation, ClipConfig, ClipTextConfig, EndOfText, Normalisation, TowerConfig};
 pub use loss::ContrastiveLoss;
+pub use towers::TextTower;
 
 use crate::image::Image;
 use crate::{Error, Result};
-use towers::{ImageTower, TextTower};
+use towers::ImageTower;
 
 /// The largest logarithm of the scale, ln 100 (section 2.5 of the paper).
 pub const MAX_LOGIT_SCALE: f32 = 4.605_170_2;
@@ -114,7 +115,7 @@ impl Clip {
     /// - `text_ids`: `[batch]` captions of up to `text_length` ids, padded or not
     /// - returns: `[batch, projection_width]`
     pub fn encode_text(&self, text_ids: &[Vec<u32>]) -> Result<Tensor<2>> {
-        self.text.forward(text_ids, &self.config)
+        self.text.forward(text_ids, &self.config.text_tower())
     }
 
     /// 1 / τ, by which cosines are multiplied, `[1]`.

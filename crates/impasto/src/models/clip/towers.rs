@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::{Activation, ClipConfig, TowerConfig};
+use super::{Activation, ClipConfig, ClipTextConfig, TowerConfig};
 use crate::nn::{Embedding, Init, LayerNorm, Linear, ops};
 use crate::{Error, Result};
 
@@ -54,61 +54,103 @@ impl ImageTower {
 /// Captions to embeddings.
 #[derive(Module, Debug)]
 pub struct TextTower {
-    pub token_embedding: Embedding,
-    pub position_embedding: Param<Tensor<2>>,
-    pub blocks: Vec<Block>,
-    pub final_norm: LayerNorm,
-    pub projection: Linear,
+    pub(super) token_embedding: Embedding,
+    pub(super) position_embedding: Param<Tensor<2>>,
+    pub(super) blocks: Vec<Block>,
+    pub(super) final_norm: LayerNorm,
+    pub(super) projection: Linear,
 }
 
 impl TextTower {
     /// See [`super::Clip::encode_text`].
-    pub fn forward(&self, text_ids: &[Vec<u32>], config: &ClipConfig) -> Result<Tensor<2>> {
-        let mut ends = Vec::with_capacity(text_ids.len());
-        for ids in text_ids {
-            ends.push(end(ids, config)?);
-        }
-        let Some(length) = ends.iter().max().map(|end| end + 1) else {
-            return Err(Error::invalid(
-                "captions",
-                "expected 1 or more to be encoded, got 0",
-            ));
-        };
-        let (batch, width) = (text_ids.len(), config.text.width);
-        let device = self.position_embedding.val().device();
+    pub fn forward(&self, text_ids: &[Vec<u32>], config: &ClipTextConfig) -> Result<Tensor<2>> {
+        let ends = ends(text_ids, config)?;
+        let length = ends.iter().max().map_or(0, |end| end + 1);
         // A caption that ends earlier is filled with any id: nothing before sees it.
+        let mut x = self.embed(text_ids, length);
+        for block in &self.blocks {
+            x = block.forward(x, true);
+        }
+        Ok(self.project(x, &ends))
+    }
+
+    /// What text-to-image models read of captions: the states of all ids before the last block, padding included, and
+    /// the embeddings (`hidden_states[-2]` and `text_embeds` of transformers' `CLIPTextModelWithProjection`).
+    ///
+    /// # Shapes
+    /// - `text_ids`: `[batch][n]`, of one length
+    /// - returns: `[batch, n, width]` and `[batch, projection_width]`
+    pub fn states(
+        &self,
+        text_ids: &[Vec<u32>],
+        config: &ClipTextConfig,
+    ) -> Result<(Tensor<3>, Tensor<2>)> {
+        let ends = ends(text_ids, config)?;
+        let length = text_ids.first().map_or(0, Vec::len);
+        if text_ids.iter().any(|ids| ids.len() != length) {
+            return Err(Error::invalid(
+                "text ids",
+                "expected captions of one length",
+            ));
+        }
+        let mut x = self.embed(text_ids, length);
+        let mut before_last = x.clone();
+        for block in &self.blocks {
+            before_last = x.clone();
+            x = block.forward(x, true);
+        }
+        Ok((before_last, self.project(x, &ends)))
+    }
+
+    /// The first `length` ids of each caption, with any id where there are fewer: `[batch, length, width]`.
+    fn embed(&self, text_ids: &[Vec<u32>], length: usize) -> Tensor<3> {
         let ids: Vec<i32> = text_ids
             .iter()
             .flat_map(|ids| (0..length).map(|i| ids.get(i).map_or(0, |&id| id as i32)))
             .collect();
-        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [batch, length]), &device);
+        let device = self.position_embedding.val().device();
+        let data = TensorData::new(ids, [text_ids.len(), length]);
+        let ids = Tensor::<2, Int>::from_data(data, &device);
         let positions = self.position_embedding.val().narrow(0, 0, length);
-        let mut x = self.token_embedding.forward(ids) + positions.unsqueeze();
-        for block in &self.blocks {
-            x = block.forward(x, true);
-        }
+        self.token_embedding.forward(ids) + positions.unsqueeze()
+    }
+
+    /// The embeddings of captions that end at these places of the final states.
+    fn project(&self, x: Tensor<3>, ends: &[usize]) -> Tensor<2> {
+        let [batch, length, width] = x.dims();
         let places: Vec<i32> = ends
             .iter()
             .enumerate()
             .map(|(row, end)| (row * length + end) as i32)
             .collect();
-        let places = Tensor::<1, Int>::from_data(TensorData::new(places, [batch]), &device);
+        let places = Tensor::<1, Int>::from_data(TensorData::new(places, [batch]), &x.device());
         let ends = x.reshape([batch * length, width]).select(0, places);
-        Ok(self.projection.forward(self.final_norm.forward(ends)))
+        self.projection.forward(self.final_norm.forward(ends))
     }
 }
 
+/// Where each caption ends; one or more that the model can read.
+fn ends(text_ids: &[Vec<u32>], config: &ClipTextConfig) -> Result<Vec<usize>> {
+    if text_ids.is_empty() {
+        return Err(Error::invalid(
+            "captions",
+            "expected 1 or more to be encoded, got 0",
+        ));
+    }
+    text_ids.iter().map(|ids| end(ids, config)).collect()
+}
+
 /// The place of a caption's end, once the caption is one that the model can read.
-fn end(ids: &[u32], config: &ClipConfig) -> Result<usize> {
+fn end(ids: &[u32], config: &ClipTextConfig) -> Result<usize> {
     let bad = |reason: String| Err(Error::invalid("text ids", reason));
-    if ids.len() > config.text_length {
+    if ids.len() > config.length {
         return bad(format!(
             "are {}, the model reads up to {}",
             ids.len(),
-            config.text_length
+            config.length
         ));
     }
-    let vocabulary = config.text_vocab_size;
+    let vocabulary = config.vocab_size;
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
         return bad(format!("expected ids below {vocabulary}, got {id}"));
     }

@@ -88,6 +88,11 @@ pub enum Order {
         /// Passes.
         steps: usize,
     },
+    /// All tokens in this many passes: each draws all that are masked, and keeps the most confident ones.
+    Confidence {
+        /// Passes.
+        steps: usize,
+    },
 }
 
 impl fmt::Display for Order {
@@ -95,6 +100,7 @@ impl fmt::Display for Order {
         match self {
             Order::Raster => write!(f, "raster"),
             Order::Parallel { steps } => write!(f, "parallel:{steps}"),
+            Order::Confidence { steps } => write!(f, "confidence:{steps}"),
         }
     }
 }
@@ -106,15 +112,20 @@ impl FromStr for Order {
         let bad = || {
             Error::invalid(
                 "order",
-                format!("expected raster or parallel:STEPS, got \"{text}\""),
+                format!("expected raster, parallel:STEPS or confidence:STEPS, got \"{text}\""),
             )
         };
         if text == "raster" {
             return Ok(Order::Raster);
         }
-        let steps = text.strip_prefix("parallel:").ok_or_else(bad)?;
-        match steps.parse() {
-            Ok(steps) if steps > 0 => Ok(Order::Parallel { steps }),
+        let (kind, steps) = text.split_once(':').ok_or_else(bad)?;
+        let steps = match steps.parse() {
+            Ok(steps) if steps > 0 => steps,
+            _ => return Err(bad()),
+        };
+        match kind {
+            "parallel" => Ok(Order::Parallel { steps }),
+            "confidence" => Ok(Order::Confidence { steps }),
             _ => Err(bad()),
         }
     }
@@ -201,7 +212,7 @@ mod tests {
 
     #[test]
     fn orders_are_parsed_and_printed_alike() {
-        for text in ["raster", "parallel:12"] {
+        for text in ["raster", "parallel:12", "confidence:8"] {
             assert_eq!(
                 text.parse::<Order>()
                     .map(|order| order.to_string())

@@ -310,6 +310,11 @@ impl ClipTokenizer {
         self.end
     }
 
+    /// The id of a symbol, as the vocabulary spells it.
+    pub fn id_of(&self, symbol: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(symbol)
+    }
+
     /// How captions are cleaned.
     pub fn cleaning(&self) -> Cleaning {
         self.cleaning
