@@ -84,7 +84,7 @@ async function draw() {
   const bestOf = numberOf("best-of");
   const body = {
     kind: "generate", prompt, n: numberOf("n"), model: $("model").value || undefined, guidance: numberOf("guidance"),
-    temperature: numberOf("temperature"), top_k: numberOf("top-k"), order: $("order").value || undefined,
+    negative_prompt: $("negative").value.trim() || undefined, temperature: numberOf("temperature"), top_k: numberOf("top-k"), order: $("order").value || undefined,
     best_of: bestOf && bestOf > numberOf("n") ? bestOf : undefined,
     seed: locked && $("seed").value ? $("seed").value : undefined,
   };
@@ -110,6 +110,7 @@ async function reuse(given) {
   const known = [...$("order").options].some(({ value }) => value === settings.order);
   $("order").value = known ? settings.order : "";
   $("best-of").value = "";
+  $("negative").value = settings.negative_prompt ?? "";
   showGuidance();
   toast(word("restored"));
   return true;

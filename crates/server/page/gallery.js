@@ -218,20 +218,20 @@ async function settingsOf(picture) {
 }
 
 async function commandOf(picture) {
-  const { prompt, seed, sampling, order, model } = await settingsOf(picture);
+  const { prompt, negative_prompt, seed, sampling, order, model } = await settingsOf(picture);
   const flags = [
     `--seed ${seed}`, `--guidance ${sampling.guidance_scale}`, `--temperature ${sampling.temperature}`,
-    sampling.top_k ? `--top-k ${sampling.top_k}` : "", sampling.top_p ? `--top-p ${sampling.top_p}` : "",
+    negative_prompt ? `--negative ${quoted(negative_prompt)}` : "", sampling.top_k ? `--top-k ${sampling.top_k}` : "", sampling.top_p ? `--top-p ${sampling.top_p}` : "",
     `--order ${order}`, `--model ${quoted(model)}`,
   ];
   return `impasto generate ${quoted(prompt)} ${flags.filter(Boolean).join(" ")}`;
 }
 
 async function curlOf(picture) {
-  const { prompt, seed, sampling, order, model } = await settingsOf(picture);
+  const { prompt, negative_prompt, seed, sampling, order, model } = await settingsOf(picture);
   // Seeds have 64 bits: written as they are, not as a number of JavaScript's.
   const rest = JSON.stringify({
-    prompt, model, order, guidance: sampling.guidance_scale, temperature: sampling.temperature,
+    prompt, negative_prompt: negative_prompt ?? undefined, model, order, guidance: sampling.guidance_scale, temperature: sampling.temperature,
     top_k: sampling.top_k ?? undefined, top_p: sampling.top_p ?? undefined,
   });
   const body = `${rest.slice(0, -1)},"seed":${seed}}`;

@@ -3,8 +3,7 @@
 //!
 //! Deviations. The models draw squares of one size: another square size is scaled to. `cfg_scale` is the guidance;
 //! `steps` counts with the samplers `parallel` and `confidence` alone, and samplers of diffusion models mean the model's
-//! own order. Fields that have no meaning here have no effect, as with that program's own extensions; a negative prompt
-//! is refused, as it would change the picture there.
+//! own order. Fields that have no meaning here have no effect, as with that program's own extensions.
 
 use std::sync::Arc;
 
@@ -126,6 +125,11 @@ impl Default for DrawRequest {
     }
 }
 
+/// A prompt, where there is anything in it.
+fn some_words(prompt: &Option<String>) -> Option<String> {
+    prompt.clone().filter(|prompt| !prompt.trim().is_empty())
+}
+
 impl DrawRequest {
     fn model<'a>(&self, app: &'a App) -> ApiResult<&'a Arc<Hosted>> {
         let asked = self
@@ -175,21 +179,13 @@ impl DrawRequest {
         }
     }
 
-    fn prompt(&self) -> ApiResult<Option<String>> {
-        if self
-            .negative_prompt
-            .as_ref()
-            .is_some_and(|prompt| !prompt.trim().is_empty())
-        {
-            return Err(ApiError::invalid(
-                "negative_prompt",
-                "The models have no negative prompts.",
-            ));
-        }
-        Ok(self
-            .prompt
-            .clone()
-            .filter(|prompt| !prompt.trim().is_empty()))
+    /// Without guidance it has no effect, there as here.
+    fn negative_prompt(&self) -> Option<String> {
+        some_words(&self.negative_prompt).filter(|_| self.cfg_scale != Some(1.0))
+    }
+
+    fn prompt(&self) -> Option<String> {
+        some_words(&self.prompt)
     }
 
     fn sampling(&self) -> SamplingOverrides {
@@ -228,7 +224,8 @@ async fn txt2img(
         sampling: request.sampling(),
         order: request.order()?,
         truncate: true,
-        ..Generate::new(request.prompt()?.unwrap_or_default(), request.seed()?)
+        negative_prompt: request.negative_prompt(),
+        ..Generate::new(request.prompt().unwrap_or_default(), request.seed()?)
     };
     let submission = Submission {
         client,
@@ -267,11 +264,12 @@ async fn img2img(
             }
             inputs.push(("mask", mask));
             let edit = Edit {
-                prompt: request.prompt()?,
+                prompt: request.prompt(),
                 n: request.n()?,
                 sampling: request.sampling(),
                 order: request.order()?,
                 truncate: true,
+                negative_prompt: request.negative_prompt(),
                 image: None,
                 ..Edit::new((&nothing).into(), Region::Transparent, request.seed()?)
             };
@@ -286,11 +284,12 @@ async fn img2img(
         }
         None => {
             let vary = Vary {
-                prompt: request.prompt()?,
+                prompt: request.prompt(),
                 n: request.n()?,
                 sampling: request.sampling(),
                 order: request.order()?,
                 truncate: true,
+                negative_prompt: request.negative_prompt(),
                 image: None,
                 ..Vary::new(
                     nothing,
@@ -369,7 +368,7 @@ async fn answer(
     let seeds: Vec<Value> = state.pictures.iter().map(number).collect();
     let prompts = vec![task.prompt(); state.pictures.len()];
     let info = json!({
-        "prompt": task.prompt(), "all_prompts": prompts, "negative_prompt": "", "seed": task.seed(), "all_seeds": seeds,
+        "prompt": task.prompt(), "all_prompts": prompts, "negative_prompt": task.negative_prompt(), "seed": task.seed(), "all_seeds": seeds,
         "width": side, "height": side, "infotexts": infotexts, "index_of_first_image": 0,
         "sd_model_name": job.record.model, "version": provenance::version(),
     });

@@ -68,6 +68,8 @@ struct JobRequest {
     kind: Option<String>,
     model: Option<String>,
     prompt: Option<String>,
+    /// What the pictures move away from; with guidance alone.
+    negative_prompt: Option<String>,
     n: Option<usize>,
     best_of: Option<usize>,
     /// A number, or text: JavaScript's numbers have 53 bits.
@@ -211,6 +213,10 @@ async fn add_job(
         inputs.push(("image", image));
     }
     let prompt = request.prompt.clone().filter(|prompt| !prompt.is_empty());
+    let negative_prompt = request
+        .negative_prompt
+        .clone()
+        .filter(|prompt| !prompt.is_empty());
     // Requests are kept without their pictures, which are files.
     let nothing = || Image::filled(1, 1, [0; 3]);
     let task = match kind {
@@ -221,6 +227,7 @@ async fn add_job(
                 sampling,
                 order,
                 truncate,
+                negative_prompt,
                 ..Generate::new(prompt.unwrap_or_default(), seed)
             },
         },
@@ -248,6 +255,7 @@ async fn add_job(
                     sampling,
                     order,
                     truncate,
+                    negative_prompt,
                     tries: request.tries,
                     image: None,
                     ..Edit::new((&nothing()).into(), region, seed)
@@ -263,6 +271,7 @@ async fn add_job(
                     sampling,
                     order,
                     truncate,
+                    negative_prompt,
                     choice: request.choice.unwrap_or_default(),
                     tries: request.tries,
                     image: None,

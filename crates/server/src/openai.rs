@@ -75,6 +75,7 @@ struct ImageRequest {
     images: Option<Value>,
     mask: Option<Value>,
     // Ours.
+    negative_prompt: Option<String>,
     seed: Option<u64>,
     guidance: Option<f32>,
     temperature: Option<f32>,
@@ -208,6 +209,7 @@ impl ImageRequest {
             sampling: self.sampling(),
             order: self.order()?,
             truncate: self.truncate.unwrap_or(false),
+            negative_prompt: self.negative_prompt.clone(),
             image: None,
             ..Vary::new(
                 Image::filled(1, 1, [0; 3]),
@@ -252,6 +254,7 @@ async fn generations(
         sampling: request.sampling(),
         order: request.order()?,
         truncate: request.truncate.unwrap_or(false),
+        negative_prompt: request.negative_prompt.clone(),
         ..Generate::new(request.prompt()?, request.seed())
     };
     let submission = Submission {
@@ -332,6 +335,7 @@ async fn edits(
         order: request.order()?,
         tries: request.tries,
         truncate: request.truncate.unwrap_or(false),
+        negative_prompt: request.negative_prompt.clone(),
         image: None,
         ..Edit::new(
             (&Image::filled(1, 1, [0; 3])).into(),

@@ -48,6 +48,16 @@ impl Task {
         }
     }
 
+    /// What the pictures move away from.
+    pub fn negative_prompt(&self) -> &str {
+        match self {
+            Task::Generate { request } => request.negative_prompt.as_deref(),
+            Task::Edit { request, .. } => request.negative_prompt.as_deref(),
+            Task::Vary { request } => request.negative_prompt.as_deref(),
+        }
+        .unwrap_or_default()
+    }
+
     /// The seed of the first picture.
     pub fn seed(&self) -> u64 {
         match self {

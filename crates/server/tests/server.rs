@@ -1056,17 +1056,35 @@ fn automatic1111s_api() {
     assert_eq!(edited.rgb[3 * 64 * 32..], picture.rgb[3 * 64 * 32..]);
     assert_ne!(edited.rgb[..3 * 64 * 32], picture.rgb[..3 * 64 * 32]);
 
-    let refused = server.post(
-        "/sdapi/v1/txt2img",
-        &json!({"prompt": "a", "negative_prompt": "b"}),
+    // Away from a negative prompt, as in the command.
+    let body =
+        json!({"prompt": "a hat", "negative_prompt": "a red hat", "cfg_scale": 3, "seed": 3});
+    let answer = server.posted("/sdapi/v1/txt2img", &body);
+    let bytes = STANDARD
+        .decode(answer["images"][0].as_str().unwrap())
+        .unwrap();
+    let mut away = Generate {
+        negative_prompt: Some("a red hat".into()),
+        ..Generate::new("a hat", 3)
+    };
+    away.sampling.guidance_scale = Some(3.0);
+    let expected = &alone(&away)[0];
+    assert_eq!(
+        &Original::decode(&bytes, "png").unwrap().picture(),
+        expected
     );
-    assert_eq!(refused.status, 422);
-    assert!(
-        refused.json()["detail"]
-            .as_str()
-            .unwrap()
-            .contains("negative")
+    let body =
+        json!({"prompt": "a hat", "negative_prompt": "a red hat", "guidance": 3, "seed": "3"});
+    let job = server.job(&body);
+    assert_eq!(&server.pixels(&job["pictures"][0]), expected);
+    let settings = server.posted(
+        "/api/settings",
+        &json!({"picture": job["pictures"][0]["id"]}),
     );
+    assert_eq!(settings["settings"]["negative_prompt"], "a red hat");
+    let body = json!({"prompt": "a hat", "negative_prompt": "a red hat", "guidance": 1});
+    let refused = server.post("/v1/images/generations", &body);
+    assert_eq!(refused.status, 400, "{}", refused.text());
     assert_eq!(server.get("/sdapi/v1/progress").json()["progress"], 0.0);
     assert_eq!(
         server.get("/sdapi/v1/sd-models").json()[0]["model_name"],
