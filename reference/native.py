@@ -87,11 +87,11 @@ class Dalle:
         batch, positions = image_ids.shape
         start = torch.full((batch, 1), self.config["codebook_size"])
         none = torch.full((batch, 1), positions)
-        told = image_ids.gather(1, orders)
+        known = image_ids.gather(1, orders)
         n = positions if whole else positions - 1
         own = torch.cat([none, orders[:, :n]], 1)
         target = torch.cat([orders, none], 1)[:, : n + 1]
-        return ("image", torch.cat([start, told[:, :n]], 1), own, target)
+        return ("image", torch.cat([start, known[:, :n]], 1), own, target)
 
     def losses(self, text_ids, image_ids, orders, captioned, weights):
         """The weighted sum that is trained, and its parts."""

@@ -107,7 +107,7 @@ BEGINNINGS = ["", "a red"]
 
 
 def greedy_text(dalle, beginning):
-    """The likeliest words behind a beginning as `forward` tells them, up to the longest caption; -1 is their end."""
+    """The likeliest words after a beginning as `forward` predicts them, up to the longest caption; -1 is their end."""
     ids = list(beginning)
     while len(ids) < dalle.text_seq_len:
         text = torch.tensor([[*ids, *[0] * (dalle.text_seq_len - len(ids))]])
@@ -194,12 +194,12 @@ def write_once(name, vae, vae_params, tokenizer, draws=True, half=False, **optio
         picture_logits = dalle(text[:1].clone(), ids)[:, length:, dalle.num_text_tokens :]
         tensors["picture_nats"] = F.cross_entropy(picture_logits.transpose(1, 2), ids, reduction="none").sum(1)
         beginnings = [list(map(int, encode(text)))[:length] for text in BEGINNINGS]
-        told = {"told_text_ids": [greedy_text(dalle, ids) for ids in beginnings]}
+        texts = {"best_text_ids": [greedy_text(dalle, ids) for ids in beginnings]}
         if not options.get("shift_tokens", True):
-            told["generated_text_ids"] = [generated_text(dalle, ids) for ids in beginnings]
+            texts["generated_text_ids"] = [generated_text(dalle, ids) for ids in beginnings]
     metadata = {"captions": json.dumps(CAPTIONS), "text_ids": json.dumps(text_ids)}
     if draws:
-        metadata |= {"beginnings": json.dumps(beginnings), **{key: json.dumps(value) for key, value in told.items()}}
+        metadata |= {"beginnings": json.dumps(beginnings), **{key: json.dumps(value) for key, value in texts.items()}}
     save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "expected.safetensors", metadata)
 
 

@@ -198,7 +198,7 @@ def openai(name, groups, blocks, width, codes, initial, legacy):
         unit = ((torch.sigmoid(decoder(one_hot)[:, :3]) - 0.1) / 0.8).clamp(0, 1)
         return 2 * unit - 1
 
-    # The files do not tell a size; theirs is 256, here it is a small one but for what is told through the executable.
+    # The files have no size; theirs is 256, here it is a small one except for what the executable is tested with.
     expected(folder, 32, codes, 32 >> (groups - 1), lambda pixels: encoder(0.8 * pixels + 0.1), decode)
     whole(folder, lambda pixels: encoder(0.8 * pixels + 0.1), decode)
 

@@ -2,7 +2,7 @@
 
     python reference/write_pytorch_goldens.py
 
-`expected.json` tells what is in them: for each tensor its shape and its numbers.
+`expected.json` says what is in them: for each tensor its shape and its numbers.
 """
 
 import collections

@@ -117,7 +117,7 @@ pub(crate) struct Candidate {
     pub temperature: f64,
 }
 
-/// The lowest probability that confidences tell apart (`AmusedScheduler`).
+/// The lowest probability that confidences distinguish (`AmusedScheduler`).
 const LEAST_PROB: f64 = 1e-20;
 
 /// Draws ids for one sample.
@@ -634,7 +634,7 @@ mod tests {
             }
         }
         assert_eq!(drawn.len(), 100);
-        // Confidence is that of the guided logits, and never less than the lowest that is told apart.
+        // Confidence is that of the guided logits, and never less than the lowest that is distinguished.
         let (cond, uncond) = ([0.0, 1.0], [1.0, 0.0]);
         let guided = sampler(40.0, 0.0, 1)
             .candidate(&cond, Some(&uncond), None, 0, 0)

@@ -20,7 +20,7 @@ fn with_pictures() -> Program {
 }
 
 #[test]
-fn embeddings_have_length_one_and_tell_the_score() {
+fn embeddings_have_length_one_and_give_the_score() {
     let program = with_pictures();
     let report = program.json(&[
         "embed",

@@ -118,7 +118,7 @@ fn several_pictures_go_into_files_grids_and_seamless_grids() {
 }
 
 #[test]
-fn info_tells_both_stacks_and_list_names_published_folders() {
+fn info_shows_both_stacks_and_list_names_published_folders() {
     let program = Program::new();
     let model = published(MIN_DALLE);
     let text = program.expect(&["model", "info", &model]);

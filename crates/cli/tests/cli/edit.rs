@@ -661,7 +661,7 @@ fn captions_are_in_the_language_that_is_asked_for() {
 }
 
 #[test]
-fn captions_are_told_with_their_likelihoods() {
+fn captions_are_printed_with_their_likelihoods() {
     let program = Program::new();
     let image = write_photograph(&program, "a.png", 64, 64);
     let caption = |arguments: &[&str]| {

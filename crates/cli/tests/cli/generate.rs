@@ -125,7 +125,7 @@ fn names_that_are_taken_are_left_alone() {
 }
 
 #[test]
-fn json_tells_paths_seeds_likelihoods_and_timings() {
+fn json_has_paths_seeds_likelihoods_and_timings() {
     let program = Program::new();
     let report = program.json(&[
         "generate",
@@ -181,7 +181,7 @@ fn a_grid_is_one_picture_of_all() {
 }
 
 #[test]
-fn a_seed_that_is_not_given_is_told_and_draws_the_same_again() {
+fn a_seed_that_is_not_given_is_printed_and_draws_the_same_again() {
     let program = Program::new();
     let ran = program.run(&["generate", "a cat", "--model", model(), "-o", "a.png"]);
     let seed = ran

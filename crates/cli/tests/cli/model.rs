@@ -3,7 +3,7 @@
 use crate::program::{Program, model};
 
 #[test]
-fn info_tells_architecture_parameters_licence_and_memory() {
+fn info_shows_architecture_parameters_licence_and_memory() {
     let program = Program::new();
     let text = program.expect(&["model", "info", model()]);
     for part in [
@@ -29,7 +29,7 @@ fn info_tells_architecture_parameters_licence_and_memory() {
 }
 
 #[test]
-fn list_tells_good_and_bad_models() {
+fn list_shows_good_and_bad_models() {
     let program = Program::new();
     std::fs::create_dir_all(program.path("models/broken")).unwrap();
     std::fs::write(program.path("models/broken/config.json"), "{}").unwrap();

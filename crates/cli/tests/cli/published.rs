@@ -74,7 +74,7 @@ fn openais_dvae_encodes_and_reconstructs_as_the_reference_does() {
 }
 
 #[test]
-fn a_file_is_a_model_and_info_tells_what_it_is() {
+fn a_file_is_a_model_and_info_shows_what_it_is() {
     let program = Program::new();
     write_picture(&program, "image_tokenizer/goldens/openai");
     let openai = published("image_tokenizer/goldens/openai/decoder.pkl");

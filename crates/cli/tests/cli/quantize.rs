@@ -162,7 +162,7 @@ fn scenes_are_measured_in_every_format() {
 }
 
 #[test]
-fn bench_tells_what_it_measures_in() {
+fn bench_prints_what_it_measures_in() {
     let program = Program::new();
     program.refuses(2, &["bench", "--what", "sleep"], &["sleep"]);
     program.refuses(2, &["bench", "--tokens", "3"], &["3 is not in 4..=256"]);

@@ -148,7 +148,7 @@ fn pictures_are_completed_and_varied() {
 }
 
 #[test]
-fn captions_are_drawn_and_ranked_where_a_model_tells_them() {
+fn captions_are_sampled_and_ranked_where_a_model_writes_them() {
     let program = Program::new();
     write_picture(&program, LEARNED);
     let caption = [

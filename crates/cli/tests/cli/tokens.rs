@@ -52,7 +52,7 @@ fn encode_then_decode_is_reconstruct() {
 }
 
 #[test]
-fn likelihood_tells_nats_and_tokens_of_each_picture() {
+fn likelihood_prints_nats_and_tokens_of_each_picture() {
     let program = with_picture();
     let arguments = [
         "likelihood",

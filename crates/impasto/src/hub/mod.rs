@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn repositories_are_told_from_paths() {
+    fn repositories_are_distinguished_from_paths() {
         for good in ["openai/clip-vit-base-patch32", "a/b", "A_1/b.c-d"] {
             assert!(is_repository(good), "{good}");
         }

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_matrices_of_blocks_are_told_from_the_rest() {
+    fn the_matrices_of_blocks_are_distinguished_from_the_rest() {
         assert!(is_hidden_matrix("blocks.0.qkv.weight"));
         for name in [
             "blocks.0.attention_norm.weight",

@@ -242,7 +242,7 @@ fn refused(folder: &Path) -> String {
 }
 
 #[test]
-fn what_does_not_fit_is_told_by_the_names_of_the_file() {
+fn what_does_not_fit_is_reported_by_the_names_of_the_file() {
     let change = |folder: &Path, from: &str, to: &str| {
         let path = folder.join("config.json");
         let config = std::fs::read_to_string(&path).unwrap();

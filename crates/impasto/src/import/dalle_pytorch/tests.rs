@@ -182,7 +182,7 @@ fn greedy_words_are_those_of_the_reference_id_by_id() {
         let model = loaded(set).net;
         let expected = expected(set);
         let beginnings: Vec<Vec<u32>> = expected.metadata("beginnings");
-        let references: Vec<Vec<i64>> = expected.metadata("told_text_ids");
+        let references: Vec<Vec<i64>> = expected.metadata("best_text_ids");
         for (beginning, reference) in beginnings.iter().zip(&references) {
             let words = reference.iter().take_while(|&&id| id >= 0);
             let words: Vec<u32> = words.map(|&id| id as u32).collect();

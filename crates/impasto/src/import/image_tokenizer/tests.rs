@@ -103,7 +103,7 @@ fn a_file_is_as_good_as_its_folder_and_training_leftovers_are_not_used() {
 }
 
 #[test]
-fn what_does_not_fit_is_told_in_one_line() {
+fn what_does_not_fit_is_reported_in_one_line() {
     let refused = |folder: &Path| {
         let error = load(folder, &Device::flex()).unwrap_err().to_string();
         assert!(!error.contains('\n'), "{error}");
