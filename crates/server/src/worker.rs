@@ -526,14 +526,10 @@ impl Finisher {
                 Ok(())
             }
             Finished::Vary(job, outcome) => {
-                let Task::Vary { request } = &job.record.task else {
-                    return Ok(());
-                };
                 for (place, image) in outcome.images.iter().enumerate() {
-                    let prompt = request.prompt.as_deref().unwrap_or_default();
                     let settings = Settings {
                         steps: outcome.sampled,
-                        ..self.settings(prompt, image, &outcome.sampling, outcome.order)
+                        ..self.settings(&job.record.task, image, &outcome.sampling, outcome.order)
                     };
                     self.write(&job, place, image, &settings)?;
                 }
@@ -609,7 +605,7 @@ impl Finisher {
             }
         };
         for (place, image) in &listed {
-            let settings = self.settings(&request.prompt, image, sampling, order);
+            let settings = self.settings(&job.record.task, image, sampling, order);
             self.write(job, *place, image, &settings)?;
         }
         if complete {
@@ -620,18 +616,22 @@ impl Finisher {
 
     fn settings(
         &self,
-        prompt: &str,
+        task: &Task,
         image: &GeneratedImage,
         sampling: &SamplingOptions,
         order: Order,
     ) -> Settings {
-        Settings::of_generated(
-            &self.model,
-            prompt,
-            image,
-            sampling,
-            (order, &image.picture),
-        )
+        let negative = task.negative_prompt();
+        Settings {
+            negative_prompt: (!negative.is_empty()).then(|| negative.to_owned()),
+            ..Settings::of_generated(
+                &self.model,
+                task.prompt(),
+                image,
+                sampling,
+                (order, &image.picture),
+            )
+        }
     }
 
     fn picture(&self, job: &Job, place: usize, settings: &Settings, parameters: String) -> Picture {
