@@ -17,7 +17,7 @@ use burn::tensor::activation::silu;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-pub use self::decode::AmusedState;
+pub use self::decode::{AmusedState, LIKELIHOOD_PASSES};
 use self::layers::{
     Block, BlockPrompt, Downsample, LayerPrompt, Of, TransformerLayer, Upsample, part, sinusoids,
 };
