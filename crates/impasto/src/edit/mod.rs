@@ -101,7 +101,7 @@ pub struct Edits {
 /// Fillings drawn in one batch.
 const BATCH: usize = 16;
 /// What [`EditRequest::tries`] usually is.
-pub const TRIES: usize = 8;
+pub const TRIES: usize = crate::families::USUAL_TRIES;
 
 /// The side of the windows that [`edit`] takes for a mask if none is given.
 pub fn window_for(mask: &Mask, model: &Model) -> usize {

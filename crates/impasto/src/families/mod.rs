@@ -94,6 +94,9 @@ pub struct FamilyLoss {
     pub metrics: Vec<(&'static str, Tensor<1>)>,
 }
 
+/// How often each window of an edit is filled for the best to be taken, unless a family says otherwise.
+pub const USUAL_TRIES: usize = 8;
+
 /// A model family.
 pub trait Family: Copy + Debug + Send + Sync + 'static {
     /// The tag in `config.json`: `"architecture": NAME`.
@@ -109,7 +112,7 @@ pub trait Family: Copy + Debug + Send + Sync + 'static {
     /// The weight of the image's loss against the text's in fine-tuning; none for families without a loss of texts.
     const IMAGE_LOSS_WEIGHT: Option<f64> = None;
     /// How often each window of an edit is filled by default, for the best to be taken.
-    const TRIES: usize = crate::edit::TRIES;
+    const TRIES: usize = USUAL_TRIES;
 
     /// Sizes of the net.
     type Sizes: NetSizes<Net = Self::Net>;

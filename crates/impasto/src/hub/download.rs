@@ -10,7 +10,8 @@ use sha1::{Digest, Sha1};
 use sha2::Sha256;
 use ureq::Agent;
 
-use super::listing::{Checksum, unreachable};
+use super::listing::unreachable;
+use super::registry::Checksum;
 use crate::error::Reason;
 use crate::files::folder_of;
 use crate::observer::{DownloadProgress, Event, Observer};

@@ -7,21 +7,12 @@ use serde::Deserialize;
 use ureq::Agent;
 
 use super::Hub;
-use super::registry::{Source, known};
+use super::registry::{Checksum, Source, known};
 use crate::error::Reason;
 use crate::{Error, Result};
 
 /// A listing is small; a server that sends more than this does not speak our protocol.
 const LONGEST_LISTING: u64 = 16 << 20;
-
-/// What a file's bytes have to hash to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Checksum {
-    /// SHA-256 of the content (large files), hexadecimal.
-    Sha256(String),
-    /// SHA-1 of git's blob: `blob {length}\0` before the content (small files), hexadecimal.
-    GitBlob(String),
-}
 
 /// A file of a repository.
 #[derive(Debug, Clone)]

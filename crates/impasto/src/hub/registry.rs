@@ -4,7 +4,14 @@ use std::sync::OnceLock;
 
 use serde::Deserialize;
 
-use super::listing::Checksum;
+/// What a file's bytes have to hash to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Checksum {
+    /// SHA-256 of the content (large files), hexadecimal.
+    Sha256(String),
+    /// SHA-1 of git's blob: `blob {length}\0` before the content (small files), hexadecimal.
+    GitBlob(String),
+}
 
 /// In place of a commit, where the publisher has none.
 pub(super) const NO_COMMITS: &str = "published";
