@@ -81,7 +81,7 @@ pub enum IndexEvent<'a> {
 /// What happens in a run.
 #[derive(Clone, Debug)]
 pub enum TrainingEvent {
-    /// The run goes on from a checkpoint.
+    /// The run continues from a checkpoint.
     Resumed {
         /// Steps done so far.
         step: u64,

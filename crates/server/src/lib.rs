@@ -90,7 +90,7 @@ pub struct ServeOptions {
     pub allowed_hosts: Vec<String>,
     /// After this long without work a model is closed.
     pub idle_time: Duration,
-    /// After a request to stop, what runs may go on for this long.
+    /// After a request to stop, running work may continue for this long.
     pub grace: Duration,
     /// What is logged.
     pub log: LogOptions,

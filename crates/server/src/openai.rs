@@ -569,7 +569,7 @@ pub fn host_of(headers: &HeaderMap) -> String {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
-    // Behind a proxy that speaks TLS.
+    // After a proxy that terminates TLS.
     let scheme = headers
         .get("x-forwarded-proto")
         .and_then(|proto| proto.to_str().ok());

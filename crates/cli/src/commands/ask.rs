@@ -43,7 +43,7 @@ pub struct Arguments {
     #[arg(long, value_name = "K", requires = "sample", allow_negative_numbers = true,
           value_parser = top_k)]
     top_k: Option<usize>,
-    /// Sample from the likeliest tokens that reach this probability
+    /// Sample from the likeliest tokens whose probabilities add up to this
     #[arg(long, value_name = "P", requires = "sample", allow_negative_numbers = true,
           value_parser = top_p)]
     top_p: Option<f32>,

@@ -195,14 +195,21 @@ pub(super) fn check_beam(width: usize, n: usize) -> Result<()> {
     Err(Error::invalid("beam", reason))
 }
 
+/// Reports the words of each text that grew.
+pub(super) fn report_words(
+    decode: impl Fn(&[u32]) -> Result<String>,
+    observer: &mut dyn Observer,
+) -> impl FnMut(&SampledText) -> ControlFlow<()> {
+    move |text| match decode(&text.text_ids) {
+        Ok(words) => observer.event(&Event::Text(&words)),
+        // Ids that make no words yet, as half a character. The whole text is decoded in the end, where it can be refused.
+        Err(_) => ControlFlow::Continue(()),
+    }
+}
+
 impl<F: TextFamily> FamilyModel<F> {
-    /// Reports the words of each text that grew.
     fn watch(&self, observer: &mut dyn Observer) -> impl FnMut(&SampledText) -> ControlFlow<()> {
-        |text| match F::decode(&self.text, &text.text_ids) {
-            Ok(words) => observer.event(&Event::Text(&words)),
-            // Ids that make no words, as half a character: there is nothing to show yet.
-            Err(_) => ControlFlow::Continue(()),
-        }
+        report_words(|ids| F::decode(&self.text, ids), observer)
     }
 
     fn caption(&self, generated: &SampledText) -> Result<GeneratedCaption> {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::captions::{check_beam, seeds};
+use super::captions::{check_beam, report_words, seeds};
 use super::{
     Answer, Answerer, Captioner, ContinueRequest, Family, FamilyConfig, FamilyLoss, FamilyModel,
     GeneratedCaption, Inquiry, Language, ModelFiles, NetSizes, PublishedForm, Search, Transformer,
@@ -18,7 +18,7 @@ use crate::import::janus as published;
 use crate::models::janus::{Conversation, Part};
 use crate::models::{self, JanusConfig, image_tokenizer};
 use crate::nn::Init;
-use crate::observer::{Event, Observer};
+use crate::observer::Observer;
 use crate::sampling::SamplingOptions;
 use crate::text::janus::{JanusTokenizer, Roles};
 
@@ -212,13 +212,8 @@ fn text_sampling() -> SamplingOptions {
 }
 
 impl FamilyModel<Janus> {
-    /// Reports the words of a text that grew.
     fn watch(&self, observer: &mut dyn Observer) -> impl FnMut(&SampledText) -> ControlFlow<()> {
-        |text| match self.text.decode(&text.text_ids) {
-            Ok(words) => observer.event(&Event::Text(&words)),
-            // Ids that make no words yet. The whole text is decoded in the end, where it can be refused.
-            Err(_) => ControlFlow::Continue(()),
-        }
+        report_words(|ids| self.text.decode(ids), observer)
     }
 }
 

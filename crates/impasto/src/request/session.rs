@@ -68,7 +68,7 @@ impl<'m> Session<'m> {
     /// Adds a request, whose images start with the next step.
     ///
     /// # Errors
-    /// What [`Model::run`] refuses. Other requests go on.
+    /// What [`Model::run`] refuses. Other requests continue.
     pub fn join(&mut self, request: &Generate) -> Result<Ticket> {
         request.validate()?;
         let mut timings = Timings {
@@ -112,7 +112,7 @@ impl<'m> Session<'m> {
     /// One step of every request. Returns whether there is more to do.
     ///
     /// # Errors
-    /// Where the model computes numbers that are none. No request can then go on: [`Session::leave`] them.
+    /// Where the model computes numbers that are not finite. No request can then continue: [`Session::leave`] them.
     pub fn step(&mut self) -> Result<bool> {
         self.batch.step()
     }
