@@ -3,7 +3,7 @@
 use impasto::image::{Format, Image};
 
 use crate::program::{Program, clip, model};
-use crate::references::{expected, metadata, published};
+use crate::references::{expected, metadata, published, unpack};
 
 fn numbers(value: &serde_json::Value) -> Vec<f64> {
     let values = value.as_array().unwrap().iter();
@@ -250,10 +250,16 @@ fn published_clips_embed_and_judge_as_the_references_do() {
         ("open_clip", ""),
         ("open_clip_quickgelu", ""),
         ("openai", "/small.pt"),
+        ("alone", ""),
     ] {
         let program = Program::new();
+        let alone = set == "alone";
         let set = &format!("clip/goldens/{set}");
-        let clip = published(&format!("{set}{file}"));
+        let mut clip = published(&format!("{set}{file}"));
+        if alone {
+            // The file by itself, as OpenAI's package downloads it: the vocabulary is the program's.
+            clip = unpack(&program, set, "ViT-B-32.pt");
+        }
         let pictures = ["0.png", "1.png"].map(|name| published(&format!("{set}/{name}")));
         let mut captions: Vec<String> = metadata(set, "captions");
         // The empty one, which no command takes.

@@ -4,7 +4,7 @@
 use impasto::image::{Format, Image};
 
 use crate::program::Program;
-use crate::references::{expected, expected_in, first_row, published, write_picture};
+use crate::references::{expected, expected_in, first_row, published, unpack, write_picture};
 
 #[test]
 fn image_tokenizers_encode_and_reconstruct_as_the_reference_does() {
@@ -100,10 +100,15 @@ fn a_file_is_a_model_and_info_shows_what_it_is() {
 
 #[test]
 fn models_of_dalle_pytorch_draw_and_judge_as_the_reference_does() {
-    for set in ["rotary", "learned", "reversible", "axial"] {
+    for set in ["rotary", "learned", "reversible", "axial", "alone"] {
         let program = Program::new();
+        let alone = set == "alone";
         let set = &format!("dalle_pytorch/goldens/{set}");
-        let model = published(set);
+        let mut model = published(set);
+        if alone {
+            // The file by itself: the package's own vocabulary of 49,408 words is the program's, too.
+            model = unpack(&program, set, "dalle.pt");
+        }
         let ids = serde_json::to_vec(&first_row(set, "guided_ids")).unwrap();
         std::fs::write(program.path("ids.json"), ids).unwrap();
         let caption = "a red turtle on a hat";

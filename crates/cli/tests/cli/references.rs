@@ -46,6 +46,14 @@ pub fn metadata<T: serde::de::DeserializeOwned>(set: &str, name: &str) -> T {
     serde_json::from_str(header["__metadata__"][name].as_str().unwrap()).unwrap()
 }
 
+/// A file of a set that is kept compressed, by itself in the test's folder; gives its name.
+pub fn unpack(program: &Program, set: &str, name: &str) -> String {
+    let packed = std::fs::File::open(published(&format!("{set}/{name}.gz"))).unwrap();
+    let mut file = std::fs::File::create(program.path(name)).unwrap();
+    std::io::copy(&mut flate2::read::GzDecoder::new(packed), &mut file).unwrap();
+    name.to_owned()
+}
+
 /// The picture that the references encoded, as `in.png`.
 pub fn write_picture(program: &Program, set: &str) {
     let (values, shape) = expected(set, "picture");
