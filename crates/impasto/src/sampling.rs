@@ -162,17 +162,26 @@ impl Sampler {
         bias: Option<&[f32]>,
         step: u64,
     ) -> Result<Sampled> {
-        self.options.validate()?;
-        let mixed = self.biased(conditional, unconditional, bias, step)?;
-        let id = if self.options.temperature == 0.0 {
-            argmax(&mixed)
-        } else {
-            let probs = self.probs(&mixed);
-            pick(&probs, self.uniform(step))
-        };
+        let id = self.draw(conditional, unconditional, bias, step)?;
         Ok(Sampled {
             id: id as u32,
             log_prob: log_prob(conditional, id),
+        })
+    }
+
+    /// The id of [`Sampler::sample_biased`] alone.
+    pub(crate) fn draw(
+        &self,
+        conditional: &[f32],
+        unconditional: Option<&[f32]>,
+        bias: Option<&[f32]>,
+        step: u64,
+    ) -> Result<usize> {
+        self.options.validate()?;
+        let mixed = self.biased(conditional, unconditional, bias, step)?;
+        Ok(match self.options.temperature {
+            0.0 => argmax(&mixed),
+            _ => pick(&self.probs(&mixed), self.uniform(step)),
         })
     }
 

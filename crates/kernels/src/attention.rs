@@ -141,34 +141,82 @@ impl Target {
     }
 }
 
+/// Keys and values that some consecutive entries of a batch attend to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part<'a> {
+    pub keys: Heads<'a>,
+    pub values: Heads<'a>,
+    /// That of these entries alone.
+    pub shape: Shape,
+}
+
 /// The output in memory order `[batch, queries, heads, dim]`, and each row's log of the sum of
 /// exponentials, `[batch, heads, queries]`, which [`backward`] wants.
 pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32>) {
-    shape.check();
+    let (keys, values) = (k, v);
+    forward_parts(
+        q,
+        &[Part {
+            keys,
+            values,
+            shape,
+        }],
+    )
+}
+
+/// Products that are worth a task of their own.
+const TASK: usize = 1 << 14;
+
+/// [`forward`] of entries that have keys of their own number, part by part; all else is alike in their shapes.
+pub(crate) fn forward_parts(q: Heads, parts: &[Part<'_>]) -> (Vec<f32>, Vec<f32>) {
     assert_eq!(
         q.dim_stride, 1,
         "components of the queries beside each other"
     );
+    let Some(&Part { shape, .. }) = parts.first() else {
+        return (Vec::new(), Vec::new());
+    };
     let Shape {
-        batch,
         heads,
         queries,
         dim,
         ..
     } = shape;
+    // Where each part's entries end.
+    let mut ends = Vec::with_capacity(parts.len());
+    let (mut batch, mut keys) = (0, 0);
+    for part in parts {
+        part.shape.check();
+        let own = (part.shape.heads, part.shape.queries, part.shape.dim);
+        assert_eq!(
+            own,
+            (heads, queries, dim),
+            "heads, queries and width of all"
+        );
+        batch += part.shape.batch;
+        keys += part.shape.batch * part.shape.keys;
+        ends.push(batch);
+    }
     let mut out = fresh(batch * queries * heads * dim);
     let mut normalisers = fresh(batch * heads * queries);
     let target = Target::new(&mut out, heads * dim);
     let blocks = queries.div_ceil(QUERIES);
     let norms = SharedPtr::new(normalisers.as_mut_ptr());
-    let task = |index: usize| {
+    let attend = |index: usize| {
         let (unit, block) = (index / blocks, index % blocks);
-        let (b, h) = (unit / heads, unit % heads);
+        let (entry, h) = (unit / heads, unit % heads);
+        let number = ends.partition_point(|&end| end <= entry);
+        let Part {
+            keys: k,
+            values: v,
+            shape,
+        } = parts[number];
+        let b = entry + shape.batch - ends[number];
         let first = block * QUERIES;
         let rows = QUERIES.min(queries - first);
         let keys = shape.visible(first + rows - 1);
         with_scratch(rows * keys, |scores| {
-            let qm = Matrix::with_strides(q.row_block(b, h, first), rows, dim, q.row_stride, 1);
+            let qm = Matrix::with_strides(q.row_block(entry, h, first), rows, dim, q.row_stride, 1);
             let km = k.matrix(b, h, keys, dim);
             let vm = v.matrix(b, h, keys, dim);
             shape.product(
@@ -187,7 +235,7 @@ pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32
             unsafe {
                 target.product(
                     shape,
-                    (b, h),
+                    (entry, h),
                     (queries, dim),
                     (first, rows),
                     factors,
@@ -196,11 +244,17 @@ pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32
             };
         });
     };
-    let tasks = batch * heads * blocks;
-    if tasks * queries.min(QUERIES) * shape.keys * dim < 1 << 17 {
-        (0..tasks).for_each(task);
+    let pieces = batch * heads * blocks;
+    let work = keys * heads * queries * dim;
+    if work < 1 << 17 {
+        (0..pieces).for_each(attend);
     } else {
-        team::for_each(tasks, task);
+        // Single queries are little work each.
+        let each =
+            (TASK * pieces / work).clamp(1, pieces.div_ceil(4 * rayon::current_num_threads()));
+        team::for_each(pieces.div_ceil(each), |task| {
+            (task * each..pieces.min((task + 1) * each)).for_each(attend);
+        });
     }
     (out, normalisers)
 }

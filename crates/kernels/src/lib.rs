@@ -36,4 +36,4 @@ mod team;
 mod vector;
 
 pub use isa::{Isa, extensions, has_vnni, isa};
-pub use team::Threads;
+pub use team::{Threads, for_each_item};

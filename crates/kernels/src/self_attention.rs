@@ -3,9 +3,9 @@
 //! positions (Su et al. 2021, pairs `(i, i + dim / 2)`), then attend. One pass writes the rotated queries
 //! and keys, one the whole gradient of the projection; values are read and written in place.
 
-use crate::attention::{self, Heads, Shape, Target};
+use crate::attention::{self, Heads, Part, Shape, Target};
 use crate::bf16::Unit;
-use crate::shared::{SharedPtr, for_rows, fresh, rows_mut};
+use crate::shared::{SharedPtr, for_rows, fresh, rows_mut, with_scratch};
 use crate::vector::{dot, dot3, multiply_add, vectorised};
 
 /// What is done to queries or keys.
@@ -123,9 +123,11 @@ pub fn forward(
     )
 }
 
-/// Keys and values of earlier positions.
+/// Keys and values of earlier positions of some entries of a batch.
 #[derive(Debug)]
 pub struct Cache<'a> {
+    /// How many entries.
+    pub batch: usize,
     /// Keys, `[batch, heads, dim, capacity]`: as the scores of one more query read them.
     pub keys: &'a mut [f32],
     /// Values, `[batch, heads, capacity, dim]`.
@@ -136,12 +138,13 @@ pub struct Cache<'a> {
     pub known: usize,
 }
 
-/// [`forward`] of positions after those that a cache holds: their keys and values join it. Without turns, queries
-/// and keys attend as they are. Gives the joined heads.
+/// [`forward`] of positions after those that caches hold: their keys and values join them. The caches are those of
+/// consecutive entries of the batch, which need not have the same number of positions in front. Without turns, queries and
+/// keys attend as they are. Gives the joined heads.
 pub fn extend(
     qkv: &[f32],
     turns: Option<(&QkNormRope, &QkNormRope)>,
-    cache: &mut Cache,
+    caches: &mut [Cache],
     sizes: &Sizes,
 ) -> Vec<f32> {
     let width = sizes.width();
@@ -150,80 +153,134 @@ pub fn extend(
         Some((query, key)) => sizes.check(qkv, [query, key]),
         None => assert_eq!(qkv.len(), positions * 3 * width, "projection"),
     }
-    let known = cache.known + sizes.length;
-    assert!(
-        known <= cache.capacity,
-        "positions against the cache's room"
-    );
-    let room = sizes.batch * cache.capacity * width;
-    assert_eq!(cache.keys.len(), room, "keys of the cache");
-    assert_eq!(cache.values.len(), room, "values of the cache");
+    let entries: usize = caches.iter().map(|cache| cache.batch).sum();
+    assert_eq!(entries, sizes.batch, "entries of the caches");
+    for cache in &*caches {
+        assert!(
+            cache.known + sizes.length <= cache.capacity,
+            "positions against the cache's room"
+        );
+        let room = cache.batch * cache.capacity * width;
+        assert_eq!(cache.keys.len(), room, "keys of the cache");
+        assert_eq!(cache.values.len(), room, "values of the cache");
+    }
     if positions == 0 {
         return Vec::new();
     }
-    let turned = turns.map(|(query, key)| {
-        let keys = turn(&qkv[width..], key, sizes);
-        (turn(qkv, query, sizes), keys)
-    });
-    let queries = match &turned {
-        Some((queries, _)) => sizes.heads(queries, width),
+    let turned = append(qkv, turns, caches, sizes);
+    let queries = match turns {
+        Some(_) => sizes.heads(&turned, width),
         None => sizes.heads(qkv, 3 * width),
     };
-    let (keys, key_stride) = match &turned {
-        Some((_, keys)) => (&keys[..], width),
-        None => (&qkv[width..], 3 * width),
-    };
-    cache.append(keys, key_stride, &qkv[2 * width..], 3 * width, sizes);
-    let capacity = cache.capacity;
-    let view = |data, row_stride, dim_stride| Heads {
-        data,
-        batch_stride: sizes.heads * capacity * sizes.dim,
-        head_stride: capacity * sizes.dim,
-        row_stride,
-        dim_stride,
-    };
-    let shape = Shape {
-        keys: known,
-        ..sizes.shape()
-    };
-    cache.known = known;
-    let keys = view(&*cache.keys, 1, capacity);
-    let values = view(&*cache.values, sizes.dim, 1);
-    attention::forward(queries, keys, values, shape).0
+    let parts = caches.iter().map(|cache| {
+        let capacity = cache.capacity;
+        let view = |data, row_stride, dim_stride| Heads {
+            data,
+            batch_stride: sizes.heads * capacity * sizes.dim,
+            head_stride: capacity * sizes.dim,
+            row_stride,
+            dim_stride,
+        };
+        Part {
+            keys: view(&*cache.keys, 1, capacity),
+            values: view(&*cache.values, sizes.dim, 1),
+            shape: Shape {
+                batch: cache.batch,
+                keys: cache.known,
+                ..sizes.shape()
+            },
+        }
+    });
+    attention::forward_parts(queries, &parts.collect::<Vec<_>>()).0
 }
 
-impl Cache<'_> {
-    /// Copies positions that are this many numbers apart after those that are known.
-    fn append(
-        &mut self,
-        keys: &[f32],
-        key_stride: usize,
-        values: &[f32],
-        value_stride: usize,
-        sizes: &Sizes,
-    ) {
-        let &Sizes {
-            batch,
-            length,
-            heads,
-            dim,
-            ..
-        } = sizes;
-        for entry in 0..batch {
-            for position in 0..length {
-                let from = entry * length + position;
-                let place = self.known + position;
-                for head in 0..heads {
-                    let room = (entry * heads + head) * dim * self.capacity;
-                    let key = &keys[from * key_stride + head * dim..][..dim];
-                    let column = self.keys[room + place..].iter_mut().step_by(self.capacity);
-                    column.zip(key).for_each(|(to, from)| *to = *from);
-                    let value = &values[from * value_stride + head * dim..][..dim];
-                    self.values[room + place * dim..][..dim].copy_from_slice(value);
+/// Writes keys and values of the new positions into the caches; gives the turned queries, if they are turned.
+fn append(
+    qkv: &[f32],
+    turns: Option<(&QkNormRope, &QkNormRope)>,
+    caches: &mut [Cache],
+    sizes: &Sizes,
+) -> Vec<f32> {
+    /// A cache that tasks write to.
+    struct Room {
+        /// Behind its last entry.
+        end: usize,
+        batch: usize,
+        keys: SharedPtr<f32>,
+        values: SharedPtr<f32>,
+        capacity: usize,
+        known: usize,
+    }
+    let &Sizes {
+        length, heads, dim, ..
+    } = sizes;
+    let (width, half, positions) = (sizes.width(), dim / 2, sizes.batch * length);
+    let mut end = 0;
+    let rooms: Vec<Room> = caches
+        .iter_mut()
+        .map(|cache| {
+            end += cache.batch;
+            cache.known += length;
+            Room {
+                end,
+                batch: cache.batch,
+                keys: SharedPtr::new(cache.keys.as_mut_ptr()),
+                values: SharedPtr::new(cache.values.as_mut_ptr()),
+                capacity: cache.capacity,
+                known: cache.known - length,
+            }
+        })
+        .collect();
+    let mut queries = fresh(if turns.is_some() {
+        positions * width
+    } else {
+        0
+    });
+    let shared = SharedPtr::new(queries.as_mut_ptr());
+    let turned = |x: &[f32], y: &mut [f32], turn: &QkNormRope, position: usize| {
+        let cos = &turn.cos[position * half..][..half];
+        let sin = &turn.sin[position * half..][..half];
+        turn_position(y, x, turn.weight, cos, sin, sizes.eps);
+    };
+    let one = |position: usize, scratch: &mut [f32]| {
+        let x = &qkv[position * 3 * width..][..3 * width];
+        let (query, rest) = x.split_at(width);
+        let (mut key, value) = rest.split_at(width);
+        if let Some((of_query, of_key)) = turns {
+            // SAFETY: each task has positions of its own.
+            let y = unsafe { rows_mut(shared, position, 1, width) };
+            turned(query, y, of_query, position);
+            turned(key, scratch, of_key, position);
+            key = scratch;
+        }
+        let entry = position / length;
+        let room = &rooms[rooms.partition_point(|room| room.end <= entry)];
+        let (entry, place) = (
+            entry + room.batch - room.end,
+            room.known + position % length,
+        );
+        for head in 0..heads {
+            let start = (entry * heads + head) * dim * room.capacity;
+            let (key, value) = (&key[head * dim..][..dim], &value[head * dim..][..dim]);
+            // SAFETY: the place is within the cache, see `extend`, and no other task has this position.
+            unsafe {
+                let column = room.keys.get().add(start + place);
+                for (i, &key) in key.iter().enumerate() {
+                    *column.add(i * room.capacity) = key;
                 }
+                let row = room.values.get().add(start + place * dim);
+                row.copy_from_nonoverlapping(value.as_ptr(), dim);
             }
         }
-    }
+    };
+    // A key's numbers lie far from each other: as slow as this many beside each other.
+    const SPREAD: usize = 8;
+    for_rows(positions, SPREAD * width, |first, count| {
+        with_scratch(width, |scratch| {
+            (first..first + count).for_each(|position| one(position, scratch));
+        });
+    });
+    queries
 }
 
 /// Normalises and turns every head of positions that are `3 · width` apart.
@@ -451,18 +508,19 @@ mod tests {
                 });
                 let turns = turned.then_some((&turns[0], &turns[1]));
                 let qkv = part(&qkv, 3 * width, first, count);
-                extend(&qkv, turns, cache, &sizes(count))
+                cache.known = first;
+                extend(&qkv, turns, std::slice::from_mut(cache), &sizes(count))
             };
             let room = || vec![f32::NAN; batch * capacity * width];
             let (mut keys, mut values) = (room(), room());
             let mut cache = Cache {
+                batch,
                 keys: &mut keys,
                 values: &mut values,
                 capacity,
                 known: 0,
             };
             let all = run(0, length, &mut cache);
-            cache.known = 0;
             let mut first = 0;
             for count in [5, 1, 1, 14] {
                 let some = run(first, count, &mut cache);
@@ -477,6 +535,56 @@ mod tests {
                 });
                 let (whole, _) = forward(&qkv, &turns[0], &turns[1], &sizes(length));
                 assert_eq!(all, whole);
+            }
+        }
+    }
+
+    /// Caches of different lengths in one call: the same bits as each by itself.
+    #[test]
+    fn caches_together_equal_each_alone() {
+        let (heads, dim, capacity) = (4, 16, 160);
+        let width = heads * dim;
+        let rows = [(2, 150), (1, 3), (3, 77), (4, 0)];
+        for length in [1, 5] {
+            let sizes = |batch| Sizes {
+                batch,
+                length,
+                heads,
+                dim,
+                eps: 1e-5,
+                unit: None,
+            };
+            let room = |batch: usize, seed| numbers(batch * capacity * width, seed);
+            let qkv = numbers(10 * length * 3 * width, 1);
+            let run = |rows: &[(usize, usize)], qkv: &[f32], seed: u64| {
+                let mut stored: Vec<_> = (seed..)
+                    .zip(rows)
+                    .map(|(seed, &(batch, _))| (room(batch, seed), room(batch, seed + 9)))
+                    .collect();
+                let mut caches: Vec<Cache> = stored
+                    .iter_mut()
+                    .zip(rows)
+                    .map(|((keys, values), &(batch, known))| Cache {
+                        batch,
+                        keys,
+                        values,
+                        capacity,
+                        known,
+                    })
+                    .collect();
+                let batch = rows.iter().map(|&(batch, _)| batch).sum();
+                let seen = extend(qkv, None, &mut caches, &sizes(batch));
+                (seen, stored)
+            };
+            let (seen, stored) = run(&rows, &qkv, 2);
+            let mut first = 0;
+            for (number, one) in rows.iter().enumerate() {
+                let (from, to) = (first * length, (first + one.0) * length);
+                let own = &qkv[from * 3 * width..to * 3 * width];
+                let alone = run(&[*one], own, 2 + number as u64);
+                assert_eq!(alone.0, seen[from * width..to * width]);
+                assert_eq!(alone.1[0], stored[number]);
+                first += one.0;
             }
         }
     }

@@ -6,8 +6,15 @@ use std::cell::RefCell;
 use crate::team;
 
 /// A pointer that tasks may hold; whoever dereferences it proves that the tasks' parts are disjoint.
-#[derive(Clone, Copy)]
 pub(crate) struct SharedPtr<T>(*mut T);
+
+impl<T> Clone for SharedPtr<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for SharedPtr<T> {}
 
 // SAFETY: whoever dereferences it proves that no other thread touches the same part, so values only move between
 // threads, which `T` allows.

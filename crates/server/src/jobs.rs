@@ -99,6 +99,15 @@ impl Job {
         self.state.send_modify(change);
     }
 
+    /// Image ids were added. Wakes nobody but who looks at the job while it runs: those who wait for its end need not be
+    /// woken at every id.
+    pub fn progress(&self, more: usize) {
+        self.state.send_if_modified(|state| {
+            state.done += more;
+            self.has_watchers()
+        });
+    }
+
     /// Whether a model began with it.
     pub fn has_started(&self) -> bool {
         self.handed.load(Ordering::Relaxed) > 0

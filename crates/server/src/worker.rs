@@ -356,10 +356,13 @@ impl<'a> Decoder<'a> {
                 }
                 previewed = true;
             }
+            part.job.progress(more);
+            if shown.is_empty() {
+                continue;
+            }
             let first = shown.first().cloned().filter(|_| is_partial);
             part.partials += usize::from(first.is_some());
             part.job.update(|state| {
-                state.done += more;
                 state.partials.extend(first);
                 if is_preview {
                     state

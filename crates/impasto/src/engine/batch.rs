@@ -12,17 +12,17 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 
-use super::confidence::{ConfidencePass, confidence_passes, gumbel, most_confident};
+use super::confidence::{ConfidencePass, confidence_passes};
 use super::logits::Logits;
 use super::model::{AutoregressiveModel, DecodeState, Input, Prompted, Rows, Sizes};
 use super::particles::resampled;
+use super::row::Row;
 use crate::canvas::{Canvas, Conditioning};
 use crate::models::dalle::Order;
 use crate::observer::{Event, Observer};
 use crate::random::RandomStream;
-use crate::sampling::{Sampler, SamplingOptions, log_prob};
+use crate::sampling::{Sampler, SamplingOptions};
 use crate::{Error, Result};
 
 /// How canvases are filled.
@@ -349,50 +349,49 @@ fn step_together<M: AutoregressiveModel>(model: &M, cohorts: &mut [&mut Cohort<M
     }
     let logits = Logits::of(model.step(&mut groups, 1)?)?;
     let mut first = 0;
+    let mut ready = Vec::with_capacity(cohorts.len());
     for (cohort, inputs) in cohorts.iter_mut().zip(&inputs) {
         let own = logits.part(first, inputs.len());
         first += inputs.len();
         cohort.run += 1;
-        cohort.absorb(own, 0)?;
+        ready.push((&mut **cohort, own));
+    }
+    absorb(&mut ready, 0)
+}
+
+/// Samples the next ids of cohorts from number `index` of their logits, and finds the places after them.
+fn absorb<M: AutoregressiveModel>(
+    ready: &mut [(&mut Cohort<M>, Logits)],
+    index: usize,
+) -> Result<()> {
+    let mut tasks = Vec::new();
+    for (cohort, logits) in ready.iter_mut() {
+        let Some(next) = cohort.next else {
+            continue;
+        };
+        cohort.resample(logits, next);
+        let (count, weighs) = (cohort.rows.len(), cohort.tries > 1);
+        let (logits, guidance, codes) = (&*logits, cohort.guidance, cohort.sizes.codebook_size);
+        tasks.extend(cohort.rows.iter_mut().enumerate().map(|(number, row)| {
+            let position = row.order[next] as usize;
+            let conditional = logits.at(number, index);
+            let unconditional = guidance.map(|_| logits.at(count + number, index));
+            let work = move || match row.canvas.image_ids[position] {
+                None => row.sample(conditional, unconditional, codes, position),
+                Some(_) if weighs => row.weigh(conditional, unconditional.zip(guidance), position),
+                Some(_) => Ok(()),
+            };
+            (work, Ok(()))
+        }));
+    }
+    impasto_kernels::for_each_item(&mut tasks, |(work, outcome)| *outcome = work());
+    tasks
+        .into_iter()
+        .try_for_each(|(_, outcome): (_, Result<()>)| outcome)?;
+    for (cohort, _) in ready {
+        cohort.advance();
     }
     Ok(())
-}
-
-/// An image being filled.
-#[derive(Debug)]
-struct Row<P> {
-    /// In its request.
-    number: usize,
-    prompt: Arc<P>,
-    unconditional: Arc<P>,
-    canvas: Arc<Canvas>,
-    /// Known or sampled so far.
-    image_ids: Vec<Option<u32>>,
-    /// The order of all positions; the known ones in front come first in it.
-    order: Vec<u32>,
-    sampler: Sampler,
-    seed: u64,
-    log_likelihood: f64,
-    /// ln p of known ids after sampled ones, since the last resampling.
-    log_weight: f64,
-}
-
-impl<P> Row<P> {
-    /// The input that predicts the position at `index` of the row's order.
-    fn input(&self, index: usize) -> Input {
-        let token = index.checked_sub(1).map(|last| {
-            let position = self.order[last];
-            // What comes before is known or sampled.
-            (
-                position,
-                self.image_ids[position as usize].unwrap_or_default(),
-            )
-        });
-        Input {
-            token,
-            target: self.order[index],
-        }
-    }
 }
 
 /// Known ids that are run and weighed in one pass: their logits are all in memory.
@@ -544,77 +543,30 @@ impl<M: AutoregressiveModel> Cohort<M> {
         for index in 0..count - 1 {
             self.weigh_all(&logits, index, first + index)?;
         }
-        self.absorb(logits, count - 1)
+        absorb(&mut [(self, logits)], count - 1)
     }
 
-    /// Samples the next ids from number `index` of the logits, and finds the place after them.
-    fn absorb(&mut self, mut logits: Logits, index: usize) -> Result<()> {
+    /// Finds the next place where an id is sampled.
+    fn advance(&mut self) {
         let Some(next) = self.next else {
-            return Ok(());
+            return;
         };
-        self.resample(&mut logits, next);
-        for row in 0..self.rows.len() {
-            let position = self.rows[row].order[next] as usize;
-            if self.rows[row].canvas.image_ids[position].is_some() {
-                if self.tries > 1 {
-                    self.weigh(row, &logits, index, next)?;
-                }
-                continue;
-            }
-            self.sample(row, &logits, index, position)?;
-        }
         self.next = (next + 1..self.sizes.positions).find(|&place| {
             let masked =
                 |row: &Row<M::Prompt>| row.canvas.image_ids[row.order[place] as usize].is_none();
             self.rows.iter().any(masked)
         });
-        Ok(())
-    }
-
-    /// Samples the id at a masked position of a row.
-    fn sample(&mut self, row: usize, logits: &Logits, index: usize, position: usize) -> Result<()> {
-        let (rows, codes) = (self.rows.len(), self.sizes.codebook_size);
-        let unconditional = self
-            .guidance
-            .map(|_| &logits.at(rows + row, index)[..codes]);
-        let conditional = logits.at(row, index);
-        let one = &mut self.rows[row];
-        let bias = one.canvas.logit_biases.get(&(position as u32));
-        let sampled = one.sampler.sample_biased(
-            &conditional[..codes],
-            unconditional,
-            bias.map(Vec::as_slice),
-            position as u64,
-        )?;
-        one.image_ids[position] = Some(sampled.id);
-        // Of the whole vocabulary, as in training.
-        one.log_likelihood += log_prob(conditional, sampled.id as usize);
-        Ok(())
     }
 
     fn weigh_all(&mut self, logits: &Logits, index: usize, place: usize) -> Result<()> {
-        for row in 0..self.rows.len() {
-            self.weigh(row, logits, index, place)?;
+        let count = self.rows.len();
+        for (number, row) in self.rows.iter_mut().enumerate() {
+            let unconditional = self
+                .guidance
+                .map(|scale| (logits.at(count + number, index), scale));
+            let position = row.order[place] as usize;
+            row.weigh(logits.at(number, index), unconditional, position)?;
         }
-        Ok(())
-    }
-
-    /// Adds how likely a row's known id is to its weight, with guidance as ids are sampled with.
-    fn weigh(&mut self, row: usize, logits: &Logits, index: usize, place: usize) -> Result<()> {
-        let position = self.rows[row].order[place] as usize;
-        let id = self.rows[row].image_ids[position].unwrap_or_default() as usize;
-        let mut nats = log_prob(logits.at(row, index), id);
-        if let Some(scale) = self.guidance {
-            let alone = log_prob(logits.at(self.rows.len() + row, index), id);
-            nats = alone + (nats - alone) * scale;
-        }
-        if !nats.is_finite() {
-            return Err(Error::NonFinite {
-                what: "logits",
-                detail: format!("ln p of id {id} at position {position} is {nats}"),
-            });
-        }
-        self.rows[row].log_weight += nats;
         Ok(())
     }
 
@@ -700,15 +652,22 @@ impl<M: AutoregressiveModel> Cohort<M> {
             queries.extend(queries.clone());
         }
         let logits = Logits::of(passes.query(&queries, self.state(model)?)?)?;
-        for row in 0..self.rows.len() {
+        let rows = self.rows.len();
+        let (guided, codes) = (self.guidance.is_some(), self.sizes.codebook_size);
+        for (number, row) in self.rows.iter_mut().enumerate() {
+            let at = |index: usize| {
+                let unconditional = guided.then(|| logits.at(rows + number, index));
+                (logits.at(number, index), unconditional)
+            };
             match pass {
                 ParallelPass::InOrder(count) => {
                     for index in 0..count {
-                        let position = self.rows[row].order[next + index] as usize;
-                        self.sample(row, &logits, index, position)?;
+                        let position = row.order[next + index] as usize;
+                        let (conditional, unconditional) = at(index);
+                        row.sample(conditional, unconditional, codes, position)?;
                     }
                 }
-                ParallelPass::Confidence(pass) => self.keep_confident(row, &logits, next, pass)?,
+                ParallelPass::Confidence(pass) => row.keep_confident(at, codes, next, pass)?,
             }
         }
         let end = next + count;
@@ -719,64 +678,6 @@ impl<M: AutoregressiveModel> Cohort<M> {
             passes.append(&inputs, self.state(model)?)?;
             self.run = end;
         }
-        Ok(())
-    }
-
-    /// Samples all masked ids of a row, keeps the most confident ones and puts their positions next in its order.
-    fn keep_confident(
-        &mut self,
-        row: usize,
-        logits: &Logits,
-        next: usize,
-        pass: ConfidencePass,
-    ) -> Result<()> {
-        let (rows, codes) = (self.rows.len(), self.sizes.codebook_size);
-        let guided = self.guidance.is_some();
-        let one = &mut self.rows[row];
-        let masked = &one.order[next..];
-        let candidates: Vec<(u32, f64)> = masked
-            .par_iter()
-            .enumerate()
-            .map(|(index, &position)| {
-                let unconditional = guided.then(|| &logits.at(rows + row, index)[..codes]);
-                let bias = one.canvas.logit_biases.get(&position).map(Vec::as_slice);
-                let candidate = one.sampler.candidate(
-                    &logits.at(row, index)[..codes],
-                    unconditional,
-                    bias,
-                    u64::from(position),
-                    pass.number as u64,
-                )?;
-                let noise = pass.noise * candidate.temperature;
-                let chance = if noise > 0.0 {
-                    noise * gumbel(candidate.uniform)
-                } else {
-                    0.0
-                };
-                Ok((candidate.id, candidate.log_prob + chance))
-            })
-            .collect::<Result<_>>()?;
-        let confidences: Vec<f64> = candidates
-            .iter()
-            .map(|&(_, confidence)| confidence)
-            .collect();
-        let kept = most_confident(&confidences, pass.kept);
-        for &index in &kept {
-            let (position, id) = (masked[index] as usize, candidates[index].0);
-            one.image_ids[position] = Some(id);
-            // Of the whole vocabulary, as in training.
-            one.log_likelihood += log_prob(logits.at(row, index), id as usize);
-        }
-        let mut is_kept = vec![false; masked.len()];
-        kept.iter().for_each(|&index| is_kept[index] = true);
-        let others = (0..masked.len()).filter(|&index| !is_kept[index]);
-        let order: Vec<u32> = kept
-            .iter()
-            .copied()
-            .chain(others)
-            .map(|index| masked[index])
-            .collect();
-        one.order[next..].copy_from_slice(&order);
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ mod likelihood;
 mod logits;
 mod model;
 mod particles;
+mod row;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -60,32 +60,6 @@ impl KvCache {
         }
     }
 
-    /// Causal self-attention of new tokens, which join the cache; see [`ops::extend`].
-    ///
-    /// # Shapes
-    /// - `qkv`: `[batch, n, 3 · width]`
-    /// - returns: `[batch, n, width]`
-    pub fn extend(
-        &mut self,
-        qkv: Tensor<3>,
-        turns: Option<(ops::QkNormRope, ops::QkNormRope)>,
-        n_heads: usize,
-    ) -> Tensor<3> {
-        let [batch, n, joint] = qkv.dims();
-        let end = self.length + n;
-        assert!(
-            end <= self.capacity,
-            "cache of {} tokens asked to hold {end}",
-            self.capacity
-        );
-        let place = (&qkv.device(), qkv.dtype());
-        let held = self.take(batch, n_heads, joint / 3 / n_heads, place);
-        let (seen, keys, values) = ops::extend(qkv, turns, held, self.length, EPSILON);
-        (self.keys, self.values) = (Some(keys), Some(values));
-        self.length = end;
-        seen
-    }
-
     /// Appends `[batch, heads, n, head_width]` and returns all keys and values so far, for attention of
     /// another kind than [`KvCache::extend`]'s.
     pub(crate) fn append(&mut self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
@@ -128,6 +102,12 @@ impl KvCache {
         (keys, values)
     }
 
+    /// Puts back what was taken and written to.
+    fn put(&mut self, held: ops::Held) {
+        (self.keys, self.values) = (Some(held.keys), Some(held.values));
+        self.length = held.known;
+    }
+
     /// What it holds, followed by `keys` and `values`, leaving the cache as it is.
     fn peek(&self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let (Some(known_keys), Some(known_values)) = (&self.keys, &self.values) else {
@@ -152,7 +132,8 @@ pub struct CacheRows<'a> {
     pub rows: usize,
 }
 
-/// [`KvCache::extend`] of a batch whose rows have several caches. What a row sees does not depend on the others.
+/// Causal self-attention of new tokens, which join their rows' caches; see [`ops::extend`]. What a row sees does not depend
+/// on the others.
 ///
 /// # Shapes
 /// - `qkv`: `[batch, n, 3 · width]`, `batch` the sum of the groups' rows
@@ -160,24 +141,31 @@ pub struct CacheRows<'a> {
 pub fn extend_groups(
     groups: &mut [CacheRows<'_>],
     qkv: Tensor<3>,
-    rotations: Option<(ops::QkNormRope, ops::QkNormRope)>,
+    turns: Option<(ops::QkNormRope, ops::QkNormRope)>,
     n_heads: usize,
 ) -> Tensor<3> {
-    if let [only] = groups {
-        return only.cache.extend(qkv, rotations, n_heads);
+    let [_, n, joint] = qkv.dims();
+    let place = (&qkv.device(), qkv.dtype());
+    let held = groups.iter_mut().map(|CacheRows { cache, rows }| {
+        let (known, capacity) = (cache.length, cache.capacity);
+        assert!(
+            known + n <= capacity,
+            "cache of {capacity} tokens asked to hold {}",
+            known + n
+        );
+        let (keys, values) = cache.take(*rows, n_heads, joint / 3 / n_heads, place);
+        ops::Held {
+            keys,
+            values,
+            known,
+        }
+    });
+    let held = held.collect();
+    let (seen, held) = ops::extend(qkv, turns, held, EPSILON);
+    for (group, held) in groups.iter_mut().zip(held) {
+        group.cache.put(held);
     }
-    let mut first = 0;
-    let mut attended = Vec::with_capacity(groups.len());
-    for CacheRows { cache, rows } in groups {
-        let qkv = qkv.clone().narrow(0, first, *rows);
-        let rotations = rotations.as_ref().map(|(query, key)| {
-            let of = |one: &ops::QkNormRope| one.narrow_rows(first, *rows);
-            (of(query), of(key))
-        });
-        attended.push(cache.extend(qkv, rotations, n_heads));
-        first += *rows;
-    }
-    Tensor::cat(attended, 0)
+    seen
 }
 
 /// Which tokens a token attends to.

@@ -121,25 +121,27 @@ fn extended(
     turned: bool,
 ) -> crate::Result<Values> {
     let zeros = |shape: [usize; 4]| room.place(vec![0.0; shape.iter().product()], shape);
-    let mut cache: (Tensor<4>, Tensor<4>) = (
-        zeros([batch, heads, dim, capacity]),
-        zeros([batch, heads, capacity, dim]),
-    );
+    let mut held = vec![ops::Held {
+        keys: zeros([batch, heads, dim, capacity]),
+        values: zeros([batch, heads, capacity, dim]),
+        known: 0,
+    }];
     let mut values = Values::default();
-    let mut known = 0;
     for length in [5, 1, capacity - 6] {
         let qkv: Tensor<3> = room.input([batch, length, 3 * heads * dim]);
         let turns = turned.then(|| {
             let query = turn(room, batch, length, dim);
             (query, turn(room, batch, length, dim))
         });
-        let (seen, keys, held) = ops::extend(qkv, turns, cache, known, 1e-5);
+        let known = held[0].known;
+        let (seen, extended) = ops::extend(qkv, turns, held, 1e-5);
         values.add(format!("heads after {known}"), seen)?;
-        known += length;
-        cache = (keys, held);
+        held = extended;
     }
-    values.add("keys", cache.0)?;
-    values.add("values", cache.1)?;
+    for one in held {
+        values.add("keys", one.keys)?;
+        values.add("values", one.values)?;
+    }
     Ok(values)
 }
 

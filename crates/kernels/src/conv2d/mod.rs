@@ -81,8 +81,10 @@ impl Conv2d {
     }
 }
 
-/// Output pixels that a task computes.
+/// Most output pixels that a task computes.
 const PIXELS: usize = 512;
+/// Fewest, where there would be fewer tasks than threads otherwise.
+const FEWEST_PIXELS: usize = 32;
 
 /// The output, `[batch, outputs, ..]`; `w` is `[outputs, inputs, kernel..]`.
 pub fn forward(x: &[f32], w: &[f32], bias: Option<&[f32]>, conv: &Conv2d) -> Vec<f32> {
@@ -207,10 +209,16 @@ fn convolve_patches(
     };
     let shared = SharedPtr::new(y.as_mut_ptr());
     let size = conv.inputs * framed[0] * framed[1];
-    let parts = pixels.div_ceil(PIXELS);
+    let threads = rayon::current_num_threads();
+    let each = match conv.batch * pixels.div_ceil(PIXELS) < threads {
+        true => pixels.div_ceil(threads).next_multiple_of(FEWEST_PIXELS),
+        false => PIXELS,
+    };
+    let each = each.min(PIXELS);
+    let parts = pixels.div_ceil(each);
     let task = |index: usize| {
-        let (picture, first) = (index / parts, index % parts * PIXELS);
-        let count = PIXELS.min(pixels - first);
+        let (picture, first) = (index / parts, index % parts * each);
+        let count = each.min(pixels - first);
         let patches = Patches::new(&x[picture * size..][..size], framed, conv, first, count);
         // SAFETY: each task has pixels of its own, and they lie within the output.
         let part = unsafe {

@@ -4,36 +4,16 @@
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, backend_extension};
+use burn::tensor::Tensor;
 use impasto_kernels as kernels;
-use impasto_kernels::self_attention::{Cache, QkNormRope, Sizes};
+use impasto_kernels::self_attention::{Cache, Sizes};
 
+use super::Held;
 use super::flex::{contiguous, floats, own, tensor, turn, with_last};
 
 /// The operations; meaning and shapes: see [`super`].
 #[backend_extension(Flex)]
 pub trait InferenceOps: Backend {
-    /// Self-attention after a cache; a turn is weight, cosines, sines. Gives the heads, the keys and the values.
-    #[allow(clippy::too_many_arguments)]
-    fn kernel_extend_turned(
-        qkv: FloatTensor<Self>,
-        query_weight: FloatTensor<Self>,
-        query_cos: FloatTensor<Self>,
-        query_sin: FloatTensor<Self>,
-        key_weight: FloatTensor<Self>,
-        key_cos: FloatTensor<Self>,
-        key_sin: FloatTensor<Self>,
-        keys: FloatTensor<Self>,
-        values: FloatTensor<Self>,
-        eps: f64,
-        known: usize,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-    /// The same without turns.
-    fn kernel_extend(
-        qkv: FloatTensor<Self>,
-        keys: FloatTensor<Self>,
-        values: FloatTensor<Self>,
-        known: usize,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     /// Layer normalisation.
     fn kernel_layer_norm(
         x: FloatTensor<Self>,
@@ -45,17 +25,25 @@ pub trait InferenceOps: Backend {
     fn kernel_quick_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// `keys` and `values` are changed in place where nothing else holds them.
-fn extend(
-    qkv: &FlexTensor,
-    turns: Option<(&QkNormRope, &QkNormRope)>,
-    keys: FlexTensor,
-    values: FlexTensor,
+/// [`super::extend`] of tensors on the CPU. An extension of the backend can't take a list of tensors.
+pub(super) fn extend(
+    qkv: Tensor<3>,
+    turns: Option<(super::QkNormRope, super::QkNormRope)>,
+    held: Vec<Held>,
     eps: f64,
-    known: usize,
-) -> (FlexTensor, FlexTensor, FlexTensor) {
+) -> (Tensor<3>, Vec<Held>) {
+    let qkv = contiguous(&primitive(qkv));
     let [batch, length, joint] = qkv.layout().shape().dims();
-    let [_, heads, dim, capacity] = keys.layout().shape().dims();
+    let (mut heads, mut dim) = (0, 0);
+    let mut stored: Vec<(FlexTensor, FlexTensor)> = Vec::with_capacity(held.len());
+    let mut shapes = Vec::with_capacity(held.len());
+    for one in held {
+        let [rows, own_heads, own_dim, capacity] = one.keys.dims();
+        (heads, dim) = (own_heads, own_dim);
+        shapes.push((rows, capacity, one.known));
+        // Changed in place where nothing else holds them.
+        stored.push((own(primitive(one.keys)), own(primitive(one.values))));
+    }
     let sizes = Sizes {
         batch,
         length,
@@ -64,53 +52,43 @@ fn extend(
         eps: eps as f32,
         unit: None,
     };
-    let (mut keys, mut values) = (own(keys), own(values));
-    let mut cache = Cache {
-        keys: keys.storage_mut(),
-        values: values.storage_mut(),
-        capacity,
-        known,
-    };
-    let seen = kernels::self_attention::extend(floats(qkv), turns, &mut cache, &sizes);
-    (tensor(seen, with_last(qkv, joint / 3)), keys, values)
+    let turns = turns.map(|turns| {
+        <[_; 2]>::from(turns).map(|one| {
+            let (cos, sin) = (primitive(one.cos), primitive(one.sin));
+            [&primitive(one.weight), &cos, &sin].map(contiguous)
+        })
+    });
+    let turns = turns.as_ref().map(|turns| turns.each_ref().map(turn));
+    let mut caches: Vec<Cache<'_>> = stored
+        .iter_mut()
+        .zip(&shapes)
+        .map(|((keys, values), &(batch, capacity, known))| Cache {
+            batch,
+            keys: keys.storage_mut(),
+            values: values.storage_mut(),
+            capacity,
+            known,
+        })
+        .collect();
+    let turning = turns.as_ref().map(|[query, key]| (query, key));
+    let seen = kernels::self_attention::extend(floats(&qkv), turning, &mut caches, &sizes);
+    let held = stored.into_iter().zip(shapes);
+    let held = held.map(|((keys, values), (.., known))| Held {
+        keys: Tensor::from_primitive::<Flex>(keys),
+        values: Tensor::from_primitive::<Flex>(values),
+        known: known + length,
+    });
+    let seen = tensor(seen, with_last(&qkv, joint / 3));
+    (Tensor::from_primitive::<Flex>(seen), held.collect())
+}
+
+/// The backend's own; see [`super::has_inference`].
+fn primitive<const D: usize>(x: Tensor<D>) -> FlexTensor {
+    x.try_into_primitive::<Flex>()
+        .expect("a tensor on the CPU without gradients")
 }
 
 impl InferenceOps for Flex {
-    fn kernel_extend_turned(
-        qkv: FlexTensor,
-        query_weight: FlexTensor,
-        query_cos: FlexTensor,
-        query_sin: FlexTensor,
-        key_weight: FlexTensor,
-        key_cos: FlexTensor,
-        key_sin: FlexTensor,
-        keys: FlexTensor,
-        values: FlexTensor,
-        eps: f64,
-        known: usize,
-    ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        let query = [&query_weight, &query_cos, &query_sin].map(contiguous);
-        let key = [&key_weight, &key_cos, &key_sin].map(contiguous);
-        let (query, key) = (turn(&query), turn(&key));
-        extend(
-            &contiguous(&qkv),
-            Some((&query, &key)),
-            keys,
-            values,
-            eps,
-            known,
-        )
-    }
-
-    fn kernel_extend(
-        qkv: FlexTensor,
-        keys: FlexTensor,
-        values: FlexTensor,
-        known: usize,
-    ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        extend(&contiguous(&qkv), None, keys, values, 0.0, known)
-    }
-
     fn kernel_layer_norm(
         x: FlexTensor,
         weight: FlexTensor,

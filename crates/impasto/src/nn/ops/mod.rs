@@ -123,7 +123,7 @@ pub struct QkNormRope {
 
 impl QkNormRope {
     /// That of `rows` rows of the batch from `first` on.
-    pub(crate) fn narrow_rows(&self, first: usize, rows: usize) -> Self {
+    fn narrow_rows(&self, first: usize, rows: usize) -> Self {
         let of = |x: &Tensor<4>| x.clone().narrow(0, first, rows);
         QkNormRope {
             weight: self.weight.clone(),
@@ -182,63 +182,55 @@ pub fn self_attention(
     ))
 }
 
-/// Causal self-attention of positions after `known` ones that a cache holds, from the joint projection to the joined
-/// heads; their keys and values are written into the cache. Without turns, queries and keys attend as they are.
+/// What a cache holds of some rows of a batch.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// `[rows, heads, dim, capacity]`.
+    pub keys: Tensor<4>,
+    /// `[rows, heads, capacity, dim]`.
+    pub values: Tensor<4>,
+    /// Positions that are there.
+    pub known: usize,
+}
+
+/// Causal self-attention of positions after those that caches hold, from the joint projection to the joined heads; their
+/// keys and values are written into the caches, in place where nothing else holds these. The caches are those of
+/// consecutive rows; the number of their known positions may differ. Without turns, queries and keys attend as they are.
 ///
 /// # Shapes
-/// - `qkv`: `[batch, length, 3 · width]`, `width` = `heads · dim`
-/// - `keys`: `[batch, heads, dim, capacity]`, `values`: `[batch, heads, capacity, dim]`, changed in place where
-///   nothing else holds them
-/// - returns: `[batch, length, width]`, and the keys and values
+/// - `qkv`: `[batch, length, 3 · width]`, `width` = `heads · dim`, `batch` the sum of the caches' rows
+/// - returns: `[batch, length, width]`, and the caches
 pub fn extend(
     qkv: Tensor<3>,
     turns: Option<(QkNormRope, QkNormRope)>,
-    (keys, values): (Tensor<4>, Tensor<4>),
-    known: usize,
+    held: Vec<Held>,
     eps: f64,
-) -> (Tensor<3>, Tensor<4>, Tensor<4>) {
+) -> (Tensor<3>, Vec<Held>) {
     let [batch, length, joint] = qkv.dims();
-    let [rows, heads, dim, capacity] = keys.dims();
-    let of_values = [rows, heads, capacity, dim];
-    assert_eq!(values.dims(), of_values, "shape of the values");
-    assert_eq!((rows, 3 * heads * dim), (batch, joint), "cache against qkv");
-    assert!(known + length <= capacity, "positions against the cache");
+    let mut entries = 0;
+    for one in &held {
+        let [rows, heads, dim, capacity] = one.keys.dims();
+        let of_values = [rows, heads, capacity, dim];
+        assert_eq!(one.values.dims(), of_values, "shape of the values");
+        assert_eq!(3 * heads * dim, joint, "cache against qkv");
+        assert!(
+            one.known + length <= capacity,
+            "positions against the cache"
+        );
+        entries += rows;
+    }
+    assert_eq!(entries, batch, "rows of the caches against qkv");
     let has = {
-        let cached = [&keys, &values].into_iter();
+        let cached = held.iter().flat_map(|one| [&one.keys, &one.values]);
         let turning = turns
             .iter()
             .flat_map(|(query, key)| [&query.cos, &query.sin, &key.cos, &key.sin]);
         has_inference(&qkv) && cached.chain(turning).all(has_inference)
     };
-    if batch * length == 0 || !has {
-        return plain::extend(qkv, turns, (keys, values), known, eps);
+    match batch * length > 0 && has {
+        true => inference::extend(qkv, turns, held, eps),
+        false => plain::extend(qkv, turns, held, eps),
     }
-    let (qkv, keys, values) = (
-        qkv.into_dispatch(),
-        keys.into_dispatch(),
-        values.into_dispatch(),
-    );
-    let (seen, keys, values) = match turns {
-        Some((query, key)) => Dispatch::kernel_extend_turned(
-            qkv,
-            query.weight.into_dispatch(),
-            query.cos.into_dispatch(),
-            query.sin.into_dispatch(),
-            key.weight.into_dispatch(),
-            key.cos.into_dispatch(),
-            key.sin.into_dispatch(),
-            keys,
-            values,
-            eps,
-            known,
-        ),
-        None => Dispatch::kernel_extend(qkv, keys, values, known),
-    };
-    (
-        Tensor::from_dispatch(seen),
-        Tensor::from_dispatch(keys),
-        Tensor::from_dispatch(values),
-    )
 }
 
 /// `x / √(mean(x²) + eps) · weight` over the last dimension.

@@ -9,7 +9,7 @@ use burn::tensor::activation::{log_softmax, sigmoid, silu, softmax};
 use burn::tensor::module;
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 
-use super::{AdamW, QkNormRope};
+use super::{AdamW, Held, QkNormRope};
 
 /// See [`super::linear`].
 pub fn linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
@@ -88,10 +88,37 @@ fn turned(x: Tensor<4>, turn: QkNormRope, eps: f64) -> Tensor<4> {
 pub fn extend(
     qkv: Tensor<3>,
     turns: Option<(QkNormRope, QkNormRope)>,
-    (keys, values): (Tensor<4>, Tensor<4>),
-    known: usize,
+    held: Vec<Held>,
     eps: f64,
-) -> (Tensor<3>, Tensor<4>, Tensor<4>) {
+) -> (Tensor<3>, Vec<Held>) {
+    let mut first = 0;
+    let (mut attended, mut extended) = (Vec::new(), Vec::new());
+    for one in held {
+        let rows = one.keys.dims()[0];
+        let qkv = qkv.clone().narrow(0, first, rows);
+        let turns = turns.as_ref().map(|(query, key)| {
+            let of = |one: &QkNormRope| one.narrow_rows(first, rows);
+            (of(query), of(key))
+        });
+        let (seen, one) = extend_one(qkv, turns, one, eps);
+        attended.push(seen);
+        extended.push(one);
+        first += rows;
+    }
+    (Tensor::cat(attended, 0), extended)
+}
+
+fn extend_one(
+    qkv: Tensor<3>,
+    turns: Option<(QkNormRope, QkNormRope)>,
+    held: Held,
+    eps: f64,
+) -> (Tensor<3>, Held) {
+    let Held {
+        keys,
+        values,
+        known,
+    } = held;
     let [batch, length, joint] = qkv.dims();
     let [_, heads, dim, _] = keys.dims();
     let end = known + length;
@@ -113,7 +140,12 @@ pub fn extend(
     let seen = attention(query, all_keys, all_values, true)
         .swap_dims(1, 2)
         .reshape([batch, length, joint / 3]);
-    (seen, keys, values)
+    let held = Held {
+        keys,
+        values,
+        known: end,
+    };
+    (seen, held)
 }
 
 /// See [`super::adamw`].

@@ -411,35 +411,41 @@ fn forward_kernels_equal_burns_operations() {
 }
 
 #[test]
-fn a_cache_that_is_extended_equals_burns() {
+fn caches_that_are_extended_equal_burns() {
     let device = Device::flex();
     device.seed(3);
-    let (batch, heads, dim, capacity) = (2, 3, 8, 12);
+    let (heads, dim, capacity) = (3, 8, 12);
     for turned in [true, false] {
-        let room = |shape: [usize; 4]| Tensor::<4>::zeros(shape, &device);
-        let rooms = || {
-            (
-                room([batch, heads, dim, capacity]),
-                room([batch, heads, capacity, dim]),
-            )
+        let held = |rows: usize, known: usize| Held {
+            keys: random([rows, heads, dim, capacity], &device),
+            values: random([rows, heads, capacity, dim], &device),
+            known,
         };
-        let (mut ours, mut theirs) = (rooms(), rooms());
-        let mut known = 0;
-        for length in [5, 1, 6] {
-            let qkv: Tensor<3> = random([batch, length, 3 * heads * dim], &device);
-            let turn = || QkNormRope {
-                weight: random([dim], &device),
-                cos: random([batch, length, 1, dim / 2], &device),
-                sin: random([batch, length, 1, dim / 2], &device),
-            };
-            let turns = turned.then(|| (turn(), turn()));
-            let (seen, keys, values) = extend(qkv.clone(), turns.clone(), ours, known, 1e-5);
-            let plain = plain::extend(qkv, turns, theirs, known, 1e-5);
-            close("seen", seen, plain.0);
-            close("keys", keys.clone(), plain.1.clone());
-            close("values", values.clone(), plain.2.clone());
-            (ours, theirs) = ((keys, values), (plain.1, plain.2));
-            known += length;
+        for rows in [&[(2, 0)][..], &[(1, 4), (3, 0), (2, 5)]] {
+            let start: Vec<Held> = rows
+                .iter()
+                .map(|&(rows, known)| held(rows, known))
+                .collect();
+            let batch = rows.iter().map(|&(rows, _)| rows).sum();
+            let (mut ours, mut theirs) = (start.clone(), start);
+            for length in [5, 1, 1] {
+                let qkv: Tensor<3> = random([batch, length, 3 * heads * dim], &device);
+                let turn = || QkNormRope {
+                    weight: random([dim], &device),
+                    cos: random([batch, length, 1, dim / 2], &device),
+                    sin: random([batch, length, 1, dim / 2], &device),
+                };
+                let turns = turned.then(|| (turn(), turn()));
+                let (seen, held) = extend(qkv.clone(), turns.clone(), ours, 1e-5);
+                let plain = plain::extend(qkv, turns, theirs, 1e-5);
+                close("seen", seen, plain.0);
+                for (one, plain) in held.iter().zip(&plain.1) {
+                    assert_eq!(one.known, plain.known);
+                    close("keys", one.keys.clone(), plain.keys.clone());
+                    close("values", one.values.clone(), plain.values.clone());
+                }
+                (ours, theirs) = (held, plain.1);
+            }
         }
     }
 }
