@@ -10,6 +10,7 @@ use impasto::device::{self, Device};
 use impasto::families::ModelFiles;
 use impasto::files::FileAccess;
 use impasto::model::{Model, OpenOptions};
+use impasto::observer::Event;
 use impasto::rank::Ranker;
 use impasto::request::SamplingOverrides;
 use impasto::sampling::SamplingOptions;
@@ -104,7 +105,17 @@ impl ModelFlags {
             },
             ..OpenOptions::default()
         };
-        Ok(Model::open_files(&files, &device, &options)?)
+        let bar = terminal::bytes_bar()?;
+        let mut loading = |event: &Event<'_>| {
+            if let Event::Loading { done, total } = event {
+                bar.set_length(*total);
+                bar.set_position(*done);
+            }
+            terminal::go_on()
+        };
+        let model = Model::open_watched(&files, &device, &options, &mut loading);
+        bar.finish_and_clear();
+        Ok(model?)
     }
 }
 

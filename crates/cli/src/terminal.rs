@@ -95,6 +95,15 @@ pub fn bar(total: u64, unit: &str) -> Result<ProgressBar> {
     Ok(bar)
 }
 
+/// One of bytes; how many there are is said later.
+pub fn bytes_bar() -> Result<ProgressBar> {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    bar.set_style(ProgressStyle::with_template(
+        "{msg} {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left ",
+    )?);
+    Ok(bar)
+}
+
 /// Exit code of work that was stopped, as shells report an interrupt.
 pub const STOPPED: u8 = 130;
 

@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use tempfile::NamedTempFile;
 
-use crate::{Error, Result};
+use crate::{Error, Result, progress};
 
 /// How the names of temporary files start.
 const TEMPORARY: &str = ".impasto-";
@@ -188,10 +188,12 @@ pub enum FileAccess {
 
 /// A file's bytes.
 pub fn bytes_of(path: &Path, access: FileAccess) -> Result<Bytes> {
-    match access {
-        FileAccess::Map => map(path),
-        FileAccess::Copy => read(path).map(Bytes::from),
-    }
+    let bytes = match access {
+        FileAccess::Map => map(path)?,
+        FileAccess::Copy => Bytes::from(read(path)?),
+    };
+    progress::opened(bytes.len());
+    Ok(bytes)
 }
 
 /// Gives the memory that a [`map`]ped file takes back to the system; what is read again comes again.

@@ -62,6 +62,7 @@
 
 pub mod error;
 pub mod files;
+mod progress;
 
 // Pictures and captions.
 pub mod image;

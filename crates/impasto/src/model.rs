@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
@@ -11,7 +13,8 @@ use crate::families::{self, Answerer, AnyModel, Captioner, Generator, ModelFiles
 use crate::files::FileAccess;
 use crate::image::Image;
 use crate::models::ImageTokenizer;
-use crate::observer::Observer;
+use crate::observer::{Event, Observer};
+use crate::progress::Progress;
 use crate::threads::Threads;
 use crate::work::Request;
 use crate::{Error, Result};
@@ -31,6 +34,12 @@ pub struct OpenOptions {
     pub threads: Option<Threads>,
 }
 
+/// How often an observer hears of loading.
+const LOADING_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a family loads.
+type Loaded = Result<Box<dyn AnyModel>>;
+
 /// A model, ready to run. Copies share its weights.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -49,11 +58,65 @@ impl Model {
 
     /// [`Model::open`] of files that were found before.
     pub fn open_files(files: &ModelFiles, device: &Device, options: &OpenOptions) -> Result<Self> {
+        Self::load(files, device, options, &|load| load())
+    }
+
+    /// [`Model::open_files`] while an observer hears of it ([`Event::Loading`]).
+    ///
+    /// # Errors
+    /// Also [`Error::Stopped`] where it stops it.
+    pub fn open_watched(
+        files: &ModelFiles,
+        device: &Device,
+        options: &OpenOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let progress = Arc::new(Progress::default());
+        let (done, end) = sync_channel(1);
+        let load = || {
+            let opened = Self::load(files, device, options, &|load| progress.over(load));
+            // Who waits takes it.
+            let _ = done.send(opened);
+        };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new()
+                .name("load".into())
+                .spawn_scoped(scope, load)
+                .map_err(Error::io("start", "a thread that loads"))?;
+            loop {
+                if let Ok(opened) = end.recv_timeout(LOADING_PAUSE) {
+                    return opened;
+                }
+                if thread.is_finished() {
+                    // It has sent, or panicked.
+                    return match thread.join() {
+                        Ok(()) => end.recv().unwrap_or(Err(Error::Stopped)),
+                        Err(panic) => std::panic::resume_unwind(panic),
+                    };
+                }
+                let event = Event::Loading {
+                    done: progress.done.load(Ordering::Relaxed),
+                    total: progress.total.load(Ordering::Relaxed),
+                };
+                if observer.event(&event).is_break() {
+                    progress.stop.store(true, Ordering::Relaxed);
+                }
+            }
+        })
+    }
+
+    /// `within` runs what takes the weights, on the thread that takes them.
+    fn load(
+        files: &ModelFiles,
+        device: &Device,
+        options: &OpenOptions,
+        within: &(dyn Fn(&dyn Fn() -> Loaded) -> Loaded + Sync),
+    ) -> Result<Self> {
         let started = Instant::now();
         let mut files = files.clone();
         files.access = options.access;
         let adapter = options.adapter.as_deref();
-        let open = || families::open(&files, device, options.precision, adapter);
+        let open = || within(&|| families::open(&files, device, options.precision, adapter));
         let inner = match &options.threads {
             Some(threads) => threads.run(open),
             None => open(),

@@ -33,6 +33,13 @@ pub enum Event<'a> {
     },
     /// Something happened while an index was built.
     Index(IndexEvent<'a>),
+    /// A part of a model was loaded.
+    Loading {
+        /// Bytes of weights so far.
+        done: u64,
+        /// Bytes of the weight files that are open so far.
+        total: u64,
+    },
     /// A part of a file was downloaded.
     Download(&'a DownloadProgress),
     /// Something happened in a training.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use impasto::hub::{Hub, Known, registry};
 use impasto::observer::{DownloadProgress, Event};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 
 use crate::failure::Usage;
 use crate::terminal;
@@ -187,10 +187,7 @@ struct Bars {
 
 impl Bars {
     fn new() -> Result<Self> {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        bar.set_style(ProgressStyle::with_template(
-            "{msg} {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left ",
-        )?);
+        let bar = terminal::bytes_bar()?;
         let now = Instant::now();
         Ok(Bars {
             bar,

@@ -16,7 +16,7 @@ use super::weights::{LARGE, floats, not_finite};
 use crate::error::Reason;
 use crate::models::parameters::{self, ParameterSlot, Value};
 use crate::nn::ops::packed::{self, Memory, WeightFormat};
-use crate::{Error, Result, files};
+use crate::{Error, Result, files, progress};
 
 /// The precision of the weights of linear layers, on disk and in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,12 +89,19 @@ fn set_all<'a, M: Module>(
     let mut unused: BTreeSet<String> = file.names().into_iter().map(str::to_owned).collect();
     let mut failure = None;
     let (module, mut report) = parameters::load_each(module, |place| {
+        if progress::is_stopped() {
+            return None;
+        }
         let view = file.tensor(place.name).ok()?;
+        progress::took(view.data().len());
         unused.remove(place.name);
         value(&view, place, &memory, (name, formats))
             .map_err(|reason| failure.get_or_insert(reason))
             .ok()
     });
+    if progress::is_stopped() {
+        return Err(Error::Stopped);
+    }
     if let Some(reason) = failure {
         return Err(Error::bad_file(name, reason));
     }

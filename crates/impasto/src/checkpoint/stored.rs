@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors};
 
 use crate::error::Reason;
-use crate::{Error, Result};
+use crate::{Error, Result, progress};
 
 /// How a file stores a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +150,7 @@ impl<'a> StoredTensor<'a> {
         if count == 0 {
             return Vec::new();
         }
+        progress::took(count * width);
         if self.is_contiguous() {
             return self.all(&self.bytes[..count * width]);
         }

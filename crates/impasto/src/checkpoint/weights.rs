@@ -16,7 +16,7 @@ pub use super::saving::write as write_held;
 use crate::error::Reason;
 use crate::models::parameters::{self, Parameters};
 use crate::nn::ops::packed::WeightFormat;
-use crate::{Error, Result, files};
+use crate::{Error, Result, files, progress};
 
 /// How numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +182,9 @@ pub fn load_lazily<M: Module>(
         .collect();
     let mut failure = None;
     let (module, report) = parameters::load_each(module, |place| {
+        if progress::is_stopped() {
+            return None;
+        }
         let name = place.name;
         let tensor = tensors.remove(name)?;
         let values = (tensor.values)();
@@ -204,6 +207,9 @@ pub fn load_lazily<M: Module>(
         }
         Some(value)
     });
+    if progress::is_stopped() {
+        return Err(Error::Stopped);
+    }
     if let Some(reason) = failure {
         return Err(Error::bad_file(source, reason));
     }

@@ -46,7 +46,7 @@ impl PublishedForm<Toy> for Form {
             .map_err(|e| Error::bad_file(&path, Reason::of(e)))?;
         let mut init = Init::empty(device);
         let file = published.path.join("toy.safetensors");
-        let bytes = files::read(&file)?;
+        let bytes = files::bytes_of(&file, published.access)?;
         let tensors = safetensors(&file, &bytes)?.into_iter().collect();
         let net = config.net.init(&mut init);
         let mut mapping = Mapping::new(&file, tensors, &net);

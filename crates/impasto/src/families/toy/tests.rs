@@ -1,7 +1,10 @@
 #![allow(clippy::unwrap_used)]
 //! What a family gets without a line of its own.
 
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use burn::tensor::Device;
 use safetensors::tensor::{Dtype, TensorView};
@@ -9,6 +12,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::net::ToySizes;
+use crate::Error;
 use crate::checkpoint::{ModelSource, WeightFormat, weights::Precision};
 use crate::edit::{self, EditRequest, Mask, edit};
 use crate::families::{self, ImportOptions, ModelFiles, NetSizes};
@@ -18,7 +22,8 @@ use crate::models::ImageTokenizerConfig;
 use crate::models::dalle::Order;
 use crate::models::vqgan::VqganConfig;
 use crate::nn::Init;
-use crate::observer::NoObserver;
+use crate::observer::{Event, NoObserver};
+use crate::progress::Progress;
 use crate::request::Generate;
 use crate::sampling::SamplingOptions;
 use crate::text::TextTokenizer;
@@ -261,4 +266,30 @@ fn sizes_of_a_toy_count_its_numbers() {
         .sum();
     // The start's row is left out.
     assert_eq!(numbers as u64, sizes.parameters() + 4);
+}
+
+#[test]
+fn loading_is_watched_and_stops() {
+    let place = published();
+    let (files, device) = (find(place.path()), Device::flex());
+    let load = || Model::open_files(&files, &device, &OpenOptions::default());
+    let progress = Arc::new(Progress::default());
+    progress.over(load).unwrap();
+    let size = std::fs::metadata(place.path().join("toy.safetensors")).unwrap();
+    let (done, total) = (&progress.done, &progress.total);
+    assert_eq!(total.load(Ordering::Relaxed), size.len());
+    // All numbers of the file, and the image tokenizer that is embedded.
+    assert!(done.load(Ordering::Relaxed) > 4 * 12 * (33 + 16 + 4 * 12 + 32));
+
+    progress.stop.store(true, Ordering::Relaxed);
+    assert!(matches!(progress.over(load), Err(Error::Stopped)));
+    // Who does not watch is not stopped.
+    load().unwrap();
+    let mut observer = |event: &Event<'_>| {
+        assert!(matches!(event, Event::Loading { .. }));
+        ControlFlow::Continue(())
+    };
+    let options = OpenOptions::default();
+    let watched = Model::open_watched(&files, &device, &options, &mut observer).unwrap();
+    assert_eq!(drawn(&watched), drawn(&load().unwrap()));
 }
