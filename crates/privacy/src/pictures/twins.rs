@@ -1,0 +1,310 @@
+//! Pairs of pictures of which one is a copy of the other, or of most of it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::fingerprint::{Fingerprint, Sums, Window};
+use super::tree::{DIMENSIONS, Point, Tree};
+
+/// What counts as a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct TwinOptions {
+    /// Also pictures seen in a mirror.
+    pub mirrored: bool,
+    /// The most that the colours of the aligned pictures may differ on average over all places, 0 to 255.
+    pub mean: f32,
+    /// The most that they may differ in one place of 1/16 × 1/16 of the picture, relative to what its surroundings
+    /// allow, 0 to 255.
+    pub worst: f32,
+}
+
+impl Default for TwinOptions {
+    fn default() -> Self {
+        TwinOptions {
+            mirrored: false,
+            mean: 4.0,
+            worst: 24.0,
+        }
+    }
+}
+
+/// Two pictures that show the same.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Twin {
+    /// The picture of which the other one shows all or most.
+    pub whole: u32,
+    /// The other one.
+    pub part: u32,
+    /// What of the whole the other one shows.
+    pub window: Window,
+    /// Whether it shows it in a mirror.
+    pub mirrored: bool,
+    /// How much the aligned pictures differ on average, 0 to 255.
+    pub mean: f32,
+    /// How much they differ where they differ most, beyond what a slight shift explains.
+    pub worst: f32,
+}
+
+/// The smallest share of a side that a crop leaves.
+const LEAST_SIDE: f32 = 0.9;
+/// Coarse colours that differ more are not compared further.
+const REACH: f32 = 12.0;
+/// Cells along a side where candidates are compared, and the most that they may differ there on average.
+const COARSE: usize = 8;
+const COARSE_MEAN: f32 = 10.0;
+/// Cells along a side of the last comparison.
+const FINE: usize = 16;
+/// How much the shapes of a picture and of a part of another may differ, as a ratio.
+const SHAPE: f32 = 1.06;
+
+/// Pairs of copies among pictures, sorted; a pair is there once. `progress` hears how many pictures are done and says
+/// whether to go on; none where it did not.
+pub fn twins(
+    prints: &[Fingerprint],
+    options: &TwinOptions,
+    progress: &(dyn Fn(usize) -> bool + Sync),
+) -> Option<Vec<Twin>> {
+    let points: Vec<Point> = prints
+        .par_iter()
+        .map(|print| coarse(&print.sums(), &Window::WHOLE))
+        .collect();
+    let tree = Tree::new(&points);
+    let windows = windows();
+    let (done, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let mut found: Vec<Twin> = (0..prints.len())
+        .into_par_iter()
+        .flat_map_iter(|whole| {
+            if stopped.load(Ordering::Relaxed) {
+                return Vec::new();
+            }
+            let mut found = parts_of(whole as u32, prints, &tree, &windows, false, options);
+            if options.mirrored {
+                found.extend(parts_of(
+                    whole as u32,
+                    prints,
+                    &tree,
+                    &windows,
+                    true,
+                    options,
+                ));
+            }
+            if !progress(done.fetch_add(1, Ordering::Relaxed) + 1) {
+                stopped.store(true, Ordering::Relaxed);
+            }
+            found
+        })
+        .collect();
+    if stopped.into_inner() {
+        return None;
+    }
+    // Of the two directions of a pair, the one that fits better.
+    found.sort_by(|a, b| {
+        let pair = |twin: &Twin| (twin.whole.min(twin.part), twin.whole.max(twin.part));
+        pair(a)
+            .cmp(&pair(b))
+            .then(a.mean.total_cmp(&b.mean))
+            .then(a.whole.cmp(&b.whole))
+    });
+    found.dedup_by_key(|twin| (twin.whole.min(twin.part), twin.whole.max(twin.part)));
+    Some(found)
+}
+
+/// The windows in which a cropped picture is looked for: each side whole, or cut to 95 or 90 % at its start, its end or
+/// both.
+fn windows() -> Vec<Window> {
+    let mut sides = vec![(0.0, 1.0)];
+    for length in [0.95, LEAST_SIDE] {
+        for share in [0.0, 0.5, 1.0] {
+            let start = (1.0 - length) * share;
+            sides.push((start, start + length));
+        }
+    }
+    let of = |&(left, right): &(f32, f32)| {
+        sides.iter().map(move |&(top, bottom)| Window {
+            left,
+            top,
+            right,
+            bottom,
+        })
+    };
+    sides.iter().flat_map(of).collect()
+}
+
+/// Mean colours of the quarters.
+fn coarse(sums: &Sums, window: &Window) -> Point {
+    let grid = sums.grid::<2>(window);
+    let mut point = [0.0; DIMENSIONS];
+    for (values, cell) in point.chunks_exact_mut(3).zip(&grid) {
+        values.copy_from_slice(cell);
+    }
+    point
+}
+
+fn parts_of(
+    whole: u32,
+    prints: &[Fingerprint],
+    tree: &Tree<'_>,
+    windows: &[Window],
+    mirrored: bool,
+    options: &TwinOptions,
+) -> Vec<Twin> {
+    let print = &prints[whole as usize];
+    let sums = match mirrored {
+        true => print.mirrored().sums(),
+        false => print.sums(),
+    };
+    let fits = |window: &Window, part: &Fingerprint| {
+        let ratio = window.aspect() * print.aspect() / part.aspect();
+        (1.0 / SHAPE..=SHAPE).contains(&ratio)
+    };
+    // The best window of each candidate.
+    let mut candidates: HashMap<u32, (f32, Window)> = HashMap::new();
+    let mut coarse_parts: HashMap<u32, Vec<[f32; 3]>> = HashMap::new();
+    for window in windows {
+        let mut seen: Option<Vec<[f32; 3]>> = None;
+        let query = coarse(&sums, window);
+        tree.within(&query, REACH, &mut |part| {
+            // Without a window the other direction finds the pair as well.
+            if part == whole || !fits(window, &prints[part as usize]) {
+                return;
+            }
+            if *window == Window::WHOLE && part < whole {
+                return;
+            }
+            let seen = seen.get_or_insert_with(|| sums.grid::<COARSE>(window));
+            let other = coarse_parts
+                .entry(part)
+                .or_insert_with(|| prints[part as usize].sums().grid::<COARSE>(&Window::WHOLE));
+            let difference = mean_difference(seen, other);
+            if difference > COARSE_MEAN {
+                return;
+            }
+            let best = candidates.entry(part).or_insert((difference, *window));
+            if difference < best.0 {
+                *best = (difference, *window);
+            }
+        });
+    }
+    let mut found = Vec::new();
+    for (part, (_, window)) in candidates {
+        let other = prints[part as usize].sums().grid::<FINE>(&Window::WHOLE);
+        let (window, mean) = aligned(&sums, window, &other, |window| {
+            fits(window, &prints[part as usize])
+        });
+        if mean > options.mean {
+            continue;
+        }
+        let worst = worst_difference(&sums.grid::<FINE>(&window), &other);
+        if worst <= options.worst {
+            found.push(Twin {
+                whole,
+                part,
+                window,
+                mirrored,
+                mean,
+                worst,
+            });
+        }
+    }
+    found
+}
+
+fn mean_difference(a: &[[f32; 3]], b: &[[f32; 3]]) -> f32 {
+    let sum: f32 = a
+        .iter()
+        .zip(b)
+        .map(|(a, b)| {
+            (0..3)
+                .map(|channel| (a[channel] - b[channel]).abs())
+                .sum::<f32>()
+        })
+        .sum();
+    sum / (3 * a.len()) as f32
+}
+
+/// Moves the sides of a window in smaller and smaller steps to where the part fits best.
+fn aligned(
+    sums: &Sums,
+    start: Window,
+    part: &[[f32; 3]],
+    fits: impl Fn(&Window) -> bool,
+) -> (Window, f32) {
+    /// In shares of the picture; the smallest is an eighth of a cell.
+    const STEPS: [f32; 4] = [0.03, 0.015, 0.0075, 0.004];
+    /// A window may leave a little more than it should: crops are rounded to pixels.
+    const SLACK: f32 = 0.02;
+    let of = |window: &Window| mean_difference(&sums.grid::<FINE>(window), part);
+    let (mut best, mut least) = (start, of(&start));
+    for step in STEPS {
+        for _ in 0..8 {
+            let before = least;
+            // Each side alone, and both sides of a direction together.
+            for (left, top, right, bottom) in [
+                (1.0, 0.0, 0.0, 0.0),
+                (0.0, 1.0, 0.0, 0.0),
+                (0.0, 0.0, 1.0, 0.0),
+                (0.0, 0.0, 0.0, 1.0),
+                (1.0, 0.0, 1.0, 0.0),
+                (0.0, 1.0, 0.0, 1.0),
+            ] {
+                for sign in [-step, step] {
+                    let window = Window {
+                        left: (best.left + sign * left).clamp(0.0, 1.0),
+                        top: (best.top + sign * top).clamp(0.0, 1.0),
+                        right: (best.right + sign * right).clamp(0.0, 1.0),
+                        bottom: (best.bottom + sign * bottom).clamp(0.0, 1.0),
+                    };
+                    let narrow = window.right - window.left < LEAST_SIDE - SLACK
+                        || window.bottom - window.top < LEAST_SIDE - SLACK;
+                    if narrow || window == best || !fits(&window) {
+                        continue;
+                    }
+                    let difference = of(&window);
+                    if difference < least {
+                        (best, least) = (window, difference);
+                    }
+                }
+            }
+            if least >= before {
+                break;
+            }
+        }
+    }
+    (best, least)
+}
+
+/// The largest difference of a place beyond what its surroundings explain: where a picture changes quickly, a shift of a
+/// part of a cell changes much, which is no other content.
+fn worst_difference(a: &[[f32; 3]], b: &[[f32; 3]]) -> f32 {
+    let mut worst = 0.0f32;
+    for y in 0..FINE {
+        for x in 0..FINE {
+            let at = y * FINE + x;
+            let mut excess = 0.0;
+            for channel in 0..3 {
+                // The range of the neighbours of the other picture, half of the way to each.
+                let here = b[at][channel];
+                let (mut low, mut high) = (here, here);
+                for (nx, ny) in [
+                    (x.wrapping_sub(1), y),
+                    (x + 1, y),
+                    (x, y.wrapping_sub(1)),
+                    (x, y + 1),
+                ] {
+                    if nx < FINE && ny < FINE {
+                        let middle = f32::midpoint(here, b[ny * FINE + nx][channel]);
+                        low = low.min(middle);
+                        high = high.max(middle);
+                    }
+                }
+                let value = a[at][channel];
+                excess += (low - value).max(value - high).max(0.0);
+            }
+            worst = worst.max(excess / 3.0);
+        }
+    }
+    worst
+}
