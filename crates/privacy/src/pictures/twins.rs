@@ -9,24 +9,28 @@ use serde::Serialize;
 use super::fingerprint::{Fingerprint, Sums, Window};
 use super::tree::{DIMENSIONS, Point, Tree};
 
-/// What counts as a copy.
+/// What counts as a copy. The limits are those that separate re-encoded, scaled and cropped copies of composed scenes
+/// from other scenes of the same things (`docs/trust.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct TwinOptions {
     /// Also pictures seen in a mirror.
     pub mirrored: bool,
     /// The most that the colours of the aligned pictures may differ on average over all places, 0 to 255.
     pub mean: f32,
-    /// The most that they may differ in one place of 1/16 × 1/16 of the picture, relative to what its surroundings
-    /// allow, 0 to 255.
-    pub worst: f32,
+    /// The most that the mean colours of a patch, a quarter of a side wide, may differ, 0 to 255.
+    pub shift: f32,
+    /// The least structural similarity of a patch, up to 1 (Wang et al. 2004, doi:10.1109/TIP.2003.819861, its last
+    /// factor).
+    pub similarity: f32,
 }
 
 impl Default for TwinOptions {
     fn default() -> Self {
         TwinOptions {
             mirrored: false,
-            mean: 4.0,
-            worst: 24.0,
+            mean: 10.0,
+            shift: 18.0,
+            similarity: 0.4,
         }
     }
 }
@@ -44,17 +48,19 @@ pub struct Twin {
     pub mirrored: bool,
     /// How much the aligned pictures differ on average, 0 to 255.
     pub mean: f32,
-    /// How much they differ where they differ most, beyond what a slight shift explains.
-    pub worst: f32,
+    /// How much the mean colours of a patch differ where they differ most, 0 to 255.
+    pub shift: f32,
+    /// The structural similarity of the patch where it is least, up to 1.
+    pub similarity: f32,
 }
 
 /// The smallest share of a side that a crop leaves.
 const LEAST_SIDE: f32 = 0.9;
 /// Coarse colours that differ more are not compared further.
-const REACH: f32 = 12.0;
+const REACH: f32 = 14.0;
 /// Cells along a side where candidates are compared, and the most that they may differ there on average.
 const COARSE: usize = 8;
-const COARSE_MEAN: f32 = 10.0;
+const COARSE_MEAN: f32 = 13.0;
 /// Cells along a side of the last comparison.
 const FINE: usize = 16;
 /// How much the shapes of a picture and of a part of another may differ, as a ratio.
@@ -197,15 +203,16 @@ fn parts_of(
         if mean > options.mean {
             continue;
         }
-        let worst = worst_difference(&sums.grid::<FINE>(&window), &other);
-        if worst <= options.worst {
+        let (similarity, shift) = patches(&sums.grid::<FINE>(&window), &other);
+        if similarity >= options.similarity && shift <= options.shift {
             found.push(Twin {
                 whole,
                 part,
                 window,
                 mirrored,
                 mean,
-                worst,
+                shift,
+                similarity,
             });
         }
     }
@@ -276,35 +283,119 @@ fn aligned(
     (best, least)
 }
 
-/// The largest difference of a place beyond what its surroundings explain: where a picture changes quickly, a shift of a
-/// part of a cell changes much, which is no other content.
-fn worst_difference(a: &[[f32; 3]], b: &[[f32; 3]]) -> f32 {
-    let mut worst = 0.0f32;
-    for y in 0..FINE {
-        for x in 0..FINE {
-            let at = y * FINE + x;
-            let mut excess = 0.0;
-            for channel in 0..3 {
-                // The range of the neighbours of the other picture, half of the way to each.
-                let here = b[at][channel];
-                let (mut low, mut high) = (here, here);
-                for (nx, ny) in [
-                    (x.wrapping_sub(1), y),
-                    (x + 1, y),
-                    (x, y.wrapping_sub(1)),
-                    (x, y + 1),
-                ] {
-                    if nx < FINE && ny < FINE {
-                        let middle = f32::midpoint(here, b[ny * FINE + nx][channel]);
-                        low = low.min(middle);
-                        high = high.max(middle);
-                    }
+/// Cells along a side of a patch, and from one to the next.
+const PATCH: usize = 4;
+const STRIDE: usize = 2;
+/// What is added to variances, so that noise in plain patches is no structure.
+const FLOOR: f32 = 40.0;
+/// What the channels count for: about what they add to brightness, as copies lose colours first.
+const WEIGHTS: [f32; 3] = [0.3, 0.6, 0.1];
+
+/// Of all patches the least structural similarity, and the largest difference of mean colours. A small thing that only
+/// one of the pictures has changes both, however much the rest is the same.
+fn patches(a: &[[f32; 3]], b: &[[f32; 3]]) -> (f32, f32) {
+    const CELLS: f32 = (PATCH * PATCH) as f32;
+    let (mut least, mut largest) = (1.0f32, 0.0f32);
+    for top in (0..=FINE - PATCH).step_by(STRIDE) {
+        for left in (0..=FINE - PATCH).step_by(STRIDE) {
+            let cells =
+                || (0..PATCH * PATCH).map(|cell| (top + cell / PATCH) * FINE + left + cell % PATCH);
+            let (mut variance_a, mut variance_b, mut covariance) = (0.0, 0.0, 0.0);
+            for (channel, weight) in WEIGHTS.into_iter().enumerate() {
+                let mean_a = cells().map(|cell| a[cell][channel]).sum::<f32>() / CELLS;
+                let mean_b = cells().map(|cell| b[cell][channel]).sum::<f32>() / CELLS;
+                largest = largest.max((mean_a - mean_b).abs());
+                for cell in cells() {
+                    let (x, y) = (a[cell][channel] - mean_a, b[cell][channel] - mean_b);
+                    variance_a += weight * x * x / CELLS;
+                    variance_b += weight * y * y / CELLS;
+                    covariance += weight * x * y / CELLS;
                 }
-                let value = a[at][channel];
-                excess += (low - value).max(value - high).max(0.0);
             }
-            worst = worst.max(excess / 3.0);
+            let similarity = (2.0 * covariance + FLOOR) / (variance_a + variance_b + FLOOR);
+            least = least.min(similarity);
         }
     }
-    worst
+    (least, largest)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    /// A scene of a few discs on a plain ground, at any size; `moved` cuts a part of it out.
+    fn scene(seed: u64, side: usize, window: &Window, mirrored: bool) -> Fingerprint {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let mut colour = || [0; 3].map(|_: u8| rng.random_range(0..=255u8));
+        let ground = colour();
+        let discs: Vec<_> = (0..4).map(|_| colour()).collect();
+        let discs: Vec<_> = discs
+            .into_iter()
+            .map(|colour| {
+                let mut of = |from, to| rng.random_range(from..to);
+                (colour, of(0.2, 0.8), of(0.2, 0.8), of(0.08f32, 0.2))
+            })
+            .collect();
+        let mut rgb = Vec::new();
+        for y in 0..side {
+            for x in 0..side {
+                let along = |from: f32, to: f32, place: usize| {
+                    from + (to - from) * (place as f32 + 0.5) / side as f32
+                };
+                let u = along(window.left, window.right, x);
+                let u = if mirrored { 1.0 - u } else { u };
+                let v = along(window.top, window.bottom, y);
+                let inside = |&&(_, cx, cy, r): &&([u8; 3], f32, f32, f32)| {
+                    (u - cx).powi(2) + (v - cy).powi(2) < r * r
+                };
+                let disc = discs.iter().rev().find(inside);
+                rgb.extend(disc.map_or(ground, |disc| disc.0));
+            }
+        }
+        Fingerprint::of(side, side, &rgb).unwrap()
+    }
+
+    #[test]
+    fn scaled_and_cropped_copies_are_found_and_nothing_else() {
+        let crop = Window {
+            left: 0.03,
+            top: 0.07,
+            right: 0.96,
+            bottom: 0.98,
+        };
+        let mut prints: Vec<Fingerprint> = (0..200)
+            .map(|seed| scene(seed, 96, &Window::WHOLE, false))
+            .collect();
+        for seed in 0..20 {
+            prints.push(scene(seed, 48, &Window::WHOLE, false));
+            prints.push(scene(20 + seed, 130, &crop, false));
+            prints.push(scene(40 + seed, 96, &Window::WHOLE, true));
+        }
+        let pairs = |mirrored| {
+            let options = TwinOptions {
+                mirrored,
+                ..TwinOptions::default()
+            };
+            let found = twins(&prints, &options, &|_| true).unwrap();
+            let mut pairs: Vec<(u32, u32)> = found
+                .iter()
+                .map(|twin| (twin.whole.min(twin.part), twin.whole.max(twin.part)))
+                .collect();
+            pairs.sort_unstable();
+            pairs
+        };
+        let expected = |kinds: &[u32]| {
+            let of = |&kind: &u32| (0..20).map(move |i| (20 * kind + i, 200 + 3 * i + kind));
+            let mut pairs: Vec<(u32, u32)> = kinds.iter().flat_map(of).collect();
+            pairs.sort_unstable();
+            pairs
+        };
+        assert_eq!(pairs(false), expected(&[0, 1]));
+        assert_eq!(pairs(true), expected(&[0, 1, 2]));
+        assert_eq!(twins(&prints, &TwinOptions::default(), &|_| false), None);
+        assert_eq!(twins(&[], &TwinOptions::default(), &|_| true), Some(vec![]));
+    }
 }
