@@ -90,6 +90,11 @@ impl Fingerprint {
         self.aspect
     }
 
+    /// Mean colours in `G` × `G` cells, row after row, three numbers of 0 to 255 each.
+    pub fn colours<const G: usize>(&self) -> Vec<f32> {
+        self.sums().grid::<G>(&Window::WHOLE).into_flattened()
+    }
+
     /// The picture seen in a mirror.
     pub(super) fn mirrored(&self) -> Self {
         let mut mirrored = self.clone();
