@@ -5,3 +5,5 @@
 pub mod captions;
 pub mod dedup;
 pub mod memorization;
+
+pub use impasto_privacy::membership;

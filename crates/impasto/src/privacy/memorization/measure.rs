@@ -29,7 +29,9 @@ pub(super) struct Subject {
     pub picture: Image,
     /// Its image ids.
     pub image_ids: Vec<u32>,
-    /// Its mean colours, for distances.
+    /// Its mean colours, for copies and distances.
+    pub print: Fingerprint,
+    /// The same as numbers.
     pub colours: Vec<f32>,
 }
 
@@ -42,19 +44,17 @@ pub(super) struct Measured {
     pub unconditional: f64,
     /// Share of the ids after the prefix that the model completes as they are.
     pub completed: f64,
-    /// What the model drew from its caption.
-    pub drawn: Option<Image>,
-    /// The ids of that.
-    pub drawn_ids: Vec<u32>,
+    /// Share of the ids that the model draws from the caption as they are.
+    pub drawn: f64,
+    /// The colours of what it drew.
+    pub drawn_colours: Vec<f32>,
 }
 
 /// Cells along a side in which distances are measured.
 const CELLS: usize = 16;
 
-/// The colours of a picture in cells.
-pub(super) fn colours(picture: &Image) -> Result<Vec<f32>> {
+fn print(picture: &Image) -> Result<Fingerprint> {
     Fingerprint::of(picture.width, picture.height, &picture.rgb)
-        .map(|print| print.colours::<CELLS>())
         .ok_or_else(|| Error::invalid("picture", "has no pixels"))
 }
 
@@ -121,14 +121,16 @@ pub(super) fn subjects(
             .map(|(_, _, copies)| Ok(pairs.sample(copies[0], size)?.picture))
             .collect::<Result<Vec<Image>>>()?;
         let ids = model.image_tokenizer().encode(&pictures, model.device())?;
-        for (((picture, image_ids), caption), (copies, _, indices)) in
+        for (((picture, image_ids), caption), (_, _, copies)) in
             pictures.into_iter().zip(ids).zip(captions).zip(chunk)
         {
+            let print = print(&picture)?;
             subjects.push(Subject {
-                key: pairs.key(indices[0]).to_owned(),
-                copies: *copies,
+                key: pairs.key(copies[0]).to_owned(),
+                copies: copies.len(),
                 caption,
-                colours: colours(&picture)?,
+                colours: print.colours::<CELLS>(),
+                print,
                 picture,
                 image_ids,
             });
@@ -173,36 +175,55 @@ pub(super) fn measure(
         });
         stop(observer, measured.len(), subjects.len())?;
     }
+    let completions = run(model, subjects, observer, |_, subject| {
+        completion(model, subject)
+    })?;
+    let prefix = prefix(model);
+    for ((measured, subject), (ids, _)) in measured.iter_mut().zip(subjects).zip(completions) {
+        measured.completed = equal(&ids[prefix..], &subject.image_ids[prefix..]);
+    }
+    let drawn = run(model, subjects, observer, |index, subject| {
+        draw(subject, options.seed.wrapping_add(index as u64))
+    })?;
+    for ((measured, subject), (ids, picture)) in measured.iter_mut().zip(subjects).zip(drawn) {
+        measured.drawn = equal(&ids, &subject.image_ids);
+        measured.drawn_colours = print(&picture)?.colours::<CELLS>();
+    }
+    Ok(measured)
+}
+
+/// The share of ids that are equal.
+fn equal(a: &[u32], b: &[u32]) -> f64 {
+    let equal = a.iter().zip(b).filter(|(a, b)| a == b).count();
+    equal as f64 / a.len().max(1) as f64
+}
+
+/// Ids of the upper half.
+fn prefix(model: &Model) -> usize {
     let grid = model.grid();
-    let prefix = grid / 2 * grid;
-    let completions = run(model, subjects, observer, |_, subject| Generate {
+    grid / 2 * grid
+}
+
+/// The likeliest lower half.
+pub(super) fn completion(model: &Model, subject: &Subject) -> Generate {
+    Generate {
         sampling: SamplingOverrides {
             guidance_scale: Some(1.0),
             temperature: Some(0.0),
             ..SamplingOverrides::default()
         },
-        prefix_ids: subject.image_ids[..prefix].to_vec(),
+        prefix_ids: subject.image_ids[..prefix(model)].to_vec(),
         truncate: true,
         ..Generate::new(subject.caption.as_str(), 0)
-    })?;
-    for ((measured, subject), (ids, _)) in measured.iter_mut().zip(subjects).zip(completions) {
-        let rest = ids[prefix..].iter().zip(&subject.image_ids[prefix..]);
-        let equal = rest.clone().filter(|(a, b)| a == b).count();
-        measured.completed = equal as f64 / rest.len().max(1) as f64;
     }
-    // As an attacker would draw: the model's own settings.
-    let drawn = run(model, subjects, observer, |index, subject| Generate {
+}
+
+/// A picture of the caption, as an attacker would draw it: by the model's own settings.
+pub(super) fn draw(subject: &Subject, seed: u64) -> Generate {
+    Generate {
         truncate: true,
-        ..Generate::new(
-            subject.caption.as_str(),
-            options.seed.wrapping_add(index as u64),
-        )
-    })?;
-    for (measured, (ids, picture)) in measured.iter_mut().zip(drawn) {
-        measured.drawn = Some(picture);
-        measured.drawn_ids = ids;
+        ..Generate::new(subject.caption.as_str(), seed)
     }
-    Ok(measured)
 }
 
 /// Runs a request for each subject, many in one batch.
