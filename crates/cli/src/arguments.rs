@@ -78,15 +78,23 @@ impl DeviceFlags {
 
     /// [`DeviceFlags::select`], and what it says about the device.
     pub fn select_described(&self) -> Result<(Device, String)> {
-        if let Some(threads) = self.threads {
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(threads.into())
-                .build_global()
-                .context("the thread pool can't be started")?;
-        }
+        self.use_threads()?;
         let (device, description) = device::select(&self.device)?;
         terminal::note(format_args!("device: {description}"));
         Ok((device, description))
+    }
+}
+
+impl DeviceFlags {
+    /// Sizes the thread pool alone, for work without a device.
+    pub fn use_threads(&self) -> Result<()> {
+        match self.threads {
+            Some(threads) => rayon::ThreadPoolBuilder::new()
+                .num_threads(threads.into())
+                .build_global()
+                .context("the thread pool can't be started"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -108,6 +108,9 @@ pub mod train;
 pub mod bench;
 pub mod eval;
 
+// What training data and models may give away.
+pub mod privacy;
+
 // Diagnosis of a machine.
 pub mod doctor;
 pub mod selftest;

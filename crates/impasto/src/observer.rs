@@ -122,6 +122,8 @@ pub enum TrainingEvent {
         /// Its directory.
         path: PathBuf,
     },
+    /// Something to know before the first step: pictures that a list leaves out.
+    Note(String),
     /// Something deserves attention: a collapsed codebook, dropped pictures.
     Warning(String),
     /// Something is under way before the first step.

@@ -91,6 +91,8 @@ impl Store {
         let path = folder.join("impasto.sqlite");
         let mut connection = Connection::open(&path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
+        // Prompts that were deleted are overwritten, not only forgotten.
+        connection.pragma_update(None, "secure_delete", "ON")?;
         // An acknowledged job is on the disk.
         connection.pragma_update(None, "synchronous", "FULL")?;
         let version: usize = connection.pragma_query_value(None, "user_version", |row| {

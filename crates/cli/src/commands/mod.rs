@@ -1,6 +1,7 @@
 //! One file a command: its arguments (whose comments are its help) and what it does.
 
 pub mod ask;
+pub mod audit;
 pub mod bench;
 pub mod caption;
 pub mod complete;

@@ -9,7 +9,9 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use impasto::families::ModelFiles;
 use impasto::observer::{self, Observer, TrainingEvent};
-use impasto::train::{clip, config, dalle, fine_tune, image_tokenizer, text_tokenizer};
+use impasto::train::{
+    SourceConfig, clip, config, dalle, fine_tune, image_tokenizer, text_tokenizer,
+};
 use impasto::{Error, files};
 use indicatif::ProgressBar;
 use serde::Deserialize;
@@ -80,8 +82,22 @@ struct RunFlags {
     /// Continue from the last checkpoint in --out
     #[arg(long)]
     resume: bool,
+    /// Leave these pictures of your own data out: a list of paths or SHA-256 sums, one a line, as `data dedup --exclude`
+    /// writes it
+    #[arg(long, value_name = "LIST")]
+    exclude: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceFlags,
+}
+
+impl RunFlags {
+    /// Puts --exclude into a config's data.
+    fn leave_out(&self, data: &mut SourceConfig) -> Result<()> {
+        Ok(match &self.exclude {
+            Some(list) => data.exclude(list)?,
+            None => (),
+        })
+    }
 }
 
 /// Trains.
@@ -96,12 +112,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let mut report = TrainingReport::default();
     let path = match &arguments.what {
         TrainingKind::TextTokenizer(_) => {
-            let config = config::read(file)?;
+            let mut config: text_tokenizer::TextTokenizerTrainingConfig = config::read(file)?;
+            flags.leave_out(&mut config.data)?;
             start(flags)?;
             text_tokenizer::run(&config, out, &mut report)
         }
         TrainingKind::ImageTokenizer(_) => {
-            let config = config::read(file)?;
+            let mut config: image_tokenizer::ImageTokenizerTrainingConfig = config::read(file)?;
+            flags.leave_out(&mut config.data)?;
             let device = start(flags)?;
             image_tokenizer::run(&config, out, &device, resume, &mut report)
         }
@@ -109,6 +127,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             Some((model, from)) => {
                 let mut config: fine_tune::FineTuneConfig = config::read(file)?;
                 config.from = Some(from);
+                flags.leave_out(&mut config.data)?;
                 let device = start(flags)?;
                 fine_tune::run(&config, &model, out, &device, resume, &mut report)
             }
@@ -117,12 +136,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
                 if dalle.from.is_some() {
                     config.from.clone_from(&dalle.from);
                 }
+                flags.leave_out(&mut config.data)?;
                 let device = start(flags)?;
                 dalle::run(&config, out, &device, resume, &mut report)
             }
         },
         TrainingKind::Clip(_) => {
-            let config = config::read(file)?;
+            let mut config: clip::ClipTrainingConfig = config::read(file)?;
+            flags.leave_out(&mut config.data)?;
             let device = start(flags)?;
             clip::run(&config, out, &device, resume, &mut report)
         }
@@ -247,6 +268,7 @@ impl TrainingReport {
                 self.checkpoint = true;
                 self.line(&format!("checkpoint of step {step}: {}", path.display()));
             }
+            TrainingEvent::Note(text) => self.line(text),
             TrainingEvent::Warning(text) => self.line(&format!("warning: {text}")),
             TrainingEvent::Preparing(text) => {
                 if self.due() {

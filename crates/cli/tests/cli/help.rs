@@ -5,7 +5,7 @@ use crate::program::Program;
 #[test]
 fn every_command_explains_itself() {
     let program = Program::new();
-    let commands: [&[&str]; 30] = [
+    let commands: [&[&str]; 33] = [
         &[],
         &["generate"],
         &["edit"],
@@ -34,6 +34,9 @@ fn every_command_explains_itself() {
         &["doctor"],
         &["data", "scenes"],
         &["data", "check"],
+        &["data", "dedup"],
+        &["data", "scan"],
+        &["audit", "memorization"],
         &["train", "image-tokenizer"],
         &["train", "dalle"],
     ];

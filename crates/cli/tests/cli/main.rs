@@ -26,6 +26,7 @@ mod model;
 #[path = "../../../../fuzz/src/mutate.rs"]
 mod mutate;
 mod mutations;
+mod privacy;
 mod program;
 mod published;
 mod pull;

@@ -385,6 +385,13 @@ const READ: [ImageFormat; 6] = [
     ImageFormat::Tiff,
 ];
 
+/// The usual extension of a picture file by its first bytes; none where it is none that is read.
+pub(crate) fn extension_of(bytes: &[u8]) -> Option<&'static str> {
+    let format = image::guess_format(bytes).ok()?;
+    let extensions = READ.contains(&format).then(|| format.extensions_str())?;
+    extensions.first().copied()
+}
+
 /// What a file is by its first bytes, if it is one of the pictures that are not read.
 fn foreign(bytes: &[u8]) -> Option<&'static str> {
     // Of an ISO media file, the brand.

@@ -26,6 +26,7 @@ mod timer;
 
 pub use crate::observer::{Observer, TrainingEvent};
 pub use config::RunConfig;
+pub use source::SourceConfig;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::config::RunConfig;
 use super::engine::{Event, Observer, ReportEvents};
 use crate::data::Sample;
-use crate::data::pairs::{PairSource, Pairs, ScanReport};
+use crate::data::pairs::{Exclusions, PairSource, Pairs, ScanReport};
 use crate::data::scenes::{Glyphs, Scene, Sources, Split, World, render};
 use crate::error::Reason;
 use crate::{Error, Result, files};
@@ -50,6 +50,9 @@ pub enum SourceConfig {
         /// Seed of the epochs' orders.
         #[serde(default)]
         seed: u64,
+        /// A list of pictures that are not trained on; see [`Exclusions`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exclude: Option<PathBuf>,
     },
 }
 
@@ -90,6 +93,23 @@ pub trait ImageSource: Send + Sync {
 }
 
 impl SourceConfig {
+    /// Leaves the pictures of a list out, in the place of a list that the config has.
+    ///
+    /// # Errors
+    /// Composed scenes have no pictures that a list could name.
+    pub fn exclude(&mut self, list: &Path) -> Result<()> {
+        match self {
+            SourceConfig::Pairs { exclude, .. } => {
+                *exclude = Some(list.to_path_buf());
+                Ok(())
+            }
+            SourceConfig::Scenes { .. } => Err(Error::invalid(
+                "exclude",
+                "names pictures of your own data, but the config trains on composed scenes",
+            )),
+        }
+    }
+
     /// Opens the source for square pictures of `size` pixels, or of whichever size it has; the report says
     /// what in it can't be used.
     pub fn open(&self, size: Option<usize>) -> Result<(Box<dyn ImageSource>, ScanReport)> {
@@ -145,13 +165,15 @@ impl SourceConfig {
                 from,
                 validation_share,
                 seed,
+                exclude,
             } => {
                 if !(0.0..1.0).contains(validation_share) {
                     let reason =
                         format!("expected 0 or more and less than 1, got {validation_share}");
                     return Err(Error::invalid("validation_share", reason));
                 }
-                let (pairs, report) = from.open()?;
+                let exclusions = exclude.as_deref().map(Exclusions::read).transpose()?;
+                let (pairs, report) = from.open_without(exclusions.as_ref())?;
                 let (training, validation) = pairs.split(*validation_share);
                 if training.is_empty() {
                     return Err(Error::invalid(
@@ -183,18 +205,54 @@ pub(super) fn open(
     observer: &mut dyn Observer,
 ) -> Result<Box<dyn ImageSource>> {
     let (source, report) = config.open(size)?;
+    if let SourceConfig::Pairs {
+        exclude: Some(list),
+        ..
+    } = config
+    {
+        report_exclusions(list, &report, observer);
+    }
     if !report.lists_nothing() {
         let path = dir.join("excluded.json");
         let json = serde_json::to_vec_pretty(&report)
             .map_err(|e| Error::invalid("report", Reason::of(e)))?;
         files::write_atomic(&path, &json)?;
-        observer.report(Event::Warning(format!(
-            "{}; see {}",
-            report.summary(),
-            path.display()
-        )));
+        if !(report.is_clean() && report.other.is_empty()) {
+            observer.report(Event::Warning(format!(
+                "{}; see {}",
+                report.summary(),
+                path.display()
+            )));
+        }
     }
     Ok(source)
+}
+
+/// Says how many pairs a list leaves out, and which of its entries name none.
+fn report_exclusions(list: &Path, report: &ScanReport, observer: &mut dyn Observer) {
+    /// Entries that are named; all of them are in `excluded.json`.
+    const NAMED: usize = 20;
+    observer.report(Event::Note(format!(
+        "{} leaves {} of {} pairs out",
+        list.display(),
+        report.excluded.len(),
+        report.excluded.len() + report.usable
+    )));
+    let without = &report.exclusions_without_pair;
+    if without.is_empty() {
+        return;
+    }
+    let named: Vec<&str> = without.iter().take(NAMED).map(String::as_str).collect();
+    let more = match without.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more, which excluded.json lists"),
+    };
+    observer.report(Event::Warning(format!(
+        "{} names {} pictures that are not in the data: {}{more}",
+        list.display(),
+        without.len(),
+        named.join(", ")
+    )));
 }
 
 /// Up to `count` held-out samples, of which a run that was asked to hold some out may have none: small data that all

@@ -3,6 +3,7 @@
 //! Opening looks at every pair once: pictures that can't be read, pictures without a caption, captions
 //! without a picture, repeated pairs and all other files are listed in a [`ScanReport`], never silently dropped.
 
+mod exclusions;
 mod folder;
 mod list;
 mod tars;
@@ -15,6 +16,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use exclusions::Exclusions;
 pub use tars::is_tar;
 
 use super::Sample;
@@ -106,6 +108,12 @@ pub struct ScanReport {
     pub repeated: Vec<Repeated>,
     /// Files that are neither pictures nor captions by their names: nothing is missed that was meant to be used.
     pub other: Vec<Unreadable>,
+    /// Pairs that a list of exclusions names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub excluded: Vec<String>,
+    /// Entries of that list that name no pair.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclusions_without_pair: Vec<String>,
 }
 
 impl ScanReport {
@@ -119,7 +127,10 @@ impl ScanReport {
 
     /// Whether every file that is there is part of a pair.
     pub fn lists_nothing(&self) -> bool {
-        self.is_clean() && self.other.is_empty()
+        self.is_clean()
+            && self.other.is_empty()
+            && self.excluded.is_empty()
+            && self.exclusions_without_pair.is_empty()
     }
 
     /// One line: how many pairs are used, and how many of which kind are not.
@@ -149,8 +160,8 @@ pub struct Pairs {
 }
 
 impl PairSource {
-    /// Opens the source and looks at every picture. Pairs come in the order of their keys.
-    pub fn open(&self) -> Result<(Pairs, ScanReport)> {
+    /// Reads names and captions; pairs come in the order of their keys.
+    fn read(&self) -> Result<Found> {
         let mut found = match self {
             PairSource::Folder(path) => folder::read(path)?,
             PairSource::Jsonl(path) => list::read_jsonl(path)?,
@@ -158,6 +169,23 @@ impl PairSource {
             PairSource::Tars(paths) => tars::read(paths)?,
         };
         found.pairs.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
+
+    /// All pairs without a look at their pictures, which may not even be there, and the lines that can't be read.
+    pub fn captions(&self) -> Result<(CaptionList, Vec<Unreadable>)> {
+        let found = self.read()?;
+        Ok((CaptionList { pairs: found.pairs }, found.unreadable))
+    }
+
+    /// Opens the source and looks at every picture. Pairs come in the order of their keys.
+    pub fn open(&self) -> Result<(Pairs, ScanReport)> {
+        self.open_without(None)
+    }
+
+    /// [`Self::open`] without the pairs that a list names.
+    pub fn open_without(&self, exclusions: Option<&Exclusions>) -> Result<(Pairs, ScanReport)> {
+        let found = self.read()?;
         let looked: Vec<(Pair, Result<[u8; 32]>)> = found
             .pairs
             .into_par_iter()
@@ -173,7 +201,9 @@ impl PairSource {
             unreadable: found.unreadable,
             repeated: Vec::new(),
             other: found.other,
+            ..ScanReport::default()
         };
+        let mut matcher = exclusions.map(Exclusions::matcher);
         let (mut pairs, mut digests) = (Vec::new(), Vec::new());
         let mut known: HashMap<([u8; 32], Vec<String>), String> = HashMap::new();
         for (pair, digest) in looked {
@@ -182,6 +212,13 @@ impl PairSource {
                 Err(error) => {
                     let reason = error.to_string();
                     report.unreadable.push(Unreadable { key, reason });
+                }
+                Ok(digest)
+                    if matcher
+                        .as_mut()
+                        .is_some_and(|matcher| matcher.names(&pair, &digest)) =>
+                {
+                    report.excluded.push(key);
                 }
                 Ok(digest) => match known.get(&(digest, captions.clone())) {
                     Some(same) => {
@@ -197,6 +234,8 @@ impl PairSource {
             }
         }
         report.usable = pairs.len();
+        report.exclusions_without_pair =
+            matcher.map_or(Vec::new(), exclusions::Matcher::without_pair);
         report.without_caption.sort();
         report.without_picture.sort();
         report.unreadable.sort();
@@ -214,6 +253,16 @@ impl Pairs {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.pairs.is_empty()
+    }
+
+    /// A pair's name within its source.
+    pub fn key(&self, index: usize) -> &str {
+        &self.pairs[index].key
+    }
+
+    /// SHA-256 of the bytes of a pair's picture.
+    pub fn digest(&self, index: usize) -> &[u8; 32] {
+        &self.digests[index]
     }
 
     /// The captions of a pair; its picture is not read.
@@ -293,6 +342,52 @@ impl Pair {
         let bytes = self.bytes()?;
         Image::decode(&bytes, self.name())?;
         Ok(Sha256::digest(&bytes).into())
+    }
+}
+
+/// Pairs whose pictures have not been looked at.
+#[derive(Debug)]
+pub struct CaptionList {
+    pairs: Vec<Pair>,
+}
+
+impl CaptionList {
+    /// Number of pairs.
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// A pair's name within its source.
+    pub fn key(&self, index: usize) -> &str {
+        &self.pairs[index].key
+    }
+
+    /// A pair's captions.
+    pub fn captions(&self, index: usize) -> &[String] {
+        &self.pairs[index].captions
+    }
+
+    /// The bytes of a pair's picture.
+    pub fn bytes(&self, index: usize) -> Result<Vec<u8>> {
+        self.pairs[index].bytes()
+    }
+
+    /// The picture's file, where it is one of its own.
+    pub fn path(&self, index: usize) -> Option<&Path> {
+        match &self.pairs[index].location {
+            Location::File(path) => Some(path),
+            Location::Tar { .. } => None,
+        }
+    }
+
+    /// The picture's name in errors.
+    pub fn name(&self, index: usize) -> PathBuf {
+        self.pairs[index].name()
     }
 }
 

@@ -1,5 +1,8 @@
 //! `impasto data`: make composed scenes, and look through a user's own pairs.
 
+mod dedup;
+mod scan;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -27,6 +30,14 @@ enum DataAction {
     ///
     /// Fails if training would leave out a picture or a caption. Other files are listed, too.
     Check(CheckFlags),
+    /// Find duplicate pictures: the same bytes, re-encoded, scaled and slightly cropped copies
+    ///
+    /// The picture with the most pixels of each group is kept. Nothing is deleted: --exclude and --keep write lists.
+    Dedup(dedup::Flags),
+    /// Find personal data in captions, English and Chinese: e-mail, phone, identity, card and account numbers, names
+    ///
+    /// Fails if something is found, unless --redact writes a copy of the data without it.
+    Scan(scan::Flags),
 }
 
 #[derive(Args)]
@@ -73,6 +84,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.what {
         DataAction::Scenes(flags) => scenes(&flags),
         DataAction::Check(flags) => check(flags),
+        DataAction::Dedup(flags) => dedup::run(flags),
+        DataAction::Scan(flags) => scan::run(flags),
     }
 }
 
@@ -157,7 +170,7 @@ fn check(flags: CheckFlags) -> Result<()> {
 }
 
 /// What kind of source the paths name.
-fn source(mut paths: Vec<PathBuf>) -> Result<PairSource> {
+pub(super) fn source(mut paths: Vec<PathBuf>) -> Result<PairSource> {
     let is = |path: &Path, extension: &str| {
         path.extension()
             .is_some_and(|found| found.eq_ignore_ascii_case(extension))
