@@ -14,7 +14,7 @@ use crate::models::ImageTokenizer;
 use crate::observer::Observer;
 use crate::threads::Threads;
 use crate::work::Request;
-use crate::{Error, Result};
+use crate::{Error, Result, hub};
 
 /// How a model is opened.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +37,7 @@ pub struct Model {
     inner: Arc<dyn AnyModel>,
     load_time: Duration,
     threads: Option<Threads>,
+    licence: Option<String>,
 }
 
 impl Model {
@@ -58,10 +59,17 @@ impl Model {
             Some(threads) => threads.run(open),
             None => open(),
         };
+        let inner: Arc<dyn AnyModel> = inner?.into();
+        let recorded = files.source.folder().and_then(hub::recorded_licence);
+        let licence = match recorded.filter(|_| adapter.is_none()) {
+            Some(licence) => Some(licence),
+            None => inner.config()?["licence"].as_str().map(str::to_owned),
+        };
         Ok(Model {
-            inner: inner?.into(),
+            inner,
             load_time: started.elapsed(),
             threads: options.threads.clone(),
+            licence: licence.filter(|licence| licence != "unknown"),
         })
     }
 
@@ -88,6 +96,12 @@ impl Model {
     /// The model's name.
     pub fn name(&self) -> &str {
         self.inner.name()
+    }
+
+    /// The licence of its weights: what was recorded when it was pulled, or what its config says. None where neither
+    /// does.
+    pub fn licence(&self) -> Option<&str> {
+        self.licence.as_deref()
     }
 
     /// What people call its family.

@@ -5,7 +5,7 @@ use crate::program::Program;
 #[test]
 fn every_command_explains_itself() {
     let program = Program::new();
-    let commands: [&[&str]; 30] = [
+    let commands: [&[&str]; 33] = [
         &[],
         &["generate"],
         &["edit"],
@@ -32,6 +32,9 @@ fn every_command_explains_itself() {
         &["selftest"],
         &["serve"],
         &["doctor"],
+        &["verify"],
+        &["provenance", "strip"],
+        &["provenance", "sign"],
         &["data", "scenes"],
         &["data", "check"],
         &["train", "image-tokenizer"],

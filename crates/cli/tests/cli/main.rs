@@ -27,6 +27,7 @@ mod model;
 mod mutate;
 mod mutations;
 mod program;
+mod provenance;
 mod published;
 mod pull;
 mod quantize;

@@ -75,7 +75,7 @@ pub fn embed(
                 *change += scale * step;
             }
             picture.limit(&mut change, ratio);
-            marked.rgb = picture.with(&change, 1.0);
+            marked.rgb = picture.with(&change);
         }
         let luma = Plane::luma(width, height, &marked.rgb);
         marked.score = score_of_whole(&luma, key);
@@ -110,11 +110,11 @@ impl Picture<'_> {
         }
     }
 
-    fn with(&self, change: &[f32], share: f32) -> Vec<u8> {
+    fn with(&self, change: &[f32]) -> Vec<u8> {
         let pixels = self.rgb.chunks_exact(3).zip(change);
         pixels
             .flat_map(|(pixel, change)| {
-                [0, 1, 2].map(|i| (f32::from(pixel[i]) + share * change).round() as u8)
+                [0, 1, 2].map(|i| (f32::from(pixel[i]) + change).round() as u8)
             })
             .collect()
     }
@@ -126,23 +126,23 @@ impl Picture<'_> {
             .zip(marked)
             .map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2))
             .sum();
+        if squares == 0 {
+            return f64::INFINITY;
+        }
         let count = 3 * self.pixels(self.rgb.len() / 3);
         10.0 * (255.0 * 255.0 * count as f64 / squares as f64).log10()
     }
 
     /// Scales a change down until the ratio holds, after rounding and at black and white too.
     fn limit(&self, change: &mut [f32], ratio: f64) {
-        if self.psnr(&self.with(change, 1.0)) >= ratio {
-            return;
-        }
-        let (mut low, mut high) = (0.0f32, 1.0f32);
-        for _ in 0..10 {
-            let middle = (low + high) / 2.0;
-            match self.psnr(&self.with(change, middle)) >= ratio {
-                true => low = middle,
-                false => high = middle,
+        // The error grows nearly with the square of the change, so that few tries are enough.
+        loop {
+            let missing = ratio - self.psnr(&self.with(change));
+            if missing <= 0.0 {
+                return;
             }
+            let scale = (0.999 * 10f64.powf(-missing / 20.0)) as f32;
+            change.iter_mut().for_each(|value| *value *= scale);
         }
-        change.iter_mut().for_each(|value| *value *= low);
     }
 }

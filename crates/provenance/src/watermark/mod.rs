@@ -175,6 +175,9 @@ pub fn detect_keys(
     if width.min(height) < MIN_SEARCHED {
         return None;
     }
+    if keys.is_empty() {
+        return Some(Vec::new());
+    }
     let luma = Plane::luma(width, height, rgb);
     let waves = waves_of(width, height);
     let features = Whitened::new(&luma, LARGE, waves).features(waves);
@@ -301,6 +304,131 @@ mod parts {
                     }
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Flat parts, edges, a slope and some noise, other ones for each seed.
+    fn picture(width: usize, height: usize, seed: u64) -> Vec<u8> {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut number = |below: usize| random.next_u32() as usize % below;
+        let mut rgb = vec![0; 3 * width * height];
+        let base = [number(256), number(256), number(256)];
+        for (i, value) in rgb.iter_mut().enumerate() {
+            *value = (base[i % 3] + i / (3 * width) * 20 / height + number(3)).min(255) as u8;
+        }
+        for _ in 0..6 {
+            let (x, y) = (number(width), number(height));
+            let (right, down) = ((x + 4 + number(width / 3)).min(width), (y + 4 + number(height / 3)).min(height));
+            let colour = [number(256), number(256), number(256)];
+            for row in y..down {
+                for column in x..right {
+                    for (c, value) in colour.iter().enumerate() {
+                        rgb[3 * (row * width + column) + c] = *value as u8;
+                    }
+                }
+            }
+        }
+        rgb
+    }
+
+    fn cropped(rgb: &[u8], width: usize, (x, y, w, h): (usize, usize, usize, usize)) -> Vec<u8> {
+        (y..y + h).flat_map(|row| rgb[3 * (row * width + x)..][..3 * w].to_vec()).collect()
+    }
+
+    #[test]
+    fn a_mark_is_found_by_its_key_whole_cropped_and_at_half_the_size() {
+        let (key, other) = (Key::secret(b"a"), Key::secret(b"b"));
+        for (width, height, seed) in [(64, 64, 1), (100, 70, 2), (200, 160, 3)] {
+            let rgb = picture(width, height, seed);
+            let marked = embed(width, height, &rgb, &key, None).unwrap();
+            assert!(marked.psnr >= MIN_PSNR && marked.psnr < 60.0, "{}", marked.psnr);
+            let found = detect_keys(width, height, &marked.rgb, &[key.clone(), other.clone()]).unwrap();
+            assert!(found[0].found() && found[0].part.is_none(), "{found:?}");
+            assert!(!found[1].found(), "{found:?}");
+            assert_eq!(found[0].score, detect(width, height, &marked.rgb, &key).unwrap().score);
+            assert!(!detect(width, height, &rgb, &key).unwrap().found());
+
+            let (w, h) = (width - width / 10, height - height / 10);
+            let part = cropped(&marked.rgb, width, (width / 30, height / 15, w, h));
+            let found = detect(w, h, &part, &key).unwrap();
+            assert!(found.found(), "{width}x{height} {found:?}");
+            let place = found.part.unwrap();
+            assert!((place.left - 1.0 / 30.0).abs() < 0.05 && (place.width - 0.9).abs() < 0.05, "{place:?}");
+
+            let half: Vec<u8> = (0..width / 2 * (height / 2) * 3)
+                .map(|i| {
+                    let (c, x, y) = (i % 3, i / 3 % (width / 2), i / 3 / (width / 2));
+                    let at = |dx, dy| u16::from(marked.rgb[3 * ((2 * y + dy) * width + 2 * x + dx) + c]);
+                    ((at(0, 0) + at(1, 0) + at(0, 1) + at(1, 1) + 2) / 4) as u8
+                })
+                .collect();
+            assert!(detect(width / 2, height / 2, &half, &key).unwrap().found());
+        }
+    }
+
+    #[test]
+    fn pixels_outside_of_the_area_stay() {
+        let (width, height) = (96, 96);
+        let rgb = picture(width, height, 4);
+        let area: Vec<bool> = (0..width * height).map(|i| i % width > 10).collect();
+        let marked = embed(width, height, &rgb, &Key::public(), Some(&area)).unwrap();
+        for (i, inside) in area.iter().enumerate() {
+            assert!(*inside || rgb[3 * i..][..3] == marked.rgb[3 * i..][..3], "pixel {i}");
+        }
+        assert!(detect(width, height, &marked.rgb, &Key::public()).unwrap().found());
+        // Nothing may change: nothing is marked.
+        let none = embed(width, height, &rgb, &Key::public(), Some(&vec![false; width * height])).unwrap();
+        assert!(none.rgb == rgb && none.score < THRESHOLD);
+    }
+
+    #[test]
+    fn what_is_too_small_is_neither_marked_nor_searched() {
+        assert!(embed(63, 80, &picture(63, 80, 5), &Key::public(), None).is_none());
+        assert!(detect(31, 80, &picture(31, 80, 5), &Key::public()).is_none());
+        assert!(detect(64, 80, &vec![7; 3 * 64 * 80], &Key::public()).unwrap().score == 0.0);
+    }
+
+    /// The bound holds: of searches with keys that have nothing to do with a picture, at most a share of 10^-s has a
+    /// score of s.
+    #[test]
+    fn wrong_keys_are_found_as_rarely_as_the_score_says() {
+        let keys: Vec<Key> = (0..100u32).map(|i| Key::secret(&i.to_le_bytes())).collect();
+        let mut scores = Vec::new();
+        for seed in 0..6 {
+            let rgb = picture(64, 64, seed);
+            scores.extend(detect_keys(64, 64, &rgb, &keys).unwrap().iter().map(|found| found.score));
+        }
+        let above = |score: f64| scores.iter().filter(|&&other| other >= score).count();
+        // 600 searches: 60 and 6 are expected at most; the probability of more than 90 or 18 is below 1e-4.
+        assert!(above(1.0) <= 90 && above(2.0) <= 18 && above(5.0) == 0, "{scores:?}");
+    }
+
+    #[test]
+    fn a_key_s_name_says_nothing_about_it_and_signs_stay() {
+        let key = Key::secret(b"a");
+        assert_eq!(key.name().len(), 8);
+        // Marks of earlier versions have to be found.
+        let first: String = key.signs[..16].iter().map(|&sign| if sign > 0.0 { '+' } else { '-' }).collect();
+        assert_eq!((key.name(), &first[..]), ("", ""));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+        #[test]
+        fn any_size_is_searched(width in 1usize..150, height in 1usize..150, value: u8) {
+            let mut rgb = vec![value; 3 * width * height];
+            for (i, pixel) in rgb.iter_mut().enumerate() {
+                *pixel = pixel.wrapping_mul((i * i / 7) as u8);
+            }
+            let found = detect(width, height, &rgb, &Key::public());
+            prop_assert!(found.is_none_or(|found| !found.found()));
         }
     }
 }
