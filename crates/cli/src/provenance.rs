@@ -95,7 +95,7 @@ impl ProvenanceFlags {
             Some(path) => read_policy(path)?,
             None => PolicyFile::default(),
         };
-        let key = match (&self.watermark, file.watermark) {
+        let key = match (&self.watermark, &file.watermark) {
             (Some(text), _) | (None, Some(WatermarkSetting::Key(text))) => Some(key(text)?),
             (None, Some(WatermarkSetting::On(true))) => Some(Key::public()),
             (None, _) => None,
@@ -130,7 +130,10 @@ fn read_policy(path: &Path) -> Result<PolicyFile> {
         .with_context(|| format!("{} is no policy", path.display()))?;
     // Paths in a file are relative to it.
     let folder = files::folder_of(path);
-    for path in [&mut file.certificate, &mut file.private_key].into_iter().flatten() {
+    for path in [&mut file.certificate, &mut file.private_key]
+        .into_iter()
+        .flatten()
+    {
         *path = folder.join(&*path);
     }
     if let Some(WatermarkSetting::Key(text)) = &mut file.watermark {
@@ -183,8 +186,8 @@ fn own_signer() -> Result<Signer> {
         let (certificates, key) = Signer::self_made()?;
         fs::create_dir_all(&folder).map_err(impasto::Error::io("create", &folder))?;
         // Readable for this user alone, and never half written.
-        let mut file = tempfile::NamedTempFile::new_in(&folder)
-            .map_err(impasto::Error::io("write", &path))?;
+        let mut file =
+            tempfile::NamedTempFile::new_in(&folder).map_err(impasto::Error::io("write", &path))?;
         file.write_all((certificates + &key).as_bytes())
             .and_then(|()| file.as_file().sync_all())
             .map_err(impasto::Error::io("write", &path))?;

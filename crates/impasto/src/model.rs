@@ -278,6 +278,7 @@ impl From<Box<dyn AnyModel>> for Model {
             inner: model.into(),
             load_time: Duration::ZERO,
             threads: None,
+            licence: None,
         }
     }
 }

@@ -40,7 +40,7 @@ pub use verify::{FoundWatermark, Verified, VerifyOptions, verify};
 /// # Errors
 /// Where the file is no PNG, JPEG or WebP.
 pub fn strip(bytes: &[u8]) -> Result<(Vec<u8>, Vec<&'static str>)> {
-    Ok(impasto_provenance::container::stripped(bytes)?)
+    impasto_provenance::container::stripped(bytes).map_err(policy::wrong)
 }
 
 /// The PNG keyword.
@@ -136,7 +136,10 @@ impl Settings {
             self.clip_score
                 .map(|score| ("CLIP score", score.to_string())),
         );
-        let licence = self.licence.as_ref().filter(|licence| hub::forbids_commerce(licence));
+        let licence = self
+            .licence
+            .as_ref()
+            .filter(|licence| hub::forbids_commerce(licence));
         pairs.extend(licence.map(|licence| ("Model licence", licence.clone())));
         pairs.push(("Version", self.version.clone()));
         let line: Vec<String> = pairs

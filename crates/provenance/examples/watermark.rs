@@ -17,7 +17,10 @@ fn main() {
         ["mark", key, from, to] => mark(&Key::secret(key.as_bytes()), from.as_ref(), to.as_ref()),
         ["score", ref rest @ ..] => {
             let split = rest.iter().position(|&argument| argument == "--").unwrap();
-            let keys: Vec<Key> = rest[..split].iter().map(|key| Key::secret(key.as_bytes())).collect();
+            let keys: Vec<Key> = rest[..split]
+                .iter()
+                .map(|key| Key::secret(key.as_bytes()))
+                .collect();
             for folder in &rest[split + 1..] {
                 score(&keys, folder.as_ref());
             }
@@ -27,10 +30,17 @@ fn main() {
 }
 
 fn pictures(folder: &Path) -> Vec<(PathBuf, RgbImage)> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut paths: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "png")).collect();
+    let entries = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let mut paths: Vec<PathBuf> = entries
+        .filter(|path| path.extension().is_some_and(|e| e == "png"))
+        .collect();
     paths.sort();
-    paths.into_iter().map(|path| (path.clone(), image::open(path).unwrap().to_rgb8())).collect()
+    paths
+        .into_iter()
+        .map(|path| (path.clone(), image::open(path).unwrap().to_rgb8()))
+        .collect()
 }
 
 fn mark(key: &Key, from: &Path, to: &Path) {
@@ -41,8 +51,16 @@ fn mark(key: &Key, from: &Path, to: &Path) {
         let marked = embed(width as usize, height as usize, &picture, key, None).unwrap();
         let seconds = start.elapsed().as_secs_f64();
         let name = path.file_name().unwrap();
-        RgbImage::from_raw(width, height, marked.rgb).unwrap().save(to.join(name)).unwrap();
-        println!(r#"{{"name": {:?}, "psnr": {:.3}, "score": {:.2}, "seconds": {seconds:.4}}}"#, name.to_str().unwrap(), marked.psnr, marked.score);
+        RgbImage::from_raw(width, height, marked.rgb)
+            .unwrap()
+            .save(to.join(name))
+            .unwrap();
+        println!(
+            r#"{{"name": {:?}, "psnr": {:.3}, "score": {:.2}, "seconds": {seconds:.4}}}"#,
+            name.to_str().unwrap(),
+            marked.psnr,
+            marked.score
+        );
     }
 }
 
@@ -50,7 +68,15 @@ fn score(keys: &[Key], folder: &Path) {
     for (path, picture) in pictures(folder) {
         let (width, height) = picture.dimensions();
         let found = detect_keys(width as usize, height as usize, &picture, keys).unwrap();
-        let scores: Vec<String> = found.iter().map(|found| format!("{:.3}", found.score)).collect();
-        println!(r#"{{"name": {:?}, "folder": {:?}, "scores": [{}]}}"#, path.file_name().unwrap().to_str().unwrap(), folder, scores.join(", "));
+        let scores: Vec<String> = found
+            .iter()
+            .map(|found| format!("{:.3}", found.score))
+            .collect();
+        println!(
+            r#"{{"name": {:?}, "folder": {:?}, "scores": [{}]}}"#,
+            path.file_name().unwrap().to_str().unwrap(),
+            folder,
+            scores.join(", ")
+        );
     }
 }

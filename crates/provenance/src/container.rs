@@ -306,14 +306,13 @@ pub fn stripped(bytes: &[u8]) -> Result<(Vec<u8>, Vec<&'static str>)> {
         .collect();
     names.sort_unstable();
     names.dedup();
-    Ok((without(bytes, container, |part| part != Part::Pixels)?, names))
+    Ok((
+        without(bytes, container, |part| part != Part::Pixels)?,
+        names,
+    ))
 }
 
-fn without(
-    bytes: &[u8],
-    container: Container,
-    removed: impl Fn(Part) -> bool,
-) -> Result<Vec<u8>> {
+fn without(bytes: &[u8], container: Container, removed: impl Fn(Part) -> bool) -> Result<Vec<u8>> {
     let segments = container.segments(bytes);
     let mut kept = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -360,10 +359,18 @@ fn orientation(container: Container, payload: &[u8]) -> Option<u16> {
     };
     let two = |at: usize| -> Option<u16> {
         let pair: [u8; 2] = tiff.get(at..at.checked_add(2)?)?.try_into().ok()?;
-        Some(if big { u16::from_be_bytes(pair) } else { u16::from_le_bytes(pair) })
+        Some(if big {
+            u16::from_be_bytes(pair)
+        } else {
+            u16::from_le_bytes(pair)
+        })
     };
     let offset = four(tiff, 4)?;
-    let directory = if big { u32::from_be_bytes(offset) } else { u32::from_le_bytes(offset) } as usize;
+    let directory = if big {
+        u32::from_be_bytes(offset)
+    } else {
+        u32::from_le_bytes(offset)
+    } as usize;
     (0..usize::from(two(directory)?)).find_map(|i| {
         let entry = directory + 2 + 12 * i;
         let value = (two(entry)? == 0x0112).then(|| two(entry + 8))??;
@@ -411,7 +418,9 @@ fn crc(bytes: &[u8]) -> u32 {
 mod tests {
     use super::*;
     use image::codecs::{jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder};
-    use image::{ExtendedColorType, ImageDecoder, ImageEncoder, ImageReader, metadata::Orientation};
+    use image::{
+        ExtendedColorType, ImageDecoder, ImageEncoder, ImageReader, metadata::Orientation,
+    };
     use proptest::prelude::*;
     use std::io::Cursor;
 
@@ -424,15 +433,23 @@ mod tests {
                 let mut bytes = Vec::new();
                 let mut encoder = $encoder(&mut bytes);
                 encoder.set_exif_metadata(tiff.clone()).unwrap();
-                encoder.write_image(&pixels, 16, 8, ExtendedColorType::Rgb8).unwrap();
+                encoder
+                    .write_image(&pixels, 16, 8, ExtendedColorType::Rgb8)
+                    .unwrap();
                 bytes
             }};
         }
-        [file!(PngEncoder::new), file!(JpegEncoder::new), file!(WebPEncoder::new_lossless)]
+        [
+            file!(PngEncoder::new),
+            file!(JpegEncoder::new),
+            file!(WebPEncoder::new_lossless),
+        ]
     }
 
     fn decode(bytes: &[u8]) -> (Vec<u8>, Orientation, Option<Vec<u8>>) {
-        let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().unwrap();
+        let reader = ImageReader::new(Cursor::new(bytes))
+            .with_guessed_format()
+            .unwrap();
         let mut decoder = reader.into_decoder().unwrap();
         let orientation = decoder.orientation().unwrap();
         let xmp = decoder.xmp_metadata().unwrap();
@@ -455,7 +472,11 @@ mod tests {
                     let (bare, names) = stripped(&marked).unwrap();
                     assert_eq!(names, ["Exif", "XMP"]);
                     assert_eq!(decode(&bare), (pixels.clone(), turned, None));
-                    let left = if orientation == 1 { Vec::new() } else { vec!["Exif"] };
+                    let left = if orientation == 1 {
+                        Vec::new()
+                    } else {
+                        vec!["Exif"]
+                    };
                     assert_eq!(stripped(&bare).unwrap().1, left);
                 }
             }
@@ -465,7 +486,10 @@ mod tests {
     #[test]
     fn what_a_jpeg_can_not_hold_is_refused() {
         let [_, jpeg, _] = files(1);
-        assert!(matches!(with_xmp(&jpeg, &"x".repeat(66_000)), Err(Error::TooLong)));
+        assert!(matches!(
+            with_xmp(&jpeg, &"x".repeat(66_000)),
+            Err(Error::TooLong)
+        ));
         assert!(matches!(with_xmp(b"no picture", "x"), Err(Error::Format)));
     }
 

@@ -7,7 +7,13 @@
 type Letter = (f32, &'static [&'static [(f32, f32)]]);
 
 const LETTERS: [Letter; 4] = [
-    (0.72, &[&[(0.02, 1.0), (0.36, 0.0), (0.70, 1.0)], &[(0.14, 0.66), (0.58, 0.66)]]),
+    (
+        0.72,
+        &[
+            &[(0.02, 1.0), (0.36, 0.0), (0.70, 1.0)],
+            &[(0.14, 0.66), (0.58, 0.66)],
+        ],
+    ),
     (0.24, &[&[(0.12, 0.0), (0.12, 1.0)]]),
     // 生
     (
@@ -27,7 +33,13 @@ const LETTERS: [Letter; 4] = [
             &[(0.18, 0.22), (0.16, 0.62), (0.03, 0.98)],
             &[(0.18, 0.22), (0.95, 0.22)],
             &[(0.18, 0.50), (0.46, 0.50), (0.43, 0.84), (0.32, 0.78)],
-            &[(0.58, 0.0), (0.62, 0.42), (0.76, 0.82), (0.92, 0.98), (0.97, 0.74)],
+            &[
+                (0.58, 0.0),
+                (0.62, 0.42),
+                (0.76, 0.82),
+                (0.92, 0.98),
+                (0.97, 0.74),
+            ],
             &[(0.88, 0.40), (0.72, 0.70), (0.48, 0.96)],
             &[(0.74, 0.02), (0.87, 0.14)],
         ],
@@ -48,18 +60,29 @@ pub fn draw(width: usize, height: usize, rgb: &mut [u8]) -> Option<usize> {
     assert_eq!(rgb.len(), 3 * width * height, "three bytes a pixel");
     let size = (HEIGHT * width.min(height) as f32).max(LEGIBLE).ceil();
     let gap = GAP * size;
-    let across = LETTERS.iter().map(|letter| letter.0 * size + gap).sum::<f32>() + gap;
+    let across = LETTERS
+        .iter()
+        .map(|letter| letter.0 * size + gap)
+        .sum::<f32>()
+        + gap;
     let down = size + 2.0 * gap;
     if across > width as f32 || down > height as f32 {
         return None;
     }
-    let (left, top) = ((width as f32 - across).floor(), (height as f32 - down).floor());
+    let (left, top) = (
+        (width as f32 - across).floor(),
+        (height as f32 - down).floor(),
+    );
     let mut lines = Vec::new();
     let mut x = left + gap;
     for (advance, strokes) in LETTERS {
         for stroke in strokes {
             let place = |point: (f32, f32)| (x + point.0 * size, top + gap + point.1 * size);
-            lines.extend(stroke.windows(2).map(|pair| (place(pair[0]), place(pair[1]))));
+            lines.extend(
+                stroke
+                    .windows(2)
+                    .map(|pair| (place(pair[0]), place(pair[1]))),
+            );
         }
         x += advance * size + gap;
     }
@@ -102,7 +125,10 @@ mod tests {
             assert!(rgb.iter().any(|&value| value > 240), "white letters");
             let last = &rgb[3 * side * side - 3..];
             assert!(last.iter().all(|&value| value < 100), "a dark plate");
-            assert!(rgb[..3 * side * side / 2].iter().all(|&value| value == 180), "the rest");
+            assert!(
+                rgb[..3 * side * side / 2].iter().all(|&value| value == 180),
+                "the rest"
+            );
         }
         assert_eq!(draw(24, 24, &mut vec![0; 3 * 24 * 24]), None);
     }

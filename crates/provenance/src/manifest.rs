@@ -181,10 +181,12 @@ mod supported {
     use std::io::Cursor;
 
     use c2pa::validation_results::ValidationState;
-    use c2pa::{Builder, BuilderIntent, Context, DigitalSourceType, Reader, SigningAlg, create_signer};
+    use c2pa::{
+        Builder, BuilderIntent, Context, DigitalSourceType, Reader, SigningAlg, create_signer,
+    };
     use rcgen::{
-        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-        KeyUsagePurpose, date_time_ymd,
+        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+        KeyPair, KeyUsagePurpose, date_time_ymd,
     };
     use serde_json::json;
 
@@ -217,7 +219,9 @@ mod supported {
         if let Some(anchors) = anchors {
             settings["trust"] = json!({"user_anchors": anchors});
         }
-        Context::new().with_settings(settings.to_string().as_str()).map_err(failed)
+        Context::new()
+            .with_settings(settings.to_string().as_str())
+            .map_err(failed)
     }
 
     impl Signer {
@@ -260,7 +264,9 @@ mod supported {
             let params = |name: &str| {
                 let mut params = CertificateParams::default();
                 params.distinguished_name = rcgen::DistinguishedName::new();
-                params.distinguished_name.push(DnType::OrganizationName, SELF_MADE);
+                params
+                    .distinguished_name
+                    .push(DnType::OrganizationName, SELF_MADE);
                 params.distinguished_name.push(DnType::CommonName, name);
                 params.not_before = date_time_ymd(year, 1, 1);
                 params.not_after = date_time_ymd(year + 11, 1, 1);
@@ -306,7 +312,9 @@ mod supported {
             let agent = json!({"name": tool, "version": version});
             match (claim.origin, parent) {
                 (Some(SourceType::Generated), None) => {
-                    builder.set_intent(BuilderIntent::Create(DigitalSourceType::TrainedAlgorithmicMedia));
+                    builder.set_intent(BuilderIntent::Create(
+                        DigitalSourceType::TrainedAlgorithmicMedia,
+                    ));
                     let created = json!({
                         "action": "c2pa.created", "softwareAgent": agent,
                         "digitalSourceType": SourceType::Generated.uri(),
@@ -354,7 +362,12 @@ mod supported {
             let mut signed = Cursor::new(Vec::new());
             let mut source = Cursor::new(bytes);
             builder
-                .sign(signer.as_ref(), container.media_type(), &mut source, &mut signed)
+                .sign(
+                    signer.as_ref(),
+                    container.media_type(),
+                    &mut source,
+                    &mut signed,
+                )
                 .map_err(failed)?;
             Ok(signed.into_inner())
         }
@@ -460,7 +473,9 @@ mod tests {
     use std::io::Cursor;
 
     fn picture(format: ImageFormat) -> Vec<u8> {
-        let picture = RgbImage::from_fn(40, 30, |x, y| image::Rgb([(x * 6) as u8, (y * 8) as u8, 90]));
+        let picture = RgbImage::from_fn(40, 30, |x, y| {
+            image::Rgb([(x * 6) as u8, (y * 8) as u8, 90])
+        });
         let mut bytes = Cursor::new(Vec::new());
         picture.write_to(&mut bytes, format).unwrap();
         bytes.into_inner()
@@ -488,7 +503,11 @@ mod tests {
             assert_eq!(check(&plain, None).state, ManifestState::None);
             let signed = signer.sign(&plain, &CLAIM, None).unwrap();
             let report = check(&signed, None);
-            assert_eq!(report.state, ManifestState::ValidUnknownSigner, "{format:?} {report:?}");
+            assert_eq!(
+                report.state,
+                ManifestState::ValidUnknownSigner,
+                "{format:?} {report:?}"
+            );
             assert_eq!(report.issuer.as_deref(), Some(SELF_MADE));
             assert_eq!(report.tool.as_deref(), Some("impasto 0.1.0"));
             let created = Action {
@@ -506,7 +525,10 @@ mod tests {
             changed[at] ^= 1;
             let report = check(&changed, None);
             assert!(
-                matches!(report.state, ManifestState::Invalid | ManifestState::Unreadable),
+                matches!(
+                    report.state,
+                    ManifestState::Invalid | ManifestState::Unreadable
+                ),
                 "{format:?} {report:?}"
             );
             assert!(!report.problems.is_empty());
@@ -519,7 +541,9 @@ mod tests {
     #[test]
     fn an_edit_names_what_it_is_an_edit_of() {
         let signer = signer();
-        let original = signer.sign(&picture(ImageFormat::Jpeg), &CLAIM, None).unwrap();
+        let original = signer
+            .sign(&picture(ImageFormat::Jpeg), &CLAIM, None)
+            .unwrap();
         let parent = Ingredient {
             bytes: &original,
             title: "photo.jpg",
@@ -528,11 +552,21 @@ mod tests {
             origin: Some(SourceType::Composite),
             ..CLAIM
         };
-        let signed = signer.sign(&picture(ImageFormat::Png), &claim, Some(&parent)).unwrap();
+        let signed = signer
+            .sign(&picture(ImageFormat::Png), &claim, Some(&parent))
+            .unwrap();
         let report = check(&signed, None);
-        assert_eq!(report.state, ManifestState::ValidUnknownSigner, "{report:?}");
+        assert_eq!(
+            report.state,
+            ManifestState::ValidUnknownSigner,
+            "{report:?}"
+        );
         assert_eq!(report.ingredients, ["photo.jpg"]);
-        let actions: Vec<&str> = report.actions.iter().map(|action| &action.action[..]).collect();
+        let actions: Vec<&str> = report
+            .actions
+            .iter()
+            .map(|action| &action.action[..])
+            .collect();
         assert_eq!(actions, ["c2pa.opened", "c2pa.edited"]);
     }
 
@@ -543,9 +577,15 @@ mod tests {
             model: None,
             ..CLAIM
         };
-        let signed = signer().sign(&picture(ImageFormat::Png), &claim, None).unwrap();
+        let signed = signer()
+            .sign(&picture(ImageFormat::Png), &claim, None)
+            .unwrap();
         let report = check(&signed, None);
-        assert_eq!(report.state, ManifestState::ValidUnknownSigner, "{report:?}");
+        assert_eq!(
+            report.state,
+            ManifestState::ValidUnknownSigner,
+            "{report:?}"
+        );
         assert_eq!(report.actions.len(), 1);
         assert_eq!(report.actions[0].digital_source_type, None);
     }
@@ -554,13 +594,22 @@ mod tests {
     fn an_authority_that_is_given_is_trusted() {
         let (certificates, key) = Signer::self_made().unwrap();
         let signer = Signer::from_pem(&certificates, &key).unwrap();
-        let signed = signer.sign(&picture(ImageFormat::Png), &CLAIM, None).unwrap();
+        let signed = signer
+            .sign(&picture(ImageFormat::Png), &CLAIM, None)
+            .unwrap();
         let authority = &certificates[certificates.rfind("-----BEGIN").unwrap()..];
         let report = check(&signed, Some(authority));
-        assert_eq!(report.state, ManifestState::ValidTrustedSigner, "{report:?}");
+        assert_eq!(
+            report.state,
+            ManifestState::ValidTrustedSigner,
+            "{report:?}"
+        );
         let (others, _) = Signer::self_made().unwrap();
         let other = &others[others.rfind("-----BEGIN").unwrap()..];
-        assert_eq!(check(&signed, Some(other)).state, ManifestState::ValidUnknownSigner);
+        assert_eq!(
+            check(&signed, Some(other)).state,
+            ManifestState::ValidUnknownSigner
+        );
     }
 
     #[test]
@@ -577,10 +626,14 @@ mod tests {
     /// Seeded damage anywhere: never a panic, and never more than is true.
     #[test]
     fn damaged_manifests_never_panic_and_never_hold() {
-        let signed = signer().sign(&picture(ImageFormat::Png), &CLAIM, None).unwrap();
+        let signed = signer()
+            .sign(&picture(ImageFormat::Png), &CLAIM, None)
+            .unwrap();
         let mut state = 7u64;
         let mut random = move |below: usize| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) as usize % below
         };
         for _ in 0..200 {

@@ -259,7 +259,8 @@ mod tests {
         assert_eq!(read.digital_source_type.as_deref(), Some("a&b"));
         assert_eq!(read.aigc.as_deref(), Some("{\"Label\":\"1\"}"));
         // The same names of another namespace mean something else.
-        let other = "<a xmlns:i='http://example.com/' i:DigitalSourceType='x'><i:AIGC>y</i:AIGC></a>";
+        let other =
+            "<a xmlns:i='http://example.com/' i:DigitalSourceType='x'><i:AIGC>y</i:AIGC></a>";
         assert_eq!(Statement::read(other), Statement::default());
     }
 

@@ -392,7 +392,10 @@ fn text_of(app: &App, picture: &Picture, side: Option<usize>) -> Result<String, 
             format: Format::Png,
             quality: 100,
         };
-        bytes = app.config.provenance.encode_again(&samples, encoding, &bytes)?;
+        bytes = app
+            .config
+            .provenance
+            .encode_again(&samples, encoding, &bytes)?;
     }
     Ok(images::to_text(&bytes))
 }

@@ -97,7 +97,11 @@ pub fn convert(
         return Ok(png);
     }
     let original = Original::decode(&png, "picture")?;
-    policy.encode_again(&original.samples(format), Encoding { format, quality }, &png)
+    policy.encode_again(
+        &original.samples(format),
+        Encoding { format, quality },
+        &png,
+    )
 }
 
 /// The media type of a format.

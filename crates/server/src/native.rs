@@ -790,7 +790,10 @@ async fn file(
             return Ok(None);
         };
         let bytes = impasto::files::read(shared.store.picture_path(&picture.id))?;
-        Ok(Some((images::convert(bytes, format, 95, &shared.config.provenance)?, picture)))
+        Ok(Some((
+            images::convert(bytes, format, 95, &shared.config.provenance)?,
+            picture,
+        )))
     });
     let (bytes, picture) = found.await?.ok_or_else(missing)?;
     let known = headers.get(header::IF_NONE_MATCH);

@@ -9,11 +9,11 @@ use clap::Args;
 use impasto::canvas::Conditioning;
 use impasto::checkpoint::{EMBEDDED_CLIP, EMBEDDED_NAME};
 use impasto::edit::{Area, Canvassed, Region};
+use impasto::files;
 use impasto::image::{Format, MAX_FILE_BYTES};
 use impasto::model::Model;
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
-use impasto::files;
 use impasto::provenance::{Encoding, Parent, Settings, version};
 use impasto::rank::Ranker;
 use impasto::request::Edit;
@@ -128,7 +128,7 @@ struct Candidate {
 
 fn lossy<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
     match path {
-        Some(path) => impasto::files::lossy(path, serializer),
+        Some(path) => files::lossy(path, serializer),
         None => serializer.serialize_none(),
     }
 }

@@ -427,7 +427,9 @@ impl Work<'_> {
             true => "picture",
             false => prompt,
         };
-        let path = self.target.write(&written.bytes, name, settings.seed, self.format)?;
+        let path = self
+            .target
+            .write(&written.bytes, name, settings.seed, self.format)?;
         provenance::note(&path, &written.notes);
         Ok(path)
     }

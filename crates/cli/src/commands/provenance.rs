@@ -85,7 +85,8 @@ impl Files {
         let (target, _) = outputs::plan(Some(&self.output), None, self.files.len())?;
         let mut failed = 0;
         for path in &self.files {
-            let changed = files::read_at_most(path, MAX_FILE_BYTES).and_then(|bytes| change(&bytes));
+            let changed =
+                files::read_at_most(path, MAX_FILE_BYTES).and_then(|bytes| change(&bytes));
             let (bytes, note) = match changed {
                 Ok(changed) => changed,
                 Err(error) => {
@@ -99,14 +100,20 @@ impl Files {
                     // The bytes stay of their format.
                     if Format::of_path(path).ok() != Format::of_path(to).ok() {
                         return Err(Usage::new(
-                            format!("{} has another format than {}", to.display(), path.display()),
+                            format!(
+                                "{} has another format than {}",
+                                to.display(),
+                                path.display()
+                            ),
                             "give the output the same extension",
                         )
                         .into());
                     }
                     to.clone()
                 }
-                outputs::Target::Folder(folder) => folder.join(path.file_name().unwrap_or_default()),
+                outputs::Target::Folder(folder) => {
+                    folder.join(path.file_name().unwrap_or_default())
+                }
             };
             files::write_atomic(&to, &bytes)?;
             if let Some(note) = note {

@@ -7,7 +7,8 @@ use clap::Args;
 use impasto::files;
 use impasto::image::MAX_FILE_BYTES;
 use impasto::provenance::{
-    Key, ManifestReport, ManifestState, SELF_MADE, Settings, SourceType, Statement, Verified, VerifyOptions, verify,
+    Key, ManifestReport, ManifestState, SELF_MADE, Settings, SourceType, Statement, Verified,
+    VerifyOptions, verify,
 };
 use serde::Serialize;
 
@@ -84,7 +85,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
             Err(error) => {
                 unread += 1;
                 if !arguments.json {
-                    terminal::note(format_args!("warning: {}", terminal::in_line(&error.to_string())));
+                    terminal::note(format_args!(
+                        "warning: {}",
+                        terminal::in_line(&error.to_string())
+                    ));
                     continue;
                 }
                 reports.push(FileReport {
@@ -195,11 +199,15 @@ fn manifest_lines(manifest: &ManifestReport) -> Vec<String> {
         ),
         ManifestState::Unreadable => "C2PA: a manifest that can't be read".to_owned(),
         ManifestState::Invalid => format!("C2PA: does NOT hold; it claims the signer {signer}"),
-        ManifestState::ValidUnknownSigner if manifest.issuer.as_deref() == Some(SELF_MADE) => format!(
-            "C2PA: signature and hashes hold; signer unknown: a certificate that someone made on their own ({signer})"
-        ),
+        ManifestState::ValidUnknownSigner if manifest.issuer.as_deref() == Some(SELF_MADE) => {
+            format!(
+                "C2PA: signature and hashes hold; signer unknown: a certificate that someone made on their own ({signer})"
+            )
+        }
         ManifestState::ValidUnknownSigner => {
-            format!("C2PA: signature and hashes hold; signer unknown: the certificate names {signer}")
+            format!(
+                "C2PA: signature and hashes hold; signer unknown: the certificate names {signer}"
+            )
         }
         ManifestState::ValidTrustedSigner => {
             format!("C2PA: signature and hashes hold; signed by {signer}, whom you trust")
@@ -214,11 +222,20 @@ fn manifest_lines(manifest: &ManifestReport) -> Vec<String> {
         }
     });
     let mut claims: Vec<String> = claims.collect();
-    claims.extend(manifest.ingredients.iter().map(|title| format!("from \"{title}\"")));
+    claims.extend(
+        manifest
+            .ingredients
+            .iter()
+            .map(|title| format!("from \"{title}\"")),
+    );
     claims.extend(manifest.tool.iter().map(|tool| format!("by {tool}")));
     if let Some(model) = &manifest.model {
         let text = |name: &str| model[name].as_str().unwrap_or("unknown").to_owned();
-        claims.push(format!("model {}, licence {}", text("model"), text("licence")));
+        claims.push(format!(
+            "model {}, licence {}",
+            text("model"),
+            text("licence")
+        ));
         if model["non_commercial"] == true {
             claims.push("no commercial use".into());
         }
@@ -227,7 +244,10 @@ fn manifest_lines(manifest: &ManifestReport) -> Vec<String> {
         lines.push(format!("C2PA says: {}", claims.join(", ")));
     }
     for problem in &manifest.problems {
-        lines.push(format!("C2PA problem: {}: {}", problem.code, problem.explanation));
+        lines.push(format!(
+            "C2PA problem: {}: {}",
+            problem.code, problem.explanation
+        ));
     }
     lines
 }

@@ -30,7 +30,9 @@ pub(super) struct RecordedFile {
 
 /// The record of a pulled commit's folder, `snapshots/{commit}` of its repository.
 pub(super) fn record_of(snapshot: &Path) -> Option<Record> {
-    let snapshots = snapshot.parent().filter(|parent| parent.ends_with("snapshots"))?;
+    let snapshots = snapshot
+        .parent()
+        .filter(|parent| parent.ends_with("snapshots"))?;
     let repository = Repository {
         folder: folder_of(snapshots).to_path_buf(),
     };

@@ -71,10 +71,9 @@ pub struct Parent<'a> {
     pub name: &'a str,
 }
 
-impl From<impasto_provenance::Error> for Error {
-    fn from(error: impasto_provenance::Error) -> Self {
-        Error::invalid("provenance", error.to_string())
-    }
+/// An error of the crate that writes and reads the parts.
+pub(super) fn wrong(error: impasto_provenance::Error) -> Error {
+    Error::invalid("provenance", error.to_string())
 }
 
 impl Policy {
@@ -82,7 +81,12 @@ impl Policy {
     ///
     /// # Errors
     /// Where the format can't hold what is written, or signing fails.
-    pub fn encode(&self, image: &Image, settings: &Settings, encoding: Encoding) -> Result<Written> {
+    pub fn encode(
+        &self,
+        image: &Image,
+        settings: &Settings,
+        encoding: Encoding,
+    ) -> Result<Written> {
         let mut image = image.clone();
         let mut notes = Vec::new();
         self.mark_pixels(&mut image, None, &mut notes);
@@ -124,7 +128,12 @@ impl Policy {
             picture.paint(0, 0, &after, changed);
         }
         let samples = picture.samples(encoding.format);
-        let bytes = self.finish(&samples, settings, encoding, (SourceType::Composite, parent))?;
+        let bytes = self.finish(
+            &samples,
+            settings,
+            encoding,
+            (SourceType::Composite, parent),
+        )?;
         Ok(Written { bytes, notes })
     }
 
@@ -133,11 +142,16 @@ impl Policy {
     ///
     /// # Errors
     /// See [`Policy::encode`].
-    pub fn encode_again(&self, samples: &Samples, encoding: Encoding, from: &[u8]) -> Result<Vec<u8>> {
+    pub fn encode_again(
+        &self,
+        samples: &Samples,
+        encoding: Encoding,
+        from: &[u8],
+    ) -> Result<Vec<u8>> {
         let parameters = read_parameters(from).unwrap_or_default();
         let mut bytes = encode_samples(samples, encoding.format, encoding.quality, &parameters)?;
         if let Some(packet) = container::read_xmp(from) {
-            bytes = container::with_xmp(&bytes, packet)?;
+            bytes = container::with_xmp(&bytes, packet).map_err(wrong)?;
         }
         if let Some(signer) = &self.signer {
             let claim = Claim {
@@ -152,7 +166,7 @@ impl Policy {
                 bytes: from,
                 title: "the same picture",
             };
-            bytes = signer.sign(&bytes, &claim, Some(&parent))?;
+            bytes = signer.sign(&bytes, &claim, Some(&parent)).map_err(wrong)?;
         }
         Ok(bytes)
     }
@@ -164,15 +178,26 @@ impl Policy {
     /// Where there is no signer, the file is none of the formats, or signing fails.
     pub fn sign(&self, bytes: &[u8]) -> Result<Vec<u8>> {
         let signer = self.signer.as_ref().ok_or_else(|| {
-            Error::invalid("policy", "has no signer, expected certificates and their key")
+            Error::invalid(
+                "policy",
+                "has no signer, expected certificates and their key",
+            )
         })?;
         let settings = read_parameters(bytes).and_then(|text| Settings::parse(&text).ok());
-        let said = container::read_xmp(bytes).map(Statement::read).unwrap_or_default();
+        let said = container::read_xmp(bytes)
+            .map(Statement::read)
+            .unwrap_or_default();
         let origin = (said.digital_source_type.as_deref() == Some(SourceType::Generated.uri()))
             .then_some(SourceType::Generated)
-            .filter(|_| settings.as_ref().is_some_and(|settings| settings.version.starts_with("impasto ")));
+            .filter(|_| {
+                settings
+                    .as_ref()
+                    .is_some_and(|settings| settings.version.starts_with("impasto "))
+            });
         let settings = settings.filter(|_| origin.is_some());
-        let licence = settings.as_ref().and_then(|settings| settings.licence.as_deref());
+        let licence = settings
+            .as_ref()
+            .and_then(|settings| settings.licence.as_deref());
         let claim = Claim {
             origin,
             tool: &version(),
@@ -181,7 +206,7 @@ impl Policy {
             non_commercial: licence.is_some_and(hub::forbids_commerce),
             seed: settings.as_ref().map(|settings| settings.seed),
         };
-        Ok(signer.sign(bytes, &claim, None)?)
+        signer.sign(bytes, &claim, None).map_err(wrong)
     }
 
     fn mark_pixels(&self, image: &mut Image, area: Option<&[bool]>, notes: &mut Vec<String>) {
@@ -238,7 +263,7 @@ impl Policy {
                     serde_json::to_string(&label).unwrap_or_default()
                 }),
             };
-            bytes = container::with_xmp(&bytes, &statement.packet())?;
+            bytes = container::with_xmp(&bytes, &statement.packet()).map_err(wrong)?;
         }
         if let Some(signer) = &self.signer {
             let claim = Claim {
@@ -255,7 +280,9 @@ impl Policy {
             });
             // A file in a format that C2PA does not know is no ingredient.
             let parent = parent.filter(|parent| container::Container::of(parent.bytes).is_some());
-            bytes = signer.sign(&bytes, &claim, parent.as_ref())?;
+            bytes = signer
+                .sign(&bytes, &claim, parent.as_ref())
+                .map_err(wrong)?;
         }
         Ok(bytes)
     }
@@ -283,43 +310,81 @@ mod tests {
     #[test]
     fn the_default_changes_no_pixel_and_names_the_source_in_every_format() {
         for format in [Format::Png, Format::Jpeg, Format::Webp] {
-            let encoding = Encoding { format, quality: 95 };
-            let written = Policy::default().encode(&image(), &settings("a cat"), encoding).unwrap();
-            let plain = super::super::encode(&image(), format, 95, &settings("a cat").parameters()).unwrap();
+            let encoding = Encoding {
+                format,
+                quality: 95,
+            };
+            let written = Policy::default()
+                .encode(&image(), &settings("a cat"), encoding)
+                .unwrap();
+            let plain = super::super::encode(&image(), format, 95, &settings("a cat").parameters())
+                .unwrap();
             let decode = |bytes: &[u8]| Image::decode(bytes, "x").unwrap();
             assert_eq!(decode(&written.bytes), decode(&plain));
             assert_eq!(read_parameters(&written.bytes), read_parameters(&plain));
             let said = Statement::read(container::read_xmp(&written.bytes).unwrap());
-            assert_eq!(said.digital_source_type.as_deref(), Some(SourceType::Generated.uri()));
+            assert_eq!(
+                said.digital_source_type.as_deref(),
+                Some(SourceType::Generated.uri())
+            );
             assert_eq!((said.usage_terms, said.aigc), (None, None));
-            let off = Policy { xmp: false, ..Policy::default() };
-            assert_eq!(off.encode(&image(), &settings("a cat"), encoding).unwrap().bytes, plain);
+            let off = Policy {
+                xmp: false,
+                ..Policy::default()
+            };
+            assert_eq!(
+                off.encode(&image(), &settings("a cat"), encoding)
+                    .unwrap()
+                    .bytes,
+                plain
+            );
         }
     }
 
     #[test]
     fn a_licence_that_forbids_commerce_and_the_label_are_written() {
-        let policy = Policy { aigc: Some("甲公司".into()), ..Policy::default() };
-        let settings = Settings { licence: Some("cc-by-nc-4.0".into()), ..settings("a cat") };
+        let policy = Policy {
+            aigc: Some("甲公司".into()),
+            ..Policy::default()
+        };
+        let settings = Settings {
+            licence: Some("cc-by-nc-4.0".into()),
+            ..settings("a cat")
+        };
         let written = policy.encode(&image(), &settings, PNG).unwrap();
         let said = Statement::read(container::read_xmp(&written.bytes).unwrap());
-        assert!(said.usage_terms.unwrap().contains("cc-by-nc-4.0, forbids commercial use"));
+        assert!(
+            said.usage_terms
+                .unwrap()
+                .contains("cc-by-nc-4.0, forbids commercial use")
+        );
         let label: Aigc = serde_json::from_str(&said.aigc.unwrap()).unwrap();
-        assert_eq!((&label.label[..], &label.content_producer[..]), ("1", "甲公司"));
+        assert_eq!(
+            (&label.label[..], &label.content_producer[..]),
+            ("1", "甲公司")
+        );
         assert_eq!(label.produce_id.len(), 32);
-        assert_eq!(Settings::parse(&read_parameters(&written.bytes).unwrap()).unwrap(), settings);
+        assert_eq!(
+            Settings::parse(&read_parameters(&written.bytes).unwrap()).unwrap(),
+            settings
+        );
     }
 
     #[test]
     fn the_watermark_of_an_edit_stays_in_what_was_drawn() {
         let key = Key::public();
-        let policy = Policy { watermark: Some(key.clone()), ..Policy::default() };
+        let policy = Policy {
+            watermark: Some(key.clone()),
+            ..Policy::default()
+        };
         let picture = Original::from(&image());
         let mut mask = Mask::empty(96, 80);
         for (i, asked) in mask.asked.iter_mut().enumerate() {
             *asked = i % 96 >= 20;
         }
-        let written = policy.encode_edit(&picture, &mask, &settings("a cat"), PNG, None).unwrap();
+        let written = policy
+            .encode_edit(&picture, &mask, &settings("a cat"), PNG, None)
+            .unwrap();
         assert_eq!(written.notes, Vec::<String>::new());
         let back = Original::decode(&written.bytes, "x").unwrap();
         let mut changed = 0;
@@ -332,9 +397,25 @@ mod tests {
         let found = watermark::detect(96, 80, &back.picture().rgb, &key).unwrap();
         assert!(found.found(), "{found:?}");
         // A part that holds none is said to have none, and stays as it is.
-        let small = Mask::of_area(96, 80, crate::edit::Area { x: 0, y: 0, width: 9, height: 9 }).unwrap();
-        let written = policy.encode_edit(&picture, &small, &settings("a cat"), PNG, None).unwrap();
-        assert!(written.notes[0].contains("what was drawn can't hold one"), "{:?}", written.notes);
+        let small = Mask::of_area(
+            96,
+            80,
+            crate::edit::Area {
+                x: 0,
+                y: 0,
+                width: 9,
+                height: 9,
+            },
+        )
+        .unwrap();
+        let written = policy
+            .encode_edit(&picture, &small, &settings("a cat"), PNG, None)
+            .unwrap();
+        assert!(
+            written.notes[0].contains("what was drawn can't hold one"),
+            "{:?}",
+            written.notes
+        );
         assert_eq!(Image::decode(&written.bytes, "x").unwrap(), image());
     }
 }

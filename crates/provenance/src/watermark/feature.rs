@@ -76,10 +76,7 @@ impl Whitened {
             *value *= slope;
         }
         Whitened {
-            plane: Plane {
-                values,
-                ..detail
-            },
+            plane: Plane { values, ..detail },
             sensitivity,
             passed,
             bases: (down, across),

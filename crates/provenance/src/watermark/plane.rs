@@ -27,7 +27,8 @@ impl Plane {
             return self.clone();
         }
         let (width, height) = (self.width / across.max(1), self.height / down.max(1));
-        let part = |i: usize, parts: usize, whole: usize| i * whole / parts..(i + 1) * whole / parts;
+        let part =
+            |i: usize, parts: usize, whole: usize| i * whole / parts..(i + 1) * whole / parts;
         let mut values = Vec::with_capacity(width * height);
         for row in 0..height {
             let rows = part(row, height, self.height);
@@ -35,7 +36,11 @@ impl Plane {
                 let columns = part(column, width, self.width);
                 let sum: f32 = rows
                     .clone()
-                    .map(|y| self.values[y * self.width..][columns.clone()].iter().sum::<f32>())
+                    .map(|y| {
+                        self.values[y * self.width..][columns.clone()]
+                            .iter()
+                            .sum::<f32>()
+                    })
                     .sum();
                 values.push(sum / (rows.len() * columns.len()) as f32);
             }
@@ -99,7 +104,11 @@ impl Plane {
 fn reflected(i: isize, length: usize) -> usize {
     let period = 2 * length as isize;
     let i = i.rem_euclid(period);
-    (if i < length as isize { i } else { period - 1 - i }) as usize
+    (if i < length as isize {
+        i
+    } else {
+        period - 1 - i
+    }) as usize
 }
 
 /// Cosines at `samples` places on a line that covers `from` to `to` (0 to 1) of a whole picture: frequency k has k half
