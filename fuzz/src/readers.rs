@@ -52,6 +52,25 @@ pub const READERS: &[Kind] = &[
         },
     },
     Kind {
+        name: "provenance",
+        make: |_| {
+            Reader::sized(seeds::with_provenance(), |bytes| {
+                // Watermarks are searched in pixels, which `picture` reads.
+                let options = provenance::VerifyOptions {
+                    keys: Vec::new(),
+                    anchors: None,
+                };
+                let _ = provenance::strip(bytes);
+                let found = provenance::verify(bytes, "a", &options).ok()?;
+                assert_ne!(
+                    found.manifest.state,
+                    provenance::ManifestState::ValidTrustedSigner
+                );
+                Some(16 * (found.width * found.height) as u64)
+            })
+        },
+    },
+    Kind {
         name: "safetensors",
         make: |_| {
             Reader::new(vec![seeds::safetensors()], |bytes| {

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use impasto::image::{Format, Image};
+use impasto::provenance::{Encoding, Policy, Settings};
 
 /// A few pixels in which rows and columns differ.
 pub fn picture(width: usize, height: usize) -> Image {
@@ -22,6 +23,31 @@ pub fn pictures() -> Vec<Vec<u8>> {
         .into_iter()
         .flat_map(|format| {
             [(16, 16), (33, 7)].map(|(w, h)| picture(w, h).encode(format, 80).unwrap())
+        })
+        .collect()
+}
+
+/// Pictures whose files say where they come from: settings, XMP with a label, and the seeds of other formats.
+pub fn with_provenance() -> Vec<Vec<u8>> {
+    let settings = Settings::parse(
+        "a cat\nSteps: 4, Sampler: raster, CFG scale: 1, Seed: 7, Size: 48x40, Model: m, Temperature: 1, \
+         Model licence: cc-by-nc-4.0, Version: impasto 0.1.0",
+    );
+    let settings = settings.unwrap();
+    let policy = Policy {
+        aigc: Some("someone".into()),
+        ..Policy::default()
+    };
+    let formats = [Format::Png, Format::Jpeg, Format::Webp];
+    formats
+        .into_iter()
+        .map(|format| {
+            let encoding = Encoding {
+                format,
+                quality: 80,
+            };
+            let written = policy.encode(&picture(48, 40), &settings, encoding);
+            written.unwrap().bytes
         })
         .collect()
 }

@@ -59,6 +59,24 @@ pub fn find_model(text: &str) -> Result<ModelSource> {
     Ok(source)
 }
 
+/// Where programs keep what is theirs.
+pub fn data_folder() -> Result<PathBuf> {
+    let variable = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    if let Some(data) = variable("XDG_DATA_HOME") {
+        return Ok(data.join("impasto"));
+    }
+    let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
+    let home = home.context("no home folder to keep pictures in; pass --data DIR")?;
+    Ok(match cfg!(target_os = "macos") {
+        true => home.join("Library/Application Support/impasto"),
+        false => home.join(".local/share/impasto"),
+    })
+}
+
 /// Where the work is done.
 #[derive(Args)]
 pub struct DeviceFlags {

@@ -9,6 +9,7 @@ mod failure;
 mod outputs;
 mod pictures;
 mod preview;
+mod provenance;
 mod terminal;
 
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ enum Command {
     Pull(commands::pull::Arguments),
     Import(commands::import::Arguments),
     Quantize(commands::quantize::Arguments),
+    Verify(commands::verify::Arguments),
+    Provenance(commands::provenance::Arguments),
     Bench(commands::bench::Arguments),
     Serve(commands::serve::Arguments),
     Selftest(commands::selftest::Arguments),
@@ -81,6 +84,8 @@ fn main() -> ExitCode {
         Command::Import(arguments) => commands::import::run(arguments),
         Command::Bench(arguments) => commands::bench::run(arguments),
         Command::Quantize(arguments) => commands::quantize::run(arguments),
+        Command::Verify(arguments) => commands::verify::run(arguments),
+        Command::Provenance(arguments) => commands::provenance::run(arguments),
         Command::Serve(arguments) => commands::serve::run(arguments),
         Command::Selftest(arguments) => commands::selftest::run(arguments),
         Command::Doctor(arguments) => commands::doctor::run(arguments),

@@ -17,7 +17,7 @@ use crate::observer::{Event, Observer};
 use crate::progress::Progress;
 use crate::threads::Threads;
 use crate::work::Request;
-use crate::{Error, Result};
+use crate::{Error, Result, hub};
 
 /// How a model is opened.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +46,7 @@ pub struct Model {
     inner: Arc<dyn AnyModel>,
     load_time: Duration,
     threads: Option<Threads>,
+    licence: Option<String>,
 }
 
 impl Model {
@@ -121,10 +122,17 @@ impl Model {
             Some(threads) => threads.run(open),
             None => open(),
         };
+        let inner: Arc<dyn AnyModel> = inner?.into();
+        let recorded = files.source.folder().and_then(hub::recorded_licence);
+        let licence = match recorded.filter(|_| adapter.is_none()) {
+            Some(licence) => Some(licence),
+            None => inner.config()?["licence"].as_str().map(str::to_owned),
+        };
         Ok(Model {
-            inner: inner?.into(),
+            inner,
             load_time: started.elapsed(),
             threads: options.threads.clone(),
+            licence: licence.filter(|licence| licence != "unknown"),
         })
     }
 
@@ -151,6 +159,12 @@ impl Model {
     /// The model's name.
     pub fn name(&self) -> &str {
         self.inner.name()
+    }
+
+    /// The licence of its weights: what was recorded when it was pulled, or what its config says. None where neither
+    /// does.
+    pub fn licence(&self) -> Option<&str> {
+        self.licence.as_deref()
     }
 
     /// What people call its family.
@@ -327,6 +341,7 @@ impl From<Box<dyn AnyModel>> for Model {
             inner: model.into(),
             load_time: Duration::ZERO,
             threads: None,
+            licence: None,
         }
     }
 }

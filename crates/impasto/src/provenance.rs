@@ -6,8 +6,13 @@
 //! AUTOMATIC1111/stable-diffusion-webui `modules/infotext_utils.py` (`parse_generation_parameters`,
 //! `quote`) and `modules/images.py` (`save_image_with_geninfo`). What that program has no word for
 //! (`Temperature`, `Top-k`, `Top-p`) are further pairs, which it keeps as they are.
+//!
+//! What a file says beside that, to programs that look for generated pictures, is a [`Policy`]'s: XMP, an invisible
+//! watermark, labels, a signed C2PA manifest. [`verify`] reads all of it, of any file.
 
 mod exif;
+mod policy;
+mod verify;
 
 use std::io::Cursor;
 
@@ -19,7 +24,24 @@ use crate::image::{Format, Image, Samples};
 use crate::models::dalle::Order;
 use crate::observer::GeneratedImage;
 use crate::sampling::SamplingOptions;
-use crate::{Error, Result};
+use crate::{Error, Result, hub};
+
+pub use impasto_provenance::manifest::{
+    ManifestReport, ManifestState, SELF_MADE, Signer, supported as c2pa_supported,
+};
+pub use impasto_provenance::watermark::Key;
+pub use impasto_provenance::xmp::{SourceType, Statement};
+pub use policy::{Encoding, Parent, Policy, Written};
+pub use verify::{FoundWatermark, Verified, VerifyOptions, verify};
+
+/// A file without what it says of itself, and the names of what was removed: settings, XMP, Exif (the orientation
+/// stays), comments, C2PA manifests. The pixels stay as they are, so a watermark does, too.
+///
+/// # Errors
+/// Where the file is no PNG, JPEG or WebP.
+pub fn strip(bytes: &[u8]) -> Result<(Vec<u8>, Vec<&'static str>)> {
+    impasto_provenance::container::stripped(bytes).map_err(policy::wrong)
+}
 
 /// The PNG keyword.
 const KEYWORD: &str = "parameters";
@@ -55,6 +77,9 @@ pub struct Settings {
     /// Cosine of picture and prompt in a CLIP's space, where it was chosen by that.
     #[serde(default)]
     pub clip_score: Option<f32>,
+    /// The model's licence, where it is known. The text has it if it forbids commercial use.
+    #[serde(default)]
+    pub licence: Option<String>,
     /// The program and its version.
     pub version: String,
 }
@@ -88,6 +113,7 @@ impl Settings {
             width: picture.width,
             height: picture.height,
             clip_score: image.clip_score,
+            licence: None,
             version: version(),
         }
     }
@@ -110,6 +136,11 @@ impl Settings {
             self.clip_score
                 .map(|score| ("CLIP score", score.to_string())),
         );
+        let licence = self
+            .licence
+            .as_ref()
+            .filter(|licence| hub::forbids_commerce(licence));
+        pairs.extend(licence.map(|licence| ("Model licence", licence.clone())));
         pairs.push(("Version", self.version.clone()));
         let line: Vec<String> = pairs
             .into_iter()
@@ -179,6 +210,7 @@ impl Settings {
             clip_score: optional("CLIP score")
                 .map(|(key, text)| number(key, text))
                 .transpose()?,
+            licence: find("Model licence").map(str::to_owned),
             version: required("Version")?.to_owned(),
         })
     }
@@ -379,7 +411,7 @@ mod tests {
 
     const FORMATS: [Format; 3] = [Format::Png, Format::Jpeg, Format::Webp];
 
-    fn settings(prompt: &str) -> Settings {
+    pub(super) fn settings(prompt: &str) -> Settings {
         Settings {
             prompt: prompt.to_owned(),
             negative_prompt: None,
@@ -396,6 +428,7 @@ mod tests {
             width: 64,
             height: 64,
             clip_score: Some(0.25),
+            licence: None,
             version: "impasto 0.1.0".to_owned(),
         }
     }

@@ -16,6 +16,7 @@ use axum::{Extension, Json, Router};
 use impasto::edit::Region;
 use impasto::image::{Format, Image, Original};
 use impasto::models::dalle::Order;
+use impasto::provenance::Encoding;
 use impasto::request::SamplingOverrides;
 use impasto::{Edit, Generate, Vary, provenance};
 use serde::Deserialize;
@@ -386,7 +387,15 @@ fn text_of(app: &App, picture: &Picture, side: Option<usize>) -> Result<String, 
         let scaled = Original::decode(&bytes, "picture")?
             .picture()
             .resize(side, side)?;
-        bytes = provenance::encode(&scaled, Format::Png, 100, &picture.parameters)?;
+        let samples = Original::from(&scaled).samples(Format::Png);
+        let encoding = Encoding {
+            format: Format::Png,
+            quality: 100,
+        };
+        bytes = app
+            .config
+            .provenance
+            .encode_again(&samples, encoding, &bytes)?;
     }
     Ok(images::to_text(&bytes))
 }

@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use impasto::image::{Format, Original};
-use impasto::provenance;
+use impasto::provenance::{Encoding, Policy};
 
 use crate::error::{ApiError, ApiResult};
 use crate::{App, blocking};
@@ -86,14 +86,22 @@ pub async fn decode(app: &App, param: &'static str, bytes: &Bytes) -> ApiResult<
     Ok(original)
 }
 
-/// One of our PNGs in another format, its settings kept.
-pub fn convert(png: Vec<u8>, format: Format, quality: u8) -> impasto::Result<Vec<u8>> {
+/// One of our PNGs in another format; what it says of itself is kept.
+pub fn convert(
+    png: Vec<u8>,
+    format: Format,
+    quality: u8,
+    policy: &Policy,
+) -> impasto::Result<Vec<u8>> {
     if format == Format::Png {
         return Ok(png);
     }
-    let parameters = provenance::read_parameters(&png).unwrap_or_default();
     let original = Original::decode(&png, "picture")?;
-    provenance::encode_samples(&original.samples(format), format, quality, &parameters)
+    policy.encode_again(
+        &original.samples(format),
+        Encoding { format, quality },
+        &png,
+    )
 }
 
 /// The media type of a format.

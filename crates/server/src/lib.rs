@@ -55,6 +55,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use impasto::Device;
 use impasto::families::ModelFiles;
+use impasto::provenance::Policy;
 use impasto::rank::Ranker;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -94,6 +95,8 @@ pub struct ServeOptions {
     pub grace: Duration,
     /// What is logged.
     pub log: LogOptions,
+    /// What the pictures' files say of their origin.
+    pub provenance: Policy,
 }
 
 impl ServeOptions {
@@ -110,6 +113,7 @@ impl ServeOptions {
             idle_time: Duration::from_secs(600),
             grace: Duration::from_secs(20),
             log: LogOptions::default(),
+            provenance: Policy::default(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use impasto::families::{self, ModelFiles};
+use impasto::hub;
 use impasto::sampling::SamplingOptions;
 use impasto::{Device, Model};
 use serde::Serialize;
@@ -69,12 +70,13 @@ impl Hosted {
             );
             return Err(impasto::Error::invalid("model", reason));
         };
+        let recorded = files.source.folder().and_then(hub::recorded_licence);
         let card = ModelCard {
             size: info.image_tokenizer.picture_size(),
             tokens: info.image_tokenizer.grid().pow(2),
             parameters: info.dalle_parameters,
             memory: info.peak_memory_bytes_of_16,
-            licence: info.licence,
+            licence: recorded.unwrap_or(info.licence),
             id: info.name,
             sampling,
         };

@@ -14,7 +14,7 @@ use impasto::families::Language;
 use impasto::image::{Format, Image};
 use impasto::models::dalle::Order;
 use impasto::observer::NoObserver;
-use impasto::provenance::{self, Settings};
+use impasto::provenance::{self, Settings, VerifyOptions};
 use impasto::request::SamplingOverrides;
 use impasto::{Caption, Edit, Generate, Vary};
 use serde::Deserialize;
@@ -56,6 +56,7 @@ pub fn routes() -> Router<App> {
                 .delete(delete_picture),
         )
         .route("/api/settings", post(read_settings))
+        .route("/api/verify", post(verify))
         .route("/api/captions", post(captions))
         .route("/api/models", get(models))
         .route("/files/{name}", get(file))
@@ -697,6 +698,19 @@ async fn read_settings(State(app): State<App>, body: RequestBody) -> ApiResult<J
     Ok(Json(json!({"parameters": text, "settings": settings})))
 }
 
+/// What a picture's file says of its origin, and what of that holds.
+async fn verify(State(app): State<App>, body: RequestBody) -> ApiResult<Json<Value>> {
+    let given: Given = body.json()?;
+    let bytes = given_picture(&app, given.image.as_deref(), given.picture.as_deref()).await?;
+    // Refuses what is too large, and what is no picture.
+    images::decode(&app, "image", &bytes).await?;
+    let mut options = VerifyOptions::default();
+    options.keys.extend(app.config.provenance.watermark.clone());
+    options.keys.dedup_by(|a, b| a.name() == b.name());
+    let verified = blocking(move || Ok(provenance::verify(&bytes, "image", &options)?));
+    Ok(Json(json!(verified.await?)))
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct CaptionRequest {
@@ -776,7 +790,10 @@ async fn file(
             return Ok(None);
         };
         let bytes = impasto::files::read(shared.store.picture_path(&picture.id))?;
-        Ok(Some((images::convert(bytes, format, 95)?, picture)))
+        Ok(Some((
+            images::convert(bytes, format, 95, &shared.config.provenance)?,
+            picture,
+        )))
     });
     let (bytes, picture) = found.await?.ok_or_else(missing)?;
     let known = headers.get(header::IF_NONE_MATCH);

@@ -11,6 +11,7 @@ use axum::{Extension, Json, Router};
 use impasto::edit::{Area, Region, Sides};
 use impasto::image::{Format, Image};
 use impasto::models::dalle::Order;
+use impasto::provenance::Policy;
 use impasto::request::SamplingOverrides;
 use impasto::{Edit, Generate, Vary};
 use serde::Deserialize;
@@ -602,12 +603,14 @@ fn name_of(format: Format) -> &'static str {
 /// A finished picture as base64.
 async fn encoded(app: &App, picture: &Picture, output: Output) -> ApiResult<String> {
     let path = app.store.picture_path(&picture.id);
+    let app = app.clone();
     blocking(move || {
         let bytes = impasto::files::read(&path)?;
         Ok(images::to_text(&images::convert(
             bytes,
             output.format,
             output.quality,
+            &app.config.provenance,
         )?))
     })
     .await
@@ -621,6 +624,8 @@ async fn encoded_preview(preview: &Preview, output: Output) -> ApiResult<String>
             png,
             output.format,
             output.quality,
+            // Nothing is finished yet that could be signed.
+            &Policy::default(),
         )?))
     })
     .await

@@ -16,7 +16,7 @@ use impasto::error::ErrorKind;
 use impasto::image::{Format, Image, Original};
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
-use impasto::provenance::{self, Settings};
+use impasto::provenance::{Encoding, Parent, Settings, Written, version};
 use impasto::request::{EditOutcome, GeneratedImage, VaryOutcome};
 use impasto::sampling::SamplingOptions;
 use impasto::{Generate, Model, Session, edit};
@@ -36,13 +36,21 @@ const PREVIEW_SHARE: u32 = 8;
 /// And come at most this often.
 const PREVIEW_PAUSE: Duration = Duration::from_millis(40);
 
+/// How pictures are kept.
+const PNG: Encoding = Encoding {
+    format: Format::Png,
+    quality: 100,
+};
+
 /// Starts both threads.
 pub fn start(app: App, hosted: Arc<Hosted>) -> std::io::Result<[JoinHandle<()>; 2]> {
     let (results, waiting) = sync_channel(MOST_RESULTS);
     let name = |what: &str| format!("{what} {}", hosted.card.id);
     let writer = std::thread::Builder::new().name(name("write")).spawn({
         let (app, model) = (app.clone(), hosted.card.id.clone());
-        move || Finisher::new(app, model).run(&waiting)
+        let licence = hosted.card.licence.clone();
+        let licence = Some(licence).filter(|licence| licence != "unknown");
+        move || Finisher::new(app, model, licence).run(&waiting)
     })?;
     let decoder = std::thread::Builder::new()
         .name(name("decode"))
@@ -441,15 +449,17 @@ impl<'a> Decoder<'a> {
 struct Finisher {
     app: App,
     model: String,
+    licence: Option<String>,
     /// Images of jobs whose others are still decoded.
     collected: HashMap<String, Vec<Option<GeneratedImage>>>,
 }
 
 impl Finisher {
-    fn new(app: App, model: String) -> Self {
+    fn new(app: App, model: String, licence: Option<String>) -> Self {
         Finisher {
             app,
             model,
+            licence,
             collected: HashMap::new(),
         }
     }
@@ -513,17 +523,28 @@ impl Finisher {
                         width: original.width(),
                         height: original.height(),
                         clip_score: candidate.clip_score,
-                        version: provenance::version(),
+                        licence: self.licence.clone(),
+                        version: version(),
                     };
-                    let parameters = settings.parameters();
-                    let samples = original.samples(Format::Png);
-                    let png = provenance::encode_samples(&samples, Format::Png, 100, &parameters)?;
+                    let policy = &self.app.config.provenance;
+                    let source = self.app.store.input_path(&job.record.id, "image");
+                    // What the edit started from is named where the file is signed.
+                    let parent = match policy.signer.is_some() {
+                        true => impasto::files::read(source)?,
+                        false => Vec::new(),
+                    };
+                    let parent = (!parent.is_empty()).then_some(Parent {
+                        bytes: &parent,
+                        name: "the picture that was edited",
+                    });
+                    let mask = &outcome.mask;
+                    let written = policy.encode_edit(&original, mask, &settings, PNG, parent)?;
                     let picture = Picture {
                         log_likelihood: Some(edited.log_likelihood),
                         tokens: edited.tokens,
-                        ..self.picture(&job, place, &settings, parameters)
+                        ..self.picture(&job, place, &settings, settings.parameters())
                     };
-                    self.list(&job, picture, &png)?;
+                    self.list(&job, picture, written)?;
                 }
                 self.end(&job, Status::Done, None);
                 Ok(())
@@ -626,6 +647,7 @@ impl Finisher {
     ) -> Settings {
         let negative = task.negative_prompt();
         Settings {
+            licence: self.licence.clone(),
             negative_prompt: (!negative.is_empty()).then(|| negative.to_owned()),
             ..Settings::of_generated(
                 &self.model,
@@ -674,16 +696,19 @@ impl Finisher {
         }
         let parameters = settings.parameters();
         let shown: &Image = &image.picture;
-        let png = provenance::encode(shown, Format::Png, 100, &parameters)?;
+        let written = self.app.config.provenance.encode(shown, settings, PNG)?;
         let picture = Picture {
             log_likelihood: Some(image.log_likelihood),
             ..self.picture(job, place, settings, parameters)
         };
-        self.list(job, picture, &png)
+        self.list(job, picture, written)
     }
 
-    fn list(&self, job: &Job, picture: Picture, png: &[u8]) -> Result<(), ServeError> {
-        let picture = self.app.store.add_picture(picture, png)?;
+    fn list(&self, job: &Job, picture: Picture, written: Written) -> Result<(), ServeError> {
+        for line in &written.notes {
+            crate::log::error(format_args!("picture {}: {line}", picture.id));
+        }
+        let picture = self.app.store.add_picture(picture, &written.bytes)?;
         self.app.metrics.drew();
         job.update(|state| {
             state.previews.remove(&picture.place);

@@ -9,11 +9,12 @@ use clap::Args;
 use impasto::canvas::Conditioning;
 use impasto::checkpoint::{EMBEDDED_CLIP, EMBEDDED_NAME};
 use impasto::edit::{Area, Canvassed, Region};
-use impasto::image::Format;
+use impasto::files;
+use impasto::image::{Format, MAX_FILE_BYTES};
 use impasto::model::Model;
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
-use impasto::provenance::{self, Settings};
+use impasto::provenance::{Encoding, Parent, Settings, version};
 use impasto::rank::Ranker;
 use impasto::request::Edit;
 use impasto::sampling::SamplingOptions;
@@ -23,6 +24,7 @@ use serde::Serialize;
 use super::generate::random_seed;
 use crate::arguments::{ModelFlags, SamplingFlags, find_model};
 use crate::failure::Usage;
+use crate::provenance::{self, ProvenanceFlags};
 use crate::{outputs, terminal};
 
 /// The value of --clip that means none.
@@ -77,6 +79,8 @@ pub struct DrawingFlags {
     #[arg(long, value_name = "Q", default_value = "95",
           value_parser = clap::value_parser!(u8).range(1..=100))]
     quality: u8,
+    #[command(flatten)]
+    provenance: ProvenanceFlags,
     /// Print one JSON document: paths, seeds, log-likelihoods (nats), windows (pixels), seconds
     #[arg(long)]
     json: bool,
@@ -124,7 +128,7 @@ struct Candidate {
 
 fn lossy<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
     match path {
-        Some(path) => impasto::files::lossy(path, serializer),
+        Some(path) => files::lossy(path, serializer),
         None => serializer.serialize_none(),
     }
 }
@@ -188,6 +192,12 @@ impl DrawingFlags {
         (target, format): (outputs::Target, Format),
     ) -> Result<()> {
         let seed = self.seed.unwrap_or_else(random_seed);
+        let policy = self.provenance.policy()?;
+        // The manifest names the file that the edit started from.
+        let parent = match policy.signer.is_some() {
+            true => files::read_at_most(task.path, MAX_FILE_BYTES)?,
+            false => Vec::new(),
+        };
         let ranker = self.ranker(task.prompt.as_deref(), model)?;
         note_conditioning(model)?;
         let Canvassed {
@@ -246,15 +256,22 @@ impl DrawingFlags {
                     width: picture.width(),
                     height: picture.height(),
                     clip_score: candidate.clip_score,
-                    version: provenance::version(),
+                    licence: model.licence().map(str::to_owned),
+                    version: version(),
                 };
-                let bytes = provenance::encode_samples(
-                    &picture.samples(format),
+                let encoding = Encoding {
                     format,
-                    self.quality,
-                    &settings.parameters(),
-                )?;
-                let path = target.write(&bytes, &name, edited.seed, format)?;
+                    quality: self.quality,
+                };
+                let file_name = task.path.file_name().unwrap_or_default().to_string_lossy();
+                let parent = policy.signer.is_some().then_some(Parent {
+                    bytes: &parent,
+                    name: &file_name,
+                });
+                let written =
+                    policy.encode_edit(&picture, &outcome.mask, &settings, encoding, parent)?;
+                let path = target.write(&written.bytes, &name, edited.seed, format)?;
+                provenance::note(&path, &written.notes);
                 if !self.json {
                     terminal::result(terminal::shown(&path))?;
                 }

@@ -12,7 +12,7 @@ use impasto::image::{Format, Image};
 use impasto::model::Model;
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
-use impasto::provenance::{self, Settings};
+use impasto::provenance::{Encoding, Policy, Settings};
 use impasto::rank::Ranker;
 use impasto::request::{Generate, GeneratedImage, Timings};
 use impasto::sampling::SamplingOptions;
@@ -21,6 +21,7 @@ use serde::Serialize;
 use super::words::Finishing;
 use crate::arguments::{ModelFlags, SamplingFlags, find_model, prompt};
 use crate::failure::Usage;
+use crate::provenance::{self, ProvenanceFlags};
 use crate::{outputs, preview, terminal};
 
 /// Draw pictures from prompts
@@ -92,6 +93,8 @@ pub struct Arguments {
     #[arg(long, value_name = "Q", default_value = "95",
           value_parser = clap::value_parser!(u8).range(1..=100))]
     quality: u8,
+    #[command(flatten)]
+    provenance: ProvenanceFlags,
     /// Also show the pictures in the terminal, during drawing and when they are finished
     #[arg(long)]
     preview: bool,
@@ -139,6 +142,7 @@ struct Work<'a> {
     order: Order,
     target: outputs::Target,
     format: Format,
+    policy: Policy,
 }
 
 /// White pixels between the pictures of a grid.
@@ -163,6 +167,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     let (target, format) = outputs::plan(arguments.output.as_deref(), arguments.format, files)?;
     let mut screen = arguments.preview.then(preview::Screen::new).transpose()?;
     arguments.check_seamless()?;
+    let policy = arguments.provenance.policy()?;
     let chooser = arguments.chooser()?;
     let model = arguments.model.open()?;
     let seed = arguments.seed.unwrap_or_else(random_seed);
@@ -196,6 +201,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         model: &model,
         target,
         format,
+        policy,
     };
     // All prompts before any work: the last one being too long should not cost the others' time.
     for request in &work.requests {
@@ -412,13 +418,20 @@ impl Work<'_> {
     }
 
     fn write(&self, picture: &Image, prompt: &str, settings: &Settings) -> Result<PathBuf> {
-        let text = settings.parameters();
-        let bytes = provenance::encode(picture, self.format, self.arguments.quality, &text)?;
+        let encoding = Encoding {
+            format: self.format,
+            quality: self.arguments.quality,
+        };
+        let written = self.policy.encode(picture, settings, encoding)?;
         let name = match self.arguments.plain_names {
             true => "picture",
             false => prompt,
         };
-        self.target.write(&bytes, name, settings.seed, self.format)
+        let path = self
+            .target
+            .write(&written.bytes, name, settings.seed, self.format)?;
+        provenance::note(&path, &written.notes);
+        Ok(path)
     }
 
     /// The path on stdout, unless a whole document follows there.
@@ -434,6 +447,7 @@ impl Work<'_> {
         let (model, sampling) = (self.model.name(), &self.sampling);
         Settings {
             negative_prompt: self.arguments.negative.clone(),
+            licence: self.model.licence().map(str::to_owned),
             ..Settings::of_generated(model, prompt, drawn, sampling, (self.order, picture))
         }
     }

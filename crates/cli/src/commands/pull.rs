@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use impasto::hub::{Hub, Known, registry};
+use impasto::hub::{Hub, Known, forbids_commerce, registry};
 use impasto::observer::{DownloadProgress, Event};
 use indicatif::ProgressBar;
 
@@ -133,14 +133,6 @@ fn describe(entry: &Known) -> String {
         text.push_str(&format!("; needs {}", entry.needs.join(", ")));
     }
     text
-}
-
-/// Whether a licence's name says that it is for non-commercial use.
-fn forbids_commerce(licence: &str) -> bool {
-    let licence = licence.to_ascii_lowercase();
-    licence.contains("non-commercial")
-        || licence.contains("noncommercial")
-        || licence.split(['-', '_', ' ']).any(|part| part == "nc")
 }
 
 fn endpoint(given: Option<String>) -> Result<String> {

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use impasto::checkpoint::EMBEDDED_NAME;
 use impasto::families::ModelFiles;
 use impasto_server::{Keys, LogOptions, ServeOptions, Server};
 
-use crate::arguments::{DeviceFlags, find_model};
+use crate::arguments::{DeviceFlags, data_folder, find_model};
 use crate::failure::Usage;
+use crate::provenance::ProvenanceFlags;
 use crate::terminal;
 
 /// Draw for a browser and for programs: a page, OpenAI's images API, AUTOMATIC1111's, and a native one
@@ -61,6 +62,8 @@ pub struct Arguments {
     #[arg(long, short)]
     quiet: bool,
     #[command(flatten)]
+    provenance: ProvenanceFlags,
+    #[command(flatten)]
     device: DeviceFlags,
 }
 
@@ -87,7 +90,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let device = arguments.device.select()?;
     let data = match arguments.data {
         Some(data) => data,
-        None => default_data()?,
+        None => data_folder()?,
     };
     let options = ServeOptions {
         host: arguments.host,
@@ -101,6 +104,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             json: arguments.log_json,
             quiet: arguments.quiet,
         },
+        provenance: arguments.provenance.policy()?,
         ..ServeOptions::new(data)
     };
     if options.insecure && options.api_key_file.is_none() && !options.host.is_loopback() {
@@ -129,24 +133,6 @@ fn page_of(address: SocketAddr) -> String {
         ip if ip.is_unspecified() => format!("http://localhost:{port}/"),
         ip => format!("http://{}/", SocketAddr::new(ip, port)),
     }
-}
-
-/// Where programs keep what is theirs.
-fn default_data() -> Result<PathBuf> {
-    let variable = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    if let Some(data) = variable("XDG_DATA_HOME") {
-        return Ok(data.join("impasto"));
-    }
-    let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
-    let home = home.context("no home folder to keep pictures in; pass --data DIR")?;
-    Ok(match cfg!(target_os = "macos") {
-        true => home.join("Library/Application Support/impasto"),
-        false => home.join(".local/share/impasto"),
-    })
 }
 
 fn open_browser(page: &str) -> std::io::Result<()> {

@@ -11,7 +11,7 @@ use impasto::edit::Choice;
 use impasto::image::{Format, Image};
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
-use impasto::provenance::{self, Settings};
+use impasto::provenance::{Encoding, Settings};
 use impasto::request::{GeneratedImage, Vary};
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::drawing::note_conditioning;
 use super::generate::random_seed;
 use crate::arguments::{ModelFlags, SamplingFlags, prompt};
+use crate::provenance::{self, ProvenanceFlags};
 use crate::{outputs, terminal};
 
 /// Draw variations of a picture: redraw a share of its ids
@@ -72,6 +73,8 @@ pub struct Arguments {
     #[arg(long, value_name = "Q", default_value = "95",
           value_parser = clap::value_parser!(u8).range(1..=100))]
     quality: u8,
+    #[command(flatten)]
+    provenance: ProvenanceFlags,
     /// Print one JSON document: paths, seeds, log-likelihoods (nats), seconds
     #[arg(long)]
     json: bool,
@@ -117,6 +120,7 @@ fn strength(text: &str) -> Result<f64, String> {
 pub fn run(arguments: Arguments) -> Result<()> {
     let n = arguments.n as usize;
     let (target, format) = outputs::plan(arguments.output.as_deref(), arguments.format, n)?;
+    let policy = arguments.provenance.policy()?;
     let picture = Image::open(&arguments.image)?;
     let model = arguments.model.open()?;
     note_conditioning(&model)?;
@@ -151,6 +155,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let write = |image: &GeneratedImage| -> Result<Variation> {
         let settings = Settings {
             steps: sampled,
+            licence: model.licence().map(str::to_owned),
             negative_prompt: request.negative_prompt.clone(),
             ..Settings::of_generated(
                 model.name(),
@@ -160,9 +165,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
                 (order, &image.picture),
             )
         };
-        let text = settings.parameters();
-        let bytes = provenance::encode(&image.picture, format, arguments.quality, &text)?;
-        let path = target.write(&bytes, &name, image.seed, format)?;
+        let quality = arguments.quality;
+        let written = policy.encode(&image.picture, &settings, Encoding { format, quality })?;
+        let path = target.write(&written.bytes, &name, image.seed, format)?;
+        provenance::note(&path, &written.notes);
         if !arguments.json {
             terminal::result(terminal::shown(&path))?;
         }

@@ -28,6 +28,7 @@ mod mutate;
 mod mutations;
 mod privacy;
 mod program;
+mod provenance;
 mod published;
 mod pull;
 mod quantize;

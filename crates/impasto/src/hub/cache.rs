@@ -28,6 +28,18 @@ pub(super) struct RecordedFile {
     pub size: u64,
 }
 
+/// The record of a pulled commit's folder, `snapshots/{commit}` of its repository.
+pub(super) fn record_of(snapshot: &Path) -> Option<Record> {
+    let snapshots = snapshot
+        .parent()
+        .filter(|parent| parent.ends_with("snapshots"))?;
+    let repository = Repository {
+        folder: folder_of(snapshots).to_path_buf(),
+    };
+    let path = repository.record(snapshot.file_name()?.to_str()?);
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
 impl RecordedFile {
     pub fn of(name: &str, blob: &Path) -> Result<Self> {
         let size = fs::metadata(blob).map_err(Error::io("read", blob))?.len();

@@ -28,6 +28,19 @@ pub use registry::{Known, Source, known, registry};
 use cache::{Record, RecordedFile, Repository};
 use download::Download;
 
+/// The licence that was recorded when a folder was pulled into a cache.
+pub fn recorded_licence(folder: &Path) -> Option<String> {
+    cache::record_of(folder)?.licence
+}
+
+/// Whether a licence's name says that it is for non-commercial use.
+pub fn forbids_commerce(licence: &str) -> bool {
+    let licence = licence.to_ascii_lowercase();
+    licence.contains("non-commercial")
+        || licence.contains("noncommercial")
+        || licence.split(['-', '_', ' ']).any(|part| part == "nc")
+}
+
 /// Where the published models are, and where they are kept.
 #[derive(Debug, Clone)]
 pub struct Hub {
