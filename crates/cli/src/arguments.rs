@@ -1,6 +1,7 @@
 //! Flags that several commands share.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -10,10 +11,12 @@ use impasto::device::{self, Device};
 use impasto::families::ModelFiles;
 use impasto::files::FileAccess;
 use impasto::model::{Model, OpenOptions};
+use impasto::provenance::{self, Settings};
 use impasto::rank::Ranker;
 use impasto::request::SamplingOverrides;
 use impasto::sampling::SamplingOptions;
 use impasto::text::clip::LongCaption;
+use impasto::upscale::{DEFAULT_UPSCALER, Upscaler};
 
 use crate::commands::pull;
 use crate::failure::Usage;
@@ -105,6 +108,72 @@ impl ModelFlags {
             ..OpenOptions::default()
         };
         Ok(Model::open_files(&files, &device, &options)?)
+    }
+}
+
+/// Whether finished pictures are enlarged, and by what.
+#[derive(Args)]
+pub struct UpscaleFlags {
+    /// Enlarge the finished pictures this many times by a published network
+    #[arg(long, value_name = "2|4", value_parser = ["2", "4"])]
+    upscale: Option<String>,
+    /// With --upscale: name of a pulled upscaler, or its file [default: realesr-general-x4v3]
+    #[arg(long, value_name = "NAME|FILE", requires = "upscale")]
+    upscaler: Option<String>,
+}
+
+/// An upscaler that was found and is not loaded yet.
+pub struct FoundUpscaler {
+    source: ModelSource,
+    factor: usize,
+}
+
+/// How finished pictures are enlarged.
+#[derive(Clone, Default)]
+pub struct Enlarging {
+    pub factor: Option<usize>,
+    pub upscaler: Option<Arc<Upscaler>>,
+}
+
+impl UpscaleFlags {
+    /// Looks for the upscaler before any work.
+    pub fn find(&self) -> Result<Option<FoundUpscaler>> {
+        let Some(factor) = &self.upscale else {
+            return Ok(None);
+        };
+        let name = self.upscaler.as_deref().unwrap_or(DEFAULT_UPSCALER);
+        Ok(Some(FoundUpscaler {
+            source: find_model(name)?,
+            factor: factor.parse()?,
+        }))
+    }
+}
+
+impl FoundUpscaler {
+    /// Loads it, if there is one.
+    pub fn load(found: Option<Self>, device: &Device) -> Result<Enlarging> {
+        let Some(FoundUpscaler { source, factor }) = found else {
+            return Ok(Enlarging::default());
+        };
+        Ok(Enlarging {
+            factor: Some(factor),
+            upscaler: Some(Arc::new(Upscaler::load(&source, device, None)?)),
+        })
+    }
+}
+
+impl Enlarging {
+    /// What is written into the file of a picture with these settings, which may have been enlarged.
+    pub fn parameters(&self, settings: &Settings) -> String {
+        let (Some(factor), Some(upscaler)) = (self.factor, &self.upscaler) else {
+            return settings.parameters();
+        };
+        let drawn = Settings {
+            width: settings.width / factor,
+            height: settings.height / factor,
+            ..settings.clone()
+        };
+        provenance::with_upscale(&drawn.parameters(), factor, upscaler.name())
     }
 }
 

@@ -184,6 +184,17 @@ impl Settings {
     }
 }
 
+/// A `parameters` text, which may be empty, of a picture that was enlarged afterwards, in the words of AUTOMATIC1111's
+/// extras (`modules/postprocessing.py`). The settings before stay as they are: `Size` is what was drawn.
+pub fn with_upscale(parameters: &str, factor: usize, upscaler: &str) -> String {
+    let before = match parameters {
+        "" => String::new(),
+        text => format!("{text}, "),
+    };
+    let upscaler = quoted(upscaler.to_owned());
+    format!("{before}Postprocess upscale by: {factor}, Postprocess upscaler: {upscaler}")
+}
+
 /// A value as A1111's `quote` writes it.
 fn quoted(value: String) -> String {
     if value.is_empty() || value.contains([',', '\n', ':', '"']) {

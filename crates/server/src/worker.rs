@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use impasto::engine::Ticket;
 use impasto::error::ErrorKind;
-use impasto::image::{Format, Image, Original};
+use impasto::image::{Format, Original};
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
 use impasto::provenance::{self, Settings};
 use impasto::request::{EditOutcome, GeneratedImage, VaryOutcome};
 use impasto::sampling::SamplingOptions;
-use impasto::{Generate, Model, Session, edit};
+use impasto::{Generate, Model, Session, Upscale, edit};
 
 use crate::error::JobError;
 use crate::jobs::{Job, Preview, Unit};
@@ -223,6 +223,8 @@ impl<'a> Decoder<'a> {
         let request = Generate {
             n: count,
             best_of: None,
+            // Where files are made of them.
+            upscale: None,
             seed: request.seed.wrapping_add(first as u64),
             ..request.clone()
         };
@@ -395,6 +397,7 @@ impl<'a> Decoder<'a> {
         match &job.record.task {
             Task::Edit { request, mask } => {
                 let mut request = request.clone();
+                request.upscale = None;
                 request.image = Some(Arc::new(input("image")?));
                 if *mask {
                     request.region = edit::Region::Mask(edit::Mask::of(&input("mask")?));
@@ -409,6 +412,7 @@ impl<'a> Decoder<'a> {
             }
             Task::Vary { request } => {
                 let mut request = request.clone();
+                request.upscale = None;
                 request.image = Some(Arc::new(input("image")?.picture()));
                 let outcome =
                     model.run(&request, &mut |event: &Event<'_>| self.beside(job, event))?;
@@ -467,6 +471,17 @@ impl Finisher {
             }
             if let Err(error) = self.finish(finished) {
                 let error = match error {
+                    // While it was enlarged.
+                    ServeError::Impasto(error) if error.kind() == ErrorKind::Stopped => {
+                        let stopped = match job.is_cancelled() {
+                            true => Finished::Cancelled(job),
+                            false => Finished::PutBack(job),
+                        };
+                        if let Err(error) = self.finish(stopped) {
+                            crate::log::error(error);
+                        }
+                        continue;
+                    }
                     ServeError::Impasto(error) => JobError::of(&error),
                     other => {
                         crate::log::error(other);
@@ -512,15 +527,8 @@ impl Finisher {
                         clip_score: candidate.clip_score,
                         version: provenance::version(),
                     };
-                    let parameters = settings.parameters();
-                    let samples = original.samples(Format::Png);
-                    let png = provenance::encode_samples(&samples, Format::Png, 100, &parameters)?;
-                    let picture = Picture {
-                        log_likelihood: Some(edited.log_likelihood),
-                        tokens: edited.tokens,
-                        ..self.picture(&job, place, &settings, parameters)
-                    };
-                    self.list(&job, picture, &png)?;
+                    let log_likelihood = edited.log_likelihood;
+                    self.write(&job, place, original, (&settings, log_likelihood))?;
                 }
                 self.end(&job, Status::Done, None);
                 Ok(())
@@ -531,7 +539,8 @@ impl Finisher {
                         steps: outcome.sampled,
                         ..self.settings(&job.record.task, image, &outcome.sampling, outcome.order)
                     };
-                    self.write(&job, place, image, &settings)?;
+                    let drawn = Original::from(&image.picture);
+                    self.write(&job, place, drawn, (&settings, image.log_likelihood))?;
                 }
                 self.end(&job, Status::Done, None);
                 Ok(())
@@ -606,7 +615,8 @@ impl Finisher {
         };
         for (place, image) in &listed {
             let settings = self.settings(&job.record.task, image, sampling, order);
-            self.write(job, *place, image, &settings)?;
+            let drawn = Original::from(&image.picture);
+            self.write(job, *place, drawn, (&settings, image.log_likelihood))?;
         }
         if complete {
             self.end(job, Status::Done, None);
@@ -654,12 +664,13 @@ impl Finisher {
         }
     }
 
+    /// Enlarges what was drawn, where that was requested, and lists it.
     fn write(
         &self,
         job: &Job,
         place: usize,
-        image: &GeneratedImage,
-        settings: &Settings,
+        drawn: Original,
+        (settings, log_likelihood): (&Settings, f64),
     ) -> Result<(), ServeError> {
         if job
             .state()
@@ -669,14 +680,44 @@ impl Finisher {
         {
             return Ok(());
         }
-        let parameters = settings.parameters();
-        let shown: &Image = &image.picture;
-        let png = provenance::encode(shown, Format::Png, 100, &parameters)?;
+        let (shown, parameters) = self.enlarged(job, drawn, settings.parameters())?;
+        let samples = shown.samples(Format::Png);
+        let png = provenance::encode_samples(&samples, Format::Png, 100, &parameters)?;
         let picture = Picture {
-            log_likelihood: Some(image.log_likelihood),
+            log_likelihood: Some(log_likelihood),
+            width: shown.width(),
+            height: shown.height(),
             ..self.picture(job, place, settings, parameters)
         };
         self.list(job, picture, &png)
+    }
+
+    fn enlarged(
+        &self,
+        job: &Job,
+        drawn: Original,
+        parameters: String,
+    ) -> Result<(Original, String), ServeError> {
+        let Some(factor) = job.record.task.upscale() else {
+            return Ok((drawn, parameters));
+        };
+        let Some(upscaler) = &self.app.upscaler else {
+            // A job of a server that had one.
+            let reason = "this server has no upscaler any more";
+            return Err(impasto::Error::invalid("upscale", reason).into());
+        };
+        let request = Upscale {
+            factor: Some(factor),
+            ..Upscale::new(drawn)
+        };
+        let outcome = upscaler.run(&request, &mut |_: &Event<'_>| match job.is_cancelled()
+            || self.app.stopping() == Stopping::Now
+        {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        })?;
+        let parameters = provenance::with_upscale(&parameters, factor, upscaler.name());
+        Ok((outcome.image, parameters))
     }
 
     fn list(&self, job: &Job, picture: Picture, png: &[u8]) -> Result<(), ServeError> {

@@ -21,7 +21,7 @@ use impasto::text::clip::LongCaption;
 use serde::Serialize;
 
 use super::generate::random_seed;
-use crate::arguments::{ModelFlags, SamplingFlags, find_model};
+use crate::arguments::{FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, find_model};
 use crate::failure::Usage;
 use crate::{outputs, terminal};
 
@@ -66,6 +66,8 @@ pub struct DrawingFlags {
     /// Shorten a prompt that is too long for the model instead of refusing it
     #[arg(long)]
     truncate: bool,
+    #[command(flatten)]
+    upscale: UpscaleFlags,
     /// Output file (replaced if it exists), or a folder (ending with /) [default: a new file in the current folder,
     /// named after the picture and the seed]
     #[arg(short, long, value_name = "FILE|DIR")]
@@ -148,6 +150,7 @@ impl DrawingFlags {
 
     /// Where the candidates go, checked before any work.
     pub fn plan(&self) -> Result<(outputs::Target, Format)> {
+        self.upscale.find()?;
         outputs::plan(self.output.as_deref(), self.format, self.kept())
     }
 
@@ -189,6 +192,7 @@ impl DrawingFlags {
     ) -> Result<()> {
         let seed = self.seed.unwrap_or_else(random_seed);
         let ranker = self.ranker(task.prompt.as_deref(), model)?;
+        let enlarging = FoundUpscaler::load(self.upscale.find()?, model.device())?;
         note_conditioning(model)?;
         let Canvassed {
             original,
@@ -217,6 +221,8 @@ impl DrawingFlags {
             window: self.window.map(|side| side as usize).or(window),
             truncate: self.truncate,
             ranker: ranker.map(Arc::new),
+            upscale: enlarging.factor,
+            upscaler: enlarging.upscaler.clone(),
             ..Edit::new(original, Region::Mask(mask), seed)
         };
         let outcome = model.run(&request, &mut |event: &Event<'_>| {
@@ -234,7 +240,8 @@ impl DrawingFlags {
         for (rank, candidate) in outcome.candidates.iter().enumerate() {
             let edited = &candidate.edited;
             let path = if rank < self.kept() {
-                let picture = outcome.image(candidate);
+                let go_on = &mut |_: &Event<'_>| terminal::go_on();
+                let picture = request.finished(&outcome, candidate, go_on)?;
                 let settings = Settings {
                     prompt: request.prompt.clone().unwrap_or_default(),
                     negative_prompt: request.negative_prompt.clone(),
@@ -252,7 +259,7 @@ impl DrawingFlags {
                     &picture.samples(format),
                     format,
                     self.quality,
-                    &settings.parameters(),
+                    &enlarging.parameters(&settings),
                 )?;
                 let path = target.write(&bytes, &name, edited.seed, format)?;
                 if !self.json {

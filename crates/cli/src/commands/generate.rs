@@ -19,7 +19,9 @@ use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
 use super::words::Finishing;
-use crate::arguments::{ModelFlags, SamplingFlags, find_model, prompt};
+use crate::arguments::{
+    Enlarging, FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, find_model, prompt,
+};
 use crate::failure::Usage;
 use crate::{outputs, preview, terminal};
 
@@ -72,6 +74,8 @@ pub struct Arguments {
     #[arg(long, value_name = "N", requires = "begin_with",
           value_parser = clap::value_parser!(u16).range(1..))]
     begin_rows: Option<u16>,
+    #[command(flatten)]
+    upscale: UpscaleFlags,
     /// Output file (replaced if it exists), or a folder (ending with /) [default: a new file in the current folder,
     /// named after prompt and seed]
     #[arg(short, long, value_name = "FILE|DIR")]
@@ -137,6 +141,7 @@ struct Work<'a> {
     requests: Vec<Generate>,
     sampling: SamplingOptions,
     order: Order,
+    enlarging: Enlarging,
     target: outputs::Target,
     format: Format,
 }
@@ -164,7 +169,9 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     let mut screen = arguments.preview.then(preview::Screen::new).transpose()?;
     arguments.check_seamless()?;
     let chooser = arguments.chooser()?;
+    let upscaler = arguments.upscale.find()?;
     let model = arguments.model.open()?;
+    let enlarging = FoundUpscaler::load(upscaler, model.device())?;
     let seed = arguments.seed.unwrap_or_else(random_seed);
     if arguments.finish {
         let finishing = Finishing::new(&model, &arguments.sampling, seed)?;
@@ -186,6 +193,8 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         truncate: arguments.truncate,
         prefix_ids: prefix_ids.clone(),
         ranker: ranker.clone(),
+        upscale: enlarging.factor,
+        upscaler: enlarging.upscaler.clone(),
         ..Generate::new(prompt, seed)
     });
     let work = Work {
@@ -194,6 +203,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         sampling: arguments.sampling.over(model.generator()?.sampling()),
         order: arguments.order.unwrap_or(model.generator()?.order()),
         model: &model,
+        enlarging: enlarging.clone(),
         target,
         format,
     };
@@ -391,7 +401,14 @@ impl Work<'_> {
             let columns = (columns..ids.len())
                 .find(|columns| ids.len().is_multiple_of(*columns))
                 .unwrap_or(ids.len());
-            return Ok(self.model.decode_seamless(&ids, columns)?);
+            let grid = self.model.decode_seamless(&ids, columns)?;
+            return match (self.enlarging.factor, &self.enlarging.upscaler) {
+                (Some(factor), Some(upscaler)) => {
+                    let go_on = &mut |_: &Event<'_>| terminal::go_on();
+                    Ok(upscaler.enlarge(&grid, factor, go_on)?)
+                }
+                _ => Ok(grid),
+            };
         }
         Ok(Image::grid(&pictures, columns, GAP)?)
     }
@@ -412,7 +429,7 @@ impl Work<'_> {
     }
 
     fn write(&self, picture: &Image, prompt: &str, settings: &Settings) -> Result<PathBuf> {
-        let text = settings.parameters();
+        let text = self.enlarging.parameters(settings);
         let bytes = provenance::encode(picture, self.format, self.arguments.quality, &text)?;
         let name = match self.arguments.plain_names {
             true => "picture",

@@ -24,5 +24,6 @@ pub mod selftest;
 pub mod serve;
 pub mod tokens;
 pub mod train;
+pub mod upscale;
 pub mod vary;
 mod words;

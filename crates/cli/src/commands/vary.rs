@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::drawing::note_conditioning;
 use super::generate::random_seed;
-use crate::arguments::{ModelFlags, SamplingFlags, prompt};
+use crate::arguments::{FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, prompt};
 use crate::{outputs, terminal};
 
 /// Draw variations of a picture: redraw a share of its ids
@@ -61,6 +61,8 @@ pub struct Arguments {
     /// Shorten a prompt that is too long for the model instead of refusing it
     #[arg(long)]
     truncate: bool,
+    #[command(flatten)]
+    upscale: UpscaleFlags,
     /// Output file (replaced if it exists), or a folder (ending with /) [default: a new file in the current folder,
     /// named after the picture and the seed]
     #[arg(short, long, value_name = "FILE|DIR")]
@@ -118,8 +120,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let n = arguments.n as usize;
     let (target, format) = outputs::plan(arguments.output.as_deref(), arguments.format, n)?;
     let picture = Image::open(&arguments.image)?;
+    let upscaler = arguments.upscale.find()?;
     let model = arguments.model.open()?;
     note_conditioning(&model)?;
+    let enlarging = FoundUpscaler::load(upscaler, model.device())?;
     let request = Vary {
         prompt: arguments.prompt.clone(),
         negative_prompt: arguments.negative.clone(),
@@ -132,6 +136,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
         order: arguments.order,
         tries: arguments.tries.map(|tries| tries as usize),
         truncate: arguments.truncate,
+        upscale: enlarging.factor,
+        upscaler: enlarging.upscaler.clone(),
         ..Vary::new(
             picture,
             arguments.strength,
@@ -160,7 +166,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
                 (order, &image.picture),
             )
         };
-        let text = settings.parameters();
+        let text = enlarging.parameters(&settings);
         let bytes = provenance::encode(&image.picture, format, arguments.quality, &text)?;
         let path = target.write(&bytes, &name, image.seed, format)?;
         if !arguments.json {

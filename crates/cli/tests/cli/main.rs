@@ -38,4 +38,5 @@ mod serve;
 mod tokens;
 mod train;
 mod training;
+mod upscale;
 mod writing;

@@ -16,6 +16,7 @@ pub mod image_tokenizer;
 pub mod janus;
 pub(crate) mod mapping;
 mod taming;
+pub mod upscaler;
 mod weights;
 
 use std::path::Path;

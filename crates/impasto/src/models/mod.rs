@@ -12,6 +12,7 @@ pub mod image_tokenizer;
 pub mod janus;
 pub mod parameters;
 pub mod taming_vqgan;
+pub mod upscaler;
 pub mod vqgan;
 
 pub use amused::{Amused, AmusedConfig};
