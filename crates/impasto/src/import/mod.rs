@@ -14,6 +14,7 @@ pub(crate) mod foreign;
 mod goldens;
 pub mod image_tokenizer;
 pub mod janus;
+pub mod llamagen;
 pub(crate) mod mapping;
 mod taming;
 pub mod upscaler;

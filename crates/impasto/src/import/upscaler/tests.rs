@@ -138,9 +138,10 @@ fn tiles_change_nothing_but_what_is_near_their_seams() {
         let rgb = (0..3 * width * height).map(value).collect();
         Original::from(&Image::new(width, height, rgb).unwrap())
     };
-    for (set, width, height, small, large) in
-        [("compact_x4", 47, 35, 16, 32), ("rrdb_x2", 190, 120, 48, 96)]
-    {
+    for (set, width, height, small, large) in [
+        ("compact_x4", 47, 35, 16, 32),
+        ("rrdb_x2", 190, 120, 48, 96),
+    ] {
         let upscaler = upscaler(set);
         let config = upscaler.config();
         let (scale, reach) = (config.scale(), config.reach());
