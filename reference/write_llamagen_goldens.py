@@ -4,11 +4,13 @@
 
 Transformer, loop and image tokenizer are the reference's own (github.com/FoundationVision/LlamaGen ce98ec4,
 `autoregressive/models/gpt.py`, `generate.py`, `tokenizer/tokenizer_image/vq_model.py`), the text encoder is transformers'
-`T5EncoderModel`, captions are cleaned by `T5Embedder.clean_caption` (`language/t5.py`), which needs ftfy and bs4.
+`T5EncoderModel`, captions are cleaned by `T5Embedder.clean_caption` (`language/t5.py`), which needs ftfy and bs4;
+sentencepiece makes the normaliser of one text tokenizer.
 """
 
 import argparse
 import functools
+import io
 import json
 import shutil
 import sys
@@ -22,7 +24,7 @@ from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 OUT = Path(__file__).parent.parent / "crates/impasto/src/import/llamagen/goldens"
-CAPTIONS = ["A red turtle on a hat", "  Two cats, isn't it? (photo by @someone) <b>nice</b> &amp; small...wow"]
+CAPTIONS = ["A red turtle on a hat", "  Two cats, isn't it? (photo by @someone) <b>nice</b> &amp; small...wow m\u00b2"]
 # Longer than any other, with what cleaning takes out.
 LONG = "a very long caption about many things: " + ", ".join(f"thing {i} of the list" for i in range(40))
 CLEANED = [
@@ -64,10 +66,22 @@ def in_bf16(model):
 # --- the text encoder -------------------------------------------------------------------------------------
 
 
-def write_tokenizer(folder, clean):
+def sentencepiece_map():
+    """The normaliser that SentencePiece gives to its models, T5's among them (`nmt_nfkc`)."""
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(CLEANED * 3), model_writer=written, vocab_size=200, model_type="unigram", hard_vocab_limit=False, minloglevel=2)
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(written.getvalue())
+    return model.normalizer_spec.precompiled_charsmap
+
+
+def write_tokenizer(folder, clean, precompiled):
     """A vocabulary like T5's: padding, end and unknown first, metaspaces, an end after each text."""
     tokenizer = Tokenizer(Unigram())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC()])
+    tokenizer.normalizer = normalizers.Precompiled(sentencepiece_map()) if precompiled else normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
     trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False)
     tokenizer.train_from_iterator([clean(caption) for caption in CLEANED] * 3, trainer)
@@ -160,7 +174,7 @@ def write(name, reference, **options):
     raise SystemExit(f"{name}: no seed without ties")
 
 
-def write_once(name, reference, form, gpt, vq, t5=None, places=1, half=False):
+def write_once(name, reference, form, gpt, vq, t5=None, places=1, half=False, precompiled=False):
     gpt_module, generate, vq_module, clean = reference
     folder = OUT / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -193,7 +207,7 @@ def write_once(name, reference, form, gpt, vq, t5=None, places=1, half=False):
     if t5:
         inner = folder / "flan-t5"
         inner.mkdir()
-        text = write_tokenizer(inner, clean)
+        text = write_tokenizer(inner, clean, precompiled)
         encoder = randomise(T5EncoderModel(T5Config(vocab_size=len(text) + 4, feed_forward_proj="gated-gelu", dropout_rate=0.0, **t5)))
         if half:
             in_bf16(encoder)
@@ -243,7 +257,7 @@ def main():
     torch.set_grad_enabled(False)
     t5 = dict(d_model=24, d_ff=40, d_kv=5, num_heads=3, num_layers=2, relative_attention_num_buckets=32, relative_attention_max_distance=128)
     mult = dict(encoder_ch_mult=[1, 1], decoder_ch_mult=[1, 1])
-    write("t2i", reference, form="loop", places=120, t5=t5, gpt=dict(dim=48, n_layer=2, n_head=3, block_size=16, multiple_of=8), vq=dict(codebook_size=60, codebook_embed_dim=8, z_channels=16, **mult))
+    write("t2i", reference, form="loop", places=120, precompiled=True, t5=t5, gpt=dict(dim=48, n_layer=2, n_head=3, block_size=16, multiple_of=8), vq=dict(codebook_size=60, codebook_embed_dim=8, z_channels=16, **mult))
     write("t2i_half", reference, form="loop", half=True, places=24, t5=dict(t5, d_model=20, d_kv=8, num_heads=2, num_layers=1, d_ff=28, relative_attention_num_buckets=12, relative_attention_max_distance=20), gpt=dict(dim=40, n_layer=1, n_head=2, block_size=9, multiple_of=4), vq=dict(codebook_size=45, codebook_embed_dim=6, z_channels=12, **mult))
     write("c2i", reference, form="fsdp", half=True, gpt=dict(dim=32, n_layer=2, n_head=2, block_size=25, multiple_of=16, num_classes=7), vq=dict(codebook_size=50, codebook_embed_dim=4, z_channels=8, encoder_ch_mult=[1, 1, 1], decoder_ch_mult=[1, 1, 1]))
     write("hub", reference, form="hub", gpt=dict(dim=24, n_layer=3, n_head=1, block_size=16, multiple_of=4, num_classes=5, rope_base=500, norm_eps=1e-4), vq=dict(codebook_size=40, codebook_embed_dim=8, z_channels=16, **mult))

@@ -67,7 +67,8 @@ fn captions_become_the_reference_ids() {
         let expected = expected(set);
         let captions: Vec<String> = expected.metadata("captions");
         for (caption, ids) in captions.iter().zip(text_ids(&expected)) {
-            assert_eq!(model.encode_caption(caption, false).unwrap(), ids, "{set}");
+            // Where there are few places, the reference has cut one.
+            assert_eq!(model.encode_caption(caption, true).unwrap(), ids, "{set}");
         }
         if !set.starts_with("t2i") {
             for bad in ["a cat", "-1", "7", ""] {

@@ -110,7 +110,9 @@ impl AutoregressiveModel for LlamaGen {
                 let prefix = &group.prompt.prefix;
                 let [_, length, width] = prefix.dims();
                 last = length - 1;
-                before.push(prefix.clone().narrow(1, 0, last));
+                if last > 0 {
+                    before.push(prefix.clone().narrow(1, 0, last));
+                }
                 let start = prefix.clone().narrow(1, last, 1);
                 starts.push(start.expand([group.rows, 1, width]));
                 of.extend(std::iter::repeat_n(number, group.rows));
