@@ -22,9 +22,10 @@ use impasto::text::bart::BartTokenizer;
 use impasto::text::clip::{Cleaning, ClipTokenizer};
 use impasto::text::dalle_pytorch::DallePytorchTokenizer;
 use impasto::text::normalizer::WordFrequencies;
+use impasto::text::t5::T5Tokenizer;
 use impasto::text::youtokentome::YouTokenToMe;
 use impasto::train::{self, config};
-use impasto::{device, families, provenance};
+use impasto::{Upscaler, device, families, provenance};
 use serde::de::DeserializeOwned;
 
 use super::{Kind, Reader, copy, models, root, seeds};
@@ -528,6 +529,41 @@ pub const READERS: &[Kind] = &[
             published(folder, set, "last.ckpt", open_model)
         },
     },
+    Kind {
+        name: "llamagen_config",
+        make: |folder| published(folder, "llamagen/goldens/hub", "config.json", open_model),
+    },
+    Kind {
+        name: "llamagen_weights",
+        make: |folder| {
+            published(
+                folder,
+                "llamagen/goldens/c2i",
+                "c2i_tiny_256.pt",
+                open_model,
+            )
+        },
+    },
+    Kind {
+        name: "t5_tokenizer",
+        make: |_| {
+            let seeds = goldens("import/llamagen/goldens/t2i/flan-t5", "json");
+            let seeds = seeds.into_iter().filter(|seed| seed.len() > 2000);
+            Reader::new(seeds.collect(), |bytes| {
+                T5Tokenizer::from_bytes(bytes).is_ok_and(|text| {
+                    text.encode_caption("A red turtle's 2 caps", 64, true)
+                        .is_ok()
+                })
+            })
+        },
+    },
+    Kind {
+        name: "upscaler",
+        make: |folder| {
+            let set = "upscaler/goldens/compact_x3";
+            published(folder, set, "realesr-animevideov3.pth", open_upscaler)
+        },
+    },
 ];
 
 /// The library's own examples with that ending.
@@ -581,6 +617,15 @@ fn open_model(path: &Path) -> bool {
     };
     let _ = families::info(&files);
     Model::open_files(&files, &device, &OpenOptions::default()).is_ok()
+}
+
+fn open_upscaler(path: &Path) -> bool {
+    let (device, _) = device::select("cpu").unwrap();
+    let source = ModelSource::Published {
+        path: path.to_path_buf(),
+        needs: Vec::new(),
+    };
+    Upscaler::load(&source, &device, None).is_ok()
 }
 
 fn open_clip(path: &Path) -> bool {

@@ -1,6 +1,7 @@
 //! Flags that several commands share.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -11,10 +12,12 @@ use impasto::families::ModelFiles;
 use impasto::files::FileAccess;
 use impasto::model::{Model, OpenOptions};
 use impasto::observer::Event;
+use impasto::provenance::{Settings, Upscaled};
 use impasto::rank::Ranker;
 use impasto::request::SamplingOverrides;
 use impasto::sampling::SamplingOptions;
 use impasto::text::clip::LongCaption;
+use impasto::upscale::{DEFAULT_UPSCALER, Upscaler};
 
 use crate::commands::pull;
 use crate::failure::Usage;
@@ -142,6 +145,75 @@ impl ModelFlags {
         let model = Model::open_watched(&files, &device, &options, &mut loading);
         bar.finish_and_clear();
         Ok(model?)
+    }
+}
+
+/// Whether finished pictures are enlarged, and by what.
+#[derive(Args)]
+pub struct UpscaleFlags {
+    /// Enlarge the finished pictures this many times by a published network
+    #[arg(long, value_name = "2|4", value_parser = ["2", "4"])]
+    upscale: Option<String>,
+    /// With --upscale: name of a pulled upscaler, or its file [default: realesr-general-x4v3]
+    #[arg(long, value_name = "NAME|FILE", requires = "upscale")]
+    upscaler: Option<String>,
+}
+
+/// An upscaler that was found and is not loaded yet.
+pub struct FoundUpscaler {
+    source: ModelSource,
+    factor: usize,
+}
+
+/// How finished pictures are enlarged.
+#[derive(Clone, Default)]
+pub struct Enlarging {
+    pub factor: Option<usize>,
+    pub upscaler: Option<Arc<Upscaler>>,
+}
+
+impl UpscaleFlags {
+    /// Looks for the upscaler before any work.
+    pub fn find(&self) -> Result<Option<FoundUpscaler>> {
+        let Some(factor) = &self.upscale else {
+            return Ok(None);
+        };
+        let name = self.upscaler.as_deref().unwrap_or(DEFAULT_UPSCALER);
+        Ok(Some(FoundUpscaler {
+            source: find_model(name)?,
+            factor: factor.parse()?,
+        }))
+    }
+}
+
+impl FoundUpscaler {
+    /// Loads it, if there is one.
+    pub fn load(found: Option<Self>, device: &Device) -> Result<Enlarging> {
+        let Some(FoundUpscaler { source, factor }) = found else {
+            return Ok(Enlarging::default());
+        };
+        Ok(Enlarging {
+            factor: Some(factor),
+            upscaler: Some(Arc::new(Upscaler::load(&source, device, None)?)),
+        })
+    }
+}
+
+impl Enlarging {
+    /// The settings of a picture that may have been enlarged: its size is that of what was drawn.
+    pub fn settings(&self, settings: &Settings) -> Settings {
+        let (Some(factor), Some(upscaler)) = (self.factor, &self.upscaler) else {
+            return settings.clone();
+        };
+        Settings {
+            width: settings.width / factor,
+            height: settings.height / factor,
+            upscale: Some(Upscaled {
+                factor,
+                upscaler: upscaler.name().to_owned(),
+            }),
+            ..settings.clone()
+        }
     }
 }
 

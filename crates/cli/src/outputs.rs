@@ -96,6 +96,11 @@ pub fn check_file(path: &Path, format: Option<Format>) -> Result<Format> {
 impl Target {
     /// Writes a picture's bytes; returns where they are.
     pub fn write(&self, bytes: &[u8], prompt: &str, seed: u64, format: Format) -> Result<PathBuf> {
+        self.write_numbered(bytes, &format!("{}-{seed}", file_stem(prompt)), format)
+    }
+
+    /// [`Target::write`] under a name, in a folder with a number after it where it is taken.
+    pub fn write_numbered(&self, bytes: &[u8], stem: &str, format: Format) -> Result<PathBuf> {
         let folder = match self {
             Target::File(path) => {
                 files::write_atomic(path, bytes)?;
@@ -103,7 +108,6 @@ impl Target {
             }
             Target::Folder(folder) => folder,
         };
-        let stem = format!("{}-{seed}", file_stem(prompt));
         let extension = format.extension();
         let mut suffix = 1;
         loop {

@@ -101,6 +101,7 @@ pub mod memory;
 pub mod provenance;
 pub mod rank;
 pub mod search;
+pub mod upscale;
 
 // Training and evaluation.
 pub mod train;
@@ -122,3 +123,4 @@ pub use model::{Model, OpenOptions};
 pub use observer::Observer;
 pub use request::{Caption, Edit, Embed, Generate, Request, Score, Search, Session, Vary};
 pub use threads::Threads;
+pub use upscale::{Upscale, Upscaler};

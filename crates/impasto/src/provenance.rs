@@ -49,6 +49,9 @@ const KEYWORD: &str = "parameters";
 const MAX_JPEG_EXIF: usize = u16::MAX as usize - 2 - 6;
 /// What stands before a negative prompt.
 const NEGATIVE: &str = "\nNegative prompt: ";
+/// What enlarging adds, in the words of AUTOMATIC1111's extras.
+const UPSCALE_FACTOR: &str = "Postprocess upscale by";
+const UPSCALER: &str = "Postprocess upscaler";
 /// Compressed text beyond this is not unpacked.
 const MAX_TEXT: usize = 1 << 20;
 
@@ -77,11 +80,23 @@ pub struct Settings {
     /// Cosine of picture and prompt in a CLIP's space, where it was chosen by that.
     #[serde(default)]
     pub clip_score: Option<f32>,
+    /// How it was enlarged afterwards: the size above is that of what was drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upscale: Option<Upscaled>,
     /// The model's licence, where it is known. The text has it if it forbids commercial use.
     #[serde(default)]
     pub licence: Option<String>,
     /// The program and its version.
     pub version: String,
+}
+
+/// How a picture was enlarged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Upscaled {
+    /// How many times as wide and as high it became.
+    pub factor: usize,
+    /// The name of the network that enlarged it.
+    pub upscaler: String,
 }
 
 /// This program and its version, for [`Settings::version`].
@@ -113,6 +128,7 @@ impl Settings {
             width: picture.width,
             height: picture.height,
             clip_score: image.clip_score,
+            upscale: None,
             licence: None,
             version: version(),
         }
@@ -150,7 +166,11 @@ impl Settings {
             Some(negative) => format!("{NEGATIVE}{negative}"),
             None => String::new(),
         };
-        format!("{}{negative}\n{}", self.prompt, line.join(", "))
+        let text = format!("{}{negative}\n{}", self.prompt, line.join(", "));
+        match &self.upscale {
+            Some(upscale) => with_upscale(&text, upscale.factor, &upscale.upscaler),
+            None => text,
+        }
     }
 
     /// Reads what [`Settings::parameters`] wrote. Pairs that are not known are skipped.
@@ -210,10 +230,30 @@ impl Settings {
             clip_score: optional("CLIP score")
                 .map(|(key, text)| number(key, text))
                 .transpose()?,
+            upscale: optional(UPSCALE_FACTOR)
+                .zip(find(UPSCALER))
+                .map(|((key, text), upscaler)| {
+                    Ok(Upscaled {
+                        factor: number(key, text)?,
+                        upscaler: upscaler.to_owned(),
+                    })
+                })
+                .transpose()?,
             licence: find("Model licence").map(str::to_owned),
             version: required("Version")?.to_owned(),
         })
     }
+}
+
+/// A `parameters` text, which may be empty, of a picture that was enlarged afterwards, in the words of AUTOMATIC1111's
+/// extras (`modules/postprocessing.py`). The settings before stay as they are: `Size` is what was drawn.
+pub fn with_upscale(parameters: &str, factor: usize, upscaler: &str) -> String {
+    let before = match parameters {
+        "" => String::new(),
+        text => format!("{text}, "),
+    };
+    let upscaler = quoted(upscaler.to_owned());
+    format!("{before}{UPSCALE_FACTOR}: {factor}, {UPSCALER}: {upscaler}")
 }
 
 /// A value as A1111's `quote` writes it.
@@ -428,6 +468,7 @@ mod tests {
             width: 64,
             height: 64,
             clip_score: Some(0.25),
+            upscale: None,
             licence: None,
             version: "impasto 0.1.0".to_owned(),
         }
@@ -437,6 +478,21 @@ mod tests {
         let mut picture = Image::filled(16, 8, [200, 30, 30]);
         picture.rgb[5] = 77;
         picture
+    }
+
+    #[test]
+    fn an_enlarged_picture_says_what_was_drawn_and_how_it_was_enlarged() {
+        let drawn = settings("a cat");
+        let enlarged = Settings {
+            upscale: Some(Upscaled {
+                factor: 4,
+                upscaler: "a, b".into(),
+            }),
+            ..drawn.clone()
+        };
+        let text = enlarged.parameters();
+        assert_eq!(text, with_upscale(&drawn.parameters(), 4, "a, b"));
+        assert_eq!(Settings::parse(&text).unwrap(), enlarged);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod likelihood;
 mod score;
 mod search;
 mod session;
+mod upscale;
 mod vary;
 
 use serde::{Deserialize, Serialize};

@@ -26,6 +26,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod machine;
 pub mod memory;
+pub mod prelu;
 pub mod quantised;
 pub mod rms_norm;
 pub mod self_attention;

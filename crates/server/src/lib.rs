@@ -53,10 +53,11 @@ use axum::middleware;
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use impasto::Device;
+use impasto::checkpoint::ModelSource;
 use impasto::families::ModelFiles;
 use impasto::provenance::Policy;
 use impasto::rank::Ranker;
+use impasto::{Device, Upscaler};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
@@ -89,6 +90,8 @@ pub struct ServeOptions {
     pub max_queue: usize,
     /// Names besides addresses and `localhost` under which browsers may reach it.
     pub allowed_hosts: Vec<String>,
+    /// What enlarges pictures, where clients may ask for that.
+    pub upscaler: Option<ModelSource>,
     /// After this long without work a model is closed.
     pub idle_time: Duration,
     /// After a request to stop, running work may continue for this long.
@@ -110,6 +113,7 @@ impl ServeOptions {
             insecure: false,
             max_queue: 64,
             allowed_hosts: Vec::new(),
+            upscaler: None,
             idle_time: Duration::from_secs(600),
             grace: Duration::from_secs(20),
             log: LogOptions::default(),
@@ -172,6 +176,7 @@ struct Shared {
     models: Vec<Arc<Hosted>>,
     device: Device,
     clip: OnceLock<Arc<Ranker>>,
+    upscaler: Option<Upscaler>,
     /// One embedding or search at a time: each uses all cores.
     clip_turn: Arc<Semaphore>,
     metrics: metrics::Metrics,
@@ -221,7 +226,7 @@ impl App {
         if let Some(clip) = self.clip.get() {
             return Ok(clip.clone());
         }
-        let source = impasto::checkpoint::ModelSource::Embedded(impasto::checkpoint::EMBEDDED_CLIP);
+        let source = ModelSource::Embedded(impasto::checkpoint::EMBEDDED_CLIP);
         let clip = Arc::new(Ranker::load(&source, &self.device)?);
         Ok(self.clip.get_or_init(|| clip).clone())
     }
@@ -344,7 +349,10 @@ impl Server {
             }
             hosted.push(model);
         }
+        let upscaler = config.upscaler.as_ref();
+        let upscaler = upscaler.map(|source| Upscaler::load(source, &device, None));
         let app = App(Arc::new(Shared {
+            upscaler: upscaler.transpose()?,
             keys: keys.unwrap_or_default(),
             store: Store::open(&config.data)?,
             jobs: Jobs::new(config.max_queue),

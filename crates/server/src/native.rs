@@ -93,6 +93,8 @@ struct JobRequest {
     tries: Option<usize>,
     strength: Option<f64>,
     choice: Option<Choice>,
+    /// How many times as large finished pictures become.
+    upscale: Option<usize>,
 }
 
 impl JobRequest {
@@ -206,7 +208,7 @@ async fn add_job(
     let (n, seed) = (request.n.unwrap_or(1), request.seed()?);
     let mut inputs = Vec::new();
     let (sampling, order) = (request.sampling(), request.order()?);
-    let truncate = request.truncate.unwrap_or(false);
+    let (truncate, upscale) = (request.truncate.unwrap_or(false), request.upscale);
     request.check(kind)?;
     if kind != "generate" {
         let image =
@@ -229,6 +231,7 @@ async fn add_job(
                 order,
                 truncate,
                 negative_prompt,
+                upscale,
                 ..Generate::new(prompt.unwrap_or_default(), seed)
             },
         },
@@ -258,6 +261,7 @@ async fn add_job(
                     truncate,
                     negative_prompt,
                     tries: request.tries,
+                    upscale,
                     image: None,
                     ..Edit::new((&nothing()).into(), region, seed)
                 },
@@ -275,6 +279,7 @@ async fn add_job(
                     negative_prompt,
                     choice: request.choice.unwrap_or_default(),
                     tries: request.tries,
+                    upscale,
                     image: None,
                     ..Vary::new(nothing(), request.strength.unwrap_or(0.5), seed)
                 },

@@ -25,7 +25,7 @@ use crate::models::Hosted;
 use crate::records::{Picture, Task};
 use crate::security::Client;
 use crate::stream::{self, HungUp, Sink};
-use crate::submit::{Attached, Submission, submit};
+use crate::submit::{Attached, FACTORS, Submission, submit};
 use crate::{ALIASES, App, blocking, images, log};
 
 /// Pictures of one request, as in OpenAI's API.
@@ -90,6 +90,7 @@ struct ImageRequest {
     outpaint: Option<String>,
     strength: Option<f64>,
     tries: Option<usize>,
+    upscale: Option<usize>,
 }
 
 /// How the client wants its pictures.
@@ -175,20 +176,40 @@ impl ImageRequest {
         })
     }
 
-    /// What a model draws has one size.
-    fn check_size(&self, model: &Hosted) -> ApiResult<()> {
-        let own = format!("{0}x{0}", model.card.size);
-        match self.size.as_deref() {
-            None | Some("auto") => Ok(()),
-            Some(size) if size == own => Ok(()),
-            Some(size) => {
-                let message = format!(
-                    "{} draws {own} only, not {size:?}: {own} or auto.",
-                    model.card.id
-                );
-                Err(ApiError::invalid("size", message))
+    /// By what finished pictures are enlarged: `upscale`, or what makes `size` of the size that a model draws.
+    fn upscale(&self, app: &App, model: &Hosted) -> ApiResult<Option<usize>> {
+        let own = model.card.size;
+        let sides = |factor: usize| format!("{0}x{0}", factor * own);
+        let factor = self.upscale.unwrap_or(1);
+        let size = match self.size.as_deref() {
+            None | Some("auto") => return Ok(self.upscale),
+            Some(size) if size == sides(factor) => return Ok(self.upscale),
+            Some(size) => size,
+        };
+        let (upscaler, id) = (&app.upscaler, &model.card.id);
+        if self.upscale.is_none() && upscaler.is_some() {
+            let enlarged = FACTORS.into_iter().find(|&factor| size == sides(factor));
+            if enlarged.is_some() {
+                return Ok(enlarged);
             }
         }
+        let message = match (self.upscale, upscaler) {
+            (Some(_), _) => {
+                let enlarged = sides(factor);
+                format!(
+                    "{id} with this upscale makes {enlarged} only, not {size:?}: {enlarged} or auto."
+                )
+            }
+            (None, None) => {
+                let own = sides(1);
+                format!("{id} draws {own} only, not {size:?}: {own} or auto.")
+            }
+            (None, Some(_)) => {
+                let [own, twice, four] = [1, FACTORS[0], FACTORS[1]].map(sides);
+                format!("{id} makes {own}, {twice} or {four}, not {size:?}: one of these, or auto.")
+            }
+        };
+        Err(ApiError::invalid("size", message))
     }
 
     /// Streaming, and how many partial pictures.
@@ -248,9 +269,9 @@ async fn generations(
             ));
         }
     }
-    request.check_size(&model)?;
     let generate = Generate {
         n: request.n()?,
+        upscale: request.upscale(&app, &model)?,
         best_of: request.best_of,
         sampling: request.sampling(),
         order: request.order()?,
@@ -326,7 +347,7 @@ async fn edits(
     {
         return Err(ApiError::invalid(
             "size",
-            format!("An edited picture keeps its size, {own}: {own} or auto."),
+            format!("An edited picture keeps its size, {own}, but for upscale: {own} or auto."),
         ));
     }
     let edit = Edit {
@@ -337,6 +358,7 @@ async fn edits(
         tries: request.tries,
         truncate: request.truncate.unwrap_or(false),
         negative_prompt: request.negative_prompt.clone(),
+        upscale: request.upscale,
         image: None,
         ..Edit::new(
             (&Image::filled(1, 1, [0; 3])).into(),
@@ -366,15 +388,14 @@ async fn variations(
 ) -> ApiResult<Response> {
     let (request, mut pictures) = read(body).await?;
     let model = request.model(&app)?.clone();
-    request.check_size(&model)?;
+    let mut vary = request.vary(request.n()?)?;
+    vary.upscale = request.upscale(&app, &model)?;
     let image = pictures.take_image()?;
     images::look(&app, "image", &image).await?;
     let submission = Submission {
         client,
         model,
-        task: Task::Vary {
-            request: request.vary(request.n()?)?,
-        },
+        task: Task::Vary { request: vary },
         inputs: vec![("image", image)],
         attached: true,
         partials: 0,

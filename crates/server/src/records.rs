@@ -58,6 +58,15 @@ impl Task {
         .unwrap_or_default()
     }
 
+    /// How many times as large finished pictures become.
+    pub fn upscale(&self) -> Option<usize> {
+        match self {
+            Task::Generate { request } => request.upscale,
+            Task::Edit { request, .. } => request.upscale,
+            Task::Vary { request } => request.upscale,
+        }
+    }
+
     /// The seed of the first picture.
     pub fn seed(&self) -> u64 {
         match self {

@@ -45,6 +45,7 @@ pub async fn submit(app: &App, submission: Submission) -> ApiResult<Arc<Job>> {
         return Err(ApiError::stopping());
     }
     check(&task)?;
+    check_upscale(app, &task)?;
     let record = JobRecord {
         id: crate::random_id(),
         client,
@@ -94,6 +95,7 @@ fn check(task: &Task) -> ApiResult<()> {
             }
             let alone = impasto::Generate {
                 best_of: None,
+                upscale: None,
                 ..request.clone()
             };
             alone.validate().map_err(invalid)?;
@@ -141,6 +143,22 @@ fn check(task: &Task) -> ApiResult<()> {
         ));
     }
     Ok(())
+}
+
+/// Factors by which clients may have pictures enlarged.
+pub const FACTORS: [usize; 2] = [2, 4];
+
+/// Whether finished pictures can be enlarged.
+fn check_upscale(app: &App, task: &Task) -> ApiResult<()> {
+    let reason = match task.upscale() {
+        None => return Ok(()),
+        Some(factor) if !FACTORS.contains(&factor) => "upscale is not 2 or 4.",
+        Some(_) if app.upscaler.is_none() => {
+            "This server enlarges no pictures: it has no upscaler (impasto serve --upscaler)."
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(ApiError::invalid("upscale", reason))
 }
 
 /// A job that somebody waits for: it is cancelled when the one who waits goes away.

@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use impasto::engine::Ticket;
 use impasto::error::ErrorKind;
-use impasto::image::{Format, Image, Original};
+use impasto::image::{Format, Original};
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
-use impasto::provenance::{Encoding, Parent, Settings, Written, version};
+use impasto::provenance::{Encoding, Parent, Settings, Upscaled, Written, version};
 use impasto::request::{EditOutcome, GeneratedImage, VaryOutcome};
 use impasto::sampling::SamplingOptions;
-use impasto::{Generate, Model, Session, edit};
+use impasto::{Generate, Model, Session, Upscale, edit};
 
 use crate::error::JobError;
 use crate::jobs::{Job, Preview, Unit};
@@ -231,6 +231,8 @@ impl<'a> Decoder<'a> {
         let request = Generate {
             n: count,
             best_of: None,
+            // Where files are made of them.
+            upscale: None,
             seed: request.seed.wrapping_add(first as u64),
             ..request.clone()
         };
@@ -406,6 +408,7 @@ impl<'a> Decoder<'a> {
         match &job.record.task {
             Task::Edit { request, mask } => {
                 let mut request = request.clone();
+                request.upscale = None;
                 request.image = Some(Arc::new(input("image")?));
                 if *mask {
                     request.region = edit::Region::Mask(edit::Mask::of(&input("mask")?));
@@ -420,6 +423,7 @@ impl<'a> Decoder<'a> {
             }
             Task::Vary { request } => {
                 let mut request = request.clone();
+                request.upscale = None;
                 request.image = Some(Arc::new(input("image")?.picture()));
                 let outcome =
                     model.run(&request, &mut |event: &Event<'_>| self.beside(job, event))?;
@@ -480,6 +484,17 @@ impl Finisher {
             }
             if let Err(error) = self.finish(finished) {
                 let error = match error {
+                    // While it was enlarged.
+                    ServeError::Impasto(error) if error.kind() == ErrorKind::Stopped => {
+                        let stopped = match job.is_cancelled() {
+                            true => Finished::Cancelled(job),
+                            false => Finished::PutBack(job),
+                        };
+                        if let Err(error) = self.finish(stopped) {
+                            crate::log::error(error);
+                        }
+                        continue;
+                    }
                     ServeError::Impasto(error) => JobError::of(&error),
                     other => {
                         crate::log::error(other);
@@ -523,28 +538,12 @@ impl Finisher {
                         width: original.width(),
                         height: original.height(),
                         clip_score: candidate.clip_score,
+                        upscale: None,
                         licence: self.licence.clone(),
                         version: version(),
                     };
-                    let policy = &self.app.config.provenance;
-                    let source = self.app.store.input_path(&job.record.id, "image");
-                    // What the edit started from is named where the file is signed.
-                    let parent = match policy.signer.is_some() {
-                        true => impasto::files::read(source)?,
-                        false => Vec::new(),
-                    };
-                    let parent = (!parent.is_empty()).then_some(Parent {
-                        bytes: &parent,
-                        name: "the picture that was edited",
-                    });
-                    let mask = &outcome.mask;
-                    let written = policy.encode_edit(&original, mask, &settings, PNG, parent)?;
-                    let picture = Picture {
-                        log_likelihood: Some(edited.log_likelihood),
-                        tokens: edited.tokens,
-                        ..self.picture(&job, place, &settings, settings.parameters())
-                    };
-                    self.list(&job, picture, written)?;
+                    let drawn = (original, Some(&*outcome));
+                    self.write(&job, place, drawn, (settings, edited.log_likelihood))?;
                 }
                 self.end(&job, Status::Done, None);
                 Ok(())
@@ -555,7 +554,8 @@ impl Finisher {
                         steps: outcome.sampled,
                         ..self.settings(&job.record.task, image, &outcome.sampling, outcome.order)
                     };
-                    self.write(&job, place, image, &settings)?;
+                    let drawn = (Original::from(&image.picture), None);
+                    self.write(&job, place, drawn, (settings, image.log_likelihood))?;
                 }
                 self.end(&job, Status::Done, None);
                 Ok(())
@@ -630,7 +630,8 @@ impl Finisher {
         };
         for (place, image) in &listed {
             let settings = self.settings(&job.record.task, image, sampling, order);
-            self.write(job, *place, image, &settings)?;
+            let drawn = Original::from(&image.picture);
+            self.write(job, *place, (drawn, None), (settings, image.log_likelihood))?;
         }
         if complete {
             self.end(job, Status::Done, None);
@@ -679,12 +680,13 @@ impl Finisher {
         }
     }
 
+    /// Enlarges what was drawn, where that was requested, and lists it; with the edit that it is of, if it is of one.
     fn write(
         &self,
         job: &Job,
         place: usize,
-        image: &GeneratedImage,
-        settings: &Settings,
+        (drawn, edit): (Original, Option<&EditOutcome>),
+        (settings, log_likelihood): (Settings, f64),
     ) -> Result<(), ServeError> {
         if job
             .state()
@@ -694,14 +696,66 @@ impl Finisher {
         {
             return Ok(());
         }
-        let parameters = settings.parameters();
-        let shown: &Image = &image.picture;
-        let written = self.app.config.provenance.encode(shown, settings, PNG)?;
+        let (shown, settings) = self.enlarged(job, drawn, settings)?;
+        let policy = &self.app.config.provenance;
+        let written = match edit {
+            None => policy.encode(&shown.picture(), &settings, PNG)?,
+            Some(outcome) => {
+                // What the edit started from is named where the file is signed.
+                let source = self.app.store.input_path(&job.record.id, "image");
+                let parent = match policy.signer.is_some() {
+                    true => impasto::files::read(source)?,
+                    false => Vec::new(),
+                };
+                let parent = (!parent.is_empty()).then_some(Parent {
+                    bytes: &parent,
+                    name: "the picture that was edited",
+                });
+                policy.encode_edit(&shown, &outcome.mask, &settings, PNG, parent)?
+            }
+        };
         let picture = Picture {
-            log_likelihood: Some(image.log_likelihood),
-            ..self.picture(job, place, settings, parameters)
+            log_likelihood: Some(log_likelihood),
+            width: shown.width(),
+            height: shown.height(),
+            ..self.picture(job, place, &settings, settings.parameters())
         };
         self.list(job, picture, written)
+    }
+
+    fn enlarged(
+        &self,
+        job: &Job,
+        drawn: Original,
+        settings: Settings,
+    ) -> Result<(Original, Settings), ServeError> {
+        let Some(factor) = job.record.task.upscale() else {
+            return Ok((drawn, settings));
+        };
+        let Some(upscaler) = &self.app.upscaler else {
+            // A job of a server that had one.
+            let reason = "this server has no upscaler any more";
+            return Err(impasto::Error::invalid("upscale", reason).into());
+        };
+        let request = Upscale {
+            factor: Some(factor),
+            ..Upscale::new(drawn)
+        };
+        let outcome = upscaler.run(&request, &mut |_: &Event<'_>| match job.is_cancelled()
+            || self.app.stopping() == Stopping::Now
+        {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        })?;
+        let upscaler = upscaler.name().to_owned();
+        let upscale = Some(Upscaled { factor, upscaler });
+        Ok((
+            outcome.image,
+            Settings {
+                upscale,
+                ..settings
+            },
+        ))
     }
 
     fn list(&self, job: &Job, picture: Picture, written: Written) -> Result<(), ServeError> {

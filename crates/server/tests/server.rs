@@ -18,7 +18,7 @@ use impasto::families::ModelFiles;
 use impasto::image::{Format, Image, Original};
 use impasto::models::dalle::Order;
 use impasto::observer::NoObserver;
-use impasto::{Edit, Generate, Model, OpenOptions, Vary, device, provenance};
+use impasto::{Edit, Generate, Model, OpenOptions, Upscaler, Vary, device, provenance};
 use impasto_server::{Keys, LogOptions, ServeOptions, Server};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -1153,5 +1153,77 @@ fn the_page_speaks_two_languages() {
             let key = rest.split('"').next().unwrap();
             assert!(english.contains(key), "{key}");
         }
+    }
+}
+
+#[test]
+fn pictures_are_enlarged_by_size_and_by_upscale() {
+    let folder = TempDir::new().unwrap();
+    let nets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../impasto/src/import/upscaler/goldens");
+    let source = ModelSource::Published {
+        path: nets.join("compact_x3/realesr-animevideov3.pth"),
+        needs: Vec::new(),
+    };
+    let (device, _) = device::select("cpu").unwrap();
+    let upscaler = Upscaler::load(&source, &device, None).unwrap();
+    let large =
+        |picture: &Image, factor| upscaler.enlarge(picture, factor, &mut NoObserver).unwrap();
+    let server = start(ServeOptions {
+        upscaler: Some(source),
+        ..options(folder.path())
+    });
+    let drawn = alone(&Generate::new("two red cats", 7)).swap_remove(0);
+    let body = json!({"prompt": "two red cats", "seed": 7, "size": "256x256"});
+    let answer = server.posted("/v1/images/generations", &body);
+    assert_eq!(decoded(&answer["data"][0]), large(&drawn, 4));
+    assert_eq!(answer["size"], "256x256");
+    let body = json!({"prompt": "two red cats", "seed": 7, "size": "100x100"});
+    let refused = server.post("/v1/images/generations", &body);
+    assert_eq!(refused.status, 400);
+    assert!(
+        refused.text().contains("64x64, 128x128 or 256x256"),
+        "{}",
+        refused.text()
+    );
+    let body = json!({"kind": "generate", "prompt": "two red cats", "seed": 7, "upscale": 2});
+    let job = server.job(&body);
+    let picture = &job["pictures"][0];
+    assert_eq!(
+        (&picture["width"], &picture["height"]),
+        (&json!(128), &json!(128))
+    );
+    let text = picture["parameters"].as_str().unwrap();
+    assert!(
+        text.contains("Size: 64x64") && text.contains("Postprocess upscale by: 2"),
+        "{text}"
+    );
+    let image = STANDARD.encode(drawn.encode(Format::Png, 100).unwrap());
+    for (kind, more) in [
+        ("edit", json!({"box": "8,8,16,16"})),
+        ("vary", json!({"strength": 0.2})),
+    ] {
+        let mut body =
+            json!({"kind": kind, "prompt": "a", "seed": 1, "image": image, "upscale": 2});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        assert_eq!(server.job(&body)["pictures"][0]["width"], 128, "{kind}");
+    }
+    for upscale in [3, 0] {
+        let body = json!({"kind": "generate", "prompt": "a", "upscale": upscale});
+        let refused = server.post("/api/jobs", &body);
+        assert_eq!(
+            (refused.status, &refused.json()["error"]["param"]),
+            (400, &json!("upscale"))
+        );
+    }
+    server.stop();
+    // Without one.
+    let server = start(options(folder.path()));
+    for body in [
+        json!({"prompt": "a", "upscale": 2}),
+        json!({"prompt": "a", "size": "128x128"}),
+    ] {
+        assert_eq!(server.post("/v1/images/generations", &body).status, 400);
     }
 }

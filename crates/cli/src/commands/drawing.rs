@@ -22,7 +22,7 @@ use impasto::text::clip::LongCaption;
 use serde::Serialize;
 
 use super::generate::random_seed;
-use crate::arguments::{ModelFlags, SamplingFlags, find_model};
+use crate::arguments::{FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, find_model};
 use crate::failure::Usage;
 use crate::provenance::{self, ProvenanceFlags};
 use crate::{outputs, terminal};
@@ -68,6 +68,8 @@ pub struct DrawingFlags {
     /// Shorten a prompt that is too long for the model instead of refusing it
     #[arg(long)]
     truncate: bool,
+    #[command(flatten)]
+    upscale: UpscaleFlags,
     /// Output file (replaced if it exists), or a folder (ending with /) [default: a new file in the current folder,
     /// named after the picture and the seed]
     #[arg(short, long, value_name = "FILE|DIR")]
@@ -152,6 +154,7 @@ impl DrawingFlags {
 
     /// Where the candidates go, checked before any work.
     pub fn plan(&self) -> Result<(outputs::Target, Format)> {
+        self.upscale.find()?;
         outputs::plan(self.output.as_deref(), self.format, self.kept())
     }
 
@@ -199,6 +202,7 @@ impl DrawingFlags {
             false => Vec::new(),
         };
         let ranker = self.ranker(task.prompt.as_deref(), model)?;
+        let enlarging = FoundUpscaler::load(self.upscale.find()?, model.device())?;
         note_conditioning(model)?;
         let Canvassed {
             original,
@@ -227,6 +231,8 @@ impl DrawingFlags {
             window: self.window.map(|side| side as usize).or(window),
             truncate: self.truncate,
             ranker: ranker.map(Arc::new),
+            upscale: enlarging.factor,
+            upscaler: enlarging.upscaler.clone(),
             ..Edit::new(original, Region::Mask(mask), seed)
         };
         let outcome = model.run(&request, &mut |event: &Event<'_>| {
@@ -244,7 +250,8 @@ impl DrawingFlags {
         for (rank, candidate) in outcome.candidates.iter().enumerate() {
             let edited = &candidate.edited;
             let path = if rank < self.kept() {
-                let picture = outcome.image(candidate);
+                let go_on = &mut |_: &Event<'_>| terminal::go_on();
+                let picture = request.finished(&outcome, candidate, go_on)?;
                 let settings = Settings {
                     prompt: request.prompt.clone().unwrap_or_default(),
                     negative_prompt: request.negative_prompt.clone(),
@@ -256,6 +263,7 @@ impl DrawingFlags {
                     width: picture.width(),
                     height: picture.height(),
                     clip_score: candidate.clip_score,
+                    upscale: None,
                     licence: model.licence().map(str::to_owned),
                     version: version(),
                 };
@@ -268,6 +276,7 @@ impl DrawingFlags {
                     bytes: &parent,
                     name: &file_name,
                 });
+                let settings = enlarging.settings(&settings);
                 let written =
                     policy.encode_edit(&picture, &outcome.mask, &settings, encoding, parent)?;
                 let path = target.write(&written.bytes, &name, edited.seed, format)?;

@@ -19,7 +19,9 @@ use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
 use super::words::Finishing;
-use crate::arguments::{ModelFlags, SamplingFlags, find_model, prompt};
+use crate::arguments::{
+    Enlarging, FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, find_model, prompt,
+};
 use crate::failure::Usage;
 use crate::provenance::{self, ProvenanceFlags};
 use crate::{outputs, preview, terminal};
@@ -73,6 +75,8 @@ pub struct Arguments {
     #[arg(long, value_name = "N", requires = "begin_with",
           value_parser = clap::value_parser!(u16).range(1..))]
     begin_rows: Option<u16>,
+    #[command(flatten)]
+    upscale: UpscaleFlags,
     /// Output file (replaced if it exists), or a folder (ending with /) [default: a new file in the current folder,
     /// named after prompt and seed]
     #[arg(short, long, value_name = "FILE|DIR")]
@@ -140,6 +144,7 @@ struct Work<'a> {
     requests: Vec<Generate>,
     sampling: SamplingOptions,
     order: Order,
+    enlarging: Enlarging,
     target: outputs::Target,
     format: Format,
     policy: Policy,
@@ -169,7 +174,9 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     arguments.check_seamless()?;
     let policy = arguments.provenance.policy()?;
     let chooser = arguments.chooser()?;
+    let upscaler = arguments.upscale.find()?;
     let model = arguments.model.open()?;
+    let enlarging = FoundUpscaler::load(upscaler, model.device())?;
     let seed = arguments.seed.unwrap_or_else(random_seed);
     if arguments.finish {
         let finishing = Finishing::new(&model, &arguments.sampling, seed)?;
@@ -191,6 +198,8 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         truncate: arguments.truncate,
         prefix_ids: prefix_ids.clone(),
         ranker: ranker.clone(),
+        upscale: enlarging.factor,
+        upscaler: enlarging.upscaler.clone(),
         ..Generate::new(prompt, seed)
     });
     let work = Work {
@@ -199,6 +208,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         sampling: arguments.sampling.over(model.generator()?.sampling()),
         order: arguments.order.unwrap_or(model.generator()?.order()),
         model: &model,
+        enlarging: enlarging.clone(),
         target,
         format,
         policy,
@@ -397,7 +407,14 @@ impl Work<'_> {
             let columns = (columns..ids.len())
                 .find(|columns| ids.len().is_multiple_of(*columns))
                 .unwrap_or(ids.len());
-            return Ok(self.model.decode_seamless(&ids, columns)?);
+            let grid = self.model.decode_seamless(&ids, columns)?;
+            return match (self.enlarging.factor, &self.enlarging.upscaler) {
+                (Some(factor), Some(upscaler)) => {
+                    let go_on = &mut |_: &Event<'_>| terminal::go_on();
+                    Ok(upscaler.enlarge(&grid, factor, go_on)?)
+                }
+                _ => Ok(grid),
+            };
         }
         Ok(Image::grid(&pictures, columns, GAP)?)
     }
@@ -422,7 +439,8 @@ impl Work<'_> {
             format: self.format,
             quality: self.arguments.quality,
         };
-        let written = self.policy.encode(picture, settings, encoding)?;
+        let settings = self.enlarging.settings(settings);
+        let written = self.policy.encode(picture, &settings, encoding)?;
         let name = match self.arguments.plain_names {
             true => "picture",
             false => prompt,

@@ -66,6 +66,9 @@ enum Kind {
     Janus,
     /// aMUSEd: a folder of diffusers with model_index.json
     Amused,
+    /// LlamaGen: c2i_….pt or t2i_….pt, its vq_….pt, and for t2i the folder of the T5 encoder
+    #[value(name = "llamagen")]
+    LlamaGen,
     /// An image tokenizer: taming's .ckpt with its .yaml, OpenAI's encoder.pkl and decoder.pkl, DALLE-pytorch's vae.pt
     ImageTokenizer,
 }

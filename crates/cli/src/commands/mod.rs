@@ -26,6 +26,7 @@ pub mod selftest;
 pub mod serve;
 pub mod tokens;
 pub mod train;
+pub mod upscale;
 pub mod vary;
 pub mod verify;
 mod words;

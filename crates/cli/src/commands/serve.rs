@@ -49,6 +49,9 @@ pub struct Arguments {
     /// Jobs that may wait or run at once; further ones are refused with status 429
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     max_queue: u32,
+    /// Let clients ask for enlarged pictures (`upscale`, or a larger `size`): name of a pulled upscaler, or its file
+    #[arg(long, value_name = "NAME|FILE")]
+    upscaler: Option<String>,
     /// Close a model after this many seconds without work
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     idle_time: u64,
@@ -99,6 +102,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         insecure: arguments.insecure,
         max_queue: arguments.max_queue as usize,
         allowed_hosts: arguments.allow_host,
+        upscaler: arguments.upscaler.as_deref().map(find_model).transpose()?,
         idle_time: Duration::from_secs(arguments.idle_time),
         log: LogOptions {
             json: arguments.log_json,

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::drawing::note_conditioning;
 use super::generate::random_seed;
-use crate::arguments::{ModelFlags, SamplingFlags, prompt};
+use crate::arguments::{FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, prompt};
 use crate::provenance::{self, ProvenanceFlags};
 use crate::{outputs, terminal};
 
@@ -62,6 +62,8 @@ pub struct Arguments {
     /// Shorten a prompt that is too long for the model instead of refusing it
     #[arg(long)]
     truncate: bool,
+    #[command(flatten)]
+    upscale: UpscaleFlags,
     /// Output file (replaced if it exists), or a folder (ending with /) [default: a new file in the current folder,
     /// named after the picture and the seed]
     #[arg(short, long, value_name = "FILE|DIR")]
@@ -122,8 +124,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let (target, format) = outputs::plan(arguments.output.as_deref(), arguments.format, n)?;
     let policy = arguments.provenance.policy()?;
     let picture = Image::open(&arguments.image)?;
+    let upscaler = arguments.upscale.find()?;
     let model = arguments.model.open()?;
     note_conditioning(&model)?;
+    let enlarging = FoundUpscaler::load(upscaler, model.device())?;
     let request = Vary {
         prompt: arguments.prompt.clone(),
         negative_prompt: arguments.negative.clone(),
@@ -136,6 +140,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
         order: arguments.order,
         tries: arguments.tries.map(|tries| tries as usize),
         truncate: arguments.truncate,
+        upscale: enlarging.factor,
+        upscaler: enlarging.upscaler.clone(),
         ..Vary::new(
             picture,
             arguments.strength,
@@ -166,6 +172,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             )
         };
         let quality = arguments.quality;
+        let settings = enlarging.settings(&settings);
         let written = policy.encode(&image.picture, &settings, Encoding { format, quality })?;
         let path = target.write(&written.bytes, &name, image.seed, format)?;
         provenance::note(&path, &written.notes);

@@ -5,12 +5,13 @@ use crate::program::Program;
 #[test]
 fn every_command_explains_itself() {
     let program = Program::new();
-    let commands: [&[&str]; 33] = [
+    let commands: [&[&str]; 37] = [
         &[],
         &["generate"],
         &["edit"],
         &["complete"],
         &["vary"],
+        &["upscale"],
         &["caption"],
         &["model"],
         &["model", "info"],
@@ -67,6 +68,7 @@ fn help_names_what_generate_takes() {
         "--preview",
         "--json",
         "--truncate",
+        "--upscale",
         "--threads",
         "--device",
         "--precision",

@@ -22,6 +22,7 @@ mod hostile;
 mod import;
 mod kills;
 mod left_out;
+mod llamagen;
 mod model;
 #[path = "../../../../fuzz/src/mutate.rs"]
 mod mutate;
@@ -40,4 +41,5 @@ mod serve;
 mod tokens;
 mod train;
 mod training;
+mod upscale;
 mod writing;

@@ -94,6 +94,20 @@ impl Mask {
         }
     }
 
+    /// The same mask of a picture in another size.
+    pub fn scaled(&self, width: usize, height: usize) -> Self {
+        let of = |x: usize, y: usize| {
+            let (x, y) = (x * self.width / width, y * self.height / height);
+            self.asked[y * self.width + x]
+        };
+        let asked = (0..width * height).map(|at| of(at % width, at / width));
+        Mask {
+            width,
+            height,
+            asked: asked.collect(),
+        }
+    }
+
     /// Reads a mask file: where it is transparent, the picture is drawn. A file without transparency asks
     /// where it is bright.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {

@@ -16,6 +16,7 @@ mod files;
 mod info;
 mod janus;
 mod language;
+mod llamagen;
 mod native;
 mod operations;
 mod sampling;
@@ -41,6 +42,7 @@ pub(crate) use info::json as config_json;
 pub use info::{ModelInfo, Transformer, info};
 pub use janus::{Janus, JanusOptions};
 pub use language::Language;
+pub use llamagen::{LlamaGen, LlamaGenText};
 pub use native::{Native, NativeConfig, NativeModel, NativeOptions};
 pub use operations::{ImportOptions, Imported, import, open, open_native, quantise};
 pub use sampling::{AnyModel, Condition, Conditioned, Generator, Infill, PromptText, RunningBatch};
@@ -294,6 +296,7 @@ families!(
     DalleMini,
     DallePytorch,
     Janus,
+    LlamaGen,
     Native,
     #[cfg(test)]
     toy::Toy,

@@ -18,6 +18,9 @@ use crate::{Error, Result, files};
 
 /// What a pixel of [`Samples`] consists of.
 pub use image::ExtendedColorType as SampleKind;
+pub(crate) use original::Planes;
+#[cfg(test)]
+pub(crate) use original::tests::kinds as original_kinds;
 pub use original::{Original, Samples};
 
 /// The largest side that is decoded, in pixels.

@@ -1,11 +1,15 @@
 //! A picture in its file's own samples, so that what is not edited stays as it is to the last bit.
 
+mod planes;
+
 use std::path::Path;
 
 use image::{DynamicImage, ExtendedColorType, ImageBuffer, Luma, LumaA, Pixel, Rgb, Rgba};
 
-use super::{Format, Image, MAX_PIXELS, MAX_SIDE, decode_image, read_bounded};
-use crate::{Error, Result};
+use super::{Format, Image, decode_image, read_bounded};
+use crate::Result;
+
+pub(crate) use planes::Planes;
 
 /// A picture of 8 or 16 bits, grey or coloured, with or without transparency, upright.
 #[derive(Clone, Debug)]
@@ -166,15 +170,7 @@ impl Original {
         let grown = |side: usize, more: usize| side.saturating_add(more);
         let width = grown(grown(self.width(), left), right);
         let height = grown(grown(self.height(), top), bottom);
-        let side = MAX_SIDE as usize;
-        if width > side || height > side || (width * height) as u64 > MAX_PIXELS {
-            return Err(Error::invalid(
-                "picture",
-                format!(
-                    "would be {width}x{height} pixels, expected at most {side} a side and {MAX_PIXELS} in all"
-                ),
-            ));
-        }
+        Original::check_size(width, height)?;
         let mut image = DynamicImage::new(width as u32, height as u32, self.image.color());
         macro_rules! copy {
             ($($kind:ident),*) => {
@@ -274,12 +270,12 @@ impl From<&Image> for Original {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::provenance;
 
-    fn kinds() -> Vec<Original> {
+    pub fn kinds() -> Vec<Original> {
         let noise = |i: usize| (i * 7919 + 13) % 65_536;
         let eight = |n: usize| (0..n * 20).map(|i| noise(i) as u8).collect::<Vec<u8>>();
         let sixteen = |n: usize| (0..n * 20).map(|i| noise(i) as u16).collect::<Vec<u16>>();

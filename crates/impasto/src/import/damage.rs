@@ -1,6 +1,13 @@
 //! Damage to files, for tests of readers.
 
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
 use proptest::prelude::*;
+
+use super::goldens::copied;
+use crate::Result;
 
 /// What is done to a file.
 #[derive(Clone, Debug)]
@@ -56,5 +63,21 @@ impl Damage {
             }
         }
         bytes
+    }
+}
+
+/// Opens a copy of `folder` with one file damaged: there has to be a model, or an error of one line, nothing else.
+pub fn open_damaged<T>(
+    folder: &Path,
+    name: &str,
+    damage: &Damage,
+    open: impl Fn(&Path) -> Result<T>,
+) {
+    let folder = copied(folder);
+    let path = folder.path().join(name);
+    let bytes = damage.of(std::fs::read(&path).unwrap());
+    std::fs::write(&path, bytes).unwrap();
+    if let Err(error) = open(folder.path()) {
+        assert!(!error.to_string().contains('\n'), "{error}");
     }
 }

@@ -9,6 +9,7 @@ use safetensors::SafeTensors;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
+use crate::Result;
 use crate::checkpoint::stored::safetensors;
 
 /// The folder of a set of a family.
@@ -34,6 +35,27 @@ pub fn copied(folder: &Path) -> TempDir {
     let copied = tempfile::tempdir().unwrap();
     copy(folder, copied.path());
     copied
+}
+
+/// The error, of one line, that opening `folder` ends in.
+pub fn refusal<T: std::fmt::Debug>(folder: &Path, open: impl Fn(&Path) -> Result<T>) -> String {
+    let error = open(folder).unwrap_err().to_string();
+    assert!(!error.contains('\n'), "{error}");
+    error
+}
+
+/// [`refusal`] of a copy of `folder` with other words in one of its files.
+pub fn refusal_of_changed<T: std::fmt::Debug>(
+    folder: &Path,
+    (file, from, to): (&str, &str, &str),
+    open: impl Fn(&Path) -> Result<T>,
+) -> String {
+    let folder = copied(folder);
+    let path = folder.path().join(file);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{text}");
+    std::fs::write(&path, text.replace(from, to)).unwrap();
+    refusal(folder.path(), open)
 }
 
 /// What a reference made of a set.

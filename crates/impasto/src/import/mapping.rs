@@ -207,6 +207,35 @@ impl<'a> Mapping<'a> {
         Ok(())
     }
 
+    /// [`Mapping::transposed`] for a matrix whose outputs stand in another order: ours number `i` is theirs number
+    /// `order(i)`.
+    pub fn sorted(
+        &mut self,
+        ours: &str,
+        theirs: &str,
+        order: impl Fn(usize) -> usize + 'a,
+    ) -> Result<()> {
+        let expected = self.expected(ours)?;
+        let [inputs, outputs] = expected[..] else {
+            return Err(self.bad(format!("parameter {ours} is no matrix")));
+        };
+        if let Some(tensor) = self.take(theirs, &[outputs, inputs]) {
+            self.check_floats(theirs, &tensor)?;
+            self.set(ours, expected, move || {
+                let floats = tensor.floats();
+                let rows = (0..outputs).flat_map(|i| {
+                    let theirs = order(i) * inputs;
+                    floats[theirs..theirs + inputs].iter().copied()
+                });
+                let rows: Vec<f32> = rows.collect();
+                let mut whole = vec![0.0f32; inputs * outputs];
+                transpose(&rows, inputs, &mut whole, outputs, 0);
+                whole
+            });
+        }
+        Ok(())
+    }
+
     /// [`Mapping::transposed`] for a matrix whose outputs come in two halves, of which ours has the second one first.
     pub fn halves_swapped(&mut self, ours: &str, theirs: &str) -> Result<()> {
         let expected = self.expected(ours)?;

@@ -14,8 +14,10 @@ pub(crate) mod foreign;
 mod goldens;
 pub mod image_tokenizer;
 pub mod janus;
+pub mod llamagen;
 pub(crate) mod mapping;
 mod taming;
+pub mod upscaler;
 mod weights;
 
 use std::path::Path;

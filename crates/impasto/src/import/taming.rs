@@ -1,4 +1,5 @@
-//! The VQGAN of taming-transformers by the shapes of its tensors, where no config comes with them.
+//! The VQGAN of taming-transformers by the shapes of its tensors, where no config comes with them, and under the names
+//! that LlamaGen gives to them.
 
 use crate::error::Reason;
 use crate::models::taming_vqgan::{PixelRange, TamingVqganConfig};
@@ -62,4 +63,35 @@ pub fn sizes<'a>(
         pixel_range,
         encoder,
     })
+}
+
+/// The name of a parameter of [`crate::models::taming_vqgan::TamingVqgan`] with this many levels, where the coarsest
+/// level of the decoder is the first; here it is the last.
+pub fn coarsest_first(ours: &str, levels: usize) -> String {
+    let Some(rest) = ours.strip_prefix("decoder.up.") else {
+        return ours.to_owned();
+    };
+    let (level, rest) = rest.split_once('.').unwrap_or((rest, ""));
+    let level: usize = level.parse().unwrap_or_default();
+    // One that is not there here is not there either.
+    let theirs = levels.checked_sub(1 + level).unwrap_or(level);
+    format!("decoder.up.{theirs}.{rest}")
+}
+
+/// [`coarsest_first`] under LlamaGen's names (`tokenizer/tokenizer_image/vq_model.py`).
+pub fn of_llamagen(ours: &str, levels: usize) -> String {
+    let ours = coarsest_first(ours, levels);
+    let is_level = ours.starts_with("decoder.up.") || ours.starts_with("encoder.down.");
+    let parts = ours
+        .split('.')
+        .enumerate()
+        .map(|(place, part)| match (place, part) {
+            (1, "down" | "up") => "conv_blocks",
+            (3, "block") if is_level => "res",
+            (2, "block_1") => "0",
+            (2, "attn_1") => "1",
+            (2, "block_2") => "2",
+            (_, part) => part,
+        });
+    parts.collect::<Vec<_>>().join(".")
 }

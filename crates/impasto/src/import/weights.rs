@@ -26,8 +26,11 @@ pub enum Container {
     TorchScript,
 }
 
-/// Where training programs put the weights among other things.
-const INNER: [&str; 1] = ["state_dict"];
+/// Where training programs put the weights among other things: PyTorch Lightning, plain loops, DeepSpeed.
+const INNER: [&str; 3] = ["state_dict", "model", "module"];
+
+/// What they put beside the weights; read as plain data and not used.
+const CLASSES: [&str; 1] = ["argparse.Namespace"];
 
 /// Reads all tensors of a file and passes them on.
 ///
@@ -241,7 +244,7 @@ impl WeightFolder {
         let mut tensors = Tensors::new();
         for (path, bytes) in &self.files {
             if pytorch::is_pytorch(bytes) {
-                archives.push((path, Archive::parse(path, bytes, &[])?));
+                archives.push((path, Archive::parse(path, bytes, &CLASSES)?));
             } else {
                 let found = safetensors(path, bytes)?;
                 self.check(path, &found)?;

@@ -10,8 +10,12 @@ pub mod discriminator;
 pub mod dvae;
 pub mod image_tokenizer;
 pub mod janus;
+pub mod llamagen;
 pub mod parameters;
+mod row_groups;
+pub mod t5;
 pub mod taming_vqgan;
+pub mod upscaler;
 pub mod vqgan;
 
 pub use amused::{Amused, AmusedConfig};
@@ -21,6 +25,7 @@ pub use dalle_bart::{DalleBart, DalleBartConfig};
 pub use dalle_pytorch::{DallePytorch, DallePytorchConfig};
 pub use image_tokenizer::{ImageTokenizer, ImageTokenizerConfig};
 pub use janus::{Janus, JanusConfig};
+pub use llamagen::{LlamaGen, LlamaGenConfig};
 
 #[cfg(test)]
 mod goldens;

@@ -1,5 +1,5 @@
 //! The block of LLaMA (Touvron et al. 2023, arXiv:2302.13971; `LlamaDecoderLayer` of transformers): pre-RMSNorm,
-//! rotary positions in one dimension, SwiGLU, no biases.
+//! rotary positions in one dimension or, as LlamaGen has them, in two; SwiGLU, no biases.
 //!
 //! Deviation, which changes no number beyond rounding: queries, keys and values are one product, so are both halves of
 //! the SwiGLU.
@@ -36,25 +36,72 @@ impl Frequencies {
 
     /// The rotations of `positions`, `[batch, seq]` row after row.
     pub fn rotation(&self, positions: &[u32], batch: usize, device: &Device) -> Rotation {
-        let seq = positions.len() / batch.max(1);
-        let angles = || {
-            positions.iter().flat_map(|&position| {
-                let of = move |frequency: &f32| f64::from(frequency * position as f32);
-                self.inverse.iter().map(of)
-            })
-        };
-        let tensor = |values: Vec<f32>| {
-            let shape = [batch, seq, 1, self.inverse.len()];
-            Tensor::from_data(TensorData::new(values, shape), device)
-        };
-        Rotation {
-            cos: tensor(angles().map(|angle| angle.cos() as f32).collect()),
-            sin: tensor(angles().map(|angle| angle.sin() as f32).collect()),
+        let turns = positions.iter().flat_map(|&position| self.turns(position));
+        Rotation::new(turns, [batch, self.inverse.len()], device)
+    }
+
+    /// Cosine and sine of each pair at a position.
+    fn turns(&self, position: u32) -> impl Iterator<Item = [f32; 2]> + '_ {
+        self.inverse.iter().map(move |frequency| {
+            let angle = f64::from(frequency * position as f32);
+            [angle.cos() as f32, angle.sin() as f32]
+        })
+    }
+}
+
+/// The frequencies of a head's pairs over a grid (`precompute_freqs_cis_2d` of LlamaGen): the first half of the pairs
+/// turns with the row, the second with the column.
+#[derive(Clone, Debug)]
+pub struct GridFrequencies {
+    axis: Frequencies,
+    grid: usize,
+}
+
+impl GridFrequencies {
+    /// Of a `grid` × `grid` image; `head_width` is a multiple of 4.
+    pub fn new(grid: usize, head_width: usize, base: f64) -> Self {
+        GridFrequencies {
+            axis: Frequencies::new(head_width / 2, base),
+            grid,
         }
+    }
+
+    /// The rotations of cells, `[batch, seq]` row after row. Where there is no cell, queries and keys vanish: the tables
+    /// of LlamaGen are zero there.
+    pub fn rotation(&self, cells: &[Option<u32>], batch: usize, device: &Device) -> Rotation {
+        let per_axis = self.axis.inverse.len();
+        let grid = self.grid as u32;
+        let mut turns = Vec::with_capacity(cells.len() * 2 * per_axis);
+        for cell in cells {
+            match *cell {
+                Some(cell) => {
+                    turns.extend(self.axis.turns(cell / grid));
+                    turns.extend(self.axis.turns(cell % grid));
+                }
+                None => turns.extend(std::iter::repeat_n([0.0; 2], 2 * per_axis)),
+            }
+        }
+        Rotation::new(turns.into_iter(), [batch, 2 * per_axis], device)
     }
 }
 
 impl Rotation {
+    /// Of the cosine and the sine of each pair of each place.
+    fn new(
+        turns: impl Iterator<Item = [f32; 2]>,
+        [batch, half]: [usize; 2],
+        device: &Device,
+    ) -> Self {
+        let (cos, sin): (Vec<f32>, Vec<f32>) = turns.map(|[cos, sin]| (cos, sin)).unzip();
+        let seq = cos.len() / (batch * half).max(1);
+        let tensor =
+            |values| Tensor::from_data(TensorData::new(values, [batch, seq, 1, half]), device);
+        Rotation {
+            cos: tensor(cos),
+            sin: tensor(sin),
+        }
+    }
+
     /// Rotates the pairs (i, i + head_width / 2) of queries and keys; values stay as they are.
     ///
     /// # Shapes

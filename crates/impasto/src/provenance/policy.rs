@@ -119,7 +119,9 @@ impl Policy {
         if self.visible_label || self.watermark.is_some() {
             let before = picture.picture();
             let mut after = before.clone();
-            self.mark_pixels(&mut after, Some(&mask.asked), &mut notes);
+            // The picture may have been enlarged since.
+            let asked = mask.scaled(before.width, before.height).asked;
+            self.mark_pixels(&mut after, Some(&asked), &mut notes);
             let width = before.width;
             let changed = |x: usize, y: usize| {
                 let at = 3 * (y * width + x);

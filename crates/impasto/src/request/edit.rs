@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Request, SamplingOverrides};
+use super::{Request, SamplingOverrides, upscale};
 use crate::canvas::Conditioning;
 use crate::edit::{self, Area, EditRequest, Edited, Mask, Region};
 use crate::image::Original;
@@ -14,6 +14,7 @@ use crate::observer::Observer;
 use crate::rank::{self, Ranker};
 use crate::sampling::SamplingOptions;
 use crate::text::clip::LongCaption;
+use crate::upscale::Upscaler;
 use crate::{Error, Result};
 
 /// A request to draw parts of a picture anew: holes, damage, what lies beyond its sides, all below some rows.
@@ -50,12 +51,18 @@ pub struct Edit {
     /// Cut a prompt that is too long instead of refusing it.
     #[serde(default)]
     pub truncate: bool,
+    /// How many times as large finished images become; needs an `upscaler`.
+    #[serde(default)]
+    pub upscale: Option<usize>,
     /// The picture, of any size.
     #[serde(skip)]
     pub image: Option<Arc<Original>>,
     /// A CLIP that ranks tries and candidates, too, where there is a prompt.
     #[serde(skip)]
     pub ranker: Option<Arc<Ranker>>,
+    /// The network that enlarges finished images.
+    #[serde(skip)]
+    pub upscaler: Option<Arc<Upscaler>>,
 }
 
 fn one() -> usize {
@@ -115,9 +122,25 @@ impl Edit {
             tries: None,
             window: None,
             truncate: false,
+            upscale: None,
             image: Some(Arc::new(image)),
             ranker: None,
+            upscaler: None,
         }
+    }
+
+    /// The picture with a candidate of an outcome of this request in its hole, enlarged where that was requested.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] where `observer` stops it.
+    pub fn finished(
+        &self,
+        outcome: &EditOutcome,
+        candidate: &EditCandidate,
+        observer: &mut dyn Observer,
+    ) -> Result<Original> {
+        let picture = outcome.image(candidate);
+        upscale::enlarged(picture, (self.upscale, self.upscaler.as_deref()), observer)
     }
 }
 
@@ -128,6 +151,7 @@ impl Request<Model> for Edit {
         if self.image.is_none() {
             return Err(Error::invalid("image", "expected one, got none"));
         }
+        upscale::check(self.upscale, self.upscaler.as_deref())?;
         self.sampling.validate()
     }
 

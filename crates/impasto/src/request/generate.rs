@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Request, SamplingOverrides};
+use super::{Request, SamplingOverrides, upscale};
 use crate::canvas::{Canvas, Conditioning};
 use crate::engine::FillOptions;
 use crate::families::{Generator, Infill, PromptText};
@@ -17,6 +17,7 @@ use crate::observer::{Event, GeneratedImage, Observer};
 use crate::rank::Ranker;
 use crate::sampling::SamplingOptions;
 use crate::text::clip::LongCaption;
+use crate::upscale::Upscaler;
 use crate::{Error, Result};
 
 /// A request for images of a prompt.
@@ -48,9 +49,15 @@ pub struct Generate {
     /// Row-major ids that every image starts with.
     #[serde(default)]
     pub prefix_ids: Vec<u32>,
+    /// How many times as large finished images become; needs an `upscaler`.
+    #[serde(default)]
+    pub upscale: Option<usize>,
     /// The CLIP that chooses among `best_of`.
     #[serde(skip)]
     pub ranker: Option<Arc<Ranker>>,
+    /// The network that enlarges finished images.
+    #[serde(skip)]
+    pub upscaler: Option<Arc<Upscaler>>,
 }
 
 fn one() -> usize {
@@ -99,7 +106,9 @@ impl Generate {
             order: None,
             truncate: false,
             prefix_ids: Vec::new(),
+            upscale: None,
             ranker: None,
+            upscaler: None,
         }
     }
 
@@ -145,6 +154,7 @@ impl Request<Model> for Generate {
                 return Err(Error::invalid("best of", "expected a CLIP that chooses"));
             }
         }
+        upscale::check(self.upscale, self.upscaler.as_deref())?;
         self.sampling.validate()
     }
 
@@ -196,20 +206,18 @@ impl Request<Model> for Generate {
                     log_likelihood: image.log_likelihood,
                     clip_score: None,
                 };
-                if self.best_of.is_none() && observer.event(&Event::Image(&image)).is_break() {
-                    return Err(Error::Stopped);
-                }
-                images.push(image);
+                images.push(match self.best_of {
+                    None => self.finish(image, observer)?,
+                    Some(_) => image,
+                });
             }
         }
         if self.best_of.is_some() {
-            images = self.kept(images)?;
-            for image in &images {
-                if observer.event(&Event::Image(image)).is_break() {
-                    return Err(Error::Stopped);
-                }
-            }
+            let kept = self.kept(images)?.into_iter();
+            let finished = kept.map(|image| self.finish(image, observer));
+            images = finished.collect::<Result<_>>()?;
         }
+        timings.pixels += clock.lap();
         Ok(GenerateOutcome {
             images,
             sampling: options.sampling,
@@ -220,6 +228,23 @@ impl Request<Model> for Generate {
 }
 
 impl Generate {
+    /// An image enlarged, where that was requested, and reported.
+    fn finish(
+        &self,
+        mut image: GeneratedImage,
+        observer: &mut dyn Observer,
+    ) -> Result<GeneratedImage> {
+        upscale::enlarge(
+            &mut image,
+            (self.upscale, self.upscaler.as_deref()),
+            observer,
+        )?;
+        match observer.event(&Event::Image(&image)) {
+            ControlFlow::Break(()) => Err(Error::Stopped),
+            ControlFlow::Continue(()) => Ok(image),
+        }
+    }
+
     /// What is known of each image beforehand.
     pub(super) fn canvas(&self, positions: usize) -> Result<Arc<Canvas>> {
         Ok(Arc::new(match self.prefix_ids.is_empty() {

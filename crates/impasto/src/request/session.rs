@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Instant;
 
-use super::{Generate, GenerateOutcome, GeneratedImage, Request, Timings};
+use super::{Generate, GenerateOutcome, GeneratedImage, Request, Timings, upscale};
 use crate::Result;
 use crate::engine::Ticket;
 use crate::families::{Generator, Infill, RunningBatch};
 use crate::model::Model;
 use crate::models::dalle::Order;
+use crate::observer::NoObserver;
 use crate::sampling::SamplingOptions;
 
 /// Requests that one model decodes together. They join at any step and leave at any step, and each gets the images
@@ -158,8 +159,13 @@ impl<'m> Session<'m> {
             log_likelihood: sampled.log_likelihood,
             clip_score: None,
         });
+        let mut images = joined.request.kept(images.collect())?;
+        let upscaler = joined.request.upscaler.as_deref();
+        for image in &mut images {
+            upscale::enlarge(image, (joined.request.upscale, upscaler), &mut NoObserver)?;
+        }
         Ok(Some(GenerateOutcome {
-            images: joined.request.kept(images.collect())?,
+            images,
             sampling: joined.sampling,
             order: joined.order,
             timings,

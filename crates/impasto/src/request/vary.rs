@@ -1,17 +1,19 @@
 //! Variations of a picture.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{GeneratedImage, Request, SamplingOverrides};
+use super::{GeneratedImage, Request, SamplingOverrides, upscale};
 use crate::canvas::Conditioning;
 use crate::edit::{self, Choice, VaryRequest};
 use crate::image::Image;
 use crate::model::Model;
 use crate::models::dalle::Order;
-use crate::observer::Observer;
+use crate::observer::{Event, Observer};
 use crate::sampling::SamplingOptions;
+use crate::upscale::Upscaler;
 use crate::{Error, Result};
 
 /// A request for variations of a picture: a share of its ids is sampled anew.
@@ -47,9 +49,15 @@ pub struct Vary {
     /// Cut a prompt that is too long instead of refusing it.
     #[serde(default)]
     pub truncate: bool,
+    /// How many times as large finished images become; needs an `upscaler`.
+    #[serde(default)]
+    pub upscale: Option<usize>,
     /// The picture; its middle square is taken.
     #[serde(skip)]
     pub image: Option<Arc<Image>>,
+    /// The network that enlarges finished images.
+    #[serde(skip)]
+    pub upscaler: Option<Arc<Upscaler>>,
 }
 
 fn one() -> usize {
@@ -85,7 +93,9 @@ impl Vary {
             order: None,
             tries: None,
             truncate: false,
+            upscale: None,
             image: Some(Arc::new(image)),
+            upscaler: None,
         }
     }
 }
@@ -103,6 +113,7 @@ impl Request<Model> for Vary {
                 format!("expected 0 to 1, got {}", self.strength),
             ));
         }
+        upscale::check(self.upscale, self.upscaler.as_deref())?;
         self.sampling.validate()
     }
 
@@ -130,9 +141,31 @@ impl Request<Model> for Vary {
             truncate: self.truncate,
         };
         let picture = image.fit_square(model.picture_size())?;
-        let images = edit::vary(model, &picture, &request, observer)?;
+        let enlarging = (self.upscale, self.upscaler.as_deref());
+        let mut failure = Ok(());
+        let mut enlarged = Vec::new();
+        let drawn = edit::vary(
+            model,
+            &picture,
+            &request,
+            &mut |event: &Event<'_>| match event {
+                Event::Image(image) => {
+                    let mut image = GeneratedImage::clone(image);
+                    if let Err(error) = upscale::enlarge(&mut image, enlarging, observer) {
+                        failure = Err(error);
+                        return ControlFlow::Break(());
+                    }
+                    let flow = observer.event(&Event::Image(&image));
+                    enlarged.push(image);
+                    flow
+                }
+                event => observer.event(event),
+            },
+        );
+        failure?;
+        drawn?;
         Ok(VaryOutcome {
-            images,
+            images: enlarged,
             sampling: request.sampling,
             order: request.order,
             conditioning,

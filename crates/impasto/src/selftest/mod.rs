@@ -8,10 +8,12 @@
 mod check;
 mod compare;
 mod drawing;
+mod llamagen;
 mod models;
 mod ops;
 mod tolerance;
 mod training;
+mod upscaler;
 mod weights;
 
 use std::fmt;

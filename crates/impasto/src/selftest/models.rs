@@ -78,6 +78,8 @@ pub(super) fn checks() -> Vec<Check> {
         Kind::Model,
         move |room| janus(room, &config),
     ));
+    all.extend(super::llamagen::checks());
+    all.extend(super::upscaler::checks());
     for halved in [false, true] {
         let config = amused_config(halved);
         let shapes = format!(

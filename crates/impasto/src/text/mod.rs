@@ -6,10 +6,13 @@ pub mod clip;
 pub mod dalle_pytorch;
 pub mod janus;
 pub mod normalizer;
+mod precompiled;
+pub mod t5;
 pub mod youtokentome;
 
 use std::path::Path;
 
+use base64::Engine;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{
@@ -223,14 +226,20 @@ pub(crate) fn shortened(caption: &str) -> String {
 
 /// Parses a `tokenizers` file. That library panics at some that are damaged, which are refused before it sees them.
 fn parse_tokenizer(bytes: &[u8]) -> std::result::Result<Tokenizer, Reason> {
-    fn is_precompiled(value: &serde_json::Value) -> bool {
+    /// Whether the library can read a normaliser without reaching beyond its end.
+    fn check(value: &serde_json::Value) -> std::result::Result<(), Reason> {
         match value {
             serde_json::Value::Object(fields) => {
-                fields.get("type").is_some_and(|kind| kind == "Precompiled")
-                    || fields.values().any(is_precompiled)
+                if fields.get("type").is_some_and(|kind| kind == "Precompiled") {
+                    let map = fields.get("precompiled_charsmap");
+                    let map = map.and_then(|map| map.as_str()).unwrap_or_default();
+                    let map = base64::engine::general_purpose::STANDARD.decode(map);
+                    precompiled::check(&map.map_err(Reason::of)?)?;
+                }
+                fields.values().try_for_each(check)
             }
-            serde_json::Value::Array(items) => items.iter().any(is_precompiled),
-            _ => false,
+            serde_json::Value::Array(items) => items.iter().try_for_each(check),
+            _ => Ok(()),
         }
     }
     /// Only what is looked at: a document of all would take ten times the file's memory.
@@ -255,11 +264,7 @@ fn parse_tokenizer(bytes: &[u8]) -> std::result::Result<Tokenizer, Reason> {
         .into());
     }
     let document: Document = serde_json::from_slice(bytes).map_err(Reason::of)?;
-    if is_precompiled(&document.normalizer) {
-        return Err("has a precompiled normaliser, which is not read"
-            .to_owned()
-            .into());
-    }
+    check(&document.normalizer)?;
     let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(Reason::of)?;
     // Lengths are the model's, which it says itself: a padding to a length of the file's could be of any.
     tokenizer

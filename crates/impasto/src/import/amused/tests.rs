@@ -15,8 +15,10 @@ use crate::engine::{
     confidence_passes, likelihood,
 };
 use crate::families::{ImportOptions, ModelFiles, SaveAs};
-use crate::import::damage::damage;
-use crate::import::goldens::{self, Expected, assert_close, assert_within, copied, numbers};
+use crate::import::damage::{damage, open_damaged};
+use crate::import::goldens::{
+    self, Expected, assert_close, assert_within, copied, numbers, refusal, refusal_of_changed,
+};
 use crate::models::amused::Masked;
 use crate::models::dalle::Order;
 
@@ -388,20 +390,13 @@ fn a_folder_of_ours_says_the_same_as_the_published_files() {
 }
 
 fn refused(folder: &Path) -> String {
-    let error = open(folder).unwrap_err().to_string();
-    assert!(!error.contains('\n'), "{error}");
-    error
+    refusal(folder, open)
 }
 
 #[test]
 fn what_does_not_fit_is_refused_by_name() {
     let changed = |set: &str, file: &str, from: &str, to: &str| {
-        let folder = copied(&golden(set));
-        let path = folder.path().join(file);
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.contains(from), "{text}");
-        std::fs::write(&path, text.replace(from, to)).unwrap();
-        refused(folder.path())
+        refusal_of_changed(&golden(set), (file, from, to), open)
     };
     let transformer = "transformer/config.json";
     for (file, from, to, expected) in [
@@ -549,14 +544,10 @@ proptest! {
         ][..]),
         damage in damage(),
     ) {
-        let folder = copied(&golden(set));
-        let path = folder.path().join(name);
-        let bytes = damage.of(std::fs::read(&path).unwrap());
-        std::fs::write(&path, bytes).unwrap();
-        let found = ModelFiles::find(&ModelSource::Dir(folder.path().to_owned()));
-        for error in [open(folder.path()).err(), found.err()].into_iter().flatten() {
-            prop_assert!(!error.to_string().contains('\n'), "{}", error);
-        }
+        open_damaged(&golden(set), name, &damage, open);
+        open_damaged(&golden(set), name, &damage, |folder| {
+            ModelFiles::find(&ModelSource::Dir(folder.to_owned()))
+        });
     }
 
     #[test]
@@ -566,13 +557,9 @@ proptest! {
     ) {
         let folder = tempfile::tempdir().unwrap();
         loaded("plain").save(folder.path(), SaveAs::Held).unwrap();
-        let path = folder.path().join(name);
-        let bytes = damage.of(std::fs::read(&path).unwrap());
-        std::fs::write(&path, bytes).unwrap();
-        let found = ModelFiles::find(&ModelSource::Dir(folder.path().to_owned()));
-        let opened = found.and_then(|files| Model::load(&files, &Device::flex(), None));
-        if let Err(error) = opened {
-            prop_assert!(!error.to_string().contains('\n'), "{}", error);
-        }
+        open_damaged(folder.path(), name, &damage, |folder| {
+            let files = ModelFiles::find(&ModelSource::Dir(folder.to_owned()))?;
+            Model::load(&files, &Device::flex(), None)
+        });
     }
 }

@@ -1,5 +1,7 @@
 //! The names of Janus's tensors in its two forms.
 
+use crate::import::taming;
+
 /// The forms in which Janus is published: they differ in names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
@@ -124,33 +126,13 @@ impl Names {
         }
     }
 
-    /// The name of a parameter of [`crate::models::taming_vqgan::TamingVqgan`] with this many levels: of its decoder's
-    /// the coarsest is the first here, the last there.
+    /// The name of a parameter of [`crate::models::taming_vqgan::TamingVqgan`] with this many levels.
     pub fn image(self, ours: &str, levels: usize) -> String {
-        let parts = ours.split('.').enumerate().collect::<Vec<_>>();
-        let mut name = self.image_prefix().to_owned();
-        let is_decoder = ours.starts_with("decoder.up.");
-        let is_level = is_decoder || ours.starts_with("encoder.down.");
-        for (place, part) in parts {
-            if place > 0 {
-                name.push('.');
-            }
-            match (self.0, place, part) {
-                (_, 2, level) if is_decoder => {
-                    let level: usize = level.parse().unwrap_or_default();
-                    // One that is not there here is not there either.
-                    let theirs = levels.checked_sub(1 + level).unwrap_or(level);
-                    name.push_str(&theirs.to_string());
-                }
-                (Form::Original, 1, "down" | "up") => name.push_str("conv_blocks"),
-                (Form::Original, 3, "block") if is_level => name.push_str("res"),
-                (Form::Original, 2, "block_1") => name.push('0'),
-                (Form::Original, 2, "attn_1") => name.push('1'),
-                (Form::Original, 2, "block_2") => name.push('2'),
-                (_, _, part) => name.push_str(part),
-            }
-        }
-        name
+        let name = match self.0 {
+            Form::HuggingFace => taming::coarsest_first(ours, levels),
+            Form::Original => taming::of_llamagen(ours, levels),
+        };
+        format!("{}{name}", self.image_prefix())
     }
 
     /// Whether a tensor is part of the published files and of no use: the pooling head of SigLIP, how often codes were

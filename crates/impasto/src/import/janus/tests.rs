@@ -9,8 +9,10 @@ use proptest::prelude::*;
 use crate::checkpoint::ModelSource;
 use crate::engine::{SampleSpec, likelihood, sample, sample_texts, unwatched};
 use crate::families::ModelFiles;
-use crate::import::damage::damage;
-use crate::import::goldens::{self, Expected, assert_close, assert_within, copied, numbers};
+use crate::import::damage::{damage, open_damaged};
+use crate::import::goldens::{
+    self, Expected, assert_close, assert_within, copied, numbers, refusal, refusal_of_changed,
+};
 use crate::models::dalle::Order;
 use crate::models::janus::{Conversation, Part};
 use crate::observer::{Event, NoObserver};
@@ -375,9 +377,7 @@ fn a_folder_of_ours_says_the_same_as_the_published_files() {
 }
 
 fn refused(folder: &Path) -> String {
-    let error = open(folder).unwrap_err().to_string();
-    assert!(!error.contains('\n'), "{error}");
-    error
+    refusal(folder, open)
 }
 
 #[test]
@@ -404,12 +404,7 @@ fn what_does_not_fit_is_refused_by_name() {
 
     // Sizes that the tensors have not got.
     let changed = |set: &str, from: &str, to: &str| {
-        let folder = copied(&golden(set));
-        let path = folder.path().join(CONFIG);
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.contains(from), "{text}");
-        std::fs::write(&path, text.replace(from, to)).unwrap();
-        refused(folder.path())
+        refusal_of_changed(&golden(set), (CONFIG, from, to), open)
     };
     let error = changed(
         "pro",
@@ -517,13 +512,7 @@ proptest! {
         ][..]),
         damage in damage(),
     ) {
-        let folder = copied(&golden(set));
-        let path = folder.path().join(name);
-        let bytes = damage.of(std::fs::read(&path).unwrap());
-        std::fs::write(&path, bytes).unwrap();
-        if let Err(error) = open(folder.path()) {
-            prop_assert!(!error.to_string().contains('\n'), "{}", error);
-        }
+        open_damaged(&golden(set), name, &damage, open);
     }
 
     #[test]
@@ -533,13 +522,9 @@ proptest! {
     ) {
         let folder = tempfile::tempdir().unwrap();
         loaded("one_bin").save(folder.path(), SaveAs::Held).unwrap();
-        let path = folder.path().join(name);
-        let bytes = damage.of(std::fs::read(&path).unwrap());
-        std::fs::write(&path, bytes).unwrap();
-        let found = ModelFiles::find(&ModelSource::Dir(folder.path().to_owned()));
-        let opened = found.and_then(|files| Model::load(&files, &Device::flex(), None));
-        if let Err(error) = opened {
-            prop_assert!(!error.to_string().contains('\n'), "{}", error);
-        }
+        open_damaged(folder.path(), name, &damage, |folder| {
+            let files = ModelFiles::find(&ModelSource::Dir(folder.to_owned()))?;
+            Model::load(&files, &Device::flex(), None)
+        });
     }
 }

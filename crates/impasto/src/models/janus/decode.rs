@@ -6,56 +6,22 @@ use super::{ANSWER_LENGTH, Janus, check_ids};
 use crate::engine::{
     AutoregressiveModel, DecodeState, Prompted, Rows, Sizes, TextModel, TextSizes, TokenNll,
 };
+use crate::models::row_groups::{CachedRows, RowGroups};
 use crate::nn::KvCache;
 use crate::{Error, Result};
 
-/// Consecutive rows with the same number of tokens in their caches.
-#[derive(Debug)]
-struct CachedRows {
-    rows: usize,
-    caches: Vec<KvCache>,
-}
-
-impl CachedRows {
-    fn length(&self) -> usize {
-        self.caches.first().map_or(0, KvCache::len)
-    }
-}
-
-/// Rows after their prompts. Those of prompts of one length share caches.
+/// Rows after their prompts.
 #[derive(Debug)]
 pub struct JanusState {
     /// The text id that starts each row's image.
     starts: Vec<u32>,
-    groups: Vec<CachedRows>,
+    rows: RowGroups,
 }
 
 impl DecodeState for JanusState {
     fn select_rows(&mut self, rows: &[usize]) {
         self.starts = rows.iter().map(|&row| self.starts[row]).collect();
-        let places: Vec<(usize, usize)> = self
-            .groups
-            .iter()
-            .enumerate()
-            .flat_map(|(group, cached)| (0..cached.rows).map(move |row| (group, row)))
-            .collect();
-        let mut selected: Vec<(usize, Vec<usize>)> = Vec::new();
-        for &row in rows {
-            let (group, row) = places[row];
-            match selected.last_mut() {
-                Some((last, rows)) if *last == group => rows.push(row),
-                _ => selected.push((group, vec![row])),
-            }
-        }
-        let groups = selected.into_iter().map(|(group, rows)| {
-            let mut caches = self.groups[group].caches.clone();
-            for cache in &mut caches {
-                cache.select_rows(&rows);
-            }
-            let rows = rows.len();
-            CachedRows { rows, caches }
-        });
-        self.groups = groups.collect();
+        self.rows.select(rows);
     }
 }
 
@@ -117,7 +83,7 @@ impl Janus {
         let [_, n, _] = x.dims();
         let mut positions = Vec::new();
         let mut groups: Vec<(&mut [KvCache], usize)> = Vec::new();
-        for cached in states.iter_mut().flat_map(|state| &mut state.groups) {
+        for cached in states.iter_mut().flat_map(|state| &mut state.rows.groups) {
             let start = cached.length() as u32;
             for _ in 0..cached.rows {
                 positions.extend(start..start + n as u32);
@@ -162,7 +128,7 @@ impl AutoregressiveModel for Janus {
     fn prefill(&self, rows: &[Prompted<'_, Vec<u32>>]) -> Result<JanusState> {
         let mut state = JanusState {
             starts: Vec::new(),
-            groups: Vec::new(),
+            rows: RowGroups::default(),
         };
         for neighbours in rows.chunk_by(|a, b| a.prompt.len() == b.prompt.len()) {
             let mut before: Vec<&[u32]> = Vec::with_capacity(neighbours.len());
@@ -183,7 +149,7 @@ impl AutoregressiveModel for Janus {
             for cache in &mut caches {
                 cache.select_rows(&of);
             }
-            state.groups.push(CachedRows {
+            state.rows.groups.push(CachedRows {
                 rows: of.len(),
                 caches,
             });
@@ -282,10 +248,12 @@ impl TextModel for Janus {
         }
         let mut state = JanusState {
             starts: vec![0],
-            groups: vec![CachedRows {
-                rows: 1,
-                caches: self.caches(capacity),
-            }],
+            rows: RowGroups {
+                groups: vec![CachedRows {
+                    rows: 1,
+                    caches: self.caches(capacity),
+                }],
+            },
         };
         let states = self.extend(x, &mut [&mut state]);
         Ok((state, self.next_text_logits(states)))

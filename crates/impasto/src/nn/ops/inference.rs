@@ -23,6 +23,8 @@ pub trait InferenceOps: Backend {
     ) -> FloatTensor<Self>;
     /// `x · σ(1.702 x)`.
     fn kernel_quick_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// `x`, times its channel's slope where it is negative.
+    fn kernel_prelu(x: FloatTensor<Self>, slopes: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 /// [`super::extend`] of tensors on the CPU. An extension of the backend can't take a list of tensors.
@@ -104,5 +106,13 @@ impl InferenceOps for Flex {
     fn kernel_quick_gelu(x: FlexTensor) -> FlexTensor {
         let x = contiguous(&x);
         tensor(kernels::gelu::quick(floats(&x)), x.layout().shape().clone())
+    }
+
+    fn kernel_prelu(x: FlexTensor, slopes: FlexTensor) -> FlexTensor {
+        let [_, _, height, width] = x.layout().shape().dims();
+        let (mut x, slopes) = (own(x), contiguous(&slopes));
+        // In place where nothing else holds it.
+        kernels::prelu::forward(x.storage_mut(), floats(&slopes), height * width);
+        x
     }
 }

@@ -514,6 +514,23 @@ fn check_groups(x: &Tensor<4>, groups: usize, weight: &Tensor<1>, bias: &Tensor<
     );
 }
 
+/// Leaky ReLU with a slope for each channel (He et al. 2015, arXiv:1502.01852); in place where nothing else holds `x`.
+///
+/// # Shapes
+/// - `x`: `[batch, channels, height, width]`
+/// - `slopes`: `[channels]`
+pub fn prelu(x: Tensor<4>, slopes: Tensor<1>) -> Tensor<4> {
+    let [_, channels, height, width] = x.dims();
+    assert_eq!(slopes.dims(), [channels], "a slope per channel");
+    if !has_inference(&x) || !has_inference(&slopes) || channels * height * width == 0 {
+        return plain::prelu(x, slopes);
+    }
+    Tensor::from_dispatch(Dispatch::kernel_prelu(
+        x.into_dispatch(),
+        slopes.into_dispatch(),
+    ))
+}
+
 /// Nearest-neighbour doubling of height and width.
 ///
 /// # Shapes

@@ -263,6 +263,13 @@ pub fn group_norm_silu(
     silu(group_norm(x, groups, weight, bias, eps))
 }
 
+/// See [`super::prelu`].
+pub fn prelu(x: Tensor<4>, slopes: Tensor<1>) -> Tensor<4> {
+    let [channels] = slopes.dims();
+    let slopes = slopes.reshape([1, channels, 1, 1]);
+    x.clone().clamp_min(0.0) + x.clamp_max(0.0) * slopes
+}
+
 /// See [`super::upsample2`].
 pub fn upsample2(x: Tensor<4>) -> Tensor<4> {
     let [batch, channels, height, width] = x.dims();

@@ -408,6 +408,15 @@ fn forward_kernels_equal_burns_operations() {
         plain::quick_gelu(x.clone()),
     );
     close("gate", gelu_gate(x.clone()), plain::gelu_gate(x));
+    let x: Tensor<4> = random([2, 5, 7, 9], &device);
+    let slopes = random([5], &device);
+    let expected = plain::prelu(x.clone(), slopes.clone());
+    close("prelu", prelu(x.clone(), slopes.clone()), expected.clone());
+    // A part of a larger tensor, which must not change.
+    let wide = Tensor::cat(vec![x.clone(), x.clone() + 1.0], 1);
+    let part = prelu(wide.clone().narrow(1, 0, 5), slopes);
+    close("prelu of a part", part, expected);
+    close("the whole", wide.narrow(1, 0, 5), x);
 }
 
 #[test]
