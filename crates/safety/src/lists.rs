@@ -74,6 +74,19 @@ impl Lists {
         Ok(lists)
     }
 
+    /// The embedded lists as files: names and texts.
+    pub fn files() -> Vec<(String, &'static str)> {
+        let lists = EMBEDDED.iter().map(|(category, text)| {
+            let name = category.as_str().replace('/', "-");
+            (format!("{name}.txt"), *text)
+        });
+        let others = [
+            ("groups.txt".to_owned(), include_str!("../lists/groups.txt")),
+            ("allowed.txt".to_owned(), include_str!("../lists/allowed.txt")),
+        ];
+        lists.chain(others).collect()
+    }
+
     /// Adds a list of a category; `path` is what errors call it.
     ///
     /// # Errors

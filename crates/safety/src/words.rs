@@ -186,7 +186,9 @@ impl Words {
             }
             let run = &pieces[first..=last];
             if length(pieces[first]) == 1 && run.len() >= 2 {
-                self.within(letters, run, edges);
+                // An article after it is one more single letter: "n u d e a woman".
+                let followed = last + 1 < pieces.len();
+                self.within(letters, run, followed, edges);
             }
             // The last letter may as well be the first of the next run.
             first = last.max(first + 1);
@@ -194,7 +196,7 @@ impl Words {
     }
 
     /// Words within a run of single letters: the whole run is one, or several that are known.
-    fn within(&self, letters: &[Letter], run: &[Piece], edges: &mut BTreeSet<Edge>) {
+    fn within(&self, letters: &[Letter], run: &[Piece], followed: bool, edges: &mut BTreeSet<Edge>) {
         let text: Vec<char> = run.iter().map(|piece| letters[piece.start].letter).collect();
         let n = text.len();
         if n > LONGEST {
@@ -205,7 +207,7 @@ impl Words {
             let decoded = decoded(&part);
             let coded = || self.alike.get(&alike(&decoded)).filter(|_| decoded != part);
             let words = self.forms.get(&part).or_else(coded);
-            let before = end < n && BEFORE.split(' ').any(|before| before == part);
+            let before = (end < n || followed) && BEFORE.split(' ').any(|before| before == part);
             (words, before || self.joined.contains(&part))
         };
         let known = |start: usize, end: usize| {
@@ -239,7 +241,17 @@ impl Words {
 
     /// Parts of a word: "na ked", "po-rn".
     fn divided(&self, letters: &[Letter], pieces: &[Piece], edges: &mut BTreeSet<Edge>) {
+        let spelled = |before: usize| {
+            let pair = pieces.get(before).zip(pieces.get(before + 1));
+            pair.is_some_and(|(one, next)| {
+                length(*one) == 1 && length(*next) == 1 && is_gap(letters, one.end, next.start)
+            })
+        };
         for first in 0..pieces.len() {
+            // From the middle of letters that are spelled one by one, anything begins.
+            if first > 0 && spelled(first - 1) {
+                continue;
+            }
             let mut joined = text_of(letters, pieces[first].start..pieces[first].end);
             let mut has_part = self.is_part(&joined);
             let mut by_sign = true;
@@ -259,7 +271,7 @@ impl Words {
                     break;
                 }
                 // A sign within a word divides two words as often as it disguises one.
-                if longest < 2 || joined.len() < 3 || !(by_sign || has_part && joined.len() >= 4) {
+                if longest < 2 || spelled(last) || joined.len() < 3 || !(by_sign || has_part && joined.len() >= 4) {
                     continue;
                 }
                 for &word in self.forms.get(&joined).into_iter().flatten() {

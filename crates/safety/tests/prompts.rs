@@ -1,8 +1,9 @@
 //! What the filter finds of prompts that were written without looking at its lists, and in each disguise; what it finds
-//! of harmless ones that look alike. The prompts are divided by their own hash: half of them, the held-out ones, were
-//! not looked at while the lists were written, and their finds are printed only when they are asked for:
+//! of harmless ones that look alike. `english.txt` and `chinese.txt` were looked at while the lists were made better. The
+//! held-out ones were written when the lists were finished, and nothing was changed after they were counted. With
+//! `--nocapture` all that is missed, and each false alarm, is printed:
 //!
-//!     HELD_OUT=1 cargo test --release -p impasto-safety --test prompts -- --nocapture
+//!     cargo test --release -p impasto-safety --test prompts -- --nocapture
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -13,7 +14,6 @@ use impasto_safety::{Category, Filter, Mode, Policy};
 struct Prompt {
     category: Option<Category>,
     text: String,
-    held_out: bool,
 }
 
 fn prompts(text: &str) -> Vec<Prompt> {
@@ -21,14 +21,9 @@ fn prompts(text: &str) -> Vec<Prompt> {
     lines
         .map(|line| {
             let (category, text) = line.split_once(" | ").unwrap();
-            // FNV-1a.
-            let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-            });
             Prompt {
                 category: (category != "-").then(|| category.parse().unwrap()),
                 text: text.to_owned(),
-                held_out: (hash >> 32).is_multiple_of(2),
             }
         })
         .collect()
@@ -48,6 +43,10 @@ const ENGLISH: [(&str, fn(&str) -> String); 9] = [
     }),
     ("repeated", |words| {
         let words = words.split(' ').map(|word| {
+            // A letter alone is no word.
+            if word.len() < 3 {
+                return word.to_owned();
+            }
             let vowel = word.find(['a', 'e', 'i', 'o', 'u']).unwrap_or(0);
             let letter = word[vowel..].chars().next().unwrap_or_default();
             format!("{}{letter}{letter}{}", &word[..vowel], &word[vowel..])
@@ -118,23 +117,22 @@ impl Count {
     }
 }
 
-fn measure(language: &str, text: &str, disguises: &[(&'static str, fn(&str) -> String)]) {
+fn measure(language: &str, texts: [&str; 2], disguises: &[(&'static str, fn(&str) -> String)]) {
     let filter = Filter::embedded().unwrap();
     let policy = Policy::of(Mode::Flag);
-    let show_held_out = std::env::var_os("HELD_OUT").is_some();
-    for held_out in [false, true] {
+    for (part, text) in ["known", "held out"].into_iter().zip(texts) {
         let (mut found, mut alarms) = (Count::default(), Count::default());
         let mut by_disguise: BTreeMap<usize, (Count, Count)> = BTreeMap::new();
-        for prompt in prompts(text).iter().filter(|prompt| prompt.held_out == held_out) {
+        for prompt in &prompts(text) {
             for (number, (name, how)) in disguises.iter().enumerate() {
                 let text = disguised(&prompt.text, *how);
                 let screening = filter.screen(&text);
                 let decided = policy.decide(&screening);
                 let counts = by_disguise.entry(number).or_default();
                 let shown = |what: &str| {
-                    if !held_out || show_held_out {
-                        println!("{what} ({name}): {text}  {:?}", screening.matches.iter().map(|m| (m.category.as_str(), &m.term)).collect::<Vec<_>>());
-                    }
+                    let matches = screening.matches.iter();
+                    let terms: Vec<_> = matches.map(|found| &found.term).collect();
+                    println!("{what} ({language}, {part}, {name}): {text}  {terms:?}");
                 };
                 match prompt.category {
                     Some(category) => {
@@ -162,7 +160,6 @@ fn measure(language: &str, text: &str, disguises: &[(&'static str, fn(&str) -> S
                 }
             }
         }
-        let part = if held_out { "held out" } else { "known" };
         for (number, (found, alarms)) in &by_disguise {
             println!(
                 "{language}, {part}, {}: found {} of {} ({:.1} %), alarms {} of {} ({:.1} %)",
@@ -180,10 +177,12 @@ fn measure(language: &str, text: &str, disguises: &[(&'static str, fn(&str) -> S
 
 #[test]
 fn english_prompts_are_found_in_every_disguise() {
-    measure("English", include_str!("prompts/english.txt"), &ENGLISH);
+    let texts = [include_str!("prompts/english.txt"), include_str!("prompts/english-held-out.txt")];
+    measure("English", texts, &ENGLISH);
 }
 
 #[test]
 fn chinese_prompts_are_found_in_every_disguise() {
-    measure("Chinese", include_str!("prompts/chinese.txt"), &CHINESE);
+    let texts = [include_str!("prompts/chinese.txt"), include_str!("prompts/chinese-held-out.txt")];
+    measure("Chinese", texts, &CHINESE);
 }

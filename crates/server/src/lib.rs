@@ -28,6 +28,7 @@ mod jobs;
 mod log;
 mod metrics;
 mod models;
+mod moderations;
 mod native;
 mod openai;
 mod page;
@@ -56,6 +57,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use impasto::Device;
 use impasto::families::ModelFiles;
 use impasto::rank::Ranker;
+use impasto::safety::{Guard, Mode, Policy};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
@@ -94,10 +96,14 @@ pub struct ServeOptions {
     pub grace: Duration,
     /// What is logged.
     pub log: LogOptions,
+    /// What is done about prompts and pictures that a person may not want to see.
+    pub safety: Policy,
+    /// Where pulled models are kept, for those that the policy names.
+    pub cache: Option<PathBuf>,
 }
 
 impl ServeOptions {
-    /// The defaults: this machine alone, port 7860.
+    /// The defaults: this machine alone, port 7860; what a policy finds is refused.
     pub fn new(data: PathBuf) -> Self {
         ServeOptions {
             host: Ipv4Addr::LOCALHOST.into(),
@@ -110,6 +116,8 @@ impl ServeOptions {
             idle_time: Duration::from_secs(600),
             grace: Duration::from_secs(20),
             log: LogOptions::default(),
+            safety: Policy::of(Mode::Refuse),
+            cache: None,
         }
     }
 }
@@ -167,6 +175,7 @@ struct Shared {
     jobs: Jobs,
     models: Vec<Arc<Hosted>>,
     device: Device,
+    guard: Guard,
     clip: OnceLock<Arc<Ranker>>,
     /// One embedding or search at a time: each uses all cores.
     clip_turn: Arc<Semaphore>,
@@ -340,7 +349,12 @@ impl Server {
             }
             hosted.push(model);
         }
+        let find = |name: &str| {
+            impasto::checkpoint::ModelSource::find(name, config.cache.as_deref())
+        };
+        let guard = Guard::open(config.safety.clone(), &device, find)?;
         let app = App(Arc::new(Shared {
+            guard,
             keys: keys.unwrap_or_default(),
             store: Store::open(&config.data)?,
             jobs: Jobs::new(config.max_queue),
@@ -507,6 +521,7 @@ async fn accept(listener: &TcpListener) -> Option<(tokio::net::TcpStream, Socket
 fn router(app: App) -> Router {
     Router::new()
         .merge(openai::routes())
+        .merge(moderations::routes())
         .merge(native::routes())
         .merge(automatic::routes())
         .merge(metrics::routes())

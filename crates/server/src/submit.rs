@@ -45,6 +45,10 @@ pub async fn submit(app: &App, submission: Submission) -> ApiResult<Arc<Job>> {
         return Err(ApiError::stopping());
     }
     check(&task)?;
+    let verdict = app.guard.prompt(&[task.prompt()]);
+    verdict
+        .refuse("prompt")
+        .map_err(|error| ApiError::from(JobError::of(&error)))?;
     let record = JobRecord {
         id: crate::random_id(),
         client,

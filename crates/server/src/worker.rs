@@ -18,6 +18,7 @@ use impasto::models::dalle::Order;
 use impasto::observer::Event;
 use impasto::provenance::{self, Settings};
 use impasto::request::{EditOutcome, GeneratedImage, VaryOutcome};
+use impasto::safety::{Action, Verdict};
 use impasto::sampling::SamplingOptions;
 use impasto::{Generate, Model, Session, edit};
 
@@ -325,7 +326,9 @@ impl<'a> Decoder<'a> {
 
     /// Reports how far the images are, with previews where somebody looks at them.
     fn report(&mut self) {
-        let may_preview = Instant::now() >= self.next_preview;
+        // What may have to be hidden is not shown while it is drawn.
+        let may_show = !self.app.guard.may_hide_pictures();
+        let may_preview = may_show && Instant::now() >= self.next_preview;
         let start = Instant::now();
         let mut previewed = false;
         for part in &mut self.parts {
@@ -333,7 +336,7 @@ impl<'a> Decoder<'a> {
             let more = done - part.done;
             part.done = done;
             let share = done as f64 / total.max(1) as f64;
-            let wanted = part.job.partials;
+            let wanted = if may_show { part.job.partials } else { 0 };
             let is_partial = part.first == 0
                 && part.partials < wanted
                 && share >= (part.partials + 1) as f64 / (wanted + 1) as f64
@@ -440,6 +443,8 @@ struct Finisher {
     model: String,
     /// Images of jobs whose others are still decoded.
     collected: HashMap<String, Vec<Option<GeneratedImage>>>,
+    /// Why a picture of a job was refused.
+    refused: HashMap<String, JobError>,
 }
 
 impl Finisher {
@@ -448,6 +453,7 @@ impl Finisher {
             app,
             model,
             collected: HashMap::new(),
+            refused: HashMap::new(),
         }
     }
 
@@ -496,8 +502,21 @@ impl Finisher {
                 let Task::Edit { request, .. } = &job.record.task else {
                     return Ok(());
                 };
+                let guards = self.app.guard.checks_pictures() || self.app.guard.may_hide_pictures();
+                let mut refused = None;
                 for (place, candidate) in outcome.candidates.iter().enumerate() {
-                    let original = outcome.image(candidate);
+                    let mut original = outcome.image(candidate);
+                    let mut verdict = Verdict::default();
+                    if guards {
+                        verdict = self.verdict(&job, &original.picture())?;
+                        if let Err(error) = verdict.refuse("picture") {
+                            refused = Some(error);
+                            continue;
+                        }
+                        if verdict.action() == Action::Blur {
+                            original = Original::from(&original.picture().blurred()?);
+                        }
+                    }
                     let edited = &candidate.edited;
                     let settings = Settings {
                         prompt: request.prompt.clone().unwrap_or_default(),
@@ -512,7 +531,7 @@ impl Finisher {
                         clip_score: candidate.clip_score,
                         version: provenance::version(),
                     };
-                    let parameters = settings.parameters();
+                    let parameters = verdict.recorded(&settings.parameters());
                     let samples = original.samples(Format::Png);
                     let png = provenance::encode_samples(&samples, Format::Png, 100, &parameters)?;
                     let picture = Picture {
@@ -522,7 +541,7 @@ impl Finisher {
                     };
                     self.list(&job, picture, &png)?;
                 }
-                self.end(&job, Status::Done, None);
+                self.end_with(&job, refused);
                 Ok(())
             }
             Finished::Vary(job, outcome) => {
@@ -533,7 +552,7 @@ impl Finisher {
                     };
                     self.write(&job, place, image, &settings)?;
                 }
-                self.end(&job, Status::Done, None);
+                self.end_with(&job, None);
                 Ok(())
             }
             Finished::Failed(job, error) => {
@@ -609,7 +628,7 @@ impl Finisher {
             self.write(job, *place, image, &settings)?;
         }
         if complete {
-            self.end(job, Status::Done, None);
+            self.end_with(job, None);
         }
         Ok(())
     }
@@ -655,7 +674,7 @@ impl Finisher {
     }
 
     fn write(
-        &self,
+        &mut self,
         job: &Job,
         place: usize,
         image: &GeneratedImage,
@@ -669,8 +688,14 @@ impl Finisher {
         {
             return Ok(());
         }
-        let parameters = settings.parameters();
-        let shown: &Image = &image.picture;
+        let verdict = self.verdict(job, &image.picture)?;
+        if let Err(error) = verdict.refuse("picture") {
+            // The others of the job are not held back.
+            self.refused.insert(job.record.id.clone(), JobError::of(&error));
+            return Ok(());
+        }
+        let parameters = verdict.recorded(&settings.parameters());
+        let shown: &Image = &verdict.shown(image.picture.clone())?;
         let png = provenance::encode(shown, Format::Png, 100, &parameters)?;
         let picture = Picture {
             log_likelihood: Some(image.log_likelihood),
@@ -692,7 +717,28 @@ impl Finisher {
         Ok(())
     }
 
+    /// What the guard says of a picture of a job.
+    fn verdict(&self, job: &Job, picture: &Image) -> Result<Verdict, ServeError> {
+        let guard = &self.app.guard;
+        let prompt = guard.prompt(&[job.record.task.prompt()]);
+        let verdicts = guard.pictures(std::slice::from_ref(picture), &prompt)?;
+        Ok(verdicts.into_iter().next().unwrap_or_default())
+    }
+
+    /// A job whose work is done ends: with the pictures that were not refused, or, where all were, with that.
+    fn end_with(&mut self, job: &Arc<Job>, refused: Option<impasto::Error>) {
+        let refused = refused.map(|error| JobError::of(&error));
+        let refused = refused.or_else(|| self.refused.remove(&job.record.id));
+        match refused {
+            Some(error) if job.state().pictures.is_empty() => {
+                self.end(job, Status::Failed, Some(error));
+            }
+            _ => self.end(job, Status::Done, None),
+        }
+    }
+
     fn end(&mut self, job: &Arc<Job>, status: Status, error: Option<JobError>) {
+        self.refused.remove(&job.record.id);
         self.collected.remove(&job.record.id);
         self.app.end(job, status, error);
     }

@@ -9,13 +9,14 @@ use clap::Args;
 use impasto::canvas::Conditioning;
 use impasto::checkpoint::{EMBEDDED_CLIP, EMBEDDED_NAME};
 use impasto::edit::{Area, Canvassed, Region};
-use impasto::image::Format;
+use impasto::image::{Format, Original};
 use impasto::model::Model;
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
 use impasto::provenance::{self, Settings};
 use impasto::rank::Ranker;
 use impasto::request::Edit;
+use impasto::safety::{Action, Verdict};
 use impasto::sampling::SamplingOptions;
 use impasto::text::clip::LongCaption;
 use serde::Serialize;
@@ -23,6 +24,7 @@ use serde::Serialize;
 use super::generate::random_seed;
 use crate::arguments::{ModelFlags, SamplingFlags, find_model};
 use crate::failure::Usage;
+use crate::safety::SafetyFlags;
 use crate::{outputs, terminal};
 
 /// The value of --clip that means none.
@@ -77,6 +79,8 @@ pub struct DrawingFlags {
     #[arg(long, value_name = "Q", default_value = "95",
           value_parser = clap::value_parser!(u8).range(1..=100))]
     quality: u8,
+    #[command(flatten)]
+    safety: SafetyFlags,
     /// Print one JSON document: paths, seeds, log-likelihoods (nats), windows (pixels), seconds
     #[arg(long)]
     json: bool,
@@ -103,6 +107,8 @@ struct EditReport<'a> {
     mask: [usize; 4],
     masked_pixels: usize,
     windows: Vec<[usize; 4]>,
+    /// What was found in the prompt.
+    safety: &'a [Verdict],
     candidates: Vec<Candidate>,
     seconds: f64,
 }
@@ -120,9 +126,12 @@ struct Candidate {
     #[serde(skip_serializing_if = "Option::is_none")]
     clip_score: Option<f32>,
     tokens: usize,
+    /// What was found in it; none if it was not kept.
+    safety: Option<Verdict>,
 }
 
-fn lossy<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+/// A path in JSON, where there is one.
+pub fn lossy<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
     match path {
         Some(path) => impasto::files::lossy(path, serializer),
         None => serializer.serialize_none(),
@@ -188,6 +197,8 @@ impl DrawingFlags {
         (target, format): (outputs::Target, Format),
     ) -> Result<()> {
         let seed = self.seed.unwrap_or_else(random_seed);
+        let texts: Vec<&str> = task.prompt.as_deref().into_iter().collect();
+        let screened = self.safety.screen(&texts)?.with_pictures(model)?;
         let ranker = self.ranker(task.prompt.as_deref(), model)?;
         note_conditioning(model)?;
         let Canvassed {
@@ -231,10 +242,20 @@ impl DrawingFlags {
         let stem = task.path.file_stem().unwrap_or_default().to_string_lossy();
         let name = format!("{stem} {}", task.verb);
         let mut candidates = Vec::with_capacity(outcome.candidates.len());
+        let mut refused = None;
         for (rank, candidate) in outcome.candidates.iter().enumerate() {
             let edited = &candidate.edited;
+            let mut safety = None;
             let path = if rank < self.kept() {
-                let picture = outcome.image(candidate);
+                let mut picture = outcome.image(candidate);
+                let verdict = match screened.guard.checks_pictures() || screened.guard.may_hide_pictures() {
+                    true => screened.picture(&picture.picture(), 0, edited.seed)?,
+                    false => Verdict::default(),
+                };
+                if verdict.action() == Action::Blur {
+                    picture = Original::from(&picture.picture().blurred()?);
+                }
+                let refusal = verdict.refuse("picture");
                 let settings = Settings {
                     prompt: request.prompt.clone().unwrap_or_default(),
                     negative_prompt: request.negative_prompt.clone(),
@@ -252,13 +273,22 @@ impl DrawingFlags {
                     &picture.samples(format),
                     format,
                     self.quality,
-                    &settings.parameters(),
+                    &verdict.recorded(&settings.parameters()),
                 )?;
-                let path = target.write(&bytes, &name, edited.seed, format)?;
-                if !self.json {
-                    terminal::result(terminal::shown(&path))?;
+                safety = Some(verdict);
+                match refusal {
+                    Err(error) => {
+                        refused = refused.or(Some(error));
+                        None
+                    }
+                    Ok(()) => {
+                        let path = target.write(&bytes, &name, edited.seed, format)?;
+                        if !self.json {
+                            terminal::result(terminal::shown(&path))?;
+                        }
+                        Some(path)
+                    }
                 }
-                Some(path)
             } else {
                 None
             };
@@ -269,10 +299,15 @@ impl DrawingFlags {
                 score: edited.score,
                 clip_score: candidate.clip_score,
                 tokens: edited.tokens,
+                safety,
             });
         }
+        let end = match refused {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        };
         if !self.json {
-            return Ok(());
+            return end;
         }
         let corners = |area: Area| [area.x, area.y, area.width, area.height];
         terminal::json(&EditReport {
@@ -284,8 +319,10 @@ impl DrawingFlags {
             mask: outcome.mask.bounds().map_or([0; 4], corners),
             masked_pixels: outcome.mask.count(),
             windows: outcome.windows.iter().copied().map(corners).collect(),
+            safety: &screened.prompts,
             candidates,
             seconds: clock.elapsed().as_secs_f64(),
-        })
+        })?;
+        end
     }
 }

@@ -15,12 +15,15 @@ use impasto::observer::Event;
 use impasto::provenance::{self, Settings};
 use impasto::rank::Ranker;
 use impasto::request::{Generate, GeneratedImage, Timings};
+use impasto::safety::{Action, Verdict};
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
+use super::drawing::lossy;
 use super::words::Finishing;
 use crate::arguments::{ModelFlags, SamplingFlags, find_model, prompt};
 use crate::failure::Usage;
+use crate::safety::{SafetyFlags, Screened};
 use crate::{outputs, preview, terminal};
 
 /// Draw pictures from prompts
@@ -92,6 +95,8 @@ pub struct Arguments {
     #[arg(long, value_name = "Q", default_value = "95",
           value_parser = clap::value_parser!(u8).range(1..=100))]
     quality: u8,
+    #[command(flatten)]
+    safety: SafetyFlags,
     /// Also show the pictures in the terminal, during drawing and when they are finished
     #[arg(long)]
     preview: bool,
@@ -105,28 +110,34 @@ struct GenerateReport<'a> {
     model: &'a str,
     sampling: &'a SamplingOptions,
     order: Order,
+    /// What was found in each prompt.
+    safety: &'a [Verdict],
     pictures: Vec<ReportedPicture>,
     timings: Timings,
 }
 
 #[derive(Serialize)]
 struct ReportedPicture {
-    #[serde(serialize_with = "impasto::files::lossy")]
-    path: PathBuf,
+    /// None if it was refused.
+    #[serde(serialize_with = "lossy")]
+    path: Option<PathBuf>,
     prompt: String,
     seed: u64,
     log_likelihood: f64,
     /// Cosine of picture and prompt, if a CLIP ranked.
     #[serde(skip_serializing_if = "Option::is_none")]
     clip_score: Option<f32>,
+    /// What was found in it.
+    safety: Verdict,
 }
 
 /// A picture that was drawn and where it is written.
 struct Made {
     prompt: String,
     image: GeneratedImage,
-    /// The grid's path, if there is one.
-    path: PathBuf,
+    /// The grid's path, if there is one; none if it was refused.
+    path: Option<PathBuf>,
+    safety: Verdict,
 }
 
 /// Everything about a run that is validated before the first picture.
@@ -139,6 +150,7 @@ struct Work<'a> {
     order: Order,
     target: outputs::Target,
     format: Format,
+    screened: Screened,
 }
 
 /// White pixels between the pictures of a grid.
@@ -164,6 +176,8 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     let mut screen = arguments.preview.then(preview::Screen::new).transpose()?;
     arguments.check_seamless()?;
     let chooser = arguments.chooser()?;
+    let texts: Vec<&str> = arguments.prompts.iter().map(String::as_str).collect();
+    let mut screened = arguments.safety.screen(&texts)?;
     let model = arguments.model.open()?;
     let seed = arguments.seed.unwrap_or_else(random_seed);
     if arguments.finish {
@@ -171,8 +185,18 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         for prompt in &mut arguments.prompts {
             *prompt = finishing.finished(prompt)?;
         }
-        // The model's own words are never refused.
+        // The model's own words are never too long.
         arguments.truncate = true;
+        let texts: Vec<&str> = arguments.prompts.iter().map(String::as_str).collect();
+        screened.prompts = screened.screen(&texts)?;
+    }
+    let screened = screened.with_pictures(&model)?;
+    if arguments.seamless && screened.guard.may_hide_pictures() {
+        return Err(Usage::new(
+            "--seamless decodes all pictures as one, and the policy may blur or refuse one of them",
+            "leave --seamless out, or use another policy",
+        )
+        .into());
     }
     let ranker = chooser.map(|source| Ranker::load(&source, model.device()).map(Arc::new));
     let ranker = ranker.transpose()?;
@@ -196,6 +220,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         model: &model,
         target,
         format,
+        screened,
     };
     // All prompts before any work: the last one being too long should not cost the others' time.
     for request in &work.requests {
@@ -209,12 +234,19 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         work.write_grid(&mut made)?;
     }
     if let Some(screen) = &mut screen {
-        screen.show(&work.grid(&made)?)?;
+        let shown = shown(&made);
+        if !shown.is_empty() {
+            screen.show(&work.grid(&shown)?)?;
+        }
     }
+    let refused = made.iter().find_map(|made| made.safety.refuse("picture").err());
     if arguments.json {
-        return terminal::json(&work.report(made, timings));
+        terminal::json(&work.report(made, timings))?;
     }
-    Ok(())
+    match refused {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
 }
 
 impl Arguments {
@@ -292,7 +324,9 @@ impl Work<'_> {
         let mut timings = Timings::default();
         let mut made = Vec::new();
         let mut before = 0;
-        for request in &self.requests {
+        // What may have to be hidden is not shown while it is drawn.
+        let may_show = !self.screened.guard.may_hide_pictures();
+        for (number, request) in self.requests.iter().enumerate() {
             let mut failure = Ok(());
             let outcome = self.model.run(request, &mut |event: &Event<'_>| {
                 let shown = match event {
@@ -301,8 +335,10 @@ impl Work<'_> {
                     } => {
                         bar.set_position((before + done) as u64);
                         match &mut screen {
-                            Some(screen) => bar.suspend(|| self.show_partial(screen, image_ids)),
-                            None => Ok(()),
+                            Some(screen) if may_show => {
+                                bar.suspend(|| self.show_partial(screen, image_ids))
+                            }
+                            _ => Ok(()),
                         }
                     }
                     Event::Image(image) => bar.suspend(|| {
@@ -310,7 +346,7 @@ impl Work<'_> {
                         if let Some(screen) = &mut screen {
                             screen.clear()?;
                         }
-                        made.push(self.made(&request.prompt, image)?);
+                        made.push(self.made(number, &request.prompt, image)?);
                         Ok(())
                     }),
                     _ => Ok(()),
@@ -339,17 +375,23 @@ impl Work<'_> {
 
     /// A picture, written where it is not a part of a grid. Its path is printed at once: it stays there if a later
     /// prompt fails or is stopped.
-    fn made(&self, prompt: &str, image: &GeneratedImage) -> Result<Made> {
-        let mut path = PathBuf::new();
-        if !self.arguments.grid {
-            let settings = self.settings(prompt, image, &image.picture);
-            path = self.write(&image.picture, prompt, &settings)?;
-            self.print_result(&path)?;
+    fn made(&self, number: usize, prompt: &str, image: &GeneratedImage) -> Result<Made> {
+        let safety = self.screened.picture(&image.picture, number, image.seed)?;
+        let mut image = image.clone();
+        image.picture = safety.shown(image.picture)?;
+        let mut path = None;
+        if !self.arguments.grid && safety.action() < Action::Refuse {
+            let settings = self.settings(prompt, &image, &image.picture);
+            let text = safety.recorded(&settings.parameters());
+            let written = self.write(&image.picture, prompt, settings.seed, &text)?;
+            self.print_result(&written)?;
+            path = Some(written);
         }
         Ok(Made {
             prompt: prompt.to_owned(),
-            image: image.clone(),
+            image,
             path,
+            safety,
         })
     }
 
@@ -379,7 +421,7 @@ impl Work<'_> {
     }
 
     /// One image grid: a row per prompt if there are several pictures of each, else nearly square.
-    fn grid(&self, made: &[Made]) -> Result<Image> {
+    fn grid(&self, made: &[&Made]) -> Result<Image> {
         let pictures: Vec<Image> = made.iter().map(|made| made.image.picture.clone()).collect();
         let columns = if self.arguments.prompts.len() > 1 && self.arguments.n > 1 {
             self.arguments.n as usize
@@ -397,28 +439,30 @@ impl Work<'_> {
     }
 
     fn write_grid(&self, made: &mut [Made]) -> Result<()> {
-        let grid = self.grid(made)?;
-        let Some(first) = made.first() else {
+        let shown = shown(made);
+        let Some(first) = shown.first() else {
             return Ok(());
         };
+        let grid = self.grid(&shown)?;
         let prompts = self.arguments.prompts.join("\n");
         let settings = self.settings(&prompts, &first.image, &grid);
-        let path = self.write(&grid, &first.prompt, &settings)?;
+        let text = settings.parameters();
+        let path = self.write(&grid, &first.prompt, settings.seed, &text)?;
         self.print_result(&path)?;
         for made in made {
-            made.path.clone_from(&path);
+            made.path = (made.safety.action() < Action::Refuse).then(|| path.clone());
         }
         Ok(())
     }
 
-    fn write(&self, picture: &Image, prompt: &str, settings: &Settings) -> Result<PathBuf> {
-        let text = settings.parameters();
-        let bytes = provenance::encode(picture, self.format, self.arguments.quality, &text)?;
+    /// Writes a picture with the text that says how it was made.
+    fn write(&self, picture: &Image, prompt: &str, seed: u64, text: &str) -> Result<PathBuf> {
+        let bytes = provenance::encode(picture, self.format, self.arguments.quality, text)?;
         let name = match self.arguments.plain_names {
             true => "picture",
             false => prompt,
         };
-        self.target.write(&bytes, name, settings.seed, self.format)
+        self.target.write(&bytes, name, seed, self.format)
     }
 
     /// The path on stdout, unless a whole document follows there.
@@ -445,15 +489,23 @@ impl Work<'_> {
             seed: made.image.seed,
             log_likelihood: made.image.log_likelihood,
             clip_score: made.image.clip_score,
+            safety: made.safety,
         };
         GenerateReport {
             model: self.model.name(),
             sampling: &self.sampling,
             order: self.order,
+            safety: &self.screened.prompts,
             pictures: made.into_iter().map(picture).collect(),
             timings,
         }
     }
+}
+
+/// Those that may be seen.
+fn shown(made: &[Made]) -> Vec<&Made> {
+    let may = |made: &&Made| made.safety.action() < Action::Refuse;
+    made.iter().filter(may).collect()
 }
 
 /// Columns of a grid that has about as many rows.

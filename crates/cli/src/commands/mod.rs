@@ -18,6 +18,7 @@ pub mod model;
 pub mod pull;
 pub mod quantize;
 pub mod reconstruct;
+pub mod safety;
 pub mod score;
 pub mod search;
 pub mod selftest;

@@ -9,10 +9,13 @@ use anyhow::{Context, Result};
 use clap::Args;
 use impasto::checkpoint::EMBEDDED_NAME;
 use impasto::families::ModelFiles;
+use impasto::safety::Mode;
 use impasto_server::{Keys, LogOptions, ServeOptions, Server};
 
+use super::pull;
 use crate::arguments::{DeviceFlags, find_model};
 use crate::failure::Usage;
+use crate::safety::SafetyFlags;
 use crate::terminal;
 
 /// Draw for a browser and for programs: a page, OpenAI's images API, AUTOMATIC1111's, and a native one
@@ -61,6 +64,8 @@ pub struct Arguments {
     #[arg(long, short)]
     quiet: bool,
     #[command(flatten)]
+    safety: SafetyFlags,
+    #[command(flatten)]
     device: DeviceFlags,
 }
 
@@ -84,6 +89,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     for name in names {
         models.push(ModelFiles::find(&find_model(name)?)?);
     }
+    // Who serves others answers for what is drawn: refused, unless a flag or a file says otherwise.
+    let policy = arguments.safety.policy(Mode::Refuse)?;
     let device = arguments.device.select()?;
     let data = match arguments.data {
         Some(data) => data,
@@ -101,6 +108,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
             json: arguments.log_json,
             quiet: arguments.quiet,
         },
+        safety: policy,
+        cache: pull::default_cache().ok(),
         ..ServeOptions::new(data)
     };
     if options.insecure && options.api_key_file.is_none() && !options.host.is_loopback() {

@@ -13,12 +13,14 @@ use impasto::models::dalle::Order;
 use impasto::observer::Event;
 use impasto::provenance::{self, Settings};
 use impasto::request::{GeneratedImage, Vary};
+use impasto::safety::{Action, Verdict};
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
-use super::drawing::note_conditioning;
+use super::drawing::{lossy, note_conditioning};
 use super::generate::random_seed;
 use crate::arguments::{ModelFlags, SamplingFlags, prompt};
+use crate::safety::SafetyFlags;
 use crate::{outputs, terminal};
 
 /// Draw variations of a picture: redraw a share of its ids
@@ -72,6 +74,8 @@ pub struct Arguments {
     #[arg(long, value_name = "Q", default_value = "95",
           value_parser = clap::value_parser!(u8).range(1..=100))]
     quality: u8,
+    #[command(flatten)]
+    safety: SafetyFlags,
     /// Print one JSON document: paths, seeds, log-likelihoods (nats), seconds
     #[arg(long)]
     json: bool,
@@ -94,16 +98,21 @@ struct VaryReport<'a> {
     sampling: &'a SamplingOptions,
     order: Order,
     conditioning: Conditioning,
+    /// What was found in the prompt.
+    safety: &'a [Verdict],
     variations: Vec<Variation>,
     seconds: f64,
 }
 
 #[derive(Serialize)]
 struct Variation {
-    #[serde(serialize_with = "impasto::files::lossy")]
-    path: PathBuf,
+    /// None if it was refused.
+    #[serde(serialize_with = "lossy")]
+    path: Option<PathBuf>,
     seed: u64,
     log_likelihood: f64,
+    /// What was found in it.
+    safety: Verdict,
 }
 
 fn strength(text: &str) -> Result<f64, String> {
@@ -118,7 +127,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let n = arguments.n as usize;
     let (target, format) = outputs::plan(arguments.output.as_deref(), arguments.format, n)?;
     let picture = Image::open(&arguments.image)?;
+    let texts: Vec<&str> = arguments.prompt.as_deref().into_iter().collect();
+    let screened = arguments.safety.screen(&texts)?;
     let model = arguments.model.open()?;
+    let screened = screened.with_pictures(&model)?;
     note_conditioning(&model)?;
     let request = Vary {
         prompt: arguments.prompt.clone(),
@@ -149,27 +161,35 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let name = format!("{} varied", stem.to_string_lossy());
     let sampled = (request.strength * model.grid().pow(2) as f64).round() as usize;
     let write = |image: &GeneratedImage| -> Result<Variation> {
+        let safety = screened.picture(&image.picture, 0, image.seed)?;
+        let mut image = image.clone();
+        image.picture = safety.shown(image.picture)?;
         let settings = Settings {
             steps: sampled,
             negative_prompt: request.negative_prompt.clone(),
             ..Settings::of_generated(
                 model.name(),
                 request.prompt.as_deref().unwrap_or_default(),
-                image,
+                &image,
                 &sampling,
                 (order, &image.picture),
             )
         };
-        let text = settings.parameters();
+        let text = safety.recorded(&settings.parameters());
         let bytes = provenance::encode(&image.picture, format, arguments.quality, &text)?;
-        let path = target.write(&bytes, &name, image.seed, format)?;
-        if !arguments.json {
-            terminal::result(terminal::shown(&path))?;
+        let mut path = None;
+        if safety.action() < Action::Refuse {
+            let written = target.write(&bytes, &name, image.seed, format)?;
+            if !arguments.json {
+                terminal::result(terminal::shown(&written))?;
+            }
+            path = Some(written);
         }
         Ok(Variation {
             path,
             seed: image.seed,
             log_likelihood: image.log_likelihood,
+            safety,
         })
     };
     let mut variations = Vec::with_capacity(n);
@@ -195,8 +215,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     bar.finish_and_clear();
     failure?;
     let outcome = outcome?;
+    let refused = variations.iter().find_map(|one| one.safety.refuse("picture").err());
     if arguments.json {
-        return terminal::json(&VaryReport {
+        terminal::json(&VaryReport {
             model: model.name(),
             prompt: request.prompt.as_deref(),
             strength: request.strength,
@@ -204,9 +225,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
             sampling: &outcome.sampling,
             order: outcome.order,
             conditioning: outcome.conditioning,
+            safety: &screened.prompts,
             variations,
             seconds: clock.elapsed().as_secs_f64(),
-        });
+        })?;
     }
-    Ok(())
+    match refused {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
 }

@@ -5,7 +5,7 @@ use crate::program::Program;
 #[test]
 fn every_command_explains_itself() {
     let program = Program::new();
-    let commands: [&[&str]; 30] = [
+    let commands: [&[&str]; 34] = [
         &[],
         &["generate"],
         &["edit"],
@@ -27,6 +27,10 @@ fn every_command_explains_itself() {
         &["index", "build"],
         &["index", "remove"],
         &["search"],
+        &["safety"],
+        &["safety", "check"],
+        &["safety", "calibrate"],
+        &["safety", "lists"],
         &["quantize"],
         &["bench"],
         &["selftest"],
@@ -64,6 +68,8 @@ fn help_names_what_generate_takes() {
         "--threads",
         "--device",
         "--precision",
+        "--safety",
+        "--safety-policy",
     ] {
         assert!(help.contains(flag), "no {flag} in {help}");
     }

@@ -18,6 +18,7 @@ use crate::{Error, Result, files};
 
 /// What a pixel of [`Samples`] consists of.
 pub use image::ExtendedColorType as SampleKind;
+pub use bicubic::Filter;
 pub use original::{Original, Samples};
 
 /// The largest side that is decoded, in pixels.

@@ -15,6 +15,7 @@ mod goldens;
 pub mod image_tokenizer;
 pub mod janus;
 pub(crate) mod mapping;
+pub mod safety;
 mod taming;
 mod weights;
 

@@ -11,7 +11,9 @@ pub mod dvae;
 pub mod image_tokenizer;
 pub mod janus;
 pub mod parameters;
+pub mod safety_checker;
 pub mod taming_vqgan;
+pub mod vit;
 pub mod vqgan;
 
 pub use amused::{Amused, AmusedConfig};
@@ -21,6 +23,8 @@ pub use dalle_bart::{DalleBart, DalleBartConfig};
 pub use dalle_pytorch::{DallePytorch, DallePytorchConfig};
 pub use image_tokenizer::{ImageTokenizer, ImageTokenizerConfig};
 pub use janus::{Janus, JanusConfig};
+pub use safety_checker::{SafetyChecker, SafetyCheckerConfig};
+pub use vit::{Vit, VitConfig};
 
 #[cfg(test)]
 mod goldens;
