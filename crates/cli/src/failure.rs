@@ -125,7 +125,9 @@ fn hint(error: &Error) -> Option<String> {
         Error::Refused { category, .. } if *category == Category::SexualMinors => {
             "where that is wrong, reword it, or let a --safety-policy say what is done (docs/trust.md)"
         }
-        Error::Refused { .. } => "--safety flag draws it and says so; --safety off looks at nothing",
+        Error::Refused { .. } => {
+            "--safety flag draws it and says so; --safety off looks at nothing"
+        }
         _ => return error.hint().map(in_flags),
     };
     Some(hint.to_owned())

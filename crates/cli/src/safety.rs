@@ -55,7 +55,10 @@ pub struct Screened {
 impl Screened {
     /// Screens other prompts, such as those that a model has written.
     pub fn screen(&self, prompts: &[&str]) -> Result<Vec<Verdict>> {
-        let verdicts: Vec<Verdict> = prompts.iter().map(|prompt| self.guard.prompt(&[prompt])).collect();
+        let verdicts: Vec<Verdict> = prompts
+            .iter()
+            .map(|prompt| self.guard.prompt(&[prompt]))
+            .collect();
         for verdict in &verdicts {
             verdict.refuse("prompt")?;
             if verdict.action() > Action::Off {
@@ -87,7 +90,10 @@ impl Screened {
             Action::Blur => ", blurred",
             Action::Refuse => ", not written",
         };
-        terminal::note(format_args!("safety: picture of seed {seed}{done}: {}", verdict.summary()));
+        terminal::note(format_args!(
+            "safety: picture of seed {seed}{done}: {}",
+            verdict.summary()
+        ));
         Ok(verdict)
     }
 }

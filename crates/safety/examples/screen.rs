@@ -15,8 +15,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let line = line?;
         let screening = filter.screen(&line);
         for (category, _, score) in policy.decide(&screening) {
-            let matches = screening.matches.iter().filter(|found| found.category == category);
-            let terms: Vec<String> = matches.map(|found| format!("{} {:?}", found.term, found.disguise)).collect();
+            let matches = screening
+                .matches
+                .iter()
+                .filter(|found| found.category == category);
+            let terms: Vec<String> = matches
+                .map(|found| format!("{} {:?}", found.term, found.disguise))
+                .collect();
             println!("{category}\t{score:.2}\t{line}\t{}", terms.join("; "));
         }
     }

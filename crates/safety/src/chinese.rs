@@ -26,7 +26,12 @@ impl Chinese {
         let (numbers, patterns): (Vec<usize>, Vec<String>) = terms
             .map(|(number, term)| {
                 let letters = fold(term).into_iter().map(|letter| letter.letter);
-                (*number, letters.filter(|letter| !letter.is_whitespace()).collect::<String>())
+                (
+                    *number,
+                    letters
+                        .filter(|letter| !letter.is_whitespace())
+                        .collect::<String>(),
+                )
             })
             .unzip();
         let search = AhoCorasick::builder()

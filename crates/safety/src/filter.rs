@@ -117,7 +117,9 @@ impl Filter {
                 })
             };
             let parts = rule.parts.iter();
-            let parts = parts.map(|part| part.iter().map(&mut number).collect()).collect();
+            let parts = parts
+                .map(|part| part.iter().map(&mut number).collect())
+                .collect();
             rules.push((rule.category, parts, rule.weight));
         }
         let n_terms = terms.len();
@@ -143,7 +145,9 @@ impl Filter {
         let mut hits: Vec<Hit> = self.words.find(&letters);
         hits.extend(self.chinese.find(&letters));
         for hit in &mut hits {
-            hit.disguise = hit.disguise.or_else(|| seen_in(&letters[hit.start..hit.end]));
+            hit.disguise = hit
+                .disguise
+                .or_else(|| seen_in(&letters[hit.start..hit.end]));
         }
         let (found, allowed): (Vec<Hit>, Vec<Hit>) =
             hits.into_iter().partition(|hit| hit.term < self.n_terms);
@@ -156,7 +160,10 @@ impl Filter {
         }
         let distances = distances(&letters);
         let mut screening = Screening {
-            scores: Category::ALL.into_iter().map(|category| (category, 0.0)).collect(),
+            scores: Category::ALL
+                .into_iter()
+                .map(|category| (category, 0.0))
+                .collect(),
             matches: Vec::new(),
         };
         let mut left: BTreeMap<Category, f32> = BTreeMap::new();
@@ -167,7 +174,10 @@ impl Filter {
             *left.entry(*category).or_insert(1.0) *= 1.0 - weight;
             let start = hits.iter().map(|hit| letters[hit.start].start).min();
             let end = hits.iter().map(|hit| letters[hit.end - 1].end).max();
-            let names: Vec<&str> = hits.iter().map(|hit| self.terms[hit.term].as_str()).collect();
+            let names: Vec<&str> = hits
+                .iter()
+                .map(|hit| self.terms[hit.term].as_str())
+                .collect();
             screening.matches.push(Match {
                 category: *category,
                 term: names.join(" + "),
@@ -236,4 +246,94 @@ fn near(
         }
         Some(chosen)
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn filter(rules: &str, allowed: &str) -> Filter {
+        let mut lists = Lists::default();
+        lists.add(Category::Hate, Path::new("list"), rules).unwrap();
+        lists.allow(Path::new("allowed"), allowed).unwrap();
+        Filter::new(&lists).unwrap()
+    }
+
+    fn found(filter: &Filter, text: &str) -> Vec<(String, Option<Disguise>)> {
+        let matches = filter.screen(text).matches.into_iter();
+        matches.map(|found| (found.text, found.disguise)).collect()
+    }
+
+    #[test]
+    fn every_disguise_is_named_and_what_stands_there_is_shown() {
+        let filter = filter("porn | hot iron\n色情", "iron lady");
+        for (text, shown, disguise) in [
+            ("some PORN!", "PORN", None),
+            ("some p\u{200b}orn", "p\u{200b}orn", Some(Disguise::Hidden)),
+            ("some pоrn", "pоrn", Some(Disguise::Lookalike)),
+            ("some p0rn", "p0rn", Some(Disguise::Leet)),
+            ("some p*rn", "p*rn", Some(Disguise::Leet)),
+            ("some p o r n", "p o r n", Some(Disguise::Spaced)),
+            ("some po-rn", "po-rn", Some(Disguise::Spaced)),
+            ("some poooorn", "poooorn", Some(Disguise::Repeated)),
+            ("somme pornstar", "porn", Some(Disguise::Joined)),
+            ("hot, irons", "hot, irons", None),
+            ("一张色情图", "色情", None),
+            ("一张色*情图", "色*情", Some(Disguise::Spaced)),
+        ] {
+            assert_eq!(
+                found(&filter, text),
+                [(shown.to_owned(), disguise)],
+                "{text}"
+            );
+        }
+        for text in [
+            "popcorn",
+            "a hot meal, cast iron",
+            "特色，情人节",
+            "景色。情侣",
+        ] {
+            assert_eq!(found(&filter, text), [], "{text}");
+        }
+    }
+
+    #[test]
+    fn rules_weigh_and_their_parts_have_to_be_near() {
+        let filter = filter("cat + dog | 狗 = 0.5\nfox = 0.5\nwolf = 0.25", "hot dog");
+        let score = |text: &str| filter.screen(text).score(Category::Hate);
+        assert_eq!(score("a dog and two cats"), 0.5);
+        assert_eq!(score("a cat, 狗"), 0.5);
+        assert_eq!(score("a cat with a hot dog"), 0.0);
+        assert_eq!(score("cat fox"), 0.5);
+        assert_eq!(score("a fox, a cat, a dog"), 0.75);
+        assert_eq!(score("wolf"), 0.25);
+        assert_eq!(score(&format!("cat {} dog", "far away ".repeat(9))), 0.0);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn no_text_is_too_strange(text in any::<String>(), more in "[a-z0-9 .*$裸体色情做爱\u{200b}е]{0,80}") {
+            let filter = filter("porn | a b c\n色情 + 做爱 | sex\n裸体", "sexton");
+            for text in [&text, &more] {
+                for found in filter.screen(text).matches {
+                    prop_assert!(text.contains(&found.text));
+                }
+            }
+        }
+
+        #[test]
+        fn no_list_is_too_strange(text in any::<String>()) {
+            let mut lists = Lists::default();
+            if lists.add(Category::Hate, Path::new("list"), &text).is_ok() {
+                Filter::new(&lists).unwrap().screen(&text);
+            }
+        }
+    }
 }

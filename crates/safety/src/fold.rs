@@ -113,7 +113,9 @@ fn latin(letter: char) -> (Option<char>, bool) {
     let skeletons = SKELETONS.get_or_init(|| {
         let letters = ('A'..='Z').chain('a'..='z');
         // Small ones last: they count more.
-        letters.map(|letter| (skeleton(letter), letter.to_ascii_lowercase())).collect()
+        letters
+            .map(|letter| (skeleton(letter), letter.to_ascii_lowercase()))
+            .collect()
     });
     let found = skeletons.get(&skeleton(letter)).copied();
     (found, found == Some('l'))
@@ -138,7 +140,9 @@ pub fn simplified(letter: char) -> char {
             letters.filter_map(move |traditional| Some((traditional, simplified?)))
         });
         // Other characters that are written in their place.
-        of_opencc.chain([('祼', '裸'), ('軆', '体'), ('躰', '体'), ('吔', '吃')]).collect()
+        of_opencc
+            .chain([('祼', '裸'), ('軆', '体'), ('躰', '体'), ('吔', '吃')])
+            .collect()
     });
     table.get(&letter).copied().unwrap_or(letter)
 }
@@ -159,8 +163,20 @@ mod tests {
     #[test]
     fn all_ways_to_write_a_word_become_one() {
         for written in [
-            "naked", "NAKED", "ｎａｋｅｄ", "𝓷𝓪𝓴𝓮𝓭", "ⓝⓐⓚⓔⓓ", "🅝🅐🅚🅔🅓", "🅽🅰🅺🅴🅳", "🇳🇦🇰🇪🇩", "nаkеd", "ɴᴀᴋᴇᴅ", "n\u{200b}a\u{ad}ked",
-            "n\u{301}a\u{308}ked", "ñäkéd", "nαkεd",
+            "naked",
+            "NAKED",
+            "ｎａｋｅｄ",
+            "𝓷𝓪𝓴𝓮𝓭",
+            "ⓝⓐⓚⓔⓓ",
+            "🅝🅐🅚🅔🅓",
+            "🅽🅰🅺🅴🅳",
+            "🇳🇦🇰🇪🇩",
+            "nаkеd",
+            "ɴᴀᴋᴇᴅ",
+            "n\u{200b}a\u{ad}ked",
+            "n\u{301}a\u{308}ked",
+            "ñäkéd",
+            "nαkεd",
         ] {
             assert_eq!(text(written), "naked", "{written}");
         }
@@ -173,7 +189,10 @@ mod tests {
         let original = "an \u{200b}ｎude";
         let folded = fold(original);
         let n = folded[3];
-        assert_eq!((n.letter, &original[n.start..n.end], n.hidden, n.lookalike), ('n', "ｎ", true, true));
+        assert_eq!(
+            (n.letter, &original[n.start..n.end], n.hidden, n.lookalike),
+            ('n', "ｎ", true, true)
+        );
         assert!(!folded[4].hidden && !folded[4].lookalike);
     }
 }

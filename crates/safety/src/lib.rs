@@ -17,6 +17,7 @@ mod category;
 mod chinese;
 mod filter;
 mod fold;
+mod forms;
 mod lists;
 mod policy;
 mod words;

@@ -40,18 +40,42 @@ pub struct Lists {
 /// The lists that are part of the program.
 const EMBEDDED: [(Category, &str); 13] = [
     (Category::Sexual, include_str!("../lists/sexual.txt")),
-    (Category::SexualMinors, include_str!("../lists/sexual-minors.txt")),
+    (
+        Category::SexualMinors,
+        include_str!("../lists/sexual-minors.txt"),
+    ),
     (Category::Violence, include_str!("../lists/violence.txt")),
-    (Category::ViolenceGraphic, include_str!("../lists/violence-graphic.txt")),
+    (
+        Category::ViolenceGraphic,
+        include_str!("../lists/violence-graphic.txt"),
+    ),
     (Category::Hate, include_str!("../lists/hate.txt")),
-    (Category::HateThreatening, include_str!("../lists/hate-threatening.txt")),
-    (Category::Harassment, include_str!("../lists/harassment.txt")),
-    (Category::HarassmentThreatening, include_str!("../lists/harassment-threatening.txt")),
+    (
+        Category::HateThreatening,
+        include_str!("../lists/hate-threatening.txt"),
+    ),
+    (
+        Category::Harassment,
+        include_str!("../lists/harassment.txt"),
+    ),
+    (
+        Category::HarassmentThreatening,
+        include_str!("../lists/harassment-threatening.txt"),
+    ),
     (Category::SelfHarm, include_str!("../lists/self-harm.txt")),
-    (Category::SelfHarmIntent, include_str!("../lists/self-harm-intent.txt")),
-    (Category::SelfHarmInstructions, include_str!("../lists/self-harm-instructions.txt")),
+    (
+        Category::SelfHarmIntent,
+        include_str!("../lists/self-harm-intent.txt"),
+    ),
+    (
+        Category::SelfHarmInstructions,
+        include_str!("../lists/self-harm-instructions.txt"),
+    ),
     (Category::Illicit, include_str!("../lists/illicit.txt")),
-    (Category::IllicitViolent, include_str!("../lists/illicit-violent.txt")),
+    (
+        Category::IllicitViolent,
+        include_str!("../lists/illicit-violent.txt"),
+    ),
 ];
 
 /// The longest list that is read, in bytes.
@@ -70,7 +94,10 @@ impl Lists {
         for (category, text) in EMBEDDED {
             lists.add(category, Path::new(category.as_str()), text)?;
         }
-        lists.allow(Path::new("allowed.txt"), include_str!("../lists/allowed.txt"))?;
+        lists.allow(
+            Path::new("allowed.txt"),
+            include_str!("../lists/allowed.txt"),
+        )?;
         Ok(lists)
     }
 
@@ -82,7 +109,10 @@ impl Lists {
         });
         let others = [
             ("groups.txt".to_owned(), include_str!("../lists/groups.txt")),
-            ("allowed.txt".to_owned(), include_str!("../lists/allowed.txt")),
+            (
+                "allowed.txt".to_owned(),
+                include_str!("../lists/allowed.txt"),
+            ),
         ];
         lists.chain(others).collect()
     }
@@ -130,7 +160,10 @@ impl Lists {
 
     fn define(&mut self, path: &Path, text: &str) -> Result<()> {
         for (number, line) in lines(path, text)? {
-            if !self.group(line).map_err(|reason| Error::line(path, number, reason))? {
+            if !self
+                .group(line)
+                .map_err(|reason| Error::line(path, number, reason))?
+            {
                 let reason = "expected @name = term | term".to_owned();
                 return Err(Error::line(path, number, reason));
             }
@@ -148,7 +181,10 @@ impl Lists {
             return Ok(false);
         };
         let terms = self.terms(terms)?;
-        self.groups.entry(name.to_owned()).or_default().extend(terms);
+        self.groups
+            .entry(name.to_owned())
+            .or_default()
+            .extend(terms);
         Ok(true)
     }
 
@@ -158,7 +194,12 @@ impl Lists {
             match term.strip_prefix('@') {
                 Some(name) => {
                     let group = self.groups.get(name);
-                    terms.extend(group.ok_or_else(|| format!("there is no group @{name}"))?.iter().cloned());
+                    terms.extend(
+                        group
+                            .ok_or_else(|| format!("there is no group @{name}"))?
+                            .iter()
+                            .cloned(),
+                    );
                 }
                 None if term.chars().any(char::is_alphanumeric) => terms.push(term.to_owned()),
                 None => return Err(format!("expected a term, got {term:?}")),
@@ -171,7 +212,10 @@ impl Lists {
 /// Lines that say something, with their numbers.
 fn lines<'a>(path: &Path, text: &'a str) -> Result<Vec<(usize, &'a str)>> {
     if text.len() > MOST_BYTES {
-        let reason = format!("is {} bytes long, expected {MOST_BYTES} at most", text.len());
+        let reason = format!(
+            "is {} bytes long, expected {MOST_BYTES} at most",
+            text.len()
+        );
         return Err(Error::file(path, reason));
     }
     let mut found = Vec::new();
@@ -191,7 +235,10 @@ fn lines<'a>(path: &Path, text: &'a str) -> Result<Vec<(usize, &'a str)>> {
 pub(crate) fn read(path: &PathBuf) -> Result<String> {
     let metadata = std::fs::metadata(path).map_err(|source| Error::read(path, source))?;
     if !metadata.is_file() || metadata.len() > MOST_BYTES as u64 {
-        return Err(Error::file(path, format!("expected a text file of {MOST_BYTES} bytes at most")));
+        return Err(Error::file(
+            path,
+            format!("expected a text file of {MOST_BYTES} bytes at most"),
+        ));
     }
     std::fs::read_to_string(path).map_err(|source| Error::read(path, source))
 }

@@ -131,14 +131,20 @@ impl Policy {
     pub fn load(path: &Path) -> Result<Self> {
         let metadata = std::fs::metadata(path).map_err(|source| Error::read(path, source))?;
         if !metadata.is_file() || metadata.len() > MOST_BYTES {
-            return Err(Error::file(path, format!("expected a file of {MOST_BYTES} bytes at most")));
+            return Err(Error::file(
+                path,
+                format!("expected a file of {MOST_BYTES} bytes at most"),
+            ));
         }
         let text = std::fs::read_to_string(path).map_err(|source| Error::read(path, source))?;
         let mut policy = Policy::parse(&text).map_err(|reason| Error::file(path, reason))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let words = &mut policy.words;
         let lists = words.lists.values_mut().flatten();
-        for path in lists.chain(&mut words.allow).chain(policy.pictures.concepts.as_mut()) {
+        for path in lists
+            .chain(&mut words.allow)
+            .chain(policy.pictures.concepts.as_mut())
+        {
             *path = folder.join(&*path);
         }
         if let Some(checker) = &mut policy.pictures.checker
@@ -158,7 +164,10 @@ impl Policy {
             true => Policy::default(),
             false => serde_saphyr::from_str(text).map_err(|error| error.to_string())?,
         };
-        let thresholds = policy.thresholds.iter().map(|(name, value)| (name.as_str(), *value));
+        let thresholds = policy
+            .thresholds
+            .iter()
+            .map(|(name, value)| (name.as_str(), *value));
         for (name, value) in thresholds.chain([("threshold", policy.threshold)]) {
             if !(0.0..=1.0).contains(&value) {
                 return Err(format!("{name}: the threshold is {value}, expected 0 to 1"));
@@ -212,7 +221,10 @@ impl Policy {
 
     /// The score from which something belongs to a category.
     pub fn threshold(&self, category: Category) -> f32 {
-        self.thresholds.get(&category).copied().unwrap_or(self.threshold)
+        self.thresholds
+            .get(&category)
+            .copied()
+            .unwrap_or(self.threshold)
     }
 
     /// Whether a score says that something belongs to a category.
@@ -240,17 +252,27 @@ mod tests {
 
     #[test]
     fn a_policy_says_what_is_done_about_each_category() {
-        let policy = Policy::parse("mode: flag\ncategories: {sexual: blur, violence: off}").unwrap();
+        let policy =
+            Policy::parse("mode: flag\ncategories: {sexual: blur, violence: off}").unwrap();
         assert_eq!(policy.action(Category::Sexual), Action::Blur);
         assert_eq!(policy.action(Category::Violence), Action::Off);
         assert_eq!(policy.action(Category::Hate), Action::Flag);
         assert_eq!(policy.action(Category::SexualMinors), Action::Refuse);
         let allowed = Policy::parse("categories: {sexual/minors: flag}").unwrap();
         assert_eq!(allowed.action(Category::SexualMinors), Action::Flag);
-        assert_eq!(Policy::of(Mode::Off).action(Category::SexualMinors), Action::Off);
-        assert_eq!(Policy::of(Mode::Refuse).action(Category::Hate), Action::Refuse);
+        assert_eq!(
+            Policy::of(Mode::Off).action(Category::SexualMinors),
+            Action::Off
+        );
+        assert_eq!(
+            Policy::of(Mode::Refuse).action(Category::Hate),
+            Action::Refuse
+        );
         // JSON is YAML.
-        assert_eq!(Policy::parse("{\"mode\": \"refuse\"}").unwrap(), Policy::of(Mode::Refuse));
+        assert_eq!(
+            Policy::parse("{\"mode\": \"refuse\"}").unwrap(),
+            Policy::of(Mode::Refuse)
+        );
         assert_eq!(Policy::parse(" \n").unwrap(), Policy::default());
     }
 
@@ -285,7 +307,10 @@ mod tests {
         let policy = Policy::load(&dir.join("policy.yaml")).unwrap();
         let filter = policy.filter().unwrap();
         let found = filter.screen("two wombats, nude");
-        assert_eq!(policy.decide(&found), [(Category::Harassment, Action::Flag, 0.6)]);
+        assert_eq!(
+            policy.decide(&found),
+            [(Category::Harassment, Action::Flag, 0.6)]
+        );
         assert!(policy.decide(&filter.screen("a common wombat")).is_empty());
         std::fs::write(dir.join("mine.txt"), "wombat = 6\n").unwrap();
         let error = policy.filter().unwrap_err().to_string();

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::filter::{Disguise, Hit};
 use crate::fold::{Letter, fold};
+use crate::forms::{alike, decoded, fits, inflected, is_code, shortened, single_vowels};
 
 /// Finds English terms.
 #[derive(Debug, Default)]
@@ -90,11 +91,19 @@ impl Words {
 
     /// The number of a word, whose forms are added when it is new.
     fn word(&mut self, word: &str, exact: bool, numbers: &mut HashMap<String, usize>) -> usize {
-        let key = if exact { format!("!{word}") } else { word.to_owned() };
+        let key = if exact {
+            format!("!{word}")
+        } else {
+            word.to_owned()
+        };
         let next = numbers.len();
         let id = *numbers.entry(key).or_insert(next);
         if id == next {
-            let forms = if exact { [word.to_owned()].into() } else { inflected(word) };
+            let forms = if exact {
+                [word.to_owned()].into()
+            } else {
+                inflected(word)
+            };
             for form in forms {
                 self.alike.entry(alike(&form)).or_default().push(id);
                 let same = self.by_length.entry(form.len()).or_default();
@@ -142,7 +151,10 @@ impl Words {
         if vowels != text {
             add(self.forms.get(&vowels), Some(Disguise::Repeated));
         }
-        if letters[piece.start..piece.end].iter().any(|letter| letter.either) {
+        if letters[piece.start..piece.end]
+            .iter()
+            .any(|letter| letter.either)
+        {
             add(self.alike.get(&alike(&text)), Some(Disguise::Lookalike));
         }
         // "nakedwoman": one word of the lists, the others of them or usual ones.
@@ -153,7 +165,8 @@ impl Words {
             let (first, second) = text.split_at(cut);
             let known = |part: &str| {
                 let words = self.forms.get(part).into_iter().flatten();
-                self.joined.contains(part) || words.into_iter().any(|word| self.alone.contains(word))
+                self.joined.contains(part)
+                    || words.into_iter().any(|word| self.alone.contains(word))
             };
             // Two words of the lists may be one of their own: "backstab".
             let usual = self.joined.contains(first) || self.joined.contains(second);
@@ -164,7 +177,12 @@ impl Words {
             for (part, start, end) in [(first, piece.start, middle), (second, middle, piece.end)] {
                 for &word in self.forms.get(part).into_iter().flatten() {
                     let disguise = Some(Disguise::Joined);
-                    edges.insert(Edge { start, end, word, disguise });
+                    edges.insert(Edge {
+                        start,
+                        end,
+                        word,
+                        disguise,
+                    });
                 }
             }
         }
@@ -196,8 +214,17 @@ impl Words {
     }
 
     /// Words within a run of single letters: the whole run is one, or several that are known.
-    fn within(&self, letters: &[Letter], run: &[Piece], followed: bool, edges: &mut BTreeSet<Edge>) {
-        let text: Vec<char> = run.iter().map(|piece| letters[piece.start].letter).collect();
+    fn within(
+        &self,
+        letters: &[Letter],
+        run: &[Piece],
+        followed: bool,
+        edges: &mut BTreeSet<Edge>,
+    ) {
+        let text: Vec<char> = run
+            .iter()
+            .map(|piece| letters[piece.start].letter)
+            .collect();
         let n = text.len();
         if n > LONGEST {
             return;
@@ -212,7 +239,12 @@ impl Words {
         };
         let known = |start: usize, end: usize| {
             let (words, joined) = found(start, end);
-            joined || words.into_iter().flatten().any(|word| self.alone.contains(word)) || (start, end) == (0, n)
+            joined
+                || words
+                    .into_iter()
+                    .flatten()
+                    .any(|word| self.alone.contains(word))
+                || (start, end) == (0, n)
         };
         // Up to which places known words lead, and from which ones to the end.
         let mut reached = vec![false; n + 1];
@@ -262,7 +294,9 @@ impl Words {
                 if !is_gap(letters, before.end, piece.start) {
                     break;
                 }
-                by_sign &= letters[before.end..piece.start].iter().all(|letter| !letter.letter.is_whitespace());
+                by_sign &= letters[before.end..piece.start]
+                    .iter()
+                    .all(|letter| !letter.letter.is_whitespace());
                 let text = text_of(letters, piece.start..piece.end);
                 has_part |= self.is_part(&text);
                 joined += &text;
@@ -271,7 +305,11 @@ impl Words {
                     break;
                 }
                 // A sign within a word divides two words as often as it disguises one.
-                if longest < 2 || spelled(last) || joined.len() < 3 || !(by_sign || has_part && joined.len() >= 4) {
+                if longest < 2
+                    || spelled(last)
+                    || joined.len() < 3
+                    || !(by_sign || has_part && joined.len() >= 4)
+                {
                     continue;
                 }
                 for &word in self.forms.get(&joined).into_iter().flatten() {
@@ -288,7 +326,9 @@ impl Words {
 
     /// Whether a piece is no word of its own.
     fn is_part(&self, text: &str) -> bool {
-        text.len() <= 2 && text.bytes().all(|byte| byte.is_ascii_alphabetic()) && !self.short.contains(text)
+        text.len() <= 2
+            && text.bytes().all(|byte| byte.is_ascii_alphabetic())
+            && !self.short.contains(text)
     }
 
     /// Digits and signs for letters: "p0rn", "$ex", "f*ck".
@@ -309,7 +349,10 @@ impl Words {
                 // Signs at the ends may be signs.
                 let is_sign = |place: usize| !letters[place].letter.is_ascii_alphanumeric();
                 let inner_start = (start..end).find(|&place| !is_sign(place)).unwrap_or(start);
-                let inner_end = (start..end).rev().find(|&place| !is_sign(place)).map_or(end, |last| last + 1);
+                let inner_end = (start..end)
+                    .rev()
+                    .find(|&place| !is_sign(place))
+                    .map_or(end, |last| last + 1);
                 for from in BTreeSet::from([start, inner_start]) {
                     for to in BTreeSet::from([end, inner_end]) {
                         self.decode(letters, from, to, edges);
@@ -346,7 +389,11 @@ impl Words {
         words.into_iter().flatten().for_each(|&word| add(word));
         // With repeated letters as well: "s3xxx".
         for shorter in shortened(&code) {
-            self.alike.get(&shorter).into_iter().flatten().for_each(|&word| add(word));
+            self.alike
+                .get(&shorter)
+                .into_iter()
+                .flatten()
+                .for_each(|&word| add(word));
         }
     }
 
@@ -387,127 +434,6 @@ impl Words {
 fn plain(word: &str) -> String {
     let letters = fold(word).into_iter().map(|letter| letter.letter);
     letters.filter(|letter| letter.is_alphanumeric()).collect()
-}
-
-/// A word with the endings that English gives it.
-fn inflected(word: &str) -> Vec<String> {
-    let mut forms = BTreeSet::from([word.to_owned()]);
-    let letters: Vec<char> = word.chars().collect();
-    if word.len() < 3 || !word.is_ascii() || letters.iter().any(char::is_ascii_digit) {
-        return forms.into_iter().collect();
-    }
-    let is_vowel = |letter: char| "aeiou".contains(letter);
-    let [.., before, last] = letters[..] else {
-        return forms.into_iter().collect();
-    };
-    let mut stems = vec![word.to_owned()];
-    let cut = &word[..word.len() - 1];
-    match last {
-        'e' => stems = vec![cut.to_owned()],
-        'y' if !is_vowel(before) => {
-            stems.push(format!("{cut}i"));
-            forms.insert(format!("{cut}ies"));
-        }
-        // "stab", "stabbed".
-        last if !is_vowel(last) && is_vowel(before) && !"wxy".contains(last) => {
-            if letters.len() < 3 || !is_vowel(letters[letters.len() - 3]) {
-                stems.push(format!("{word}{last}"));
-            }
-        }
-        _ => {}
-    }
-    forms.insert(format!("{word}s"));
-    if "sxzh".contains(last) {
-        forms.insert(format!("{word}es"));
-    }
-    for stem in stems {
-        for ending in ["ed", "ing", "er", "ers", "ings"] {
-            forms.insert(format!("{stem}{ending}"));
-        }
-    }
-    forms.into_iter().collect()
-}
-
-/// `l` as `i`, which look the same in capitals and digits.
-fn alike(text: &str) -> String {
-    text.replace('l', "i")
-}
-
-/// What a text may be that repeats letters three times or more: each of them fewer times.
-fn shortened(text: &str) -> Vec<String> {
-    let mut texts = vec![String::new()];
-    let mut letters = text.chars().peekable();
-    let mut any = false;
-    while let Some(letter) = letters.next() {
-        let mut times = 1;
-        while letters.next_if_eq(&letter).is_some() {
-            times += 1;
-        }
-        let long = times >= 3;
-        any |= long;
-        let more = if long && texts.len() < 16 { times.min(4) } else { 0 };
-        let longer: Vec<String> = (2..more)
-            .flat_map(|times| {
-                let repeated = letter.to_string().repeat(times);
-                texts.iter().map(move |text| format!("{text}{repeated}")).collect::<Vec<_>>()
-            })
-            .collect();
-        for text in &mut texts {
-            text.extend(std::iter::repeat_n(letter, if long { 1 } else { times }));
-        }
-        texts.extend(longer);
-    }
-    if any { texts } else { Vec::new() }
-}
-
-/// Vowels once where they are repeated.
-fn single_vowels(text: &str) -> String {
-    let mut single = String::with_capacity(text.len());
-    for letter in text.chars() {
-        if !("aeiou".contains(letter) && single.ends_with(letter)) {
-            single.push(letter);
-        }
-    }
-    single
-}
-
-/// Digits and signs that stand for letters, as the letters.
-fn decoded(text: &str) -> String {
-    text.chars().map(|letter| letter_of(letter).unwrap_or(letter)).collect()
-}
-
-fn letter_of(sign: char) -> Option<char> {
-    Some(match sign {
-        '0' => 'o',
-        '1' | '!' | '|' => 'i',
-        '2' => 'z',
-        '3' | '€' => 'e',
-        '4' | '@' | '^' => 'a',
-        '5' | '$' => 's',
-        '6' | '9' => 'g',
-        '7' | '+' => 't',
-        '8' => 'b',
-        '(' | '¢' => 'c',
-        _ => return None,
-    })
-}
-
-/// Whether something may be a letter of a word in code.
-fn is_code(letter: char) -> bool {
-    letter.is_ascii_alphabetic() || letter == '*' || letter_of(letter).is_some()
-}
-
-/// Whether a word with stars may be this one: at least half of its letters are there, the first one among them, and a
-/// star for a consonant only where there are four letters or more.
-fn fits(text: &str, form: &str) -> bool {
-    let stars = text.chars().filter(|&letter| letter == '*').count();
-    let short = text.len() < 4;
-    2 * stars <= text.len()
-        && !text.starts_with('*')
-        && text.chars().zip(form.chars()).all(|(letter, of_form)| match letter {
-            '*' => !short || "aeiou".contains(of_form),
-            letter => letter_of(letter).unwrap_or(letter) == of_form,
-        })
 }
 
 /// Letters and digits without a gap; an apostrophe is none.
@@ -552,19 +478,32 @@ fn length(piece: Piece) -> usize {
 /// Whether what is between two pieces may divide a word: up to three spaces and signs, none that ends a sentence part.
 fn is_gap(letters: &[Letter], start: usize, end: usize) -> bool {
     let gap = &letters[start..end];
-    gap.len() <= 3 && gap.iter().all(|letter| !matches!(letter.letter, ',' | ';' | ':' | '\n' | '。' | '，' | '、' | '(' | ')' | '"'))
+    gap.len() <= 3
+        && gap.iter().all(|letter| {
+            !matches!(
+                letter.letter,
+                ',' | ';' | ':' | '\n' | '。' | '，' | '、' | '(' | ')' | '"'
+            )
+        })
 }
 
 /// What is between a piece and the next one.
 fn gap(letters: &[Letter], pieces: &[Piece], place: usize) -> String {
-    let next = pieces.get(place + 1).map_or(letters.len(), |next| next.start);
-    letters[pieces[place].end..next].iter().map(|letter| letter.letter).collect()
+    let next = pieces
+        .get(place + 1)
+        .map_or(letters.len(), |next| next.start);
+    letters[pieces[place].end..next]
+        .iter()
+        .map(|letter| letter.letter)
+        .collect()
 }
 
 /// Where the next word begins: at a letter, or at a sign that may stand for one.
 fn next_word(letters: &[Letter], end: usize) -> BTreeSet<usize> {
     let first = |is_word: fn(char) -> bool| {
-        let gap = letters[end..].iter().position(|letter| is_word(letter.letter));
+        let gap = letters[end..]
+            .iter()
+            .position(|letter| is_word(letter.letter));
         gap.map_or(letters.len(), |gap| end + gap)
     };
     BTreeSet::from([first(char::is_alphanumeric), first(is_code)])

@@ -17,7 +17,9 @@ struct Prompt {
 }
 
 fn prompts(text: &str) -> Vec<Prompt> {
-    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines = text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| {
             let (category, text) = line.split_once(" | ").unwrap();
@@ -36,10 +38,31 @@ const ENGLISH: [(&str, fn(&str) -> String); 9] = [
     ("dots", |words| apart(words, ".")),
     ("zero width", |words| apart(words, "\u{200b}")),
     ("homoglyphs", |words| {
-        replaced(words, &[('a', 'а'), ('e', 'е'), ('o', 'о'), ('i', 'і'), ('c', 'с'), ('s', 'ѕ'), ('u', 'υ')])
+        replaced(
+            words,
+            &[
+                ('a', 'а'),
+                ('e', 'е'),
+                ('o', 'о'),
+                ('i', 'і'),
+                ('c', 'с'),
+                ('s', 'ѕ'),
+                ('u', 'υ'),
+            ],
+        )
     }),
     ("leetspeak", |words| {
-        replaced(words, &[('a', '4'), ('e', '3'), ('o', '0'), ('i', '1'), ('s', '5'), ('t', '7')])
+        replaced(
+            words,
+            &[
+                ('a', '4'),
+                ('e', '3'),
+                ('o', '0'),
+                ('i', '1'),
+                ('s', '5'),
+                ('t', '7'),
+            ],
+        )
     }),
     ("repeated", |words| {
         let words = words.split(' ').map(|word| {
@@ -64,7 +87,9 @@ const ENGLISH: [(&str, fn(&str) -> String); 9] = [
 
 const CHINESE: [(&str, fn(&str) -> String); 6] = [
     ("plain", |words| words.to_owned()),
-    ("traditional", |words| words.chars().map(traditional).collect()),
+    ("traditional", |words| {
+        words.chars().map(traditional).collect()
+    }),
     ("spaces", |words| apart(words, " ")),
     ("signs", |words| apart(words, "*")),
     ("zero width", |words| apart(words, "\u{200b}")),
@@ -77,18 +102,27 @@ fn apart(words: &str, between: &str) -> String {
         let letters: Vec<String> = word.chars().map(String::from).collect();
         letters.join(between)
     });
-    words.collect::<Vec<_>>().join(if between == " " { "  " } else { " " })
+    words
+        .collect::<Vec<_>>()
+        .join(if between == " " { "  " } else { " " })
 }
 
 fn replaced(words: &str, by: &[(char, char)]) -> String {
-    let letter = |letter: char| by.iter().find(|(from, _)| *from == letter).map_or(letter, |(_, to)| *to);
+    let letter = |letter: char| {
+        by.iter()
+            .find(|(from, _)| *from == letter)
+            .map_or(letter, |(_, to)| *to)
+    };
     words.chars().map(letter).collect()
 }
 
 fn traditional(letter: char) -> char {
     let pairs = "体體爱愛阴陰乳乳杀殺儿兒强強奸姦轮輪脱脫乱亂伦倫尸屍断斷头頭脑腦剥剝处處黄黃优優码碼枪槍药藥弹彈钞鈔护護证證毒毒种種贩販岁歲杀殺师師妇婦条條烧燒图圖谋謀难難击擊残殘";
     let letters: Vec<char> = pairs.chars().collect();
-    letters.chunks(2).find(|pair| pair[0] == letter).map_or(letter, |pair| pair[1])
+    letters
+        .chunks(2)
+        .find(|pair| pair[0] == letter)
+        .map_or(letter, |pair| pair[1])
 }
 
 /// The text with each bracket disguised; none if there is nothing in brackets.
@@ -163,26 +197,50 @@ fn measure(language: &str, texts: [&str; 2], disguises: &[(&'static str, fn(&str
         for (number, (found, alarms)) in &by_disguise {
             println!(
                 "{language}, {part}, {}: found {} of {} ({:.1} %), alarms {} of {} ({:.1} %)",
-                disguises[*number].0, found.right, found.all, 100.0 * found.share(), alarms.right, alarms.all, 100.0 * alarms.share()
+                disguises[*number].0,
+                found.right,
+                found.all,
+                100.0 * found.share(),
+                alarms.right,
+                alarms.all,
+                100.0 * alarms.share()
             );
         }
         println!(
             "{language}, {part}: recall {:.1} % of {}, the very category {:.1} %; false alarms {:.2} % of {}",
-            100.0 * found.share(), found.all, 100.0 * found.category as f64 / found.all as f64, 100.0 * alarms.share(), alarms.all
+            100.0 * found.share(),
+            found.all,
+            100.0 * found.category as f64 / found.all as f64,
+            100.0 * alarms.share(),
+            alarms.all
         );
-        assert!(found.share() >= 0.95, "{language}, {part}: recall {}", found.share());
-        assert!(alarms.share() <= 0.01, "{language}, {part}: false alarms {}", alarms.share());
+        assert!(
+            found.share() >= 0.95,
+            "{language}, {part}: recall {}",
+            found.share()
+        );
+        assert!(
+            alarms.share() <= 0.01,
+            "{language}, {part}: false alarms {}",
+            alarms.share()
+        );
     }
 }
 
 #[test]
 fn english_prompts_are_found_in_every_disguise() {
-    let texts = [include_str!("prompts/english.txt"), include_str!("prompts/english-held-out.txt")];
+    let texts = [
+        include_str!("prompts/english.txt"),
+        include_str!("prompts/english-held-out.txt"),
+    ];
     measure("English", texts, &ENGLISH);
 }
 
 #[test]
 fn chinese_prompts_are_found_in_every_disguise() {
-    let texts = [include_str!("prompts/chinese.txt"), include_str!("prompts/chinese-held-out.txt")];
+    let texts = [
+        include_str!("prompts/chinese.txt"),
+        include_str!("prompts/chinese-held-out.txt"),
+    ];
     measure("Chinese", texts, &CHINESE);
 }

@@ -349,9 +349,8 @@ impl Server {
             }
             hosted.push(model);
         }
-        let find = |name: &str| {
-            impasto::checkpoint::ModelSource::find(name, config.cache.as_deref())
-        };
+        let find =
+            |name: &str| impasto::checkpoint::ModelSource::find(name, config.cache.as_deref());
         let guard = Guard::open(config.safety.clone(), &device, find)?;
         let app = App(Arc::new(Shared {
             guard,

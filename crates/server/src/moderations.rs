@@ -51,7 +51,11 @@ enum Input {
 
 async fn moderations(State(app): State<App>, body: RequestBody) -> ApiResult<Json<Value>> {
     let request: ModerationRequest = body.json()?;
-    if let Some(name) = request.model.as_deref().filter(|name| !ALIASES.contains(name)) {
+    if let Some(name) = request
+        .model
+        .as_deref()
+        .filter(|name| !ALIASES.contains(name))
+    {
         return Err(ApiError::unknown_model(name));
     }
     let values = match request.input {
@@ -90,7 +94,10 @@ async fn moderations(State(app): State<App>, body: RequestBody) -> ApiResult<Jso
     let scored = scored.await?;
     let results: Vec<Value> = match together {
         true => vec![result(&scored, checks_pictures)],
-        false => scored.iter().map(|one| result(std::slice::from_ref(one), checks_pictures)).collect(),
+        false => scored
+            .iter()
+            .map(|one| result(std::slice::from_ref(one), checks_pictures))
+            .collect(),
     };
     Ok(Json(json!({
         "id": format!("modr-{}", crate::random_id()), "model": MODEL, "results": results,
@@ -146,7 +153,9 @@ fn result(verdicts: &[(Verdict, &'static str)], checks_pictures: bool) -> Value 
     }
     let each = |value: &dyn Fn(Category) -> Value| -> Map<String, Value> {
         let categories = Category::ALL.into_iter();
-        categories.map(|category| (category.as_str().to_owned(), value(category))).collect()
+        categories
+            .map(|category| (category.as_str().to_owned(), value(category)))
+            .collect()
     };
     json!({
         "flagged": !flagged.is_empty(),

@@ -691,7 +691,8 @@ impl Finisher {
         let verdict = self.verdict(job, &image.picture)?;
         if let Err(error) = verdict.refuse("picture") {
             // The others of the job are not held back.
-            self.refused.insert(job.record.id.clone(), JobError::of(&error));
+            self.refused
+                .insert(job.record.id.clone(), JobError::of(&error));
             return Ok(());
         }
         let parameters = verdict.recorded(&settings.parameters());

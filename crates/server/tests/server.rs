@@ -1029,9 +1029,20 @@ fn hosts_origins_and_keys() {
 fn moderations_are_scores_of_the_policy() {
     let folder = TempDir::new().unwrap();
     let server = start(options(folder.path()));
-    let scored = |input: Value| server.posted("/v1/moderations", &json!({"input": input}))["results"].clone();
-    let results = scored(json!(["a red cat", "a \u{ff4e}\u{ff55}\u{ff44}\u{ff45} man", "\u{5272}\u{8155}"]));
-    let flagged: Vec<&Value> = results.as_array().unwrap().iter().map(|one| &one["flagged"]).collect();
+    let scored = |input: Value| {
+        server.posted("/v1/moderations", &json!({"input": input}))["results"].clone()
+    };
+    let results = scored(json!([
+        "a red cat",
+        "a \u{ff4e}\u{ff55}\u{ff44}\u{ff45} man",
+        "\u{5272}\u{8155}"
+    ]));
+    let flagged: Vec<&Value> = results
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["flagged"])
+        .collect();
     assert_eq!(flagged, [&json!(false), &json!(true), &json!(true)]);
     assert_eq!(results[1]["categories"]["sexual"], true);
     assert_eq!(results[2]["categories"]["self-harm"], true);
@@ -1047,16 +1058,32 @@ fn moderations_are_scores_of_the_policy() {
     let result = &scored(parts)[0];
     assert_eq!(result["flagged"], true);
     // Nothing looks at pictures here, and nobody says that it did.
-    assert_eq!(result["category_applied_input_types"]["sexual"], json!(["text"]));
+    assert_eq!(
+        result["category_applied_input_types"]["sexual"],
+        json!(["text"])
+    );
     let refused = server.post("/sdapi/v1/txt2img", &json!({"prompt": "a nude man"}));
-    assert_eq!((refused.status, &refused.json()["error"]), (422, &json!("moderation_blocked")));
-    let error = server.post("/v1/images/generations", &json!({"prompt": "a nude man"})).json()["error"].clone();
+    assert_eq!(
+        (refused.status, &refused.json()["error"]),
+        (422, &json!("moderation_blocked"))
+    );
+    let error = server
+        .post("/v1/images/generations", &json!({"prompt": "a nude man"}))
+        .json()["error"]
+        .clone();
     assert_eq!(error["type"], "image_generation_user_error");
-    assert!(error["message"].as_str().unwrap().contains("sexual, score 1.00"), "{error}");
+    assert!(
+        error["message"]
+            .as_str()
+            .unwrap()
+            .contains("sexual, score 1.00"),
+        "{error}"
+    );
     server.stop();
 
     let folder = TempDir::new().unwrap();
-    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../impasto/src/import/safety/goldens/vit");
+    let goldens =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../impasto/src/import/safety/goldens/vit");
     let mut policy = Policy::of(Mode::Flag);
     policy.pictures.checker = Some(goldens.to_str().unwrap().to_owned());
     // Everything is found, and passed on all the same.
@@ -1068,7 +1095,13 @@ fn moderations_are_scores_of_the_policy() {
     let body = json!({"prompt": "a nude man", "seed": 3});
     let answer = server.posted("/v1/images/generations", &body);
     assert_eq!(answer["safety"][0]["category"], "sexual");
-    assert!(answer["data"][0]["safety"].as_str().unwrap().starts_with("sexual 0."), "{answer}");
+    assert!(
+        answer["data"][0]["safety"]
+            .as_str()
+            .unwrap()
+            .starts_with("sexual 0."),
+        "{answer}"
+    );
     let expected = alone(&Generate::new("a nude man", 3));
     assert_eq!(decoded(&answer["data"][0]), expected[0]);
     server.stop();
@@ -1081,10 +1114,22 @@ fn moderations_are_scores_of_the_policy() {
     });
     let refused = server.post("/v1/images/generations", &json!({"prompt": "a star"}));
     let error = &refused.json()["error"];
-    assert_eq!((refused.status, &error["code"]), (400, &json!("moderation_blocked")));
-    assert!(error["message"].as_str().unwrap().contains("The picture was refused"), "{error}");
+    assert_eq!(
+        (refused.status, &error["code"]),
+        (400, &json!("moderation_blocked"))
+    );
+    assert!(
+        error["message"]
+            .as_str()
+            .unwrap()
+            .contains("The picture was refused"),
+        "{error}"
+    );
     let job = server.job(&json!({"prompt": "a star", "n": 2}));
-    assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("moderation_blocked")));
+    assert_eq!(
+        (&job["status"], &job["error"]["code"]),
+        (&json!("failed"), &json!("moderation_blocked"))
+    );
     server.stop();
 
     let folder = TempDir::new().unwrap();
@@ -1094,12 +1139,23 @@ fn moderations_are_scores_of_the_policy() {
         safety: policy,
         ..options(folder.path())
     });
-    let answer = server.posted("/v1/images/generations", &json!({"prompt": "a star", "seed": 3}));
+    let answer = server.posted(
+        "/v1/images/generations",
+        &json!({"prompt": "a star", "seed": 3}),
+    );
     let expected = alone(&Generate::new("a star", 3))[0].blurred().unwrap();
     assert_eq!(decoded(&answer["data"][0]), expected);
-    assert!(answer["data"][0]["safety"].as_str().unwrap().ends_with("blurred"));
+    assert!(
+        answer["data"][0]["safety"]
+            .as_str()
+            .unwrap()
+            .ends_with("blurred")
+    );
     // Nor is it seen while it is drawn.
-    let events = server.post("/v1/images/generations", &json!({"prompt": "a star", "stream": true, "partial_images": 2}));
+    let events = server.post(
+        "/v1/images/generations",
+        &json!({"prompt": "a star", "stream": true, "partial_images": 2}),
+    );
     assert!(!events.text().contains("partial_image\"") && events.text().contains("completed"));
 }
 

@@ -131,7 +131,10 @@ struct Candidate {
 }
 
 /// A path in JSON, where there is one.
-pub fn lossy<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+pub fn lossy<S: serde::Serializer>(
+    path: &Option<PathBuf>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match path {
         Some(path) => impasto::files::lossy(path, serializer),
         None => serializer.serialize_none(),
@@ -248,10 +251,11 @@ impl DrawingFlags {
             let mut safety = None;
             let path = if rank < self.kept() {
                 let mut picture = outcome.image(candidate);
-                let verdict = match screened.guard.checks_pictures() || screened.guard.may_hide_pictures() {
-                    true => screened.picture(&picture.picture(), 0, edited.seed)?,
-                    false => Verdict::default(),
-                };
+                let verdict =
+                    match screened.guard.checks_pictures() || screened.guard.may_hide_pictures() {
+                        true => screened.picture(&picture.picture(), 0, edited.seed)?,
+                        false => Verdict::default(),
+                    };
                 if verdict.action() == Action::Blur {
                     picture = Original::from(&picture.picture().blurred()?);
                 }

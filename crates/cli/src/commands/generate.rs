@@ -239,7 +239,9 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
             screen.show(&work.grid(&shown)?)?;
         }
     }
-    let refused = made.iter().find_map(|made| made.safety.refuse("picture").err());
+    let refused = made
+        .iter()
+        .find_map(|made| made.safety.refuse("picture").err());
     if arguments.json {
         terminal::json(&work.report(made, timings))?;
     }

@@ -149,7 +149,11 @@ fn check(arguments: &Check) -> Result<()> {
         return terminal::json(&checked);
     }
     for one in &checked {
-        let what = one.prompt.as_deref().or(one.image.as_deref()).unwrap_or_default();
+        let what = one
+            .prompt
+            .as_deref()
+            .or(one.image.as_deref())
+            .unwrap_or_default();
         let what = in_line(what);
         if one.verdict.findings.is_empty() {
             terminal::result(format_args!("-\t0.00\toff\t{what}\t"))?;

@@ -215,7 +215,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     bar.finish_and_clear();
     failure?;
     let outcome = outcome?;
-    let refused = variations.iter().find_map(|one| one.safety.refuse("picture").err());
+    let refused = variations
+        .iter()
+        .find_map(|one| one.safety.refuse("picture").err());
     if arguments.json {
         terminal::json(&VaryReport {
             model: model.name(),

@@ -16,9 +16,9 @@ use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageFormat, ImageReader, 
 use crate::error::Reason;
 use crate::{Error, Result, files};
 
+pub use bicubic::Filter;
 /// What a pixel of [`Samples`] consists of.
 pub use image::ExtendedColorType as SampleKind;
-pub use bicubic::Filter;
 pub use original::{Original, Samples};
 
 /// The largest side that is decoded, in pixels.

@@ -130,7 +130,10 @@ impl ConceptScores {
 
     /// The highest score of a concept.
     pub fn highest(&self) -> f32 {
-        self.concepts.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+        self.concepts
+            .iter()
+            .copied()
+            .fold(f32::NEG_INFINITY, f32::max)
     }
 }
 
@@ -152,9 +155,8 @@ impl SafetyChecker {
     /// - returns: `[batch, special_concepts]`, `[batch, concepts]`
     pub fn cosines(&self, pixels: Tensor<4>) -> (Tensor<2>, Tensor<2>) {
         let embedded = unit(self.image.forward(pixels, &self.config.image));
-        let with = |concepts: &Param<Tensor<2>>| {
-            embedded.clone().matmul(unit(concepts.val()).transpose())
-        };
+        let with =
+            |concepts: &Param<Tensor<2>>| embedded.clone().matmul(unit(concepts.val()).transpose());
         (with(&self.special_concepts), with(&self.concepts))
     }
 

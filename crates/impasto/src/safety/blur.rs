@@ -36,8 +36,20 @@ mod tests {
         let blurred = picture.blurred().unwrap();
         assert_eq!((blurred.width, blurred.height), (96, 64));
         let at = |x: usize| &blurred.rgb[3 * (32 * 96 + x)..][..3];
-        let neighbours = (1..96).map(|x| at(x).iter().zip(at(x - 1)).map(|(a, b)| a.abs_diff(*b)).max().unwrap());
+        let neighbours = (1..96).map(|x| {
+            at(x)
+                .iter()
+                .zip(at(x - 1))
+                .map(|(a, b)| a.abs_diff(*b))
+                .max()
+                .unwrap()
+        });
         assert!(neighbours.max().unwrap() < 16);
-        assert!(at(90)[0] > 240 && (100..156).contains(&at(10)[0]), "{:?} {:?}", at(90), at(10));
+        assert!(
+            at(90)[0] > 240 && (100..156).contains(&at(10)[0]),
+            "{:?} {:?}",
+            at(90),
+            at(10)
+        );
     }
 }

@@ -68,19 +68,26 @@ pub fn calibrate(
     let all = listing.pictures.len();
     for (number, listed) in listing.pictures.iter().enumerate() {
         let relative = listed.strip_prefix(folder).unwrap_or(listed);
-        let label = relative.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
+        let label = relative
+            .components()
+            .next()
+            .map(|part| part.as_os_str().to_string_lossy().into_owned());
         match Image::open(listed) {
             Ok(picture) => batch.push((label.unwrap_or_default(), picture)),
             Err(error) => skipped(listed, &error),
         }
         if batch.len() == BATCH || number + 1 == all {
-            let (names, pictures): (Vec<String>, Vec<Image>) = std::mem::take(&mut batch).into_iter().unzip();
+            let (names, pictures): (Vec<String>, Vec<Image>) =
+                std::mem::take(&mut batch).into_iter().unzip();
             if !pictures.is_empty() {
                 scores.extend(cosines(clip, &directions, &pictures)?);
                 labels.extend(names);
             }
             let done = number + 1;
-            if observer.event(&Event::Items { done, total: all }).is_break() {
+            if observer
+                .event(&Event::Items { done, total: all })
+                .is_break()
+            {
                 return Err(Error::Stopped);
             }
         }
@@ -97,7 +104,10 @@ pub fn calibrate(
         if positives.is_empty() || negatives.is_empty() {
             let reason = format!(
                 "{}: has {} pictures of {:?} and {} others, expected some of both, in folders by their names",
-                folder.display(), positives.len(), concept.name, negatives.len()
+                folder.display(),
+                positives.len(),
+                concept.name,
+                negatives.len()
             );
             return Err(Error::invalid("pictures", reason));
         }
@@ -134,17 +144,21 @@ fn curve(positives: &[f32], negatives: &[f32]) -> Vec<Point> {
     };
     // Between two cosines a threshold is as far from both as it can be.
     let between = thresholds.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0);
-    let above = thresholds.first().map_or(1.0, |highest| (highest + 0.01).min(1.0));
+    let above = thresholds
+        .first()
+        .map_or(1.0, |highest| (highest + 0.01).min(1.0));
     std::iter::once(above).chain(between).map(point).collect()
 }
 
 fn area(positives: &[f32], negatives: &[f32]) -> f64 {
     let wins = |positive: &f32| -> f64 {
-        let each = negatives.iter().map(|negative| match positive.total_cmp(negative) {
-            std::cmp::Ordering::Greater => 1.0,
-            std::cmp::Ordering::Equal => 0.5,
-            std::cmp::Ordering::Less => 0.0,
-        });
+        let each = negatives
+            .iter()
+            .map(|negative| match positive.total_cmp(negative) {
+                std::cmp::Ordering::Greater => 1.0,
+                std::cmp::Ordering::Equal => 0.5,
+                std::cmp::Ordering::Less => 0.0,
+            });
         each.sum()
     };
     positives.iter().map(wins).sum::<f64>() / (positives.len() * negatives.len()) as f64
@@ -165,7 +179,11 @@ fn drawn(calibrated: &[Calibrated]) -> Result<String, Reason> {
         let size = (640, 220 * calibrated.len().max(1) as u32);
         let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         root.fill(&WHITE).map_err(|e| text(&e))?;
-        for (panel, one) in root.split_evenly((calibrated.len().max(1), 1)).iter().zip(calibrated) {
+        for (panel, one) in root
+            .split_evenly((calibrated.len().max(1), 1))
+            .iter()
+            .zip(calibrated)
+        {
             let low = one.curve.last().map_or(0.0, |point| point.threshold);
             let high = one.curve.first().map_or(1.0, |point| point.threshold);
             let Point {
@@ -175,7 +193,10 @@ fn drawn(calibrated: &[Calibrated]) -> Result<String, Reason> {
             } = one.chosen;
             let caption = format!(
                 "{}: from {threshold:.3}, recall {:.1} %, false alarms {:.1} %, AUC {:.3}",
-                one.name, 100.0 * recall, 100.0 * false_alarms, one.auc
+                one.name,
+                100.0 * recall,
+                100.0 * false_alarms,
+                one.auc
             );
             let mut chart = ChartBuilder::on(panel)
                 .margin(6)
@@ -191,7 +212,9 @@ fn drawn(calibrated: &[Calibrated]) -> Result<String, Reason> {
                 .draw()
                 .map_err(|e| text(&e))?;
             let line = |value: fn(&Point) -> f64| {
-                one.curve.iter().map(move |point| (point.threshold, value(point)))
+                one.curve
+                    .iter()
+                    .map(move |point| (point.threshold, value(point)))
             };
             for (points, colour) in [
                 (line(|point| point.recall).collect::<Vec<_>>(), &BLUE),
@@ -218,7 +241,13 @@ mod tests {
         let positives = [0.9, 0.8, 0.7, 0.3];
         let negatives = [0.6, 0.4, 0.2, 0.1];
         let curve = curve(&positives, &negatives);
-        let at = |alarms: f64| *curve.iter().rev().find(|point| point.false_alarms <= alarms).unwrap();
+        let at = |alarms: f64| {
+            *curve
+                .iter()
+                .rev()
+                .find(|point| point.false_alarms <= alarms)
+                .unwrap()
+        };
         assert_eq!((at(0.0).threshold, at(0.0).recall), (0.65, 0.75));
         assert_eq!((at(0.5).recall, at(0.5).false_alarms), (1.0, 0.5));
         assert!((area(&positives, &negatives) - 14.0 / 16.0).abs() < 1e-12);
@@ -231,6 +260,9 @@ mod tests {
             curve,
         };
         let svg = draw(&[one]).unwrap();
-        assert!(svg.contains("recall 75.0 %") && svg.contains("a &amp; b"), "{svg}");
+        assert!(
+            svg.contains("recall 75.0 %") && svg.contains("a &amp; b"),
+            "{svg}"
+        );
     }
 }

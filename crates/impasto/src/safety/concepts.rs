@@ -61,12 +61,17 @@ impl Concepts {
         }
         for concept in &concepts.concepts {
             let name = &concept.name;
-            let is_name = Path::new(name).file_name().is_some_and(|file| file == name.as_str());
+            let is_name = Path::new(name)
+                .file_name()
+                .is_some_and(|file| file == name.as_str());
             if !is_name || concept.texts.is_empty() {
                 let reason = format!("concept {name:?}: expected a name and one or more texts");
                 return Err(bad(reason.into()));
             }
-            if concept.threshold.is_some_and(|threshold| !(-1.0..=1.0).contains(&threshold)) {
+            if concept
+                .threshold
+                .is_some_and(|threshold| !(-1.0..=1.0).contains(&threshold))
+            {
                 let reason = format!("concept {name:?}: expected a threshold from -1 to 1");
                 return Err(bad(reason.into()));
             }
@@ -81,14 +86,20 @@ impl Concepts {
     pub fn directions(&self, clip: &Ranker) -> Result<Vec<Vec<f32>>> {
         let mut directions = Vec::with_capacity(self.concepts.len());
         for concept in &self.concepts {
-            let embedded = rows(clip.model.embed_texts(&concept.texts, LongCaption::Refuse)?)?;
+            let embedded = rows(
+                clip.model
+                    .embed_texts(&concept.texts, LongCaption::Refuse)?,
+            )?;
             let width = embedded.first().map_or(0, Vec::len);
             let mut sum = vec![0.0f32; width];
             for row in &embedded {
-                sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                sum.iter_mut()
+                    .zip(row)
+                    .for_each(|(sum, value)| *sum += value);
             }
             let length = sum.iter().map(|value| value * value).sum::<f32>().sqrt();
-            sum.iter_mut().for_each(|value| *value /= length.max(f32::MIN_POSITIVE));
+            sum.iter_mut()
+                .for_each(|value| *value /= length.max(f32::MIN_POSITIVE));
             directions.push(sum);
         }
         Ok(directions)
@@ -103,7 +114,12 @@ pub(super) fn cosines(
 ) -> Result<Vec<Vec<f32>>> {
     let embedded = rows(clip.model.embed_pictures(pictures)?)?;
     let cosine = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-    let of_picture = |row: &Vec<f32>| directions.iter().map(|direction| cosine(row, direction)).collect();
+    let of_picture = |row: &Vec<f32>| {
+        directions
+            .iter()
+            .map(|direction| cosine(row, direction))
+            .collect()
+    };
     Ok(embedded.iter().map(of_picture).collect())
 }
 
@@ -126,7 +142,11 @@ impl ConceptChecker {
         find: impl Fn(&str) -> Result<ModelSource>,
     ) -> Result<Self> {
         let concepts = Concepts::load(path)?;
-        if let Some(concept) = concepts.concepts.iter().find(|concept| concept.threshold.is_none()) {
+        if let Some(concept) = concepts
+            .concepts
+            .iter()
+            .find(|concept| concept.threshold.is_none())
+        {
             let reason = format!("concept {:?} has no threshold", concept.name);
             let hint = "impasto safety calibrate finds it with labelled pictures".to_owned();
             return Err(Error::bad_file(path, reason).with_hint(hint.into()));

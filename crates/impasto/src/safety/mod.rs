@@ -74,7 +74,9 @@ pub struct Verdict {
 impl Verdict {
     /// The strictest thing to do.
     pub fn action(&self) -> Action {
-        self.findings.first().map_or(Action::Off, |finding| finding.action)
+        self.findings
+            .first()
+            .map_or(Action::Off, |finding| finding.action)
     }
 
     /// Returns the error that a refusal is; `what` is refused.
@@ -139,7 +141,11 @@ impl Verdict {
     /// With what was found elsewhere of the same picture, such as in its prompt.
     fn and(mut self, other: &Verdict) -> Self {
         for finding in &other.findings {
-            match self.findings.iter_mut().find(|own| own.category == finding.category) {
+            match self
+                .findings
+                .iter_mut()
+                .find(|own| own.category == finding.category)
+            {
                 Some(own) if own.score >= finding.score => {}
                 Some(own) => *own = finding.clone(),
                 None => self.findings.push(finding.clone()),
@@ -223,7 +229,9 @@ impl Guard {
 
     /// Whether a picture may be blurred or refused once it is finished, so that parts of it should not be shown before.
     pub fn may_hide_pictures(&self) -> bool {
-        let mut actions = Category::ALL.into_iter().map(|category| self.policy.action(category));
+        let mut actions = Category::ALL
+            .into_iter()
+            .map(|category| self.policy.action(category));
         match self.checks_pictures() {
             true => actions.any(|action| action >= Action::Blur),
             // Those of a prompt of such a category.

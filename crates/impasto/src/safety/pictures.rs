@@ -109,11 +109,21 @@ fn categories(
     }
     let usual = |label: &String| {
         let label = label.to_lowercase();
-        LABELS.iter().find(|(name, _)| *name == label).map(|(_, category)| *category)
+        LABELS
+            .iter()
+            .find(|(name, _)| *name == label)
+            .map(|(_, category)| *category)
     };
     let categories: Vec<Option<Category>> = labels
         .iter()
-        .map(|label| named.get(label).copied().map(Some).or_else(|| usual(label)).flatten())
+        .map(|label| {
+            named
+                .get(label)
+                .copied()
+                .map(Some)
+                .or_else(|| usual(label))
+                .flatten()
+        })
         .collect();
     if categories.iter().all(Option::is_none) {
         let reason = format!(
@@ -142,7 +152,12 @@ impl PictureChecker for Checker {
                     let square = |picture: &Image| picture.fit_square_bicubic(size);
                     let device = model.device();
                     let pixels = pixels(pictures, square, normalisation, &device)?;
-                    all.extend(model.scores(pixels, self.adjustment)?.iter().map(of_concepts));
+                    all.extend(
+                        model
+                            .scores(pixels, self.adjustment)?
+                            .iter()
+                            .map(of_concepts),
+                    );
                 }
                 PublishedChecker::Classifier {
                     model,
@@ -193,7 +208,11 @@ fn of_concepts(scores: &ConceptScores) -> Vec<PictureScores> {
         .collect();
     let of = |category, flagged: bool| PictureScores {
         category,
-        score: if flagged { score.max(0.5) } else { score.min(0.5) },
+        score: if flagged {
+            score.max(0.5)
+        } else {
+            score.min(0.5)
+        },
         flagged: Some(flagged),
         reason: found.join(", "),
     };
@@ -237,7 +256,12 @@ impl crate::models::SafetyChecker {
         let special_thresholds = numbers(special_thresholds.unsqueeze())?;
         let thresholds = numbers(thresholds.unsqueeze())?;
         let (special, concepts) = (rows(special)?, rows(concepts)?);
-        if special.iter().chain(&concepts).flatten().any(|cosine| !cosine.is_finite()) {
+        if special
+            .iter()
+            .chain(&concepts)
+            .flatten()
+            .any(|cosine| !cosine.is_finite())
+        {
             return Err(Error::NonFinite {
                 what: "cosine",
                 detail: "of a picture and a concept".into(),

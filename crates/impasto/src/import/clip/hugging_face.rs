@@ -10,9 +10,7 @@ use super::{check_size, json, preprocessing};
 use crate::error::Reason;
 use crate::import::mapping::{ImportReport, Mapping};
 use crate::import::weights;
-use crate::models::clip::{
-    Activation, Clip, ClipConfig, ClipImageConfig, EndOfText, TowerConfig,
-};
+use crate::models::clip::{Activation, Clip, ClipConfig, ClipImageConfig, EndOfText, TowerConfig};
 use crate::nn::Init;
 use crate::{Error, Result};
 
@@ -108,7 +106,8 @@ impl Default for VisionFields {
 /// Whether `folder` has a config of a CLIP of `transformers`; that of a checker is one with another architecture.
 pub fn is_folder(folder: &Path) -> bool {
     !crate::import::safety::is_concepts(folder)
-        && json::<HuggingFaceConfig>(&folder.join(CONFIG)).is_ok_and(|config| config.model_type == "clip")
+        && json::<HuggingFaceConfig>(&folder.join(CONFIG))
+            .is_ok_and(|config| config.model_type == "clip")
 }
 
 /// The weights of `folder`.

@@ -62,7 +62,7 @@ pub(super) fn load(
         }
         let (model, report) = mapping.finish(model)?;
         let checker = PublishedChecker::Concepts {
-            model,
+            model: Box::new(model),
             normalisation,
         };
         Ok((checker, report))
@@ -72,7 +72,9 @@ pub(super) fn load(
 /// Names as transformers 5 has them.
 fn flat(tensors: Tensors<'_>) -> Tensors<'_> {
     let renamed = tensors.into_iter().map(|(name, tensor)| {
-        let flat = name.strip_prefix(NESTED).map(|rest| format!("vision_model.{rest}"));
+        let flat = name
+            .strip_prefix(NESTED)
+            .map(|rest| format!("vision_model.{rest}"));
         (flat.unwrap_or(name), tensor)
     });
     renamed.collect()

@@ -30,7 +30,7 @@ pub enum PublishedChecker {
     /// Stable Diffusion's.
     Concepts {
         /// The model.
-        model: SafetyChecker,
+        model: Box<SafetyChecker>,
         /// How its pictures are prepared.
         normalisation: Normalisation,
     },

@@ -56,7 +56,10 @@ fn stable_diffusions_checker_decides_as_diffusers_does() {
         assert_within(&special, &expected.floats("special_scores"), 1e-4, set);
         let concepts = flat(|scores| &scores.concepts);
         assert_within(&concepts, &expected.floats("scores"), 1e-4, set);
-        let flagged: Vec<f32> = scores.iter().map(|scores| f32::from(u8::from(scores.is_flagged()))).collect();
+        let flagged: Vec<f32> = scores
+            .iter()
+            .map(|scores| f32::from(u8::from(scores.is_flagged())))
+            .collect();
         assert_eq!(flagged, expected.floats("flagged"), "{set}");
         assert!(flagged.contains(&1.0) && flagged.contains(&0.0), "{set}");
     }
@@ -91,7 +94,10 @@ fn classifiers_compute_what_transformers_does() {
         let expected = Expected::of(&folder(set));
         let logits = numbers(model.forward(tensor(&expected, "pixels")));
         assert_within(&logits, &expected.floats("logits"), 1e-4, set);
-        let shares = model.probabilities(tensor(&expected, "pixels")).unwrap().concat();
+        let shares = model
+            .probabilities(tensor(&expected, "pixels"))
+            .unwrap()
+            .concat();
         assert_within(&shares, &expected.floats("probabilities"), 1e-4, set);
         // The bytes are Pillow's; a division rounds in another order.
         let size = model.config().image_size;
@@ -119,10 +125,18 @@ fn labels_are_sorted_into_categories() {
         assert!((scores[0].score - (shares[1] + shares[3] + shares[4])).abs() < 1e-4);
     }
     let text = "pictures: {labels: {drawings: hate}}";
-    let scores = load("vit_published", text).unwrap().check(&pictures("vit_published", 1)).unwrap();
+    let scores = load("vit_published", text)
+        .unwrap()
+        .check(&pictures("vit_published", 1))
+        .unwrap();
     assert_eq!(scores[0].len(), 2);
-    let error = load("vit_published", "pictures: {labels: {cats: hate}}").unwrap_err().to_string();
-    assert!(error.contains("no label \"cats\"") && error.contains("hentai"), "{error}");
+    let error = load("vit_published", "pictures: {labels: {cats: hate}}")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("no label \"cats\"") && error.contains("hentai"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -137,22 +151,48 @@ fn a_guard_says_what_is_done_about_pictures() {
     let pictures = pictures("vit", 4);
     // Probabilities of "nsfw": 0.63, 0.31, 0.72, 0.24.
     for (text, expected) in [
-        ("mode: flag", [Action::Flag, Action::Off, Action::Flag, Action::Off]),
-        ("categories: {sexual: blur}\nthresholds: {sexual: 0.7}", [Action::Off, Action::Off, Action::Blur, Action::Off]),
-        ("mode: refuse\nthreshold: 0.3", [Action::Refuse, Action::Refuse, Action::Refuse, Action::Off]),
+        (
+            "mode: flag",
+            [Action::Flag, Action::Off, Action::Flag, Action::Off],
+        ),
+        (
+            "categories: {sexual: blur}\nthresholds: {sexual: 0.7}",
+            [Action::Off, Action::Off, Action::Blur, Action::Off],
+        ),
+        (
+            "mode: refuse\nthreshold: 0.3",
+            [Action::Refuse, Action::Refuse, Action::Refuse, Action::Off],
+        ),
     ] {
         let guard = policy(text);
         let verdicts = guard.pictures(&pictures, &nothing).unwrap();
-        let actions: Vec<Action> = verdicts.iter().map(crate::safety::Verdict::action).collect();
+        let actions: Vec<Action> = verdicts
+            .iter()
+            .map(crate::safety::Verdict::action)
+            .collect();
         assert_eq!(actions, expected, "{text}");
         // A score is always there.
-        assert!(verdicts.iter().all(|verdict| verdict.scores[&Category::Sexual] > 0.0));
-        assert_eq!(guard.may_hide_pictures(), text != "mode: flag" || guard.policy().action(Category::SexualMinors) >= Action::Blur);
+        assert!(
+            verdicts
+                .iter()
+                .all(|verdict| verdict.scores[&Category::Sexual] > 0.0)
+        );
+        assert_eq!(
+            guard.may_hide_pictures(),
+            text != "mode: flag" || guard.policy().action(Category::SexualMinors) >= Action::Blur
+        );
     }
-    let refused = policy("mode: refuse").pictures(&pictures, &nothing).unwrap();
+    let refused = policy("mode: refuse")
+        .pictures(&pictures, &nothing)
+        .unwrap();
     let error = refused[0].refuse("picture").unwrap_err();
     assert_eq!(error.kind(), crate::error::ErrorKind::Refused);
-    assert!(error.to_string().starts_with("picture: refused as sexual (0.63): nsfw 0.63"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("picture: refused as sexual (0.63): nsfw 0.63"),
+        "{error}"
+    );
     assert!(!policy("mode: off").checks_pictures());
     assert_eq!(Policy::of(Mode::Off).action(Category::Sexual), Action::Off);
 }
@@ -160,15 +200,63 @@ fn a_guard_says_what_is_done_about_pictures() {
 #[test]
 fn what_does_not_fit_is_named() {
     let checks: [(&str, &str, &str, &str, &str); 9] = [
-        ("checker", "config.json", "StableDiffusionSafetyChecker", "Other", "Other"),
-        ("checker", "config.json", "\"quick_gelu\"", "\"relu\"", "hidden_act"),
-        ("checker", "config.json", "\"hidden_size\": 32", "\"hidden_size\": 36", "does not fit"),
-        ("checker", "config.json", "\"image_size\": 28", "\"image_size\": 29", "multiple of patch_size"),
-        ("checker", "config.json", "\"intermediate_size\": 48", "\"intermediate_size\": 480000", "numbers"),
+        (
+            "checker",
+            "config.json",
+            "StableDiffusionSafetyChecker",
+            "Other",
+            "Other",
+        ),
+        (
+            "checker",
+            "config.json",
+            "\"quick_gelu\"",
+            "\"relu\"",
+            "hidden_act",
+        ),
+        (
+            "checker",
+            "config.json",
+            "\"hidden_size\": 32",
+            "\"hidden_size\": 36",
+            "does not fit",
+        ),
+        (
+            "checker",
+            "config.json",
+            "\"image_size\": 28",
+            "\"image_size\": 29",
+            "multiple of patch_size",
+        ),
+        (
+            "checker",
+            "config.json",
+            "\"intermediate_size\": 48",
+            "\"intermediate_size\": 480000",
+            "numbers",
+        ),
         ("vit", "config.json", "\"gelu\"", "\"relu\"", "hidden_act"),
-        ("vit", "config.json", "\"1\": \"nsfw\"", "\"2\": \"nsfw\"", "id2label"),
-        ("vit", "preprocessor_config.json", "\"resample\": 2", "\"resample\": 1", "resample is 1"),
-        ("vit", "preprocessor_config.json", "\"height\": 32", "\"height\": 33", "size is"),
+        (
+            "vit",
+            "config.json",
+            "\"1\": \"nsfw\"",
+            "\"2\": \"nsfw\"",
+            "id2label",
+        ),
+        (
+            "vit",
+            "preprocessor_config.json",
+            "\"resample\": 2",
+            "\"resample\": 1",
+            "resample is 1",
+        ),
+        (
+            "vit",
+            "preprocessor_config.json",
+            "\"height\": 32",
+            "\"height\": 33",
+            "size is",
+        ),
     ];
     for (set, file, from, to, named) in checks {
         let copy = copied(&folder(set));
@@ -176,7 +264,10 @@ fn what_does_not_fit_is_named() {
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "{set} {file} {from}");
         std::fs::write(&path, text.replace(from, to)).unwrap();
-        let error = load(copy.path(), &Device::flex()).map(drop).unwrap_err().to_string();
+        let error = load(copy.path(), &Device::flex())
+            .map(drop)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(named), "{set} {from}: {error}");
     }
     let copy = copied(&folder("checker"));

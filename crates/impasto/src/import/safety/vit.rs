@@ -121,7 +121,9 @@ fn config(path: &Path) -> Result<VitConfig> {
     }
     let labels = found.id2label.len();
     let labels = (0..labels).map(|id| found.id2label.get(&id.to_string()).cloned());
-    let labels = labels.collect::<Option<Vec<String>>>().filter(|labels| !labels.is_empty());
+    let labels = labels
+        .collect::<Option<Vec<String>>>()
+        .filter(|labels| !labels.is_empty());
     let config = VitConfig {
         image_size: found.image_size,
         patch_size: found.patch_size,
@@ -172,20 +174,30 @@ fn preprocessing(folder: &Path, image_size: usize) -> Result<(Filter, Normalisat
             return bad(format!("{name} is {}, expected {expected}", !expected));
         }
     }
-    if found.rescale_factor.is_some_and(|factor| (factor * 255.0 - 1.0).abs() > 1e-6) {
+    if found
+        .rescale_factor
+        .is_some_and(|factor| (factor * 255.0 - 1.0).abs() > 1e-6)
+    {
         return bad("rescale_factor is not 1/255".into());
     }
     let filter = match found.resample {
         None | Some(2) => Filter::Bilinear,
         Some(3) => Filter::Bicubic,
         Some(other) => {
-            return bad(format!("resample is {other}, expected 2 (bilinear) or 3 (bicubic)"));
+            return bad(format!(
+                "resample is {other}, expected 2 (bilinear) or 3 (bicubic)"
+            ));
         }
     };
-    if found.image_std.iter().any(|std| !(std.is_finite() && *std > 0.0))
+    if found
+        .image_std
+        .iter()
+        .any(|std| !(std.is_finite() && *std > 0.0))
         || found.image_mean.iter().any(|mean| !mean.is_finite())
     {
-        return bad("image_mean or image_std holds numbers that no picture can be normalised by".into());
+        return bad(
+            "image_mean or image_std holds numbers that no picture can be normalised by".into(),
+        );
     }
     let normalisation = Normalisation {
         mean: found.image_mean,
@@ -197,7 +209,10 @@ fn preprocessing(folder: &Path, image_size: usize) -> Result<(Filter, Normalisat
 fn map(config: &VitConfig, has_bias: bool, mapping: &mut Mapping<'_>) -> Result<()> {
     let embeddings = "vit.embeddings";
     mapping.reshaped("class_embedding", &format!("{embeddings}.cls_token"))?;
-    mapping.reshaped("position_embedding", &format!("{embeddings}.position_embeddings"))?;
+    mapping.reshaped(
+        "position_embedding",
+        &format!("{embeddings}.position_embeddings"),
+    )?;
     mapping.transposed(
         "patch_embedding.weight",
         &format!("{embeddings}.patch_embeddings.projection.weight"),

@@ -41,8 +41,8 @@ pub use config::{
     Activation, ClipConfig, ClipImageConfig, ClipTextConfig, EndOfText, Normalisation, TowerConfig,
 };
 pub use loss::ContrastiveLoss;
-pub use towers::{ImageTower, TextTower};
 pub(crate) use towers::{Block, Blocks, in_patches};
+pub use towers::{ImageTower, TextTower};
 
 use crate::image::Image;
 use crate::{Error, Result};
