@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use impasto::Error;
 use impasto::error::{Hint, LocatedFile};
+use impasto::safety::Category;
 
 use crate::terminal::{STOPPED, harmless};
 
@@ -121,6 +122,12 @@ fn hint(error: &Error) -> Option<String> {
             io::ErrorKind::NotFound if *action == "read" => "check the spelling of the path",
             _ => return error.hint().map(in_flags),
         },
+        Error::Refused { category, .. } if *category == Category::SexualMinors => {
+            "where that is wrong, reword it, or let a --safety-policy say what is done (docs/trust.md)"
+        }
+        Error::Refused { .. } => {
+            "--safety flag draws it and says so; --safety off looks at nothing"
+        }
         _ => return error.hint().map(in_flags),
     };
     Some(hint.to_owned())

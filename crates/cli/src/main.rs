@@ -10,6 +10,7 @@ mod outputs;
 mod pictures;
 mod preview;
 mod provenance;
+mod safety;
 mod terminal;
 
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ enum Command {
     Embed(commands::embed::Arguments),
     Score(commands::score::Arguments),
     Index(commands::index::Arguments),
+    Safety(commands::safety::Arguments),
     Search(commands::search::Arguments),
     Eval(commands::eval::Arguments),
     Data(commands::data::Arguments),
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         Command::Tokens(arguments) => commands::tokens::run(arguments),
         Command::Embed(arguments) => commands::embed::run(arguments),
         Command::Score(arguments) => commands::score::run(arguments),
+        Command::Safety(arguments) => commands::safety::run(arguments),
         Command::Index(arguments) => commands::index::run(arguments),
         Command::Search(arguments) => commands::search::run(arguments),
         Command::Eval(arguments) => commands::eval::run(arguments),

@@ -19,6 +19,8 @@ pub enum ErrorKind {
     Network,
     /// Nothing: the work was stopped on request.
     Stopped,
+    /// Nothing: a safety policy refuses it.
+    Refused,
     /// The program itself, or the numbers that it computes.
     Internal,
 }
@@ -224,6 +226,18 @@ pub enum Error {
         #[source]
         reason: Reason,
     },
+    /// A safety policy refuses a prompt or a picture.
+    #[error("{what}: refused as {category} ({score:.2}): {reason}")]
+    Refused {
+        /// What is refused: "prompt", "picture".
+        what: &'static str,
+        /// The category.
+        category: crate::safety::Category,
+        /// Its score.
+        score: f32,
+        /// What was found.
+        reason: String,
+    },
     /// The work was stopped on request.
     #[error("stopped")]
     Stopped,
@@ -296,6 +310,7 @@ impl Error {
             Error::Device { .. } => ErrorKind::Device,
             Error::NotPulled { .. } | Error::Unreachable { .. } => ErrorKind::Network,
             Error::Stopped => ErrorKind::Stopped,
+            Error::Refused { .. } => ErrorKind::Refused,
             Error::NonFinite { .. } | Error::Hinted { .. } => ErrorKind::Internal,
         }
     }
@@ -306,7 +321,9 @@ impl Error {
             Error::Io { path, .. } | Error::BadFile { path, .. } | Error::Missing { path, .. } => {
                 path.display().to_string()
             }
-            Error::Invalid { what, .. } | Error::NonFinite { what, .. } => (*what).to_owned(),
+            Error::Invalid { what, .. }
+            | Error::NonFinite { what, .. }
+            | Error::Refused { what, .. } => (*what).to_owned(),
             Error::CaptionTooLong { .. } => "caption".to_owned(),
             Error::Device { device, .. } => device.clone(),
             Error::NotPulled { name } => name.clone(),

@@ -53,6 +53,18 @@
 //! [`Search`] on an [index](search::Index) of pictures. Long work reports to an [`Observer`], which may stop it: for
 //! drawing, each event has the image ids so far. [`Threads`] limits what a model may use of the CPU.
 //!
+//! # Keep safe
+//! A [`safety::Guard`] screens prompts and pictures by a policy, and says what it found, with scores:
+//!
+//! ```
+//! use impasto::safety::{Action, Category, Guard, Mode, Policy};
+//!
+//! let guard = Guard::prompts(Policy::of(Mode::Flag))?;
+//! let verdict = guard.prompt(&["a photo of a n u d e man"]);
+//! assert_eq!((verdict.action(), verdict.findings[0].category), (Action::Flag, Category::Sexual));
+//! # Ok::<(), impasto::Error>(())
+//! ```
+//!
 //! # Train
 //! [`train`] trains image tokenizers, transformers and CLIPs on captioned pictures, and fine-tunes any model, whole or
 //! by low-rank adapters. `examples/train_tiny.rs` goes from captions to a model that draws.
@@ -100,6 +112,7 @@ pub mod request;
 pub mod memory;
 pub mod provenance;
 pub mod rank;
+pub mod safety;
 pub mod search;
 pub mod upscale;
 

@@ -52,6 +52,8 @@ const NEGATIVE: &str = "\nNegative prompt: ";
 /// What enlarging adds, in the words of AUTOMATIC1111's extras.
 const UPSCALE_FACTOR: &str = "Postprocess upscale by";
 const UPSCALER: &str = "Postprocess upscaler";
+/// What a guard found.
+const SAFETY: &str = "Safety";
 /// Compressed text beyond this is not unpacked.
 const MAX_TEXT: usize = 1 << 20;
 
@@ -83,6 +85,9 @@ pub struct Settings {
     /// How it was enlarged afterwards: the size above is that of what was drawn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upscale: Option<Upscaled>,
+    /// What a guard found in it, as [`Verdict::record`](crate::safety::Verdict::record) says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub safety: Option<String>,
     /// The model's licence, where it is known. The text has it if it forbids commercial use.
     #[serde(default)]
     pub licence: Option<String>,
@@ -129,6 +134,7 @@ impl Settings {
             height: picture.height,
             clip_score: image.clip_score,
             upscale: None,
+            safety: None,
             licence: None,
             version: version(),
         }
@@ -167,8 +173,12 @@ impl Settings {
             None => String::new(),
         };
         let text = format!("{}{negative}\n{}", self.prompt, line.join(", "));
-        match &self.upscale {
+        let text = match &self.upscale {
             Some(upscale) => with_upscale(&text, upscale.factor, &upscale.upscaler),
+            None => text,
+        };
+        match &self.safety {
+            Some(found) => format!("{text}, {SAFETY}: {}", quoted(found.clone())),
             None => text,
         }
     }
@@ -239,6 +249,7 @@ impl Settings {
                     })
                 })
                 .transpose()?,
+            safety: find(SAFETY).map(str::to_owned),
             licence: find("Model licence").map(str::to_owned),
             version: required("Version")?.to_owned(),
         })
@@ -469,6 +480,7 @@ mod tests {
             height: 64,
             clip_score: Some(0.25),
             upscale: None,
+            safety: None,
             licence: None,
             version: "impasto 0.1.0".to_owned(),
         }
@@ -490,6 +502,11 @@ mod tests {
             }),
             ..drawn.clone()
         };
+        let flagged = Settings {
+            safety: Some("violence 0.91; hate 0.50 blurred".into()),
+            ..enlarged.clone()
+        };
+        assert_eq!(Settings::parse(&flagged.parameters()).unwrap(), flagged);
         let text = enlarged.parameters();
         assert_eq!(text, with_upscale(&drawn.parameters(), 4, "a, b"));
         assert_eq!(Settings::parse(&text).unwrap(), enlarged);

@@ -22,6 +22,9 @@ pub struct ApiError {
     pub retry_after: Option<u64>,
 }
 
+/// The code of what a policy refuses.
+pub const BLOCKED: &str = "moderation_blocked";
+
 /// The handlers' result.
 pub type ApiResult<T> = Result<T, ApiError>;
 
@@ -92,6 +95,14 @@ impl ApiError {
         }
     }
 
+    /// A prompt or a picture that the server's policy refuses.
+    pub fn blocked(message: impl Into<String>, param: Option<&str>) -> Self {
+        ApiError {
+            param: param.map(str::to_owned),
+            ..ApiError::new(StatusCode::BAD_REQUEST, BLOCKED, message)
+        }
+    }
+
     /// Something that is no fault of the client. The cause goes to the log, never to the client: it may name files.
     pub fn internal(cause: impl std::fmt::Display) -> Self {
         crate::log::error(format_args!("{cause}"));
@@ -105,6 +116,7 @@ impl ApiError {
     /// `type` in OpenAI's form.
     pub fn kind(&self) -> &'static str {
         match self.status {
+            _ if self.code == BLOCKED => "image_generation_user_error",
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_exceeded",
             status if status.is_server_error() => "server_error",
             _ => "invalid_request_error",
@@ -167,6 +179,11 @@ impl JobError {
                     param: Some(param.to_owned()),
                 }
             }
+            ErrorKind::Refused => JobError {
+                code: BLOCKED.into(),
+                message: refusal(error),
+                param: (error.subject() == "prompt").then(|| "prompt".to_owned()),
+            },
             _ => {
                 crate::log::error(format_args!("{error}"));
                 JobError {
@@ -183,6 +200,7 @@ impl From<JobError> for ApiError {
     fn from(error: JobError) -> Self {
         let (status, code) = match error.code.as_str() {
             "invalid_value" => (StatusCode::BAD_REQUEST, "invalid_value"),
+            BLOCKED => (StatusCode::BAD_REQUEST, BLOCKED),
             "cancelled" => (StatusCode::CONFLICT, "cancelled"),
             "server_stopping" => (StatusCode::SERVICE_UNAVAILABLE, "server_stopping"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
@@ -191,5 +209,20 @@ impl From<JobError> for ApiError {
             param: error.param,
             ..ApiError::new(status, code, error.message)
         }
+    }
+}
+
+/// A refusal for a person: the category and the score, which a client can act on.
+fn refusal(error: &impasto::Error) -> String {
+    match error.inner() {
+        impasto::Error::Refused {
+            what,
+            category,
+            score,
+            ..
+        } => format!(
+            "The {what} was refused by this server's safety policy: {category}, score {score:.2}."
+        ),
+        other => other.to_string(),
     }
 }

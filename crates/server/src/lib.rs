@@ -28,6 +28,7 @@ mod jobs;
 mod log;
 mod metrics;
 mod models;
+mod moderations;
 mod native;
 mod openai;
 mod page;
@@ -55,9 +56,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use impasto::checkpoint::ModelSource;
 use impasto::families::ModelFiles;
-use impasto::provenance::Policy;
 use impasto::rank::Ranker;
-use impasto::{Device, Upscaler};
+use impasto::safety::{Guard, Mode};
+use impasto::{Device, Upscaler, provenance, safety};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
@@ -99,11 +100,15 @@ pub struct ServeOptions {
     /// What is logged.
     pub log: LogOptions,
     /// What the pictures' files say of their origin.
-    pub provenance: Policy,
+    pub provenance: provenance::Policy,
+    /// What is done about prompts and pictures that a person may not want to see.
+    pub safety: safety::Policy,
+    /// Where pulled models are kept, for those that the policy names.
+    pub cache: Option<PathBuf>,
 }
 
 impl ServeOptions {
-    /// The defaults: this machine alone, port 7860.
+    /// The defaults: this machine alone, port 7860; what a policy finds is refused.
     pub fn new(data: PathBuf) -> Self {
         ServeOptions {
             host: Ipv4Addr::LOCALHOST.into(),
@@ -117,7 +122,9 @@ impl ServeOptions {
             idle_time: Duration::from_secs(600),
             grace: Duration::from_secs(20),
             log: LogOptions::default(),
-            provenance: Policy::default(),
+            provenance: provenance::Policy::default(),
+            safety: safety::Policy::of(Mode::Refuse),
+            cache: None,
         }
     }
 }
@@ -175,6 +182,7 @@ struct Shared {
     jobs: Jobs,
     models: Vec<Arc<Hosted>>,
     device: Device,
+    guard: Guard,
     clip: OnceLock<Arc<Ranker>>,
     upscaler: Option<Upscaler>,
     /// One embedding or search at a time: each uses all cores.
@@ -351,8 +359,11 @@ impl Server {
         }
         let upscaler = config.upscaler.as_ref();
         let upscaler = upscaler.map(|source| Upscaler::load(source, &device, None));
+        let find = |name: &str| ModelSource::find(name, config.cache.as_deref());
+        let guard = Guard::open(config.safety.clone(), &device, find)?;
         let app = App(Arc::new(Shared {
             upscaler: upscaler.transpose()?,
+            guard,
             keys: keys.unwrap_or_default(),
             store: Store::open(&config.data)?,
             jobs: Jobs::new(config.max_queue),
@@ -519,6 +530,7 @@ async fn accept(listener: &TcpListener) -> Option<(tokio::net::TcpStream, Socket
 fn router(app: App) -> Router {
     Router::new()
         .merge(openai::routes())
+        .merge(moderations::routes())
         .merge(native::routes())
         .merge(automatic::routes())
         .merge(metrics::routes())

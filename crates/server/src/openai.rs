@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use impasto::edit::{Area, Region, Sides};
 use impasto::image::{Format, Image};
 use impasto::models::dalle::Order;
-use impasto::provenance::Policy;
+use impasto::provenance::{Policy, Settings};
 use impasto::request::SamplingOverrides;
 use impasto::{Edit, Generate, Vary};
 use serde::Deserialize;
@@ -40,7 +40,6 @@ pub fn routes() -> Router<App> {
         .route("/v1/images/edits", post(edits))
         .route("/v1/images/variations", post(variations))
         .route("/v1/embeddings", post(embeddings))
-        .route("/v1/moderations", post(moderations))
         .route("/v1/models", get(models))
         .route("/v1/models/{id}", get(model))
 }
@@ -468,7 +467,7 @@ async fn read(body: RequestBody) -> ApiResult<(ImageRequest, Pictures)> {
 }
 
 /// A picture in JSON: a text, or an object of OpenAI's.
-fn picture_of(param: &str, value: &Value) -> ApiResult<Bytes> {
+pub fn picture_of(param: &str, value: &Value) -> ApiResult<Bytes> {
     let text = match value {
         Value::String(text) => Some(text.as_str()),
         Value::Object(object) => match object.get("image_url") {
@@ -571,6 +570,7 @@ async fn answer(
             "b64_json": b64_json, "url": url, "revised_prompt": null,
             // Ours: what draws the same again.
             "seed": picture.seed, "id": picture.id, "clip_score": picture.clip_score,
+            "safety": Settings::parse(&picture.parameters).ok().and_then(|settings| settings.safety),
         }));
     }
     let first = state.pictures.first();
@@ -582,6 +582,8 @@ async fn answer(
         "quality": quality,
         "size": first.map(|picture| format!("{}x{}", picture.width, picture.height)),
         "usage": usage(&state),
+        // Ours: what was found in the prompt.
+        "safety": app.guard.prompt(&[attached.job.record.task.prompt()]).findings,
     }))
     .into_response())
 }
@@ -807,11 +809,6 @@ async fn embeddings(State(app): State<App>, body: RequestBody) -> ApiResult<Json
     Ok(Json(json!({
         "object": "list", "data": data, "model": clip::NAME, "usage": {"prompt_tokens": 0, "total_tokens": 0},
     })))
-}
-
-async fn moderations(_body: RequestBody) -> ApiError {
-    let message = "This server has no moderation model.";
-    ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", message)
 }
 
 async fn models(State(app): State<App>) -> Json<Value> {

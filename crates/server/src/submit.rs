@@ -46,6 +46,10 @@ pub async fn submit(app: &App, submission: Submission) -> ApiResult<Arc<Job>> {
     }
     check(&task)?;
     check_upscale(app, &task)?;
+    let verdict = app.guard.prompt(&[task.prompt()]);
+    verdict
+        .refuse("prompt")
+        .map_err(|error| ApiError::from(JobError::of(&error)))?;
     let record = JobRecord {
         id: crate::random_id(),
         client,

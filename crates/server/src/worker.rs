@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use impasto::engine::Ticket;
 use impasto::error::ErrorKind;
-use impasto::image::{Format, Original};
+use impasto::image::{Format, Image, Original};
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
 use impasto::provenance::{Encoding, Parent, Settings, Upscaled, Written, version};
 use impasto::request::{EditOutcome, GeneratedImage, VaryOutcome};
+use impasto::safety::{Action, Verdict};
 use impasto::sampling::SamplingOptions;
 use impasto::{Generate, Model, Session, Upscale, edit};
 
@@ -335,7 +336,9 @@ impl<'a> Decoder<'a> {
 
     /// Reports how far the images are, with previews where somebody looks at them.
     fn report(&mut self) {
-        let may_preview = Instant::now() >= self.next_preview;
+        // What may have to be hidden is not shown while it is drawn.
+        let may_show = !self.app.guard.may_hide_pictures();
+        let may_preview = may_show && Instant::now() >= self.next_preview;
         let start = Instant::now();
         let mut previewed = false;
         for part in &mut self.parts {
@@ -343,7 +346,7 @@ impl<'a> Decoder<'a> {
             let more = done - part.done;
             part.done = done;
             let share = done as f64 / total.max(1) as f64;
-            let wanted = part.job.partials;
+            let wanted = if may_show { part.job.partials } else { 0 };
             let is_partial = part.first == 0
                 && part.partials < wanted
                 && share >= (part.partials + 1) as f64 / (wanted + 1) as f64
@@ -456,6 +459,8 @@ struct Finisher {
     licence: Option<String>,
     /// Images of jobs whose others are still decoded.
     collected: HashMap<String, Vec<Option<GeneratedImage>>>,
+    /// Why a picture of a job was refused.
+    refused: HashMap<String, JobError>,
 }
 
 impl Finisher {
@@ -465,6 +470,7 @@ impl Finisher {
             model,
             licence,
             collected: HashMap::new(),
+            refused: HashMap::new(),
         }
     }
 
@@ -539,13 +545,14 @@ impl Finisher {
                         height: original.height(),
                         clip_score: candidate.clip_score,
                         upscale: None,
+                        safety: None,
                         licence: self.licence.clone(),
                         version: version(),
                     };
                     let drawn = (original, Some(&*outcome));
                     self.write(&job, place, drawn, (settings, edited.log_likelihood))?;
                 }
-                self.end(&job, Status::Done, None);
+                self.end_with(&job);
                 Ok(())
             }
             Finished::Vary(job, outcome) => {
@@ -557,7 +564,7 @@ impl Finisher {
                     let drawn = (Original::from(&image.picture), None);
                     self.write(&job, place, drawn, (settings, image.log_likelihood))?;
                 }
-                self.end(&job, Status::Done, None);
+                self.end_with(&job);
                 Ok(())
             }
             Finished::Failed(job, error) => {
@@ -634,7 +641,7 @@ impl Finisher {
             self.write(job, *place, (drawn, None), (settings, image.log_likelihood))?;
         }
         if complete {
-            self.end(job, Status::Done, None);
+            self.end_with(job);
         }
         Ok(())
     }
@@ -682,7 +689,7 @@ impl Finisher {
 
     /// Enlarges what was drawn, where that was requested, and lists it; with the edit that it is of, if it is of one.
     fn write(
-        &self,
+        &mut self,
         job: &Job,
         place: usize,
         (drawn, edit): (Original, Option<&EditOutcome>),
@@ -696,6 +703,21 @@ impl Finisher {
         {
             return Ok(());
         }
+        let verdict = self.verdict(job, &drawn.picture())?;
+        if let Err(error) = verdict.refuse("picture") {
+            // The others of the job are not held back.
+            self.refused
+                .insert(job.record.id.clone(), JobError::of(&error));
+            return Ok(());
+        }
+        let settings = Settings {
+            safety: verdict.record(),
+            ..settings
+        };
+        let drawn = match verdict.action() {
+            Action::Blur => Original::from(&drawn.picture().blurred()?),
+            _ => drawn,
+        };
         let (shown, settings) = self.enlarged(job, drawn, settings)?;
         let policy = &self.app.config.provenance;
         let written = match edit {
@@ -774,7 +796,26 @@ impl Finisher {
         Ok(())
     }
 
+    /// What the guard says of a picture of a job.
+    fn verdict(&self, job: &Job, picture: &Image) -> Result<Verdict, ServeError> {
+        let guard = &self.app.guard;
+        let prompt = guard.prompt(&[job.record.task.prompt()]);
+        let verdicts = guard.pictures(std::slice::from_ref(picture), &prompt)?;
+        Ok(verdicts.into_iter().next().unwrap_or_default())
+    }
+
+    /// A job whose work is done ends: with the pictures that were not refused, or, where all were, with that.
+    fn end_with(&mut self, job: &Arc<Job>) {
+        match self.refused.remove(&job.record.id) {
+            Some(error) if job.state().pictures.is_empty() => {
+                self.end(job, Status::Failed, Some(error));
+            }
+            _ => self.end(job, Status::Done, None),
+        }
+    }
+
     fn end(&mut self, job: &Arc<Job>, status: Status, error: Option<JobError>) {
+        self.refused.remove(&job.record.id);
         self.collected.remove(&job.record.id);
         self.app.end(job, status, error);
     }

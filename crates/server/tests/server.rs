@@ -18,6 +18,7 @@ use impasto::families::ModelFiles;
 use impasto::image::{Format, Image, Original};
 use impasto::models::dalle::Order;
 use impasto::observer::NoObserver;
+use impasto::safety::{Action, Category, Mode, Policy};
 use impasto::{Edit, Generate, Model, OpenOptions, Upscaler, Vary, device, provenance};
 use impasto_server::{Keys, LogOptions, ServeOptions, Server};
 use serde_json::{Value, json};
@@ -443,10 +444,38 @@ fn errors_have_openais_form() {
         ),
         (
             "/v1/moderations",
-            json!({"input": "a"}),
-            501,
-            "not_implemented",
-            Value::Null,
+            json!({"input": []}),
+            400,
+            "invalid_value",
+            json!("input"),
+        ),
+        (
+            "/v1/moderations",
+            json!({"input": [{"text": "a", "image_url": "b"}]}),
+            400,
+            "invalid_value",
+            json!("input"),
+        ),
+        (
+            "/v1/moderations",
+            json!({"input": "a", "model": "x"}),
+            404,
+            "model_not_found",
+            json!("model"),
+        ),
+        (
+            "/v1/images/generations",
+            json!({"prompt": "a n\u{200b}ude man"}),
+            400,
+            "moderation_blocked",
+            json!("prompt"),
+        ),
+        (
+            "/api/jobs",
+            json!({"prompt": "\u{88f8}\u{9ad4}"}),
+            400,
+            "moderation_blocked",
+            json!("prompt"),
         ),
         ("/v1/nothing", json!({}), 404, "not_found", Value::Null),
     ];
@@ -994,6 +1023,140 @@ fn hosts_origins_and_keys() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("0.0.0.0"), "{error}");
+}
+
+#[test]
+fn moderations_are_scores_of_the_policy() {
+    let folder = TempDir::new().unwrap();
+    let server = start(options(folder.path()));
+    let scored = |input: Value| {
+        server.posted("/v1/moderations", &json!({"input": input}))["results"].clone()
+    };
+    let results = scored(json!([
+        "a red cat",
+        "a \u{ff4e}\u{ff55}\u{ff44}\u{ff45} man",
+        "\u{5272}\u{8155}"
+    ]));
+    let flagged: Vec<&Value> = results
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["flagged"])
+        .collect();
+    assert_eq!(flagged, [&json!(false), &json!(true), &json!(true)]);
+    assert_eq!(results[1]["categories"]["sexual"], true);
+    assert_eq!(results[2]["categories"]["self-harm"], true);
+    for result in results.as_array().unwrap() {
+        assert_eq!(result["categories"].as_object().unwrap().len(), 13);
+        let scores = result["category_scores"].as_object().unwrap();
+        assert!(scores.len() == 13 && scores.values().all(Value::is_number));
+    }
+    // One text, and parts of one thing: one result.
+    assert_eq!(scored(json!("a cat")).as_array().unwrap().len(), 1);
+    let picture = data_url(&Image::filled(8, 8, [9; 3]));
+    let parts = json!([{"type": "text", "text": "a nude man"}, {"type": "image_url", "image_url": {"url": picture}}]);
+    let result = &scored(parts)[0];
+    assert_eq!(result["flagged"], true);
+    // Nothing looks at pictures here, and nobody says that it did.
+    assert_eq!(
+        result["category_applied_input_types"]["sexual"],
+        json!(["text"])
+    );
+    let refused = server.post("/sdapi/v1/txt2img", &json!({"prompt": "a nude man"}));
+    assert_eq!(
+        (refused.status, &refused.json()["error"]),
+        (422, &json!("moderation_blocked"))
+    );
+    let error = server
+        .post("/v1/images/generations", &json!({"prompt": "a nude man"}))
+        .json()["error"]
+        .clone();
+    assert_eq!(error["type"], "image_generation_user_error");
+    assert!(
+        error["message"]
+            .as_str()
+            .unwrap()
+            .contains("sexual, score 1.00"),
+        "{error}"
+    );
+    server.stop();
+
+    let folder = TempDir::new().unwrap();
+    let goldens =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../impasto/src/import/safety/goldens/vit");
+    let mut policy = Policy::of(Mode::Flag);
+    policy.pictures.checker = Some(goldens.to_str().unwrap().to_owned());
+    // Everything is found, and passed on all the same.
+    policy.threshold = 1e-4;
+    let server = start(ServeOptions {
+        safety: policy.clone(),
+        ..options(folder.path())
+    });
+    let body = json!({"prompt": "a nude man", "seed": 3});
+    let answer = server.posted("/v1/images/generations", &body);
+    assert_eq!(answer["safety"][0]["category"], "sexual");
+    assert!(
+        answer["data"][0]["safety"]
+            .as_str()
+            .unwrap()
+            .starts_with("sexual 0."),
+        "{answer}"
+    );
+    let expected = alone(&Generate::new("a nude man", 3));
+    assert_eq!(decoded(&answer["data"][0]), expected[0]);
+    server.stop();
+
+    let folder = TempDir::new().unwrap();
+    policy.mode = Mode::Refuse;
+    let server = start(ServeOptions {
+        safety: policy.clone(),
+        ..options(folder.path())
+    });
+    let refused = server.post("/v1/images/generations", &json!({"prompt": "a star"}));
+    let error = &refused.json()["error"];
+    assert_eq!(
+        (refused.status, &error["code"]),
+        (400, &json!("moderation_blocked"))
+    );
+    assert!(
+        error["message"]
+            .as_str()
+            .unwrap()
+            .contains("The picture was refused"),
+        "{error}"
+    );
+    let job = server.job(&json!({"prompt": "a star", "n": 2}));
+    assert_eq!(
+        (&job["status"], &job["error"]["code"]),
+        (&json!("failed"), &json!("moderation_blocked"))
+    );
+    server.stop();
+
+    let folder = TempDir::new().unwrap();
+    policy.mode = Mode::Flag;
+    policy.categories.insert(Category::Sexual, Action::Blur);
+    let server = start(ServeOptions {
+        safety: policy,
+        ..options(folder.path())
+    });
+    let answer = server.posted(
+        "/v1/images/generations",
+        &json!({"prompt": "a star", "seed": 3}),
+    );
+    let expected = alone(&Generate::new("a star", 3))[0].blurred().unwrap();
+    assert_eq!(decoded(&answer["data"][0]), expected);
+    assert!(
+        answer["data"][0]["safety"]
+            .as_str()
+            .unwrap()
+            .ends_with("blurred")
+    );
+    // Nor is it seen while it is drawn.
+    let events = server.post(
+        "/v1/images/generations",
+        &json!({"prompt": "a star", "stream": true, "partial_images": 2}),
+    );
+    assert!(!events.text().contains("partial_image\"") && events.text().contains("completed"));
 }
 
 #[test]

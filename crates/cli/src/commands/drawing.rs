@@ -10,13 +10,14 @@ use impasto::canvas::Conditioning;
 use impasto::checkpoint::{EMBEDDED_CLIP, EMBEDDED_NAME};
 use impasto::edit::{Area, Canvassed, Region};
 use impasto::files;
-use impasto::image::{Format, MAX_FILE_BYTES};
+use impasto::image::{Format, MAX_FILE_BYTES, Original};
 use impasto::model::Model;
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
 use impasto::provenance::{Encoding, Parent, Settings, version};
 use impasto::rank::Ranker;
 use impasto::request::Edit;
+use impasto::safety::{Action, Verdict};
 use impasto::sampling::SamplingOptions;
 use impasto::text::clip::LongCaption;
 use serde::Serialize;
@@ -25,6 +26,7 @@ use super::generate::random_seed;
 use crate::arguments::{FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, find_model};
 use crate::failure::Usage;
 use crate::provenance::{self, ProvenanceFlags};
+use crate::safety::SafetyFlags;
 use crate::{outputs, terminal};
 
 /// The value of --clip that means none.
@@ -83,6 +85,8 @@ pub struct DrawingFlags {
     quality: u8,
     #[command(flatten)]
     provenance: ProvenanceFlags,
+    #[command(flatten)]
+    safety: SafetyFlags,
     /// Print one JSON document: paths, seeds, log-likelihoods (nats), windows (pixels), seconds
     #[arg(long)]
     json: bool,
@@ -109,6 +113,8 @@ struct EditReport<'a> {
     mask: [usize; 4],
     masked_pixels: usize,
     windows: Vec<[usize; 4]>,
+    /// What was found in the prompt.
+    safety: &'a [Verdict],
     candidates: Vec<Candidate>,
     seconds: f64,
 }
@@ -126,9 +132,15 @@ struct Candidate {
     #[serde(skip_serializing_if = "Option::is_none")]
     clip_score: Option<f32>,
     tokens: usize,
+    /// What was found in it; none if it was not kept.
+    safety: Option<Verdict>,
 }
 
-fn lossy<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+/// A path in JSON, where there is one.
+pub fn lossy<S: serde::Serializer>(
+    path: &Option<PathBuf>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match path {
         Some(path) => files::lossy(path, serializer),
         None => serializer.serialize_none(),
@@ -201,6 +213,8 @@ impl DrawingFlags {
             true => files::read_at_most(task.path, MAX_FILE_BYTES)?,
             false => Vec::new(),
         };
+        let texts: Vec<&str> = task.prompt.as_deref().into_iter().collect();
+        let screened = self.safety.screen(&texts)?.with_pictures(model)?;
         let ranker = self.ranker(task.prompt.as_deref(), model)?;
         let enlarging = FoundUpscaler::load(self.upscale.find()?, model.device())?;
         note_conditioning(model)?;
@@ -247,11 +261,22 @@ impl DrawingFlags {
         let stem = task.path.file_stem().unwrap_or_default().to_string_lossy();
         let name = format!("{stem} {}", task.verb);
         let mut candidates = Vec::with_capacity(outcome.candidates.len());
+        let mut refused = None;
         for (rank, candidate) in outcome.candidates.iter().enumerate() {
             let edited = &candidate.edited;
+            let mut safety = None;
             let path = if rank < self.kept() {
                 let go_on = &mut |_: &Event<'_>| terminal::go_on();
-                let picture = request.finished(&outcome, candidate, go_on)?;
+                let mut picture = request.finished(&outcome, candidate, go_on)?;
+                let verdict =
+                    match screened.guard.checks_pictures() || screened.guard.may_hide_pictures() {
+                        true => screened.picture(&picture.picture(), 0, edited.seed)?,
+                        false => Verdict::default(),
+                    };
+                if verdict.action() == Action::Blur {
+                    picture = Original::from(&picture.picture().blurred()?);
+                }
+                let refusal = verdict.refuse("picture");
                 let settings = Settings {
                     prompt: request.prompt.clone().unwrap_or_default(),
                     negative_prompt: request.negative_prompt.clone(),
@@ -264,6 +289,7 @@ impl DrawingFlags {
                     height: picture.height(),
                     clip_score: candidate.clip_score,
                     upscale: None,
+                    safety: verdict.record(),
                     licence: model.licence().map(str::to_owned),
                     version: version(),
                 };
@@ -279,12 +305,21 @@ impl DrawingFlags {
                 let settings = enlarging.settings(&settings);
                 let written =
                     policy.encode_edit(&picture, &outcome.mask, &settings, encoding, parent)?;
-                let path = target.write(&written.bytes, &name, edited.seed, format)?;
-                provenance::note(&path, &written.notes);
-                if !self.json {
-                    terminal::result(terminal::shown(&path))?;
+                safety = Some(verdict);
+                match refusal {
+                    Err(error) => {
+                        refused = refused.or(Some(error));
+                        None
+                    }
+                    Ok(()) => {
+                        let path = target.write(&written.bytes, &name, edited.seed, format)?;
+                        provenance::note(&path, &written.notes);
+                        if !self.json {
+                            terminal::result(terminal::shown(&path))?;
+                        }
+                        Some(path)
+                    }
                 }
-                Some(path)
             } else {
                 None
             };
@@ -295,10 +330,15 @@ impl DrawingFlags {
                 score: edited.score,
                 clip_score: candidate.clip_score,
                 tokens: edited.tokens,
+                safety,
             });
         }
+        let end = match refused {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        };
         if !self.json {
-            return Ok(());
+            return end;
         }
         let corners = |area: Area| [area.x, area.y, area.width, area.height];
         terminal::json(&EditReport {
@@ -310,8 +350,10 @@ impl DrawingFlags {
             mask: outcome.mask.bounds().map_or([0; 4], corners),
             masked_pixels: outcome.mask.count(),
             windows: outcome.windows.iter().copied().map(corners).collect(),
+            safety: &screened.prompts,
             candidates,
             seconds: clock.elapsed().as_secs_f64(),
-        })
+        })?;
+        end
     }
 }

@@ -15,15 +15,18 @@ use impasto::observer::Event;
 use impasto::provenance::{Encoding, Policy, Settings};
 use impasto::rank::Ranker;
 use impasto::request::{Generate, GeneratedImage, Timings};
+use impasto::safety::{Action, Verdict};
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
+use super::drawing::lossy;
 use super::words::Finishing;
 use crate::arguments::{
     Enlarging, FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, find_model, prompt,
 };
 use crate::failure::Usage;
 use crate::provenance::{self, ProvenanceFlags};
+use crate::safety::{SafetyFlags, Screened};
 use crate::{outputs, preview, terminal};
 
 /// Draw pictures from prompts
@@ -99,6 +102,8 @@ pub struct Arguments {
     quality: u8,
     #[command(flatten)]
     provenance: ProvenanceFlags,
+    #[command(flatten)]
+    safety: SafetyFlags,
     /// Also show the pictures in the terminal, during drawing and when they are finished
     #[arg(long)]
     preview: bool,
@@ -112,28 +117,34 @@ struct GenerateReport<'a> {
     model: &'a str,
     sampling: &'a SamplingOptions,
     order: Order,
+    /// What was found in each prompt.
+    safety: &'a [Verdict],
     pictures: Vec<ReportedPicture>,
     timings: Timings,
 }
 
 #[derive(Serialize)]
 struct ReportedPicture {
-    #[serde(serialize_with = "impasto::files::lossy")]
-    path: PathBuf,
+    /// None if it was refused.
+    #[serde(serialize_with = "lossy")]
+    path: Option<PathBuf>,
     prompt: String,
     seed: u64,
     log_likelihood: f64,
     /// Cosine of picture and prompt, if a CLIP ranked.
     #[serde(skip_serializing_if = "Option::is_none")]
     clip_score: Option<f32>,
+    /// What was found in it.
+    safety: Verdict,
 }
 
 /// A picture that was drawn and where it is written.
 struct Made {
     prompt: String,
     image: GeneratedImage,
-    /// The grid's path, if there is one.
-    path: PathBuf,
+    /// The grid's path, if there is one; none if it was refused.
+    path: Option<PathBuf>,
+    safety: Verdict,
 }
 
 /// Everything about a run that is validated before the first picture.
@@ -148,6 +159,7 @@ struct Work<'a> {
     target: outputs::Target,
     format: Format,
     policy: Policy,
+    screened: Screened,
 }
 
 /// White pixels between the pictures of a grid.
@@ -175,6 +187,8 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     let policy = arguments.provenance.policy()?;
     let chooser = arguments.chooser()?;
     let upscaler = arguments.upscale.find()?;
+    let texts: Vec<&str> = arguments.prompts.iter().map(String::as_str).collect();
+    let mut screened = arguments.safety.screen(&texts)?;
     let model = arguments.model.open()?;
     let enlarging = FoundUpscaler::load(upscaler, model.device())?;
     let seed = arguments.seed.unwrap_or_else(random_seed);
@@ -183,8 +197,18 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         for prompt in &mut arguments.prompts {
             *prompt = finishing.finished(prompt)?;
         }
-        // The model's own words are never refused.
+        // The model's own words are never too long.
         arguments.truncate = true;
+        let texts: Vec<&str> = arguments.prompts.iter().map(String::as_str).collect();
+        screened.prompts = screened.screen(&texts)?;
+    }
+    let screened = screened.with_pictures(&model)?;
+    if arguments.seamless && screened.guard.may_hide_pictures() {
+        return Err(Usage::new(
+            "--seamless decodes all pictures as one, and the policy may blur or refuse one of them",
+            "leave --seamless out, or use another policy",
+        )
+        .into());
     }
     let ranker = chooser.map(|source| Ranker::load(&source, model.device()).map(Arc::new));
     let ranker = ranker.transpose()?;
@@ -212,6 +236,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         target,
         format,
         policy,
+        screened,
     };
     // All prompts before any work: the last one being too long should not cost the others' time.
     for request in &work.requests {
@@ -225,12 +250,21 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         work.write_grid(&mut made)?;
     }
     if let Some(screen) = &mut screen {
-        screen.show(&work.grid(&made)?)?;
+        let shown = shown(&made);
+        if !shown.is_empty() {
+            screen.show(&work.grid(&shown)?)?;
+        }
     }
+    let refused = made
+        .iter()
+        .find_map(|made| made.safety.refuse("picture").err());
     if arguments.json {
-        return terminal::json(&work.report(made, timings));
+        terminal::json(&work.report(made, timings))?;
     }
-    Ok(())
+    match refused {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
 }
 
 impl Arguments {
@@ -308,7 +342,9 @@ impl Work<'_> {
         let mut timings = Timings::default();
         let mut made = Vec::new();
         let mut before = 0;
-        for request in &self.requests {
+        // What may have to be hidden is not shown while it is drawn.
+        let may_show = !self.screened.guard.may_hide_pictures();
+        for (number, request) in self.requests.iter().enumerate() {
             let mut failure = Ok(());
             let outcome = self.model.run(request, &mut |event: &Event<'_>| {
                 let shown = match event {
@@ -317,8 +353,10 @@ impl Work<'_> {
                     } => {
                         bar.set_position((before + done) as u64);
                         match &mut screen {
-                            Some(screen) => bar.suspend(|| self.show_partial(screen, image_ids)),
-                            None => Ok(()),
+                            Some(screen) if may_show => {
+                                bar.suspend(|| self.show_partial(screen, image_ids))
+                            }
+                            _ => Ok(()),
                         }
                     }
                     Event::Image(image) => bar.suspend(|| {
@@ -326,7 +364,7 @@ impl Work<'_> {
                         if let Some(screen) = &mut screen {
                             screen.clear()?;
                         }
-                        made.push(self.made(&request.prompt, image)?);
+                        made.push(self.made(number, &request.prompt, image)?);
                         Ok(())
                     }),
                     _ => Ok(()),
@@ -355,17 +393,25 @@ impl Work<'_> {
 
     /// A picture, written where it is not a part of a grid. Its path is printed at once: it stays there if a later
     /// prompt fails or is stopped.
-    fn made(&self, prompt: &str, image: &GeneratedImage) -> Result<Made> {
-        let mut path = PathBuf::new();
-        if !self.arguments.grid {
-            let settings = self.settings(prompt, image, &image.picture);
-            path = self.write(&image.picture, prompt, &settings)?;
-            self.print_result(&path)?;
+    fn made(&self, number: usize, prompt: &str, image: &GeneratedImage) -> Result<Made> {
+        let safety = self.screened.picture(&image.picture, number, image.seed)?;
+        let mut image = image.clone();
+        image.picture = safety.shown(image.picture)?;
+        let mut path = None;
+        if !self.arguments.grid && safety.action() < Action::Refuse {
+            let settings = Settings {
+                safety: safety.record(),
+                ..self.settings(prompt, &image, &image.picture)
+            };
+            let written = self.write(&image.picture, prompt, &settings)?;
+            self.print_result(&written)?;
+            path = Some(written);
         }
         Ok(Made {
             prompt: prompt.to_owned(),
-            image: image.clone(),
+            image,
             path,
+            safety,
         })
     }
 
@@ -395,7 +441,7 @@ impl Work<'_> {
     }
 
     /// One image grid: a row per prompt if there are several pictures of each, else nearly square.
-    fn grid(&self, made: &[Made]) -> Result<Image> {
+    fn grid(&self, made: &[&Made]) -> Result<Image> {
         let pictures: Vec<Image> = made.iter().map(|made| made.image.picture.clone()).collect();
         let columns = if self.arguments.prompts.len() > 1 && self.arguments.n > 1 {
             self.arguments.n as usize
@@ -420,20 +466,22 @@ impl Work<'_> {
     }
 
     fn write_grid(&self, made: &mut [Made]) -> Result<()> {
-        let grid = self.grid(made)?;
-        let Some(first) = made.first() else {
+        let shown = shown(made);
+        let Some(first) = shown.first() else {
             return Ok(());
         };
+        let grid = self.grid(&shown)?;
         let prompts = self.arguments.prompts.join("\n");
         let settings = self.settings(&prompts, &first.image, &grid);
         let path = self.write(&grid, &first.prompt, &settings)?;
         self.print_result(&path)?;
         for made in made {
-            made.path.clone_from(&path);
+            made.path = (made.safety.action() < Action::Refuse).then(|| path.clone());
         }
         Ok(())
     }
 
+    /// Writes a picture with the settings that say how it was made.
     fn write(&self, picture: &Image, prompt: &str, settings: &Settings) -> Result<PathBuf> {
         let encoding = Encoding {
             format: self.format,
@@ -477,15 +525,23 @@ impl Work<'_> {
             seed: made.image.seed,
             log_likelihood: made.image.log_likelihood,
             clip_score: made.image.clip_score,
+            safety: made.safety,
         };
         GenerateReport {
             model: self.model.name(),
             sampling: &self.sampling,
             order: self.order,
+            safety: &self.screened.prompts,
             pictures: made.into_iter().map(picture).collect(),
             timings,
         }
     }
+}
+
+/// Those that may be seen.
+fn shown(made: &[Made]) -> Vec<&Made> {
+    let may = |made: &&Made| made.safety.action() < Action::Refuse;
+    made.iter().filter(may).collect()
 }
 
 /// Columns of a grid that has about as many rows.

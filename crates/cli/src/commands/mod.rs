@@ -20,6 +20,7 @@ pub mod provenance;
 pub mod pull;
 pub mod quantize;
 pub mod reconstruct;
+pub mod safety;
 pub mod score;
 pub mod search;
 pub mod selftest;

@@ -9,11 +9,14 @@ use anyhow::Result;
 use clap::Args;
 use impasto::checkpoint::EMBEDDED_NAME;
 use impasto::families::ModelFiles;
+use impasto::safety::Mode;
 use impasto_server::{Keys, LogOptions, ServeOptions, Server};
 
+use super::pull;
 use crate::arguments::{DeviceFlags, data_folder, find_model};
 use crate::failure::Usage;
 use crate::provenance::ProvenanceFlags;
+use crate::safety::SafetyFlags;
 use crate::terminal;
 
 /// Draw for a browser and for programs: a page, OpenAI's images API, AUTOMATIC1111's, and a native one
@@ -67,6 +70,8 @@ pub struct Arguments {
     #[command(flatten)]
     provenance: ProvenanceFlags,
     #[command(flatten)]
+    safety: SafetyFlags,
+    #[command(flatten)]
     device: DeviceFlags,
 }
 
@@ -90,6 +95,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     for name in names {
         models.push(ModelFiles::find(&find_model(name)?)?);
     }
+    // Who serves others answers for what is drawn: refused, unless a flag or a file says otherwise.
+    let policy = arguments.safety.policy(Mode::Refuse)?;
     let device = arguments.device.select()?;
     let data = match arguments.data {
         Some(data) => data,
@@ -109,6 +116,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
             quiet: arguments.quiet,
         },
         provenance: arguments.provenance.policy()?,
+        safety: policy,
+        cache: pull::default_cache().ok(),
         ..ServeOptions::new(data)
     };
     if options.insecure && options.api_key_file.is_none() && !options.host.is_loopback() {

@@ -13,13 +13,15 @@ use impasto::models::dalle::Order;
 use impasto::observer::Event;
 use impasto::provenance::{Encoding, Settings};
 use impasto::request::{GeneratedImage, Vary};
+use impasto::safety::{Action, Verdict};
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
-use super::drawing::note_conditioning;
+use super::drawing::{lossy, note_conditioning};
 use super::generate::random_seed;
 use crate::arguments::{FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, prompt};
 use crate::provenance::{self, ProvenanceFlags};
+use crate::safety::SafetyFlags;
 use crate::{outputs, terminal};
 
 /// Draw variations of a picture: redraw a share of its ids
@@ -77,6 +79,8 @@ pub struct Arguments {
     quality: u8,
     #[command(flatten)]
     provenance: ProvenanceFlags,
+    #[command(flatten)]
+    safety: SafetyFlags,
     /// Print one JSON document: paths, seeds, log-likelihoods (nats), seconds
     #[arg(long)]
     json: bool,
@@ -99,16 +103,21 @@ struct VaryReport<'a> {
     sampling: &'a SamplingOptions,
     order: Order,
     conditioning: Conditioning,
+    /// What was found in the prompt.
+    safety: &'a [Verdict],
     variations: Vec<Variation>,
     seconds: f64,
 }
 
 #[derive(Serialize)]
 struct Variation {
-    #[serde(serialize_with = "impasto::files::lossy")]
-    path: PathBuf,
+    /// None if it was refused.
+    #[serde(serialize_with = "lossy")]
+    path: Option<PathBuf>,
     seed: u64,
     log_likelihood: f64,
+    /// What was found in it.
+    safety: Verdict,
 }
 
 fn strength(text: &str) -> Result<f64, String> {
@@ -125,7 +134,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let policy = arguments.provenance.policy()?;
     let picture = Image::open(&arguments.image)?;
     let upscaler = arguments.upscale.find()?;
+    let texts: Vec<&str> = arguments.prompt.as_deref().into_iter().collect();
+    let screened = arguments.safety.screen(&texts)?;
     let model = arguments.model.open()?;
+    let screened = screened.with_pictures(&model)?;
     note_conditioning(&model)?;
     let enlarging = FoundUpscaler::load(upscaler, model.device())?;
     let request = Vary {
@@ -159,14 +171,18 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let name = format!("{} varied", stem.to_string_lossy());
     let sampled = (request.strength * model.grid().pow(2) as f64).round() as usize;
     let write = |image: &GeneratedImage| -> Result<Variation> {
+        let safety = screened.picture(&image.picture, 0, image.seed)?;
+        let mut image = image.clone();
+        image.picture = safety.shown(image.picture)?;
         let settings = Settings {
             steps: sampled,
+            safety: safety.record(),
             licence: model.licence().map(str::to_owned),
             negative_prompt: request.negative_prompt.clone(),
             ..Settings::of_generated(
                 model.name(),
                 request.prompt.as_deref().unwrap_or_default(),
-                image,
+                &image,
                 &sampling,
                 (order, &image.picture),
             )
@@ -174,15 +190,20 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let quality = arguments.quality;
         let settings = enlarging.settings(&settings);
         let written = policy.encode(&image.picture, &settings, Encoding { format, quality })?;
-        let path = target.write(&written.bytes, &name, image.seed, format)?;
-        provenance::note(&path, &written.notes);
-        if !arguments.json {
-            terminal::result(terminal::shown(&path))?;
+        let mut path = None;
+        if safety.action() < Action::Refuse {
+            let place = target.write(&written.bytes, &name, image.seed, format)?;
+            provenance::note(&place, &written.notes);
+            if !arguments.json {
+                terminal::result(terminal::shown(&place))?;
+            }
+            path = Some(place);
         }
         Ok(Variation {
             path,
             seed: image.seed,
             log_likelihood: image.log_likelihood,
+            safety,
         })
     };
     let mut variations = Vec::with_capacity(n);
@@ -208,8 +229,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
     bar.finish_and_clear();
     failure?;
     let outcome = outcome?;
+    let refused = variations
+        .iter()
+        .find_map(|one| one.safety.refuse("picture").err());
     if arguments.json {
-        return terminal::json(&VaryReport {
+        terminal::json(&VaryReport {
             model: model.name(),
             prompt: request.prompt.as_deref(),
             strength: request.strength,
@@ -217,9 +241,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
             sampling: &outcome.sampling,
             order: outcome.order,
             conditioning: outcome.conditioning,
+            safety: &screened.prompts,
             variations,
             seconds: clock.elapsed().as_secs_f64(),
-        });
+        })?;
     }
-    Ok(())
+    match refused {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
 }

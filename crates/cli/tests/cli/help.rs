@@ -5,7 +5,7 @@ use crate::program::Program;
 #[test]
 fn every_command_explains_itself() {
     let program = Program::new();
-    let commands: [&[&str]; 37] = [
+    let commands: [&[&str]; 41] = [
         &[],
         &["generate"],
         &["edit"],
@@ -28,6 +28,10 @@ fn every_command_explains_itself() {
         &["index", "build"],
         &["index", "remove"],
         &["search"],
+        &["safety"],
+        &["safety", "check"],
+        &["safety", "calibrate"],
+        &["safety", "lists"],
         &["quantize"],
         &["bench"],
         &["selftest"],
@@ -72,6 +76,8 @@ fn help_names_what_generate_takes() {
         "--threads",
         "--device",
         "--precision",
+        "--safety",
+        "--safety-policy",
     ] {
         assert!(help.contains(flag), "no {flag} in {help}");
     }

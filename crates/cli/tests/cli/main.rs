@@ -35,6 +35,7 @@ mod pull;
 mod quantize;
 mod raster_models;
 mod references;
+mod safety;
 mod search;
 mod selftest;
 mod serve;

@@ -15,6 +15,31 @@ const PRECISION_BITS: u32 = 32 - 8 - 2;
 /// Radius of the filter where nothing is reduced.
 const SUPPORT: f64 = 2.0;
 
+/// One of Pillow's filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// A triangle.
+    Bilinear,
+    /// Keys' cubic convolution with a = −1/2.
+    Bicubic,
+}
+
+impl Filter {
+    fn support(self) -> f64 {
+        match self {
+            Filter::Bilinear => 1.0,
+            Filter::Bicubic => SUPPORT,
+        }
+    }
+
+    fn at(self, x: f64) -> f64 {
+        match self {
+            Filter::Bilinear => (1.0 - x.abs()).max(0.0),
+            Filter::Bicubic => cubic(x),
+        }
+    }
+}
+
 impl Image {
     /// The short side scaled to `size` with Pillow's bicubic filter, then the middle square: torchvision's
     /// `Resize(size, BICUBIC)` and `CenterCrop(size)`, of which only the square is computed.
@@ -39,6 +64,23 @@ impl Image {
         let columns = Weights::new(self.width, scaled(self.width), size);
         let rows = Weights::new(self.height, scaled(self.height), size);
         self.weighed(&columns, &rows)
+    }
+
+    /// All of the picture in a square, whatever its shape: Pillow's `resize((size, size))`.
+    pub fn squash(&self, size: usize, filter: Filter) -> Result<Self> {
+        if size == 0 || self.rgb.is_empty() {
+            return Err(Error::invalid(
+                "picture",
+                format!(
+                    "{}x{} can't be scaled to {size}x{size}",
+                    self.width, self.height
+                ),
+            ));
+        }
+        self.weighed(
+            &Weights::with(filter, self.width, size, size),
+            &Weights::with(filter, self.height, size, size),
+        )
     }
 
     /// All of the picture in a square: the long side scaled to `size` with Pillow's bicubic filter, the other one to
@@ -133,12 +175,17 @@ impl Taps {
 }
 
 impl Weights {
-    /// The middle `size` of `to` outputs over `from` inputs.
+    /// [`Weights::with`] the bicubic filter.
     fn new(from: usize, to: usize, size: usize) -> Self {
+        Weights::with(Filter::Bicubic, from, to, size)
+    }
+
+    /// The middle `size` of `to` outputs over `from` inputs.
+    fn with(filter: Filter, from: usize, to: usize, size: usize) -> Self {
         let start = round_half_even(to - size);
         let scale = from as f64 / to as f64;
         let filter_scale = scale.max(1.0);
-        let support = SUPPORT * filter_scale;
+        let support = filter.support() * filter_scale;
         let taps = (start..start + size)
             .map(|i| {
                 let centre = (i as f64 + 0.5) * scale;
@@ -146,7 +193,7 @@ impl Weights {
                 let first = ((centre - support + 0.5) as i64).max(0) as usize;
                 let end = ((centre + support + 0.5) as i64).min(from as i64) as usize;
                 let weights: Vec<f64> = (first..end)
-                    .map(|j| cubic((j as f64 - centre + 0.5) * (1.0 / filter_scale)))
+                    .map(|j| filter.at((j as f64 - centre + 0.5) * (1.0 / filter_scale)))
                     .collect();
                 let share = 1.0 / weights.iter().sum::<f64>();
                 let fixed = |weight: f64| {

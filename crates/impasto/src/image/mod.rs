@@ -16,6 +16,7 @@ use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageFormat, ImageReader, 
 use crate::error::Reason;
 use crate::{Error, Result, files};
 
+pub use bicubic::Filter;
 /// What a pixel of [`Samples`] consists of.
 pub use image::ExtendedColorType as SampleKind;
 pub(crate) use original::Planes;

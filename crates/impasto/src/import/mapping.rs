@@ -176,6 +176,14 @@ impl<'a> Mapping<'a> {
         self.side_by_side(ours, &[theirs])
     }
 
+    /// A parameter that the file has no tensor for, because it is zero.
+    pub fn zeros(&mut self, ours: &str) -> Result<()> {
+        let expected = self.expected(ours)?;
+        let numbers = expected.iter().product();
+        self.set(ours, expected, move || vec![0.0; numbers]);
+        Ok(())
+    }
+
     /// Several of PyTorch's matrices or biases of one input, as one.
     pub fn side_by_side(&mut self, ours: &str, theirs: &[&str]) -> Result<()> {
         let expected = self.expected(ours)?;

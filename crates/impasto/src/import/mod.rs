@@ -16,6 +16,7 @@ pub mod image_tokenizer;
 pub mod janus;
 pub mod llamagen;
 pub(crate) mod mapping;
+pub mod safety;
 mod taming;
 pub mod upscaler;
 mod weights;

@@ -13,9 +13,11 @@ pub mod janus;
 pub mod llamagen;
 pub mod parameters;
 mod row_groups;
+pub mod safety_checker;
 pub mod t5;
 pub mod taming_vqgan;
 pub mod upscaler;
+pub mod vit;
 pub mod vqgan;
 
 pub use amused::{Amused, AmusedConfig};
@@ -26,6 +28,8 @@ pub use dalle_pytorch::{DallePytorch, DallePytorchConfig};
 pub use image_tokenizer::{ImageTokenizer, ImageTokenizerConfig};
 pub use janus::{Janus, JanusConfig};
 pub use llamagen::{LlamaGen, LlamaGenConfig};
+pub use safety_checker::{SafetyChecker, SafetyCheckerConfig};
+pub use vit::{Vit, VitConfig};
 
 #[cfg(test)]
 mod goldens;

@@ -15,20 +15,29 @@ pub struct LayerNorm {
     pub weight: Param<Tensor<1>>,
     /// `[width]`.
     pub bias: Param<Tensor<1>>,
+    /// Added to the variance.
+    #[module(skip)]
+    epsilon: f64,
 }
 
 impl LayerNorm {
     /// With all weights 1 and all biases 0.
     pub fn new(init: &mut Init, width: usize) -> Self {
+        LayerNorm::with_epsilon(init, width, EPSILON)
+    }
+
+    /// The same with another number added to the variance.
+    pub fn with_epsilon(init: &mut Init, width: usize, epsilon: f64) -> Self {
         LayerNorm {
             weight: init.constant([width], 1.0),
             bias: init.constant([width], 0.0),
+            epsilon,
         }
     }
 
     /// # Shapes
     /// - `x`: `[.., width]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        ops::layer_norm(x, self.weight.val(), self.bias.val(), EPSILON)
+        ops::layer_norm(x, self.weight.val(), self.bias.val(), self.epsilon)
     }
 }

@@ -32,5 +32,7 @@ assert.ok(models.data.some(({ id }) => id === "impasto-mini"));
 
 await assert.rejects(client.images.generate({ prompt: "a", size: "256x256" }), OpenAI.BadRequestError);
 await assert.rejects(client.images.generate({ prompt: "a", model: "nothing" }), OpenAI.NotFoundError);
-await assert.rejects(client.moderations.create({ input: "a" }), OpenAI.InternalServerError);
+const moderated = await client.moderations.create({ input: ["a hat", "a nude man"] });
+assert.deepEqual(moderated.results.map(({ flagged }) => flagged), [false, true]);
+await assert.rejects(client.images.generate({ prompt: "a nude man" }), { status: 400, code: "moderation_blocked" });
 console.log("openai for Node: passed");

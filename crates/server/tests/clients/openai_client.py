@@ -81,8 +81,15 @@ assert error.param == "size" and error.code == "invalid_value" and "64x64" in st
 assert error.request_id
 fails(openai.NotFoundError, lambda: client.images.generate(prompt="a", model="nothing"))
 fails(openai.BadRequestError, lambda: client.images.generate(prompt="long " * 500))
-error = fails(openai.InternalServerError, lambda: client.moderations.create(input="a"))
-assert error.status_code == 501
+moderated = client.moderations.create(model="omni-moderation-latest", input=["a red turtle", "a n.u.d.e man", "割腕"])
+assert [result.flagged for result in moderated.results] == [False, True, True], moderated
+assert moderated.results[1].categories.sexual and moderated.results[1].category_scores.sexual == 1
+assert moderated.results[2].categories.self_harm and not moderated.results[0].category_scores.violence
+together = client.moderations.create(input=[{"type": "text", "text": "a hat"}, {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{again.data[0].b64_json}"}}])
+assert len(together.results) == 1 and not together.results[0].flagged
+error = fails(openai.BadRequestError, lambda: client.images.generate(prompt="a n.u.d.e man"))
+assert (error.code, error.type, error.param) == ("moderation_blocked", "image_generation_user_error", "prompt"), error
+assert "sexual" in str(error), error
 fails(openai.APIError, lambda: list(client.images.generate(prompt="long " * 500, stream=True)))
 fails(openai.BadRequestError, lambda: client.images.edit(image=named("a.png", b"no picture"), prompt="a"))
 

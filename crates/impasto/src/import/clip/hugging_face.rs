@@ -10,7 +10,7 @@ use super::{check_size, json, preprocessing};
 use crate::error::Reason;
 use crate::import::mapping::{ImportReport, Mapping};
 use crate::import::weights;
-use crate::models::clip::{Activation, Clip, ClipConfig, EndOfText, TowerConfig};
+use crate::models::clip::{Activation, Clip, ClipConfig, ClipImageConfig, EndOfText, TowerConfig};
 use crate::nn::Init;
 use crate::{Error, Result};
 
@@ -75,7 +75,7 @@ impl Default for Text {
 /// Fields and defaults of `CLIPVisionConfig`.
 #[derive(Deserialize)]
 #[serde(default)]
-struct Vision {
+struct VisionFields {
     hidden_size: usize,
     intermediate_size: usize,
     num_hidden_layers: usize,
@@ -87,9 +87,9 @@ struct Vision {
     layer_norm_eps: f64,
 }
 
-impl Default for Vision {
+impl Default for VisionFields {
     fn default() -> Self {
-        Vision {
+        VisionFields {
             hidden_size: 768,
             intermediate_size: 3072,
             num_hidden_layers: 12,
@@ -103,9 +103,11 @@ impl Default for Vision {
     }
 }
 
-/// Whether `folder` has a config of a CLIP of `transformers`.
+/// Whether `folder` has a config of a CLIP of `transformers`; that of a checker is one with another architecture.
 pub fn is_folder(folder: &Path) -> bool {
-    json::<HuggingFaceConfig>(&folder.join(CONFIG)).is_ok_and(|config| config.model_type == "clip")
+    !crate::import::safety::is_concepts(folder)
+        && json::<HuggingFaceConfig>(&folder.join(CONFIG))
+            .is_ok_and(|config| config.model_type == "clip")
 }
 
 /// The weights of `folder`.
@@ -137,7 +139,7 @@ fn config(folder: &Path) -> Result<ClipConfig> {
     let config: HuggingFaceConfig = json(&path)?;
     let text: Text =
         overlaid("text_config", config.text_config, config.text_config_dict).map_err(bad)?;
-    let vision: Vision = overlaid(
+    let vision: VisionFields = overlaid(
         "vision_config",
         config.vision_config,
         config.vision_config_dict,
@@ -195,6 +197,45 @@ fn config(folder: &Path) -> Result<ClipConfig> {
     })
 }
 
+/// Reads the tower of pictures of a config.
+pub(in crate::import) fn vision(path: &Path) -> Result<ClipImageConfig> {
+    let bad = |reason: Reason| Error::bad_file(path, reason);
+    let config: HuggingFaceConfig = json(path)?;
+    let vision: VisionFields = overlaid(
+        "vision_config",
+        config.vision_config,
+        config.vision_config_dict,
+    )
+    .map_err(bad)?;
+    if vision.layer_norm_eps != 1e-5 || vision.num_channels != 3 {
+        let reason = format!(
+            "layer_norm_eps is {} and num_channels {}, expected 1e-5 and 3",
+            vision.layer_norm_eps, vision.num_channels
+        );
+        return Err(bad(reason.into()));
+    }
+    let activation = match vision.hidden_act.as_str() {
+        "quick_gelu" => Activation::QuickGelu,
+        "gelu" => Activation::Gelu,
+        other => {
+            let reason = format!("hidden_act is {other:?}, expected \"quick_gelu\" or \"gelu\"");
+            return Err(bad(reason.into()));
+        }
+    };
+    Ok(ClipImageConfig {
+        image_size: vision.image_size,
+        patch_size: vision.patch_size,
+        tower: TowerConfig {
+            width: vision.hidden_size,
+            n_layers: vision.num_hidden_layers,
+            n_heads: vision.num_attention_heads,
+            hidden: vision.intermediate_size,
+        },
+        projection_width: config.projection_dim,
+        activation,
+    })
+}
+
 fn overlaid<T: for<'de> Deserialize<'de>>(
     name: &str,
     base: Option<Map<String, Value>>,
@@ -208,6 +249,13 @@ fn overlaid<T: for<'de> Deserialize<'de>>(
 }
 
 fn map(config: &ClipConfig, mapping: &mut Mapping<'_>) -> Result<()> {
+    map_image(mapping, config.image.n_layers)?;
+    mapping.same("logit_scale", "logit_scale")?;
+    map_text(mapping, config.text.n_layers)
+}
+
+/// The tower of pictures, whose names begin with `image.` here: of a CLIP, or alone.
+pub(in crate::import) fn map_image(mapping: &mut Mapping<'_>, n_layers: usize) -> Result<()> {
     // Positions counted from zero, which old versions saved.
     mapping.ignore("vision_model.embeddings.position_ids");
     let image = "vision_model.embeddings";
@@ -229,9 +277,7 @@ fn map(config: &ClipConfig, mapping: &mut Mapping<'_>) -> Result<()> {
         }
     }
     mapping.transposed("image.projection.weight", "visual_projection.weight")?;
-    mapping.same("logit_scale", "logit_scale")?;
-    map_blocks(mapping, "image", "vision_model", config.image.n_layers)?;
-    map_text(mapping, config.text.n_layers)
+    map_blocks(mapping, "image", "vision_model", n_layers)
 }
 
 /// The tower of captions, whose names begin with `text.` here: of a CLIP, or alone (`CLIPTextModelWithProjection`).

@@ -12,7 +12,7 @@
 
 pub(super) mod hugging_face;
 mod open_clip;
-mod preprocessing;
+pub(super) mod preprocessing;
 #[cfg(test)]
 mod tests;
 

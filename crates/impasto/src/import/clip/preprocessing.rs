@@ -39,7 +39,7 @@ struct Preprocessor {
 }
 
 /// Reads the files of a folder whose model has pictures of `image_size`; OpenAI's way where there are none.
-pub(super) fn read(folder: &Path, image_size: usize) -> Result<Normalisation> {
+pub(in crate::import) fn read(folder: &Path, image_size: usize) -> Result<Normalisation> {
     #[derive(Deserialize)]
     struct Processor {
         image_processor: Option<Value>,

@@ -99,6 +99,76 @@ impl ClipTextConfig {
     }
 }
 
+/// The sizes of an [`ImageTower`] alone, as checkers of pictures have it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClipImageConfig {
+    /// Side of the pictures in pixels.
+    pub image_size: usize,
+    /// Side of a patch in pixels; divides `image_size`.
+    pub patch_size: usize,
+    /// The blocks.
+    pub tower: TowerConfig,
+    /// Width of the embeddings.
+    pub projection_width: usize,
+    /// The nonlinearity.
+    pub activation: Activation,
+}
+
+impl ClipImageConfig {
+    /// Patches of a picture.
+    pub fn patches(&self) -> usize {
+        let side = self.image_size / self.patch_size;
+        side * side
+    }
+
+    /// Returns an error that names the invalid field.
+    pub fn validate(&self) -> Result<()> {
+        for (name, value) in [
+            ("image_size", self.image_size),
+            ("patch_size", self.patch_size),
+            ("projection_width", self.projection_width),
+        ] {
+            check(name, value)?;
+        }
+        self.tower.validate("image")?;
+        if self.image_size > 1 << 12 || !self.image_size.is_multiple_of(self.patch_size) {
+            return Err(Error::invalid(
+                "clip config",
+                format!(
+                    "image_size is {}, expected a multiple of patch_size {} up to 4096",
+                    self.image_size, self.patch_size
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// How many numbers the tower has, norms and biases left out.
+    pub fn parameters(&self) -> u64 {
+        let of = |n: usize| n as u64;
+        let patch = 3 * of(self.patch_size) * of(self.patch_size);
+        (patch + of(self.patches()) + of(self.projection_width)) * of(self.tower.width)
+            + self.tower.parameters()
+    }
+
+    /// A tower with fresh weights, as openai/CLIP's `initialize_parameters` draws those of the text tower.
+    pub fn init(&self, init: &mut Init) -> ImageTower {
+        let width = self.tower.width;
+        let std = |width: usize| (width as f64).powf(-0.5);
+        let patch = 3 * self.patch_size * self.patch_size;
+        ImageTower {
+            patch_embedding: Linear::new(init, patch, width, std(patch)),
+            class_embedding: init.normal([width], std(width)),
+            position_embedding: init.normal([1 + self.patches(), width], std(width)),
+            pre_norm: LayerNorm::new(init, width),
+            blocks: Blocks::fresh(init, &self.tower, self.activation),
+            post_norm: LayerNorm::new(init, width),
+            projection: Linear::new(init, width, self.projection_width, std(width)),
+        }
+    }
+}
+
 /// The sizes of a tower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -244,10 +314,20 @@ impl ClipConfig {
         }
     }
 
+    /// The sizes of the tower of pictures.
+    pub fn image_tower(&self) -> ClipImageConfig {
+        ClipImageConfig {
+            image_size: self.image_size,
+            patch_size: self.patch_size,
+            tower: self.image,
+            projection_width: self.projection_width,
+            activation: self.activation,
+        }
+    }
+
     /// Patches of a picture.
     pub fn patches(&self) -> usize {
-        let side = self.image_size / self.patch_size;
-        side * side
+        self.image_tower().patches()
     }
 
     /// Returns an error that names the invalid field.
@@ -263,14 +343,8 @@ impl ClipConfig {
         for (name, value) in positive {
             check(name, value)?;
         }
-        self.image.validate("image")?;
+        self.image_tower().validate()?;
         self.text_tower().validate()?;
-        if self.image_size > 1 << 12 || !self.image_size.is_multiple_of(self.patch_size) {
-            return bad(format!(
-                "image_size is {}, expected a multiple of patch_size {} up to 4096",
-                self.image_size, self.patch_size
-            ));
-        }
         let Normalisation { mean, std } = self.normalisation;
         if mean.iter().any(|mean| !mean.is_finite())
             || std.iter().any(|std| !(std.is_finite() && *std > 0.0))
@@ -284,19 +358,12 @@ impl ClipConfig {
 
     /// How many numbers the model has, norms and biases left out; for refusing sizes before any memory is taken.
     pub fn parameters(&self) -> u64 {
-        let of = |n: usize| n as u64;
-        let patch = 3 * of(self.patch_size) * of(self.patch_size);
-        let image = (patch + of(self.patches()) + of(self.projection_width)) * of(self.image.width);
-        let rows = of(self.text_vocab_size) + of(self.text_length) + of(self.projection_width);
-        image + rows * of(self.text.width) + self.image.parameters() + self.text.parameters()
+        self.image_tower().parameters() + self.text_tower().parameters()
     }
 
     /// A model with fresh weights, as openai/CLIP's `initialize_parameters` draws them; the text tower's
     /// rule serves both.
     pub fn init(&self, init: &mut Init) -> Clip {
-        let image = &self.image;
-        let std = |width: usize| (width as f64).powf(-0.5);
-        let patch = 3 * self.patch_size * self.patch_size;
         // As if for InfoNCE, unless there is a bias.
         let loss = if self.logit_bias {
             ContrastiveLoss::Sigmoid
@@ -305,16 +372,7 @@ impl ClipConfig {
         };
         let (scale, bias) = loss.initial();
         Clip {
-            image: ImageTower {
-                patch_embedding: Linear::new(init, patch, image.width, std(patch)),
-                class_embedding: init.normal([image.width], std(image.width)),
-                position_embedding: init
-                    .normal([1 + self.patches(), image.width], std(image.width)),
-                pre_norm: LayerNorm::new(init, image.width),
-                blocks: Blocks::fresh(init, image, self.activation),
-                post_norm: LayerNorm::new(init, image.width),
-                projection: Linear::new(init, image.width, self.projection_width, std(image.width)),
-            },
+            image: self.image_tower().init(init),
             text: self.text_tower().init(init),
             logit_scale: init.constant([1], scale),
             logit_bias: self.logit_bias.then(|| init.constant([1], bias)),

@@ -37,13 +37,15 @@ mod towers;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
-pub use config::{Activation, ClipConfig, ClipTextConfig, EndOfText, Normalisation, TowerConfig};
+pub use config::{
+    Activation, ClipConfig, ClipImageConfig, ClipTextConfig, EndOfText, Normalisation, TowerConfig,
+};
 pub use loss::ContrastiveLoss;
-pub use towers::TextTower;
+pub(crate) use towers::{Block, Blocks, in_patches};
+pub use towers::{ImageTower, TextTower};
 
 use crate::image::Image;
 use crate::{Error, Result};
-use towers::ImageTower;
 
 /// The largest logarithm of the scale, ln 100 (section 2.5 of the paper).
 pub const MAX_LOGIT_SCALE: f32 = 4.605_170_2;
@@ -106,7 +108,7 @@ impl Clip {
         let size = self.config.image_size;
         let [_, channels, height, width] = pixels.dims();
         assert_eq!([channels, height, width], [3, size, size], "pixels");
-        self.image.forward(pixels, &self.config)
+        self.image.forward(pixels, &self.config.image_tower())
     }
 
     /// Embeddings of captions, of any length. What stands after a caption's end does not count.

@@ -3,35 +3,32 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::{Activation, ClipConfig, ClipTextConfig, TowerConfig};
+use super::{Activation, ClipImageConfig, ClipTextConfig, TowerConfig};
+use crate::nn::layer_norm::EPSILON;
 use crate::nn::{Embedding, Init, LayerNorm, Linear, ops};
 use crate::{Error, Result};
 
 /// Pictures to embeddings.
 #[derive(Module, Debug)]
 pub struct ImageTower {
-    pub patch_embedding: Linear,
-    pub class_embedding: Param<Tensor<1>>,
-    pub position_embedding: Param<Tensor<2>>,
-    pub pre_norm: LayerNorm,
-    pub blocks: Vec<Block>,
-    pub post_norm: LayerNorm,
-    pub projection: Linear,
+    pub(super) patch_embedding: Linear,
+    pub(super) class_embedding: Param<Tensor<1>>,
+    pub(super) position_embedding: Param<Tensor<2>>,
+    pub(super) pre_norm: LayerNorm,
+    pub(super) blocks: Vec<Block>,
+    pub(super) post_norm: LayerNorm,
+    pub(super) projection: Linear,
 }
 
 impl ImageTower {
     /// # Shapes
     /// - `pixels`: `[batch, 3, image_size, image_size]`
     /// - returns: `[batch, projection_width]`
-    pub fn forward(&self, pixels: Tensor<4>, config: &ClipConfig) -> Tensor<2> {
-        let [batch, channels, size, _] = pixels.dims();
+    pub fn forward(&self, pixels: Tensor<4>, config: &ClipImageConfig) -> Tensor<2> {
+        let batch = pixels.dims()[0];
         let patch = config.patch_size;
-        let side = size / patch;
-        let width = config.image.width;
-        let patches = pixels
-            .reshape([batch, channels, side, patch, side, patch])
-            .permute([0, 2, 4, 1, 3, 5])
-            .reshape([batch, side * side, channels * patch * patch]);
+        let width = config.tower.width;
+        let patches = in_patches(pixels, patch);
         let class = self.class_embedding.val().reshape([1, 1, width]);
         let tokens = Tensor::cat(
             vec![
@@ -49,6 +46,20 @@ impl ImageTower {
         let class = x.narrow(1, 0, 1).reshape([batch, width]);
         self.projection.forward(self.post_norm.forward(class))
     }
+}
+
+/// Square pictures in patches, of each all numbers: channel, row, column.
+///
+/// # Shapes
+/// - `pixels`: `[batch, channels, size, size]`
+/// - returns: `[batch, patches, channels · patch²]`
+pub fn in_patches(pixels: Tensor<4>, patch: usize) -> Tensor<3> {
+    let [batch, channels, size, _] = pixels.dims();
+    let side = size / patch;
+    pixels
+        .reshape([batch, channels, side, patch, side, patch])
+        .permute([0, 2, 4, 1, 3, 5])
+        .reshape([batch, side * side, channels * patch * patch])
 }
 
 /// Captions to embeddings.
@@ -185,6 +196,16 @@ pub struct Blocks;
 impl Blocks {
     /// All fresh blocks of a tower.
     pub fn fresh(init: &mut Init, tower: &TowerConfig, activation: Activation) -> Vec<Block> {
+        Blocks::with_epsilon(init, tower, activation, EPSILON)
+    }
+
+    /// The same with another number added to the variances in the norms.
+    pub fn with_epsilon(
+        init: &mut Init,
+        tower: &TowerConfig,
+        activation: Activation,
+        epsilon: f64,
+    ) -> Vec<Block> {
         let &TowerConfig {
             width,
             n_layers,
@@ -197,10 +218,10 @@ impl Blocks {
         let inner_std = (2.0 * width as f64).powf(-0.5);
         (0..n_layers)
             .map(|_| Block {
-                attention_norm: LayerNorm::new(init, width),
+                attention_norm: LayerNorm::with_epsilon(init, width, epsilon),
                 qkv: Linear::with_bias(init, width, 3 * width, std),
                 attention_out: Linear::with_bias(init, width, width, residual_std),
-                mlp_norm: LayerNorm::new(init, width),
+                mlp_norm: LayerNorm::with_epsilon(init, width, epsilon),
                 up: Linear::with_bias(init, width, hidden, inner_std),
                 down: Linear::with_bias(init, hidden, width, residual_std),
                 n_heads,
@@ -213,7 +234,7 @@ impl Blocks {
 impl Block {
     /// # Shapes
     /// - `x`: `[batch, seq, width]`
-    fn forward(&self, x: Tensor<3>, causal: bool) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>, causal: bool) -> Tensor<3> {
         let [batch, seq, width] = x.dims();
         let heads = self.n_heads;
         let qkv = self
