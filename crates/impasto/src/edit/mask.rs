@@ -343,6 +343,16 @@ mod tests {
     }
 
     #[test]
+    fn a_mask_fits_the_enlarged_picture() {
+        let mut mask = Mask::empty(3, 2);
+        mask.asked[4] = true;
+        let large = mask.scaled(6, 4);
+        let asked = (0..24).filter(|&at| large.asked[at]);
+        assert_eq!(asked.collect::<Vec<_>>(), [14, 15, 20, 21]);
+        assert_eq!(mask.scaled(3, 2), mask);
+    }
+
+    #[test]
     fn boxes_are_parsed_and_must_lie_inside() {
         let area: Area = "2, 1,3,2".parse().unwrap();
         assert_eq!(area.to_string(), "2,1,3,2");
