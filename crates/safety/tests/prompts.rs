@@ -31,7 +31,10 @@ fn prompts(text: &str) -> Vec<Prompt> {
         .collect()
 }
 
-const ENGLISH: [(&str, fn(&str) -> String); 9] = [
+/// A way to disguise words, with its name.
+type Disguise = (&'static str, fn(&str) -> String);
+
+const ENGLISH: [Disguise; 9] = [
     ("plain", |words| words.to_owned()),
     ("capitals", |words| words.to_uppercase()),
     ("spaces", |words| apart(words, " ")),
@@ -85,7 +88,7 @@ const ENGLISH: [(&str, fn(&str) -> String); 9] = [
     }),
 ];
 
-const CHINESE: [(&str, fn(&str) -> String); 6] = [
+const CHINESE: [Disguise; 6] = [
     ("plain", |words| words.to_owned()),
     ("traditional", |words| {
         words.chars().map(traditional).collect()
@@ -151,7 +154,7 @@ impl Count {
     }
 }
 
-fn measure(language: &str, texts: [&str; 2], disguises: &[(&'static str, fn(&str) -> String)]) {
+fn measure(language: &str, texts: [&str; 2], disguises: &[Disguise]) {
     let filter = Filter::embedded().unwrap();
     let policy = Policy::of(Mode::Flag);
     for (part, text) in ["known", "held out"].into_iter().zip(texts) {

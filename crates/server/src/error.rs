@@ -95,14 +95,6 @@ impl ApiError {
         }
     }
 
-    /// A prompt or a picture that the server's policy refuses.
-    pub fn blocked(message: impl Into<String>, param: Option<&str>) -> Self {
-        ApiError {
-            param: param.map(str::to_owned),
-            ..ApiError::new(StatusCode::BAD_REQUEST, BLOCKED, message)
-        }
-    }
-
     /// Something that is no fault of the client. The cause goes to the log, never to the client: it may name files.
     pub fn internal(cause: impl std::fmt::Display) -> Self {
         crate::log::error(format_args!("{cause}"));

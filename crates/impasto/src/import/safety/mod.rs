@@ -37,7 +37,7 @@ pub enum PublishedChecker {
     /// A classifier.
     Classifier {
         /// The model.
-        model: Vit,
+        model: Box<Vit>,
         /// How its pictures are scaled.
         filter: Filter,
         /// How its pictures are prepared.

@@ -102,7 +102,7 @@ pub(super) fn load(
         map(&config, has_bias, &mut mapping)?;
         let (model, report) = mapping.finish(model)?;
         let checker = PublishedChecker::Classifier {
-            model,
+            model: Box::new(model),
             filter,
             normalisation,
         };
