@@ -268,7 +268,7 @@ fn an_overfitted_model_is_found_out() {
         format!(
             r#"{{"model": {{"architecture": "vqgan", "picture_size": 32, "patch": 8, "widths": [32], "n_res_blocks": 1,
                 "groups": 4, "codebook_size": 64, "code_width": 8}}, "data": {data}, "validation": 0,
-                "run": {{"steps": 40, "batch_size": 8, "warmup_steps": 4, "learning_rate": 0.003, "ema_decay": 0.9}}}}"#
+                "run": {{"steps": 120, "batch_size": 8, "warmup_steps": 4, "learning_rate": 0.003, "ema_decay": 0.9}}}}"#
         ),
     );
     let dalle = |steps: u32| {

@@ -26,7 +26,7 @@ pub(super) struct Numbers {
 }
 
 /// Words before a number that say it is a telephone's, within a few letters.
-const PHONE_WORDS: &str = r"(?-u:\b)(?:tel|telephone|phone|phones|cell|cellphone|mobile|call|called|whatsapp|fax|text|sms|ring|dial|contact|hotline)(?-u:\b)|电话|手机|座机|联系方式|联系|致电|来电|热线|微信|传真|拨打|号码|打给";
+const PHONE_WORDS: &str = r"(?-u:\b)(?:tel|telephone|phone|phones|cell|cellphone|mobile|call|called|whatsapp|fax|text me|sms|contact|hotline)(?-u:\b)|电话|手机|座机|联系方式|联系|致电|来电|热线|微信|传真|拨打|号码|打给";
 const SPELLED_DIGIT: &str = "(?:zero|oh|one|two|three|four|five|six|seven|eight|nine)";
 /// Words right before a number that say it is none of a person's.
 const HARMLESS: [&str; 40] = [

@@ -89,6 +89,7 @@ fn what_only_looks_like_it_is_not_found() {
     let scanner = scanner();
     for caption in [
         "1920x1080, 2024-05-06, 12:34:56, $1,299.00, f/2.8 1/250s ISO 3200",
+        "a ruby ring, 19.898131, 506.475337",
         "seed 13912345678",
         "种子：13912345678",
         "ISBN 978-3-16-148410-0",

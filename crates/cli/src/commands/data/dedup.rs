@@ -30,7 +30,8 @@ pub(super) struct Flags {
           default_missing_value = impasto::checkpoint::EMBEDDED_CLIP)]
     clip: Option<String>,
     /// The least cosine of two pictures that --clip takes for duplicates
-    #[arg(long, value_name = "COSINE", default_value = "0.97", value_parser = cosine, requires = "clip")]
+    #[arg(long, value_name = "COSINE", default_value = "0.97", value_parser = cosine,
+          allow_negative_numbers = true, requires = "clip")]
     cosine: f32,
     /// Write the names of the pictures to leave out, for `train --exclude`
     #[arg(long, value_name = "LIST")]
