@@ -129,6 +129,20 @@ impl std::fmt::Debug for Signer {
     }
 }
 
+impl Signer {
+    /// [`Signer::from_pem`] of one file with the certificates and then the key.
+    ///
+    /// # Errors
+    /// Where there is no key, and see [`Signer::from_pem`].
+    pub fn from_one_pem(text: &str) -> Result<Self> {
+        let split = text
+            .find("-----BEGIN PRIVATE KEY-----")
+            .ok_or_else(|| Error::Signer("there is no private key after them".into()))?;
+        let (certificates, key) = text.split_at(split);
+        Signer::from_pem(certificates, key)
+    }
+}
+
 /// Whether this program can sign and check manifests: whether it was built with the feature `c2pa`.
 pub const fn supported() -> bool {
     cfg!(feature = "c2pa")
@@ -610,6 +624,20 @@ mod tests {
             check(&signed, Some(other)).state,
             ManifestState::ValidUnknownSigner
         );
+    }
+
+    #[test]
+    fn certificates_and_key_may_be_in_one_file() {
+        let (certificates, key) = Signer::self_made().unwrap();
+        let signer = Signer::from_one_pem(&(certificates.clone() + &key)).unwrap();
+        let signed = signer
+            .sign(&picture(ImageFormat::Png), &CLAIM, None)
+            .unwrap();
+        assert_eq!(
+            check(&signed, None).state,
+            ManifestState::ValidUnknownSigner
+        );
+        assert!(Signer::from_one_pem(&certificates).is_err());
     }
 
     #[test]
