@@ -192,7 +192,7 @@ def main():
         print(f"\n{size} px, {len(names)} pictures: PSNR at least {ratios.min():.2f} dB, mean {ratios.mean():.2f} dB "
               f"({', '.join(f'{kind} {ratios[kinds == kind].mean():.1f}' for kind in shares)}); marking "
               f"{seconds.mean() * 1000:.0f} ms")
-        print("| change | found at FPR 1e-3 | at 1e-6 | " + " | ".join(f"{kind} (1e-3)" for kind in shares) + " |")
+        print("| change | found at 1e-3 false positives | at 1e-6 | " + " | ".join(f"{kind} (1e-3)" for kind in shares) + " |")
         print("|---|---|---|" + "---|" * len(shares))
         for attack, change in ATTACKS.items():
             folder = work / f"{size}/attacked"

@@ -14,8 +14,6 @@ use serde::Deserialize;
 use crate::failure::Usage;
 use crate::terminal;
 
-/// The private key of a PEM file begins like this.
-const PRIVATE: &str = "-----BEGIN PRIVATE KEY-----";
 /// The largest file of a key, certificates or a policy.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -201,11 +199,7 @@ fn own_signer() -> Result<Signer> {
     }
     let bytes = files::read_at_most(&path, MAX_FILE)?;
     let text = String::from_utf8_lossy(&bytes);
-    let split = text.find(PRIVATE).ok_or_else(|| {
-        impasto::Error::bad_file(&path, "has no private key, expected certificates and a key")
-    })?;
-    let (certificates, key) = text.split_at(split);
-    Ok(Signer::from_pem(certificates, key)?)
+    Signer::from_one_pem(&text).with_context(|| path.display().to_string())
 }
 
 /// Prints what of a policy could not be kept in a file.

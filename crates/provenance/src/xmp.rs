@@ -137,11 +137,8 @@ impl Statement {
         // The property that is open, and its text.
         let mut open: Option<(usize, Property, String)> = None;
         let mut depth = 0usize;
-        loop {
-            let (found, event) = match reader.read_resolved_event() {
-                Ok((namespace, event)) => (name_of(&namespace, &event), event),
-                Err(_) => break,
-            };
+        while let Ok((namespace, event)) = reader.read_resolved_event() {
+            let found = name_of(&namespace, &event);
             match event {
                 Event::Start(start) => {
                     depth += 1;
