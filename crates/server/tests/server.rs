@@ -1362,7 +1362,10 @@ fn pictures_are_enlarged_by_size_and_by_upscale() {
     );
     let image = STANDARD.encode(drawn.encode(Format::Png, 100).unwrap());
     for (kind, more) in [
-        ("edit", json!({"box": "8,8,16,16"})),
+        (
+            "edit",
+            json!({"box": {"x": 8, "y": 8, "width": 16, "height": 16}}),
+        ),
         ("vary", json!({"strength": 0.2})),
     ] {
         let mut body =
