@@ -209,7 +209,7 @@ pub fn check(bytes: &[u8], anchors: Option<&str>) -> ManifestReport {
     let read = context(anchors).map(Reader::from_context).map(|reader| {
         // What reads files of anyone must not end the program.
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            reader.with_stream(container.media_type(), &mut Cursor::new(bytes))
+            reader.with_stream(container.media_type(), Cursor::new(bytes))
         }))
     });
     let reader = match read {
