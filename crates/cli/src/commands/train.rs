@@ -93,10 +93,10 @@ struct RunFlags {
 impl RunFlags {
     /// Puts --exclude into a config's data.
     fn leave_out(&self, data: &mut SourceConfig) -> Result<()> {
-        Ok(match &self.exclude {
-            Some(list) => data.exclude(list)?,
-            None => (),
-        })
+        if let Some(list) = &self.exclude {
+            data.exclude(list)?;
+        }
+        Ok(())
     }
 }
 

@@ -22,7 +22,7 @@ pub enum LlamaGenText {
     /// The number of a class.
     Class,
     /// A caption.
-    Caption(T5Tokenizer),
+    Caption(Box<T5Tokenizer>),
 }
 
 impl NetSizes for LlamaGenConfig {
@@ -98,9 +98,9 @@ impl Family for LlamaGen {
     fn load_text(files: &ModelFiles, config: &FamilyConfig<Self>) -> Result<LlamaGenText> {
         Ok(match &config.sizes.condition {
             LlamaGenCondition::Classes { .. } => LlamaGenText::Class,
-            LlamaGenCondition::Caption { text, .. } => {
-                LlamaGenText::Caption(T5Tokenizer::load(files.folder(), text.vocab_size)?)
-            }
+            LlamaGenCondition::Caption { text, .. } => LlamaGenText::Caption(Box::new(
+                T5Tokenizer::load(files.folder(), text.vocab_size)?,
+            )),
         })
     }
 

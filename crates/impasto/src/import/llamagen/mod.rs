@@ -249,7 +249,7 @@ fn inspect_with<'a, T>(
         let text = match &text_config {
             None => LlamaGenText::Class,
             Some((folder, config)) => {
-                LlamaGenText::Caption(T5Tokenizer::load(folder, config.vocab_size)?)
+                LlamaGenText::Caption(Box::new(T5Tokenizer::load(folder, config.vocab_size)?))
             }
         };
         (sizes, text)

@@ -34,11 +34,14 @@ fn rules() -> Result<&'static Rules> {
     static RULES: OnceLock<std::result::Result<Rules, String>> = OnceLock::new();
     let compiled = RULES.get_or_init(|| {
         let compile = |rules: &[(&str, &'static str)]| {
-            let one = |&(pattern, with): &(&str, &'static str)| Ok((Regex::new(pattern)?, with));
+            let one = |&(pattern, with): &(&str, &'static str)| match Regex::new(pattern) {
+                Ok(pattern) => Ok((pattern, with)),
+                Err(e) => Err(e.to_string()),
+            };
             rules
                 .iter()
                 .map(one)
-                .collect::<std::result::Result<Vec<_>, fancy_regex::Error>>()
+                .collect::<std::result::Result<Vec<_>, String>>()
         };
         let all = || {
             Ok([
@@ -47,7 +50,7 @@ fn rules() -> Result<&'static Rules> {
                 compile(AFTER)?,
             ])
         };
-        all().map_err(|e: fancy_regex::Error| e.to_string())
+        all()
     });
     // They are constants, and a test compiles them.
     compiled
