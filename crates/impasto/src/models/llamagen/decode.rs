@@ -87,7 +87,7 @@ impl AutoregressiveModel for LlamaGen {
         LlamaGen::device(self)
     }
 
-    /// A class, a caption's ids, or [`NO_CAPTION`] as often as there are places.
+    /// A class, a caption's ids, or `NO_CAPTION` as often as there are places.
     fn read(&self, text_ids: &[u32]) -> Result<LlamaGenPrompt> {
         let condition = match (&self.config.condition, text_ids) {
             (LlamaGenCondition::Classes { .. }, &[class]) => Condition::Class(class),
