@@ -8,8 +8,9 @@
 //! - ln p of a picture given its caption minus ln p given none is higher for pictures that were trained on (Zhai et al.
 //!   2024, arXiv:2405.14800, for diffusion models).
 //!
-//! Pictures that are easy to guess come out of any good model. So a picture is called memorized only if it comes out and
-//! the model finds it far likelier, without its caption, than it finds any held-out picture.
+//! Pictures that are easy to guess come out of any good model. So a picture is called memorized only if it comes out, and
+//! the model finds it far likelier, without its caption, than it finds any held-out picture, and so likely that it comes
+//! out of draws without a caption, too.
 
 mod measure;
 mod verdict;
@@ -150,6 +151,7 @@ pub fn audit(
     options: &AuditOptions,
     observer: &mut dyn Observer,
 ) -> Result<AuditReport> {
+    let pairs = training.len();
     let training = subjects(model, training, options.training, options.seed, observer)?;
     let mut held_out = subjects(model, held_out, options.held_out, options.seed, observer)?;
     if training.is_empty() {
@@ -174,7 +176,7 @@ pub fn audit(
         measured.iter().map(|found| found.unconditional).collect()
     };
     let threshold = |held_out: &[f64], tested| {
-        Threshold::of(held_out, tested)
+        Threshold::of(held_out, tested, pairs)
             .ok_or_else(|| Error::invalid("held-out data", "expected 20 or more pictures"))
     };
     let all = threshold(&nats(&of_held_out), training.len())?;
@@ -187,7 +189,7 @@ pub fn audit(
         let own = Some(index);
         held_out_pictures.push(audited(subject, found, &training, &held_out, own, &all));
     }
-    let false_alarms = cross_checked(&of_held_out, training.len());
+    let false_alarms = cross_checked(&of_held_out, training.len(), pairs);
     let score = |measured: &[Measured], of: fn(&Measured) -> f64| -> Vec<f64> {
         measured.iter().map(of).collect()
     };
@@ -293,7 +295,7 @@ fn audited(
 }
 
 /// Held-out pictures that a threshold from the other half of them calls memorized.
-fn cross_checked(held_out: &[Measured], tested: usize) -> Option<usize> {
+fn cross_checked(held_out: &[Measured], tested: usize, pairs: usize) -> Option<usize> {
     let half = |rest: usize| {
         let places = held_out.iter().enumerate();
         places
@@ -303,7 +305,7 @@ fn cross_checked(held_out: &[Measured], tested: usize) -> Option<usize> {
     let mut alarms = 0;
     for rest in [0, 1] {
         let others: Vec<f64> = half(1 - rest).map(|found| found.unconditional).collect();
-        let threshold = Threshold::of(&others, tested)?;
+        let threshold = Threshold::of(&others, tested, pairs)?;
         let wrong = half(rest).filter(|found| {
             threshold.is_memorized(found.unconditional, found.completed.max(found.drawn))
         });
