@@ -122,7 +122,10 @@ struct Candidate {
     tokens: usize,
 }
 
-fn lossy<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn lossy<S: serde::Serializer>(
+    path: &Option<PathBuf>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match path {
         Some(path) => impasto::files::lossy(path, serializer),
         None => serializer.serialize_none(),

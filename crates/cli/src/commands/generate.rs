@@ -8,16 +8,19 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::Args;
 use impasto::checkpoint::{EMBEDDED_CLIP, ModelSource};
+use impasto::explain::page;
+use impasto::files;
 use impasto::image::{Format, Image};
 use impasto::model::Model;
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
 use impasto::provenance::{self, Settings};
 use impasto::rank::Ranker;
-use impasto::request::{Generate, GeneratedImage, Timings};
+use impasto::request::{Explain, Generate, GeneratedImage, Timings};
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
+use super::explain::explained;
 use super::words::Finishing;
 use crate::arguments::{ModelFlags, SamplingFlags, find_model, prompt};
 use crate::failure::Usage;
@@ -95,6 +98,9 @@ pub struct Arguments {
     /// Also show the pictures in the terminal, during drawing and when they are finished
     #[arg(long)]
     preview: bool,
+    /// Also write a page beside each picture that shows which patches each word shaped: NAME.explain.html
+    #[arg(long, conflicts_with_all = ["grid", "text_only"])]
+    explain: bool,
     /// Print one JSON document: paths, seeds, log-likelihoods (nats), timings (seconds)
     #[arg(long)]
     json: bool,
@@ -116,6 +122,12 @@ struct ReportedPicture {
     prompt: String,
     seed: u64,
     log_likelihood: f64,
+    /// The page of --explain.
+    #[serde(
+        serialize_with = "super::drawing::lossy",
+        skip_serializing_if = "Option::is_none"
+    )]
+    page: Option<PathBuf>,
     /// Cosine of picture and prompt, if a CLIP ranked.
     #[serde(skip_serializing_if = "Option::is_none")]
     clip_score: Option<f32>,
@@ -127,6 +139,8 @@ struct Made {
     image: GeneratedImage,
     /// The grid's path, if there is one.
     path: PathBuf,
+    /// The page that explains it.
+    page: Option<PathBuf>,
 }
 
 /// Everything about a run that is validated before the first picture.
@@ -207,6 +221,9 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     let (mut made, timings) = work.draw(screen.as_mut())?;
     if arguments.grid {
         work.write_grid(&mut made)?;
+    }
+    if arguments.explain {
+        work.write_explanations(&mut made)?;
     }
     if let Some(screen) = &mut screen {
         screen.show(&work.grid(&made)?)?;
@@ -350,6 +367,7 @@ impl Work<'_> {
             prompt: prompt.to_owned(),
             image: image.clone(),
             path,
+            page: None,
         })
     }
 
@@ -394,6 +412,35 @@ impl Work<'_> {
             return Ok(self.model.decode_seamless(&ids, columns)?);
         }
         Ok(Image::grid(&pictures, columns, GAP)?)
+    }
+
+    /// The pages of --explain, after all pictures: they take longer.
+    fn write_explanations(&self, made: &mut [Made]) -> Result<()> {
+        for made in made {
+            let request = Explain {
+                prompt: made.prompt.clone(),
+                truncate: self.arguments.truncate,
+                image_ids: made.image.image_ids.clone(),
+                ..Explain::default()
+            };
+            let outcome = explained(self.model, &request)?;
+            let html = page(self.model, &outcome.explanation, &outcome.picture)?;
+            let stem = made.path.file_stem().unwrap_or_default().to_string_lossy();
+            let path = match &self.target {
+                // Beside a file that the user named, and that is replaced, too.
+                outputs::Target::File(_) => {
+                    let path = made.path.with_extension("explain.html");
+                    files::write_atomic(&path, html.as_bytes())?;
+                    path
+                }
+                outputs::Target::Folder(folder) => {
+                    outputs::write_new(folder, &stem, "explain.html", html.as_bytes())?
+                }
+            };
+            self.print_result(&path)?;
+            made.page = Some(path);
+        }
+        Ok(())
     }
 
     fn write_grid(&self, made: &mut [Made]) -> Result<()> {
@@ -444,6 +491,7 @@ impl Work<'_> {
             prompt: made.prompt,
             seed: made.image.seed,
             log_likelihood: made.image.log_likelihood,
+            page: made.page,
             clip_score: made.image.clip_score,
         };
         GenerateReport {

@@ -5,7 +5,7 @@ use crate::program::Program;
 #[test]
 fn every_command_explains_itself() {
     let program = Program::new();
-    let commands: [&[&str]; 30] = [
+    let commands: [&[&str]; 32] = [
         &[],
         &["generate"],
         &["edit"],
@@ -16,6 +16,7 @@ fn every_command_explains_itself() {
         &["model", "info"],
         &["model", "list"],
         &["import"],
+        &["explain"],
         &["likelihood"],
         &["reconstruct"],
         &["tokens"],
@@ -24,6 +25,7 @@ fn every_command_explains_itself() {
         &["eval", "scenes"],
         &["eval", "edits"],
         &["eval", "likelihood"],
+        &["eval", "explain"],
         &["index", "build"],
         &["index", "remove"],
         &["search"],
