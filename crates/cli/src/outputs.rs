@@ -29,13 +29,8 @@ pub fn plan(
         files::check_writable(".")?;
         return Ok((Target::Folder(PathBuf::new()), format.unwrap_or_default()));
     };
-    let named_folder = output
-        .as_os_str()
-        .to_string_lossy()
-        .ends_with(std::path::is_separator);
-    if output.is_dir() || named_folder {
-        fs::create_dir_all(output).map_err(impasto::Error::io("create", output))?;
-        files::check_writable(output)?;
+    if is_folder(output) {
+        make_folder(output)?;
         return Ok((
             Target::Folder(output.to_path_buf()),
             format.unwrap_or_default(),
@@ -55,6 +50,18 @@ pub fn plan(
         Target::File(output.to_path_buf()),
         check_file(output, format)?,
     ))
+}
+
+/// Whether a path is a folder, or by its end is to be one.
+pub fn is_folder(output: &Path) -> bool {
+    let name = output.as_os_str().to_string_lossy();
+    output.is_dir() || name.ends_with(std::path::is_separator)
+}
+
+/// Makes a folder that can be written into.
+pub fn make_folder(output: &Path) -> Result<()> {
+    fs::create_dir_all(output).map_err(impasto::Error::io("create", output))?;
+    Ok(files::check_writable(output)?)
 }
 
 /// The format of one picture file that can be written.
@@ -78,6 +85,12 @@ pub fn check_file(path: &Path, format: Option<Format>) -> Result<Format> {
         )
         .into());
     }
+    check_plain(path)?;
+    Ok(by_name)
+}
+
+/// Refuses a file that can't be written, or must not be replaced.
+pub fn check_plain(path: &Path) -> Result<()> {
     // Writing replaces what is there by a plain file: a folder can't be, a device must not be.
     if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return Err(Usage::new(
@@ -89,8 +102,7 @@ pub fn check_file(path: &Path, format: Option<Format>) -> Result<Format> {
         )
         .into());
     }
-    files::check_writable(files::folder_of(path))?;
-    Ok(by_name)
+    Ok(files::check_writable(files::folder_of(path))?)
 }
 
 impl Target {
@@ -108,26 +120,30 @@ impl Target {
             }
             Target::Folder(folder) => folder,
         };
-        let extension = format.extension();
-        let mut suffix = 1;
-        loop {
-            let name = match suffix {
-                1 => format!("{stem}.{extension}"),
-                _ => format!("{stem}-{suffix}.{extension}"),
-            };
-            let path = folder.join(name);
-            // Looked up first so that bytes are not written out for each name that is taken; another
-            // process may still take a name in between.
-            if !path.exists() && files::write_new(&path, bytes)? {
-                return Ok(path);
-            }
-            suffix += 1;
+        write_new(folder, stem, format.extension(), bytes)
+    }
+}
+
+/// Writes a file of this stem and extension, or with the first number that is free; returns where it is.
+pub fn write_new(folder: &Path, stem: &str, extension: &str, bytes: &[u8]) -> Result<PathBuf> {
+    let mut suffix = 1;
+    loop {
+        let name = match suffix {
+            1 => format!("{stem}.{extension}"),
+            _ => format!("{stem}-{suffix}.{extension}"),
+        };
+        let path = folder.join(name);
+        // Looked up first so that bytes are not written out for each name that is taken; another
+        // process may still take a name in between.
+        if !path.exists() && files::write_new(&path, bytes)? {
+            return Ok(path);
         }
+        suffix += 1;
     }
 }
 
 /// A prompt as a file name: letters and digits of any script, the rest as dashes, cut between letters.
-fn file_stem(prompt: &str) -> String {
+pub fn file_stem(prompt: &str) -> String {
     /// File systems hold 255 bytes; seed, suffix and extension need some of them.
     const MAX_BYTES: usize = 80;
     let mut stem = String::new();

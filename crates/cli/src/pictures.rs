@@ -65,13 +65,17 @@ impl Opened {
 
     /// Fails if a picture was left out; for the end of the work.
     pub fn finish(&self) -> Result<()> {
-        let all = self.left_out + self.pictures.len();
-        match self.left_out {
-            0 => Ok(()),
-            1 => anyhow::bail!("1 of {all} pictures could not be read and is left out"),
-            left_out => {
-                anyhow::bail!("{left_out} of {all} pictures could not be read and are left out")
-            }
+        finish(self.left_out, self.left_out + self.pictures.len(), "read")
+    }
+}
+
+/// Fails if pictures were left out because what the verb says could not be done with them.
+pub fn finish(left_out: usize, all: usize, verb: &str) -> Result<()> {
+    match left_out {
+        0 => Ok(()),
+        1 => anyhow::bail!("1 of {all} pictures could not be {verb} and is left out"),
+        left_out => {
+            anyhow::bail!("{left_out} of {all} pictures could not be {verb} and are left out")
         }
     }
 }

@@ -106,6 +106,7 @@ pub mod import;
 pub mod families;
 
 pub mod edit;
+pub mod explain;
 pub mod model;
 pub mod request;
 
@@ -134,6 +135,6 @@ pub use error::{Error, Result};
 pub use image::Image;
 pub use model::{Model, OpenOptions};
 pub use observer::Observer;
-pub use request::{Caption, Edit, Embed, Generate, Request, Score, Search, Session, Vary};
+pub use request::{Caption, Edit, Embed, Explain, Generate, Request, Score, Search, Session, Vary};
 pub use threads::Threads;
 pub use upscale::{Upscale, Upscaler};

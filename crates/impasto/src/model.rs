@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 
+use crate::canvas::Conditioning;
 use crate::checkpoint::{ModelSource, WeightFormat};
-use crate::families::{self, Answerer, AnyModel, Captioner, Generator, ModelFiles};
+use crate::families::{self, Answerer, AnyModel, Attentive, Captioner, Generator, ModelFiles};
 use crate::files::FileAccess;
 use crate::image::Image;
 use crate::models::ImageTokenizer;
@@ -234,6 +235,17 @@ impl Model {
             let reason = format!("{} cannot answer questions; Janus can", self.name());
             Error::invalid("model", reason)
         })
+    }
+
+    /// The model as one whose attention can be looked at; none for families where that is not written.
+    pub fn attentive(&self) -> Option<&dyn Attentive> {
+        self.inner.attentive()
+    }
+
+    /// Whether it predicts any position at any time.
+    pub fn is_any_order(&self) -> bool {
+        let generator = self.inner.generator();
+        generator.is_some_and(|generator| generator.conditioning() == Conditioning::Prefix)
     }
 
     /// Side of the pictures in pixels.

@@ -4,6 +4,7 @@
 mod ask;
 mod caption;
 mod edit;
+mod explain;
 mod generate;
 mod likelihood;
 mod score;
@@ -19,6 +20,7 @@ pub use crate::work::Request;
 pub use ask::Ask;
 pub use caption::{Caption, CaptionOutcome};
 pub use edit::{Edit, EditCandidate, EditOutcome};
+pub use explain::{Explain, ExplainOutcome};
 pub use generate::{Generate, GenerateOutcome, Timings};
 pub use likelihood::PairLikelihood;
 pub use score::{Embed, EmbedOutcome, Score, ScoreOutcome};

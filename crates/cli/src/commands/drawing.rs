@@ -137,7 +137,7 @@ struct Candidate {
 }
 
 /// A path in JSON, where there is one.
-pub fn lossy<S: serde::Serializer>(
+pub(super) fn lossy<S: serde::Serializer>(
     path: &Option<PathBuf>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {

@@ -8,18 +8,21 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::Args;
 use impasto::checkpoint::{EMBEDDED_CLIP, ModelSource};
+use impasto::explain::page;
+use impasto::files;
 use impasto::image::{Format, Image};
 use impasto::model::Model;
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
 use impasto::provenance::{Encoding, Policy, Settings};
 use impasto::rank::Ranker;
-use impasto::request::{Generate, GeneratedImage, Timings};
+use impasto::request::{Explain, Generate, GeneratedImage, Timings};
 use impasto::safety::{Action, Verdict};
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
 use super::drawing::lossy;
+use super::explain::explained;
 use super::words::Finishing;
 use crate::arguments::{
     Enlarging, FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, find_model, prompt,
@@ -107,6 +110,9 @@ pub struct Arguments {
     /// Also show the pictures in the terminal, during drawing and when they are finished
     #[arg(long)]
     preview: bool,
+    /// Also write a page beside each picture that shows which patches each word shaped: NAME.explain.html
+    #[arg(long, conflicts_with_all = ["grid", "text_only"])]
+    explain: bool,
     /// Print one JSON document: paths, seeds, log-likelihoods (nats), timings (seconds)
     #[arg(long)]
     json: bool,
@@ -131,6 +137,12 @@ struct ReportedPicture {
     prompt: String,
     seed: u64,
     log_likelihood: f64,
+    /// The page of --explain.
+    #[serde(
+        serialize_with = "super::drawing::lossy",
+        skip_serializing_if = "Option::is_none"
+    )]
+    page: Option<PathBuf>,
     /// Cosine of picture and prompt, if a CLIP ranked.
     #[serde(skip_serializing_if = "Option::is_none")]
     clip_score: Option<f32>,
@@ -144,6 +156,8 @@ struct Made {
     image: GeneratedImage,
     /// The grid's path, if there is one; none if it was refused.
     path: Option<PathBuf>,
+    /// The page that explains it.
+    page: Option<PathBuf>,
     safety: Verdict,
 }
 
@@ -248,6 +262,9 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     let (mut made, timings) = work.draw(screen.as_mut())?;
     if arguments.grid {
         work.write_grid(&mut made)?;
+    }
+    if arguments.explain {
+        work.write_explanations(&mut made)?;
     }
     if let Some(screen) = &mut screen {
         let shown = shown(&made);
@@ -411,6 +428,7 @@ impl Work<'_> {
             prompt: prompt.to_owned(),
             image,
             path,
+            page: None,
             safety,
         })
     }
@@ -463,6 +481,43 @@ impl Work<'_> {
             };
         }
         Ok(Image::grid(&pictures, columns, GAP)?)
+    }
+
+    /// The pages of --explain, after all pictures: they take longer.
+    fn write_explanations(&self, made: &mut [Made]) -> Result<()> {
+        for made in made {
+            // The page shows the picture as it was drawn: none of what is hidden.
+            let Some(picture) = made
+                .path
+                .as_ref()
+                .filter(|_| made.safety.action() < Action::Blur)
+            else {
+                continue;
+            };
+            let request = Explain {
+                prompt: made.prompt.clone(),
+                truncate: self.arguments.truncate,
+                image_ids: made.image.image_ids.clone(),
+                ..Explain::default()
+            };
+            let outcome = explained(self.model, &request)?;
+            let html = page(self.model, &outcome.explanation, &outcome.picture)?;
+            let stem = picture.file_stem().unwrap_or_default().to_string_lossy();
+            let path = match &self.target {
+                // Beside a file that the user named, and that is replaced, too.
+                outputs::Target::File(_) => {
+                    let path = picture.with_extension("explain.html");
+                    files::write_atomic(&path, html.as_bytes())?;
+                    path
+                }
+                outputs::Target::Folder(folder) => {
+                    outputs::write_new(folder, &stem, "explain.html", html.as_bytes())?
+                }
+            };
+            self.print_result(&path)?;
+            made.page = Some(path);
+        }
+        Ok(())
     }
 
     fn write_grid(&self, made: &mut [Made]) -> Result<()> {
@@ -524,6 +579,7 @@ impl Work<'_> {
             prompt: made.prompt,
             seed: made.image.seed,
             log_likelihood: made.image.log_likelihood,
+            page: made.page,
             clip_score: made.image.clip_score,
             safety: made.safety,
         };

@@ -11,6 +11,7 @@ mod drawing;
 pub mod edit;
 pub mod embed;
 pub mod eval;
+pub mod explain;
 pub mod generate;
 pub mod import;
 pub mod index;

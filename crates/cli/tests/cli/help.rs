@@ -5,7 +5,7 @@ use crate::program::Program;
 #[test]
 fn every_command_explains_itself() {
     let program = Program::new();
-    let commands: [&[&str]; 41] = [
+    let commands: [&[&str]; 43] = [
         &[],
         &["generate"],
         &["edit"],
@@ -17,6 +17,7 @@ fn every_command_explains_itself() {
         &["model", "info"],
         &["model", "list"],
         &["import"],
+        &["explain"],
         &["likelihood"],
         &["reconstruct"],
         &["tokens"],
@@ -25,6 +26,7 @@ fn every_command_explains_itself() {
         &["eval", "scenes"],
         &["eval", "edits"],
         &["eval", "likelihood"],
+        &["eval", "explain"],
         &["index", "build"],
         &["index", "remove"],
         &["search"],

@@ -13,6 +13,7 @@ mod data;
 mod doctor;
 mod edit;
 mod examples;
+mod explain;
 mod fine_tune;
 mod foreign;
 mod full;

@@ -226,3 +226,36 @@ fn what_lacks_a_part_says_so() {
     let caption = ["caption", image, "--model", &tokenizer];
     program.refuses(1, &caption, &["is an image tokenizer alone"]);
 }
+
+/// A word is explained by what its absence changes, which needs no attention: every family can.
+#[test]
+fn every_family_is_explained_and_attention_is_refused_by_name() {
+    for set in [ROTARY, MINI, JANUS] {
+        let program = Program::new();
+        let explain = ["explain", "--prompt", "a red turtle"];
+        let ran = run(&program, set, &[&explain[..], &["--json"]].concat());
+        let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        let explained = &report["pictures"][0];
+        assert_eq!(explained["method"], "likelihood", "{set}");
+        let words = explained["words"].as_array().unwrap();
+        let named: Vec<&str> = words
+            .iter()
+            .filter_map(|word| word["word"].as_str())
+            .collect();
+        assert_eq!(named, ["a", "red", "turtle"], "{set}");
+        let changed = words
+            .iter()
+            .flat_map(|word| word["map"].as_array().unwrap());
+        assert!(
+            changed.filter(|value| value.as_f64() != Some(0.0)).count() > 3,
+            "{set}"
+        );
+        assert_eq!(program.files().len(), 1, "{set}");
+
+        let model = published(set);
+        for method in ["rollout", "likelihood-orders"] {
+            let arguments = [&explain[..], &["--model", &model, "--method", method]].concat();
+            program.refuses(1, &arguments, &["expected likelihood or divergence"]);
+        }
+    }
+}

@@ -10,6 +10,7 @@ mod likelihood;
 mod logits;
 mod model;
 mod particles;
+mod predictions;
 mod row;
 #[cfg(test)]
 mod tests;
@@ -24,8 +25,10 @@ pub use confidence::MaskSchedule;
 #[cfg(test)]
 pub(crate) use confidence::confidence_passes;
 pub use likelihood::{Likelihood, entropies, image_log_likelihoods, likelihood};
+pub(crate) use logits::to_host;
 pub use model::{
     AutoregressiveModel, DecodeState, Input, ParallelPasses, Prompted, Rows, Sizes, TextModel,
     TextSizes, TokenNll,
 };
+pub use predictions::{ImageContext, Predictions, predictions};
 pub use text::{Allowed, SampledText, Watch, beam_search, sample_texts, unwatched};

@@ -3,6 +3,7 @@
 mod canvas;
 pub mod detector;
 pub mod edits;
+pub mod explain;
 pub mod likelihood;
 pub mod retrieval;
 pub mod run;

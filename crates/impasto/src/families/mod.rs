@@ -8,6 +8,7 @@
 mod adapted;
 mod amused;
 mod answers;
+mod attention;
 mod captions;
 mod checkpoint;
 mod dalle_mini;
@@ -33,6 +34,7 @@ use serde::de::DeserializeOwned;
 pub use adapted::merge;
 pub use amused::{Amused, AmusedOptions};
 pub use answers::{Answer, Answerer, Inquiry};
+pub use attention::{AttentionRule, Attentive};
 pub use captions::{Captioner, ContinueRequest, GeneratedCaption, Search, TextFamily};
 pub use checkpoint::{FamilyConfig, FamilyModel, NetworkReport, SaveAs};
 pub use dalle_mini::{DalleMini, DalleMiniOptions, DalleMiniText};
@@ -167,6 +169,11 @@ pub trait Family: Copy + Debug + Send + Sync + 'static {
 
     /// The model as one that answers questions; none for families that don't.
     fn answerer(_model: &FamilyModel<Self>) -> Option<&dyn Answerer> {
+        None
+    }
+
+    /// The model as one whose attention can be looked at; none for families where that is not written.
+    fn attentive(_model: &FamilyModel<Self>) -> Option<&dyn Attentive> {
         None
     }
 

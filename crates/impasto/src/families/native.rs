@@ -6,8 +6,8 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Captioner, Family, FamilyConfig, FamilyLoss, FamilyModel, ModelFiles, NetSizes, TextFamily,
-    Transformer,
+    Attentive, Captioner, Family, FamilyConfig, FamilyLoss, FamilyModel, ModelFiles, NetSizes,
+    TextFamily, Transformer,
 };
 use crate::canvas::Conditioning;
 use crate::engine::{AutoregressiveModel, Prompted, SampledText};
@@ -145,6 +145,10 @@ impl Family for Native {
     }
 
     fn captioner(model: &NativeModel) -> Option<&dyn Captioner> {
+        Some(model)
+    }
+
+    fn attentive(model: &NativeModel) -> Option<&dyn Attentive> {
         Some(model)
     }
 

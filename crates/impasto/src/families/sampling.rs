@@ -6,11 +6,11 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use serde_json::Value;
 
-use super::{Answerer, Captioner, Family, FamilyModel};
+use super::{Answerer, Attentive, Captioner, Family, FamilyModel};
 use crate::canvas::{Canvas, Conditioning};
 use crate::engine::{
-    self, AutoregressiveModel, FillOptions, FillRequest, InfillRow, Likelihood, SampleSpec,
-    SampledTokens, Ticket,
+    self, AutoregressiveModel, FillOptions, FillRequest, ImageContext, InfillRow, Likelihood,
+    Predictions, SampleSpec, SampledTokens, Ticket,
 };
 use crate::models::ImageTokenizer;
 use crate::models::dalle::Order;
@@ -47,6 +47,11 @@ pub trait AnyModel: Debug + Send + Sync {
 
     /// The model as one that answers questions.
     fn answerer(&self) -> Option<&dyn Answerer> {
+        None
+    }
+
+    /// The model as one whose attention can be looked at.
+    fn attentive(&self) -> Option<&dyn Attentive> {
         None
     }
 }
@@ -174,6 +179,14 @@ pub trait Conditioned {
 
     /// How unsure the model is of each id of an image; see [`engine::entropies`].
     fn entropies(&self, image_ids: &[u32], seed: u64) -> Result<Vec<f64>>;
+
+    /// What the model predicts at every position of an image; see [`engine::predictions`].
+    fn predictions(
+        &self,
+        condition: Condition,
+        image_ids: &[u32],
+        context: ImageContext<'_>,
+    ) -> Result<Predictions>;
 }
 
 impl<F: Family> AnyModel for FamilyModel<F> {
@@ -207,6 +220,10 @@ impl<F: Family> AnyModel for FamilyModel<F> {
 
     fn answerer(&self) -> Option<&dyn Answerer> {
         F::answerer(self)
+    }
+
+    fn attentive(&self) -> Option<&dyn Attentive> {
+        F::attentive(self)
     }
 }
 
@@ -365,6 +382,15 @@ struct Prompt<'a, F: Family> {
     unconditional: Arc<PromptOf<F>>,
 }
 
+impl<F: Family> Prompt<'_, F> {
+    fn under(&self, condition: Condition) -> &PromptOf<F> {
+        match condition {
+            Condition::Prompt => &self.prompt,
+            Condition::Unconditional => &self.unconditional,
+        }
+    }
+}
+
 impl<F: Family> Conditioned for Prompt<'_, F> {
     fn fill(
         &self,
@@ -391,11 +417,7 @@ impl<F: Family> Conditioned for Prompt<'_, F> {
     }
 
     fn log_likelihoods(&self, condition: Condition, image_ids: &[Vec<u32>]) -> Result<Vec<f64>> {
-        let prompt = match condition {
-            Condition::Prompt => &self.prompt,
-            Condition::Unconditional => &self.unconditional,
-        };
-        let prompts = vec![prompt.as_ref(); image_ids.len()];
+        let prompts = vec![self.under(condition); image_ids.len()];
         engine::image_log_likelihoods(&self.model.net, &prompts, image_ids)
     }
 
@@ -403,5 +425,14 @@ impl<F: Family> Conditioned for Prompt<'_, F> {
         let net = &self.model.net;
         let any_order = self.model.conditioning() == Conditioning::Prefix;
         engine::entropies(net, &self.prompt, image_ids, any_order, seed)
+    }
+
+    fn predictions(
+        &self,
+        condition: Condition,
+        image_ids: &[u32],
+        context: ImageContext<'_>,
+    ) -> Result<Predictions> {
+        engine::predictions(&self.model.net, self.under(condition), image_ids, context)
     }
 }

@@ -147,6 +147,16 @@ impl TextTokenizer {
         Ok(ids)
     }
 
+    /// How many bytes of a text each of its ids stands for, in the order of [`TextTokenizer::encode`]: a symbol of the
+    /// byte alphabet is a byte.
+    pub fn byte_lengths(&self, text: &str) -> Result<Vec<usize>> {
+        let symbols = |id: u32| {
+            let token = self.tokenizer.id_to_token(id);
+            token.map_or(0, |token| token.chars().count())
+        };
+        Ok(self.encode(text)?.into_iter().map(symbols).collect())
+    }
+
     /// Start, ids, end, and padding to exactly `limit` ids. A longer caption is refused, or cut before
     /// its end where `truncate` says so.
     pub fn encode_caption(&self, caption: &str, limit: usize, truncate: bool) -> Result<Vec<u32>> {
@@ -360,6 +370,16 @@ mod tests {
             &format!("a{}b", " ".repeat(100_000)),
         ] {
             assert!(tokenizer.decode(&tokenizer.encode(text).unwrap()).unwrap() == text);
+        }
+    }
+
+    #[test]
+    fn byte_lengths_add_up_to_the_text() {
+        let tokenizer = tokenizer();
+        for text in ["two red turtles", "夜空下的 🐢 é<eos>", " ", ""] {
+            let lengths = tokenizer.byte_lengths(text).unwrap();
+            assert_eq!(lengths.len(), tokenizer.encode(text).unwrap().len());
+            assert_eq!(lengths.iter().sum::<usize>(), text.len(), "{text}");
         }
     }
 

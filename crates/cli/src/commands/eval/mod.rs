@@ -1,6 +1,7 @@
 //! `impasto eval`: how much of what was asked is in the pictures.
 
 mod edits;
+mod explain;
 mod likelihood;
 mod retrieval;
 mod scenes;
@@ -33,6 +34,8 @@ enum EvalTask {
     Retrieval(retrieval::Flags),
     /// Compute the likelihood of held-out composed scenes and their captions, in nats per token
     Likelihood(likelihood::Flags),
+    /// Point at the things of held-out composed scenes by the maps of their words, with every method
+    Explain(explain::Flags),
 }
 
 /// Which held-out scenes, and how the answer is printed.
@@ -81,6 +84,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         EvalTask::Edits(flags) => edits::run(&flags),
         EvalTask::Retrieval(flags) => retrieval::run(&flags),
         EvalTask::Likelihood(flags) => likelihood::run(&flags),
+        EvalTask::Explain(flags) => explain::run(&flags),
     }
 }
 

@@ -8,6 +8,7 @@
 //! - text first (drawing) or picture first (captioning) in the same weights;
 //! - optional contrastive projections with a learned temperature (CLIP, arXiv:2103.00020).
 
+mod attention;
 mod decode;
 mod loss;
 mod sequence;
@@ -16,6 +17,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+pub use attention::LayerAttention;
 pub use decode::DalleState;
 pub use loss::{DalleBatch, LossWeights, Losses};
 pub use sequence::{Order, Part, around_hole, image_part, raster, shuffled};

@@ -1,0 +1,93 @@
+//! `impasto eval explain`.
+
+use anyhow::Result;
+use clap::Args;
+use impasto::eval::explain;
+use impasto::explain::Method;
+use impasto::observer::Event;
+
+use super::{SceneFlags, cell};
+use crate::arguments::ModelFlags;
+use crate::terminal;
+
+/// See [`super::EvalTask`].
+#[derive(Args)]
+pub(super) struct Flags {
+    #[command(flatten)]
+    scenes: SceneFlags,
+    #[command(flatten)]
+    model: ModelFlags,
+    /// Held-out scenes, one caption each
+    #[arg(long = "scenes", value_name = "N", default_value = "200", value_parser = clap::value_parser!(u32).range(1..))]
+    count: u32,
+    /// Scenes of these for the deletion and insertion of patches
+    #[arg(long, value_name = "N", default_value = "50")]
+    erased: u32,
+    /// Measure this method only; may be given several times [default: all that the model can do]
+    #[arg(long = "method", value_name = "METHOD")]
+    methods: Vec<Method>,
+}
+
+/// Measures and reports.
+pub(super) fn run(flags: &Flags) -> Result<()> {
+    let (world, glyphs) = flags.scenes.open()?;
+    let model = flags.model.open()?;
+    let methods = match flags.methods.is_empty() {
+        false => flags.methods.clone(),
+        true => {
+            let all = Method::ALL.into_iter();
+            all.filter(|method| method.check(&model).is_ok()).collect()
+        }
+    };
+    let options = explain::Options {
+        scenes: flags.count as usize,
+        erased: flags.erased as usize,
+        seed: flags.scenes.seed,
+        language: flags.scenes.language.into(),
+        methods,
+    };
+    terminal::catch_interrupts()?;
+    let bar = terminal::bar(1, "scenes")?;
+    let report = explain::run(&model, &world, &glyphs, &options, &mut |event: &Event<
+        '_,
+    >| {
+        if let Event::Items { done, total } = event {
+            bar.set_length(*total as u64);
+            bar.set_position(*done as u64);
+        }
+        terminal::go_on()
+    });
+    bar.finish_and_clear();
+    let report = report?;
+    if flags.scenes.json {
+        return terminal::json(&report);
+    }
+    let mut text = format!(
+        "{} on {} held-out scenes of world {}, seed {}: {} things, whose boxes take {:.1} % of the patches; {} scenes erased\n{:<20}{:>22}{:>8}{:>11}{:>10}{:>11}",
+        report.model,
+        report.options.scenes,
+        report.world,
+        report.options.seed,
+        report.things,
+        100.0 * report.box_share,
+        report.options.erased.min(report.options.scenes),
+        "",
+        "pointing game",
+        "IoU",
+        "threshold",
+        "deletion",
+        "insertion",
+    );
+    for method in &report.methods {
+        text += &format!(
+            "\n{:<20}{:>22}{:>8.3}{:>11.2}{:>10.3}{:>11.3}",
+            method.method,
+            cell(method.pointing),
+            method.iou,
+            method.threshold,
+            method.deletion_auc,
+            method.insertion_auc,
+        );
+    }
+    terminal::result(text)
+}
