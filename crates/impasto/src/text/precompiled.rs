@@ -22,7 +22,7 @@ pub fn check(map: &[u8]) -> Result<(), Reason> {
     let Ok(texts) = std::str::from_utf8(texts) else {
         return bad("its texts are not UTF-8");
     };
-    if length % 4 != 0 || length == 0 {
+    if !length.is_multiple_of(4) || length == 0 {
         return bad("its trie is not of 32-bit units");
     }
     let (units, _) = trie.as_chunks::<4>();

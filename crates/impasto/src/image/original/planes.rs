@@ -214,7 +214,7 @@ impl Original {
             .resize(&from, &mut to, &options)
             .map_err(|e| bad(&e))?;
         each_kind!(&mut scaled.image, buffer => {
-            let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut **buffer);
+            let bytes: &mut [u8] = bytemuck::cast_slice_mut(buffer);
             bytes.copy_from_slice(to.buffer());
         });
         Ok(scaled)

@@ -102,9 +102,7 @@ impl ModelArgs {
                 }
                 grid
             }
-            None => picture_size(path).ok_or_else(|| {
-                "has neither a config.json with block_size beside it nor a name that ends with _256, _384 or _512"
-            })? >> (levels - 1),
+            None => picture_size(path).ok_or("has neither a config.json with block_size beside it nor a name that ends with _256, _384 or _512")? >> (levels - 1),
         };
         let (n_layers, width) = (layers(tensors), size(tensors, "norm.weight", 0)?);
         let published = PUBLISHED

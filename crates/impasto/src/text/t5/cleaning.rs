@@ -34,20 +34,20 @@ fn rules() -> Result<&'static Rules> {
     static RULES: OnceLock<std::result::Result<Rules, String>> = OnceLock::new();
     let compiled = RULES.get_or_init(|| {
         let compile = |rules: &[(&str, &'static str)]| {
-            let one = |&(pattern, with): &(&str, &'static str)| Ok((Regex::new(pattern)?, with));
+            let one = |&(pattern, with): &(&str, &'static str)| match Regex::new(pattern) {
+                Ok(expression) => Ok((expression, with)),
+                Err(e) => Err(e.to_string()),
+            };
             rules
                 .iter()
                 .map(one)
-                .collect::<std::result::Result<Vec<_>, fancy_regex::Error>>()
+                .collect::<std::result::Result<Vec<_>, String>>()
         };
-        let all = || {
-            Ok([
-                compile(BEFORE_HTML)?,
-                compile(BEFORE_MENDING)?,
-                compile(AFTER)?,
-            ])
-        };
-        all().map_err(|e: fancy_regex::Error| e.to_string())
+        Ok([
+            compile(BEFORE_HTML)?,
+            compile(BEFORE_MENDING)?,
+            compile(AFTER)?,
+        ])
     });
     // They are constants, and a test compiles them.
     compiled
