@@ -17,6 +17,8 @@ use crate::{Error, Result};
 pub struct LlamaGen;
 
 /// Prompts → ids.
+// One value a model: its size is of no consequence.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 pub enum LlamaGenText {
     /// The number of a class.
