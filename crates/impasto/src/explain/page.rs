@@ -106,7 +106,7 @@ mod tests {
         ] {
             let explanation = explanation(prompt);
             let picture = Image::filled(2, 2, [7; 3]);
-            let atlas = Atlas::of(vec![3], 2, &[picture.clone()]).unwrap();
+            let atlas = Atlas::of(vec![3], 2, std::slice::from_ref(&picture)).unwrap();
             let page = write(&explanation, &picture, &atlas).unwrap();
             let data = page.split("type=\"application/json\">").nth(1).unwrap();
             let data = data.split("</script>").next().unwrap();
