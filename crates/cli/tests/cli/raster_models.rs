@@ -236,7 +236,7 @@ fn every_family_is_explained_and_attention_is_refused_by_name() {
         let ran = run(&program, set, &[&explain[..], &["--json"]].concat());
         let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
         let explained = &report["pictures"][0];
-        assert_eq!(explained["method"], "likelihood", "{set}");
+        assert_eq!(explained["method"], "divergence", "{set}");
         let words = explained["words"].as_array().unwrap();
         let named: Vec<&str> = words
             .iter()

@@ -49,9 +49,10 @@ pub struct MethodReport {
     pub threshold: f64,
     /// Deletion (Petsiuk et al. 2018, arXiv:1806.07421, section 3.3): patches become bare background, those with the
     /// largest values first; the area under the share of pictures in which the detector finds the thing. Less is better.
-    pub deletion_auc: f64,
+    /// None where no scene was erased.
+    pub deletion_auc: Option<f64>,
     /// Insertion: patches are put onto the bare background in the same order. More is better.
-    pub insertion_auc: f64,
+    pub insertion_auc: Option<f64>,
 }
 
 /// What was found.
@@ -140,8 +141,8 @@ pub fn run(
             pointing: Accuracy::default(),
             iou: 0.0,
             threshold: threshold(strongest(sums)),
-            deletion_auc: 0.0,
-            insertion_auc: 0.0,
+            deletion_auc: None,
+            insertion_auc: None,
         })
         .collect();
     let detector = Detector::new(world, glyphs)?;
@@ -181,15 +182,16 @@ pub fn run(
                 })
                 .collect();
             for (report, [deletion, insertion]) in methods.iter_mut().zip(curves?) {
-                report.deletion_auc += deletion;
-                report.insertion_auc += insertion;
+                *report.deletion_auc.get_or_insert(0.0) += deletion;
+                *report.insertion_auc.get_or_insert(0.0) += insertion;
             }
         }
     }
     for report in &mut methods {
         report.iou /= f64::from(count.max(1));
-        report.deletion_auc /= f64::from(erased.max(1));
-        report.insertion_auc /= f64::from(erased.max(1));
+        for sum in [&mut report.deletion_auc, &mut report.insertion_auc] {
+            *sum = sum.map(|sum| sum / f64::from(erased.max(1)));
+        }
     }
     Ok(ExplainReport {
         model: model.name().to_owned(),

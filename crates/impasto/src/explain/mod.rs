@@ -1,8 +1,9 @@
 //! Why a picture looks as it does: which patches each word of the prompt shaped, how unsure the model was of each patch,
 //! and which codes it nearly took.
 //!
-//! A word's map is what changes when the word is left out of the prompt ([`Method`]). That needs nothing of a model but
-//! its likelihoods, so it works for every family; docs/trust.md has the measurements by which the default was chosen.
+//! A word's map is what changes in the model's predictions when the word is left out of the prompt ([`Method`]). That needs
+//! nothing of a model but its predictions, so it works for every family; docs/trust.md has the measurements by which the
+//! default was chosen.
 
 mod atlas;
 mod heat;
@@ -61,8 +62,8 @@ impl Method {
     /// The best one that a model can do, by measurement.
     pub fn best_of(model: &Model) -> Self {
         match model.is_any_order() {
-            true => Method::LikelihoodOrders,
-            false => Method::Likelihood,
+            true => Method::DivergenceOrders,
+            false => Method::Divergence,
         }
     }
 
@@ -135,7 +136,7 @@ pub struct WordMap {
     pub start: usize,
     /// The byte after its last one.
     pub end: usize,
-    /// Of each patch, row-major: above 0 where the word made the patch likelier.
+    /// Of each patch, row-major: how much the word counts there, by the method.
     pub map: Vec<f64>,
 }
 

@@ -80,14 +80,18 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
     );
     for method in &report.methods {
         text += &format!(
-            "\n{:<20}{:>22}{:>8.3}{:>11.2}{:>10.3}{:>11.3}",
+            "\n{:<20}{:>22}{:>8.3}{:>11.2}{:>10}{:>11}",
             method.method,
             cell(method.pointing),
             method.iou,
             method.threshold,
-            method.deletion_auc,
-            method.insertion_auc,
+            area(method.deletion_auc),
+            area(method.insertion_auc),
         );
     }
     terminal::result(text)
+}
+
+fn area(area: Option<f64>) -> String {
+    area.map_or_else(|| "-".to_owned(), |area| format!("{area:.3}"))
 }
