@@ -1280,6 +1280,7 @@ fn the_specification_has_all_addresses() {
         include_str!("../src/native.rs"),
         include_str!("../src/automatic.rs"),
         include_str!("../src/metrics.rs"),
+        include_str!("../src/moderations.rs"),
     ];
     let mut answered: Vec<String> = sources
         .iter()
