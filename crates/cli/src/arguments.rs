@@ -1,5 +1,6 @@
 //! Flags that several commands share.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -370,4 +371,9 @@ pub fn prompt(text: &str) -> Result<String, String> {
         return Err("is empty, expected a caption such as \"a red turtle\"".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// 32 bits from the system's randomness, short enough to be typed again.
+pub fn random_seed() -> u64 {
+    RandomState::new().build_hasher().finish() >> 32
 }

@@ -142,6 +142,17 @@ pub fn write_new(folder: &Path, stem: &str, extension: &str, bytes: &[u8]) -> Re
     }
 }
 
+/// A path in JSON, where there is one.
+pub fn lossy<S: serde::Serializer>(
+    path: &Option<PathBuf>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => files::lossy(path, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 /// A prompt as a file name: letters and digits of any script, the rest as dashes, cut between letters.
 pub fn file_stem(prompt: &str) -> String {
     /// File systems hold 255 bytes; seed, suffix and extension need some of them.

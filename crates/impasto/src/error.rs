@@ -232,7 +232,7 @@ pub enum Error {
         /// What is refused: "prompt", "picture".
         what: &'static str,
         /// The category.
-        category: crate::safety::Category,
+        category: impasto_safety::Category,
         /// Its score.
         score: f32,
         /// What was found.

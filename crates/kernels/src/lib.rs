@@ -37,4 +37,5 @@ mod team;
 mod vector;
 
 pub use isa::{Isa, extensions, has_vnni, isa};
-pub use team::{Threads, for_each_item};
+pub use shared::for_each_item;
+pub use team::Threads;

@@ -99,6 +99,15 @@ pub(crate) fn for_rows(rows: usize, width: usize, work: impl Fn(usize, usize) + 
     });
 }
 
+/// Runs `work` on each item, on as many threads as the current rayon pool has: for items that take some microseconds each.
+pub fn for_each_item<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync) {
+    let shared = SharedPtr::new(items.as_mut_ptr());
+    team::for_each(items.len(), |index| {
+        // SAFETY: each task has an item of its own, within the slice, which is borrowed until all are done.
+        work(unsafe { &mut *shared.get().add(index) });
+    });
+}
+
 /// Rows `first..first + rows` of a row-major matrix that tasks share.
 ///
 /// # Safety

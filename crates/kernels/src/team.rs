@@ -17,8 +17,6 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use crate::shared::SharedPtr;
-
 /// How long a thread without work looks for some: longer than what lies between two products of a token.
 const LOOKING: Duration = Duration::from_micros(300);
 
@@ -37,15 +35,6 @@ pub(crate) fn for_each(tasks: usize, task: impl Fn(usize) + Sync) {
     if !taken {
         (0..tasks).into_par_iter().with_max_len(1).for_each(&task);
     }
-}
-
-/// Runs `work` on each item, on as many threads as the current rayon pool has: for items that take some microseconds each.
-pub fn for_each_item<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync) {
-    let shared = SharedPtr::new(items.as_mut_ptr());
-    for_each(items.len(), |index| {
-        // SAFETY: each task has an item of its own, within the slice, which is borrowed until all are done.
-        work(unsafe { &mut *shared.get().add(index) });
-    });
 }
 
 /// The team of the process; its size is the global pool's.

@@ -2,8 +2,8 @@
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
-use crate::filter::{Disguise, Hit};
 use crate::fold::{Letter, fold, is_han};
+use crate::hit::{Disguise, Hit};
 use crate::{Error, Result};
 
 /// Signs that stand between words.

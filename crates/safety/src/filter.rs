@@ -9,27 +9,10 @@ use serde::Serialize;
 
 use crate::chinese::Chinese;
 use crate::fold::{Letter, fold, is_han};
+use crate::hit::{Disguise, Hit};
 use crate::lists::Lists;
 use crate::words::Words;
 use crate::{Category, Result};
-
-/// How a term was written in another way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Disguise {
-    /// Invisible characters, or marks on letters.
-    Hidden,
-    /// Letters that look like others.
-    Lookalike,
-    /// Digits and signs for letters.
-    Leet,
-    /// Something between the letters.
-    Spaced,
-    /// Letters more often than they belong.
-    Repeated,
-    /// Words without spaces.
-    Joined,
-}
 
 /// Something that was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -61,19 +44,6 @@ impl Screening {
     pub fn score(&self, category: Category) -> f32 {
         self.scores.get(&category).copied().unwrap_or(0.0)
     }
-}
-
-/// A term at a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Hit {
-    /// Which term.
-    pub term: usize,
-    /// The first letter.
-    pub start: usize,
-    /// The one after the last.
-    pub end: usize,
-    /// How it was written.
-    pub disguise: Option<Disguise>,
 }
 
 /// How far the parts of a rule may be from each other, in letters; a Chinese one counts as four.

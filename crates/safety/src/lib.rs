@@ -18,6 +18,7 @@ mod chinese;
 mod filter;
 mod fold;
 mod forms;
+mod hit;
 mod lists;
 mod policy;
 mod words;
@@ -25,7 +26,8 @@ mod words;
 use std::path::{Path, PathBuf};
 
 pub use category::{Action, Category};
-pub use filter::{Disguise, Filter, Match, Screening};
+pub use filter::{Filter, Match, Screening};
+pub use hit::Disguise;
 pub use lists::{Lists, Rule, Term};
 pub use policy::{Mode, PicturePolicy, Policy, WordPolicy};
 

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::filter::{Disguise, Hit};
 use crate::fold::{Letter, fold};
 use crate::forms::{alike, decoded, fits, inflected, is_code, shortened, single_vowels};
+use crate::hit::{Disguise, Hit};
 
 /// Finds English terms.
 #[derive(Debug, Default)]

@@ -11,8 +11,7 @@ use impasto::observer::Event;
 use impasto::request::{Ask, SamplingOverrides};
 use serde::Serialize;
 
-use super::generate::random_seed;
-use crate::arguments::{ModelFlags, prompt, temperature, top_k, top_p};
+use crate::arguments::{ModelFlags, prompt, random_seed, temperature, top_k, top_p};
 use crate::pictures;
 use crate::terminal;
 

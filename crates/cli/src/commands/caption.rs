@@ -10,8 +10,7 @@ use impasto::observer::NoObserver;
 use impasto::request::{Caption, SamplingOverrides};
 use serde::Serialize;
 
-use super::generate::random_seed;
-use crate::arguments::{ModelFlags, temperature, top_k, top_p};
+use crate::arguments::{ModelFlags, random_seed, temperature, top_k, top_p};
 use crate::failure::Usage;
 use crate::pictures;
 use crate::terminal::{self, shown};

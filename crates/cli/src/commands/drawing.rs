@@ -22,8 +22,9 @@ use impasto::sampling::SamplingOptions;
 use impasto::text::clip::LongCaption;
 use serde::Serialize;
 
-use super::generate::random_seed;
-use crate::arguments::{FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, find_model};
+use crate::arguments::{
+    FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, find_model, random_seed,
+};
 use crate::failure::Usage;
 use crate::provenance::{self, ProvenanceFlags};
 use crate::safety::SafetyFlags;
@@ -122,7 +123,7 @@ struct EditReport<'a> {
 #[derive(Serialize)]
 struct Candidate {
     /// None if the candidate was not kept.
-    #[serde(serialize_with = "lossy")]
+    #[serde(serialize_with = "outputs::lossy")]
     path: Option<PathBuf>,
     seed: u64,
     log_likelihood: f64,
@@ -134,17 +135,6 @@ struct Candidate {
     tokens: usize,
     /// What was found in it; none if it was not kept.
     safety: Option<Verdict>,
-}
-
-/// A path in JSON, where there is one.
-pub(super) fn lossy<S: serde::Serializer>(
-    path: &Option<PathBuf>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match path {
-        Some(path) => files::lossy(path, serializer),
-        None => serializer.serialize_none(),
-    }
 }
 
 /// Prints to stderr what a model that supports raster order only does instead.

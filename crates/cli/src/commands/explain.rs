@@ -14,8 +14,7 @@ use impasto::provenance::{self, Settings};
 use impasto::request::{Explain, ExplainOutcome, Generate};
 use serde::Serialize;
 
-use super::generate::random_seed;
-use crate::arguments::{ModelFlags, prompt};
+use crate::arguments::{ModelFlags, prompt, random_seed};
 use crate::failure::Usage;
 use crate::terminal::{self, shown};
 use crate::{outputs, pictures};
@@ -64,7 +63,7 @@ struct ExplainReport {
 #[derive(Serialize)]
 struct Reported {
     /// The picture's file; none for one that was drawn.
-    #[serde(serialize_with = "super::drawing::lossy")]
+    #[serde(serialize_with = "outputs::lossy")]
     path: Option<PathBuf>,
     #[serde(serialize_with = "impasto::files::lossy")]
     page: PathBuf,

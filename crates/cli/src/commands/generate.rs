@@ -1,6 +1,5 @@
 //! `impasto generate`: prompts in, pictures out.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,11 +20,11 @@ use impasto::safety::{Action, Verdict};
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
-use super::drawing::lossy;
 use super::explain::explained;
 use super::words::Finishing;
 use crate::arguments::{
     Enlarging, FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, find_model, prompt,
+    random_seed,
 };
 use crate::failure::Usage;
 use crate::provenance::{self, ProvenanceFlags};
@@ -132,14 +131,14 @@ struct GenerateReport<'a> {
 #[derive(Serialize)]
 struct ReportedPicture {
     /// None if it was refused.
-    #[serde(serialize_with = "lossy")]
+    #[serde(serialize_with = "outputs::lossy")]
     path: Option<PathBuf>,
     prompt: String,
     seed: u64,
     log_likelihood: f64,
     /// The page of --explain.
     #[serde(
-        serialize_with = "super::drawing::lossy",
+        serialize_with = "outputs::lossy",
         skip_serializing_if = "Option::is_none"
     )]
     page: Option<PathBuf>,
@@ -604,9 +603,4 @@ fn shown(made: &[Made]) -> Vec<&Made> {
 fn nearly_square(pictures: usize) -> usize {
     let root = pictures.isqrt();
     root + usize::from(root * root < pictures)
-}
-
-/// 32 bits from the system's randomness, short enough to be typed again.
-pub fn random_seed() -> u64 {
-    RandomState::new().build_hasher().finish() >> 32
 }

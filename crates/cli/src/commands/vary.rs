@@ -17,9 +17,10 @@ use impasto::safety::{Action, Verdict};
 use impasto::sampling::SamplingOptions;
 use serde::Serialize;
 
-use super::drawing::{lossy, note_conditioning};
-use super::generate::random_seed;
-use crate::arguments::{FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, prompt};
+use super::drawing::note_conditioning;
+use crate::arguments::{
+    FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, prompt, random_seed,
+};
 use crate::provenance::{self, ProvenanceFlags};
 use crate::safety::SafetyFlags;
 use crate::{outputs, terminal};
@@ -112,7 +113,7 @@ struct VaryReport<'a> {
 #[derive(Serialize)]
 struct Variation {
     /// None if it was refused.
-    #[serde(serialize_with = "lossy")]
+    #[serde(serialize_with = "outputs::lossy")]
     path: Option<PathBuf>,
     seed: u64,
     log_likelihood: f64,

@@ -16,6 +16,9 @@ use crate::{Error, Result};
 
 const CONFIG: &str = "config.json";
 
+/// The architecture of Stable Diffusion's checker of pictures, whose config is one of a CLIP otherwise.
+pub(in crate::import) const CHECKER: &str = "StableDiffusionSafetyChecker";
+
 /// The weight files that may be there, the best first.
 const WEIGHTS: [&str; 4] = [
     "model.safetensors",
@@ -28,6 +31,7 @@ const WEIGHTS: [&str; 4] = [
 struct HuggingFaceConfig {
     #[serde(default)]
     model_type: String,
+    architectures: Option<Vec<String>>,
     #[serde(default = "projection_dim")]
     projection_dim: usize,
     text_config: Option<Map<String, Value>>,
@@ -105,9 +109,11 @@ impl Default for VisionFields {
 
 /// Whether `folder` has a config of a CLIP of `transformers`; that of a checker is one with another architecture.
 pub fn is_folder(folder: &Path) -> bool {
-    !crate::import::safety::is_concepts(folder)
-        && json::<HuggingFaceConfig>(&folder.join(CONFIG))
-            .is_ok_and(|config| config.model_type == "clip")
+    json::<HuggingFaceConfig>(&folder.join(CONFIG)).is_ok_and(|config| {
+        let mut architectures = config.architectures.iter().flatten();
+        let is_checker = architectures.any(|name| name == CHECKER);
+        config.model_type == "clip" && !is_checker
+    })
 }
 
 /// The weights of `folder`.

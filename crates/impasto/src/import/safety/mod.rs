@@ -20,6 +20,7 @@ use super::ImportReport;
 use super::weights::WeightFolder;
 use crate::files::FileAccess;
 use crate::image::Filter;
+use crate::import::clip::hugging_face::CHECKER;
 use crate::models::clip::Normalisation;
 use crate::models::{SafetyChecker, Vit};
 use crate::{Error, Result, files};
@@ -54,8 +55,6 @@ struct Kind {
 }
 
 const CONFIG: &str = "config.json";
-const CHECKER: &str = "StableDiffusionSafetyChecker";
-
 fn kind(folder: &Path) -> Option<Kind> {
     serde_json::from_slice(&files::read(folder.join(CONFIG)).ok()?).ok()
 }
@@ -67,11 +66,6 @@ fn has_architecture(kind: &Kind, name: &str) -> bool {
 /// Whether a folder holds a checker.
 pub fn is_published(folder: &Path) -> bool {
     kind(folder).is_some_and(|kind| kind.model_type == "vit" || has_architecture(&kind, CHECKER))
-}
-
-/// Whether a folder holds Stable Diffusion's checker, whose config is one of a CLIP.
-pub(super) fn is_concepts(folder: &Path) -> bool {
-    kind(folder).is_some_and(|kind| has_architecture(&kind, CHECKER))
 }
 
 /// Loads a folder onto `device`.
