@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// The byte ranges of the words of a text: runs of letters, digits and marks, with a hyphen or an apostrophe between two of
-/// them. Chinese has no spaces: its runs are cut by a few rules that fit descriptions of pictures (`chinese_words`).
+/// them. Chinese has no spaces: its runs are cut by a few rules that fit descriptions of pictures.
 pub fn words(text: &str) -> Vec<Range<usize>> {
     let mut words: Vec<Range<usize>> = Vec::new();
     let mut open: Option<Range<usize>> = None;

@@ -180,7 +180,7 @@ pub trait Conditioned {
     /// How unsure the model is of each id of an image; see [`engine::entropies`].
     fn entropies(&self, image_ids: &[u32], seed: u64) -> Result<Vec<f64>>;
 
-    /// What the model predicts at every position of an image; see [`engine::predictions`].
+    /// What the model predicts at every position of an image; see [`engine::predictions()`].
     fn predictions(
         &self,
         condition: Condition,
