@@ -1,6 +1,7 @@
 //! English terms: words with their inflections, in the order of a term, also in disguise.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::OnceLock;
 
 use crate::fold::{Letter, fold};
 use crate::forms::{alike, decoded, fits, inflected, is_code, shortened, single_vowels};
@@ -11,10 +12,8 @@ use crate::hit::{Disguise, Hit};
 pub(crate) struct Words {
     /// Words by their forms, those that are inflected among them.
     forms: HashMap<String, Vec<usize>>,
-    /// The same by their forms with `l` as `i`.
-    alike: HashMap<String, Vec<usize>>,
-    /// The same by the number of letters.
-    by_length: HashMap<usize, Vec<(String, usize)>>,
+    /// The same for disguises, made when a text has one: most have none, and a filter is made for each command.
+    disguised: OnceLock<Disguised>,
     /// Terms by their first word: the words, and the number.
     terms: HashMap<usize, Vec<(Vec<usize>, usize)>>,
     /// Words that are terms.
@@ -23,6 +22,15 @@ pub(crate) struct Words {
     joined: HashSet<String>,
     /// Words of two letters and fewer.
     short: HashSet<String>,
+}
+
+/// Words by what disguised forms have left of them.
+#[derive(Debug, Default)]
+struct Disguised {
+    /// By their forms with `l` as `i`.
+    alike: HashMap<String, Vec<usize>>,
+    /// By the number of letters of their forms.
+    by_length: HashMap<usize, Vec<(String, usize)>>,
 }
 
 /// Words of two letters and fewer, and some of three, that stand beside others for no other reason than to be words.
@@ -105,13 +113,23 @@ impl Words {
                 inflected(word)
             };
             for form in forms {
-                self.alike.entry(alike(&form)).or_default().push(id);
-                let same = self.by_length.entry(form.len()).or_default();
-                same.push((form.clone(), id));
                 self.forms.entry(form).or_default().push(id);
             }
         }
         id
+    }
+
+    fn disguised(&self) -> &Disguised {
+        self.disguised.get_or_init(|| {
+            let mut disguised = Disguised::default();
+            for (form, ids) in &self.forms {
+                let same = disguised.alike.entry(alike(form)).or_default();
+                same.extend(ids);
+                let same = disguised.by_length.entry(form.len()).or_default();
+                same.extend(ids.iter().map(|&id| (form.clone(), id)));
+            }
+            disguised
+        })
     }
 
     /// All finds.
@@ -155,7 +173,10 @@ impl Words {
             .iter()
             .any(|letter| letter.either)
         {
-            add(self.alike.get(&alike(&text)), Some(Disguise::Lookalike));
+            add(
+                self.disguised().alike.get(&alike(&text)),
+                Some(Disguise::Lookalike),
+            );
         }
         // "nakedwoman": one word of the lists, the others of them or usual ones.
         for cut in 3..text.len().saturating_sub(2) {
@@ -232,7 +253,10 @@ impl Words {
         let found = |start: usize, end: usize| {
             let part: String = text[start..end].iter().collect();
             let decoded = decoded(&part);
-            let coded = || self.alike.get(&alike(&decoded)).filter(|_| decoded != part);
+            let coded = || match decoded == part {
+                true => None,
+                false => self.disguised().alike.get(&alike(&decoded)),
+            };
             let words = self.forms.get(&part).or_else(coded);
             let before = (end < n || followed) && BEFORE.split(' ').any(|before| before == part);
             (words, before || self.joined.contains(&part))
@@ -377,7 +401,13 @@ impl Words {
             });
         };
         if text.contains('*') {
-            for (form, word) in self.by_length.get(&text.len()).into_iter().flatten() {
+            for (form, word) in self
+                .disguised()
+                .by_length
+                .get(&text.len())
+                .into_iter()
+                .flatten()
+            {
                 if fits(&text, form) {
                     add(*word);
                 }
@@ -385,15 +415,12 @@ impl Words {
             return;
         }
         let code = alike(&decoded(&text));
-        let words = self.alike.get(&code);
+        let words = self.disguised().alike.get(&code);
         words.into_iter().flatten().for_each(|&word| add(word));
         // With repeated letters as well: "s3xxx".
         for shorter in shortened(&code) {
-            self.alike
-                .get(&shorter)
-                .into_iter()
-                .flatten()
-                .for_each(|&word| add(word));
+            let words = self.disguised().alike.get(&shorter);
+            words.into_iter().flatten().for_each(|&word| add(word));
         }
     }
 
