@@ -26,7 +26,7 @@ pub(crate) fn opened(bytes: usize) {
     count(|progress| &progress.total, bytes);
 }
 
-/// So many bytes of weights are taken.
+/// This many bytes of weights are loaded.
 pub(crate) fn took(bytes: usize) {
     count(|progress| &progress.done, bytes);
 }

@@ -203,7 +203,7 @@ fn append(
 ) -> Vec<f32> {
     /// A cache that tasks write to.
     struct Room {
-        /// Behind its last entry.
+        /// The entry after its last one.
         end: usize,
         batch: usize,
         keys: SharedPtr<f32>,

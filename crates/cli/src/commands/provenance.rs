@@ -77,7 +77,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 impl Files {
-    /// Changes file after file: one that can't be is named, and the others go on.
+    /// Changes each file; one that can't be changed is named, and the others are still changed.
     fn each(
         &self,
         change: impl Fn(&[u8]) -> impasto::Result<(Vec<u8>, Option<String>)>,

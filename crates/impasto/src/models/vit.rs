@@ -31,7 +31,7 @@ pub struct VitConfig {
     pub patch_size: usize,
     /// The blocks.
     pub tower: TowerConfig,
-    /// What it tells apart, in the order of its outputs.
+    /// Its classes, in the order of its outputs.
     pub labels: Vec<String>,
     /// Added to variances in the norms.
     pub norm_epsilon: f64,

@@ -66,8 +66,8 @@ const FINE: usize = 16;
 /// How much the shapes of a picture and of a part of another may differ, as a ratio.
 const SHAPE: f32 = 1.06;
 
-/// Pairs of copies among pictures, sorted; a pair is there once. `progress` hears how many pictures are done and says
-/// whether to go on; none where it did not.
+/// Pairs of copies among pictures, sorted; a pair is there once. `progress` is called with the number of pictures
+/// that are done, and returns whether to continue; without result where it returned false.
 pub fn twins(
     prints: &[Fingerprint],
     options: &TwinOptions,

@@ -141,7 +141,7 @@ impl Detection {
     }
 }
 
-/// −log10 of the bound for a z, of so many tries that have this share of the false positives.
+/// −log10 of the bound on the probability of a `z` in `tries` tries, which have `share` of the false positives.
 fn score(z: f64, tries: usize, share: f64) -> f64 {
     if z <= 0.0 {
         return 0.0;

@@ -97,7 +97,7 @@ pub struct AuditedSet {
     pub distance_ratio: f64,
 }
 
-/// How well scores tell training pictures from held-out ones.
+/// How well scores separate training pictures from held-out ones.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Membership {
     /// ln p given the caption minus ln p given none.

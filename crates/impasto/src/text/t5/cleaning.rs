@@ -136,7 +136,7 @@ fn once(caption: &str) -> Result<String> {
     let [before_html, before_mending, after] = rules()?;
     let replaced = |mut text: String, rules: &[(Regex, &'static str)]| -> Result<String> {
         for (expression, with) in rules {
-            // None of them needs so many steps that this fails.
+            // None of them reaches the limit of backtracking, where this fails.
             let found = expression
                 .try_replacen(&text, 0, *with)
                 .map_err(|e| Error::invalid("caption", Reason::of(e)))?;
