@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
+use impasto::observer::Event;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A line for people, on stderr.
@@ -130,6 +131,17 @@ pub fn go_on() -> ControlFlow<()> {
         ControlFlow::Break(())
     } else {
         ControlFlow::Continue(())
+    }
+}
+
+/// Shows on a bar how many items are done, until Ctrl-C.
+pub fn items(bar: &ProgressBar) -> impl FnMut(&Event<'_>) -> ControlFlow<()> + Send {
+    |event| {
+        if let Event::Items { done, total } = event {
+            bar.set_length(*total as u64);
+            bar.set_position(*done as u64);
+        }
+        go_on()
     }
 }
 

@@ -16,7 +16,7 @@ use impasto::error::ErrorKind;
 use impasto::image::{Format, Image, Original};
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
-use impasto::provenance::{Encoding, Parent, Settings, Upscaled, Written, version};
+use impasto::provenance::{Encoding, Parent, Settings, Upscaled, Written};
 use impasto::request::{EditOutcome, GeneratedImage, VaryOutcome};
 use impasto::safety::{Action, Verdict};
 use impasto::sampling::SamplingOptions;
@@ -532,25 +532,11 @@ impl Finisher {
                 };
                 for (place, candidate) in outcome.candidates.iter().enumerate() {
                     let original = outcome.image(candidate);
-                    let edited = &candidate.edited;
-                    let settings = Settings {
-                        prompt: request.prompt.clone().unwrap_or_default(),
-                        negative_prompt: request.negative_prompt.clone(),
-                        seed: edited.seed,
-                        sampling: outcome.sampling.clone(),
-                        order: outcome.order,
-                        steps: edited.tokens,
-                        model: self.model.clone(),
-                        width: original.width(),
-                        height: original.height(),
-                        clip_score: candidate.clip_score,
-                        upscale: None,
-                        safety: None,
-                        licence: self.licence.clone(),
-                        version: version(),
-                    };
+                    let made_by = (&self.model[..], self.licence.as_deref());
+                    let settings = outcome.settings(request, candidate, made_by, &original);
                     let drawn = (original, Some(&*outcome));
-                    self.write(&job, place, drawn, (settings, edited.log_likelihood))?;
+                    let log_likelihood = candidate.edited.log_likelihood;
+                    self.write(&job, place, drawn, (settings, log_likelihood))?;
                 }
                 self.end_with(&job);
                 Ok(())

@@ -7,7 +7,6 @@ use clap::{Args, Subcommand};
 use impasto::data::pairs::{Exclusions, ScanReport};
 use impasto::files;
 use impasto::image::Image;
-use impasto::observer::Event;
 use impasto::privacy::membership::{Estimate, Separation};
 use impasto::privacy::memorization::{AuditOptions, AuditReport, AuditedSet, audit};
 
@@ -94,13 +93,7 @@ fn memorization(flags: MemorizationFlags) -> Result<()> {
         &training,
         &held_out,
         &options,
-        &mut |event: &Event<'_>| {
-            if let Event::Items { done, total } = event {
-                bar.set_length(*total as u64);
-                bar.set_position(*done as u64);
-            }
-            terminal::go_on()
-        },
+        &mut terminal::items(&bar),
     );
     bar.finish_and_clear();
     let report = report?;

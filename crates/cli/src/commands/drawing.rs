@@ -14,7 +14,7 @@ use impasto::image::{Format, MAX_FILE_BYTES, Original};
 use impasto::model::Model;
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
-use impasto::provenance::{Encoding, Parent, Settings, version};
+use impasto::provenance::{Encoding, Parent, Settings};
 use impasto::rank::Ranker;
 use impasto::request::Edit;
 use impasto::safety::{Action, Verdict};
@@ -268,20 +268,13 @@ impl DrawingFlags {
                 }
                 let refusal = verdict.refuse("picture");
                 let settings = Settings {
-                    prompt: request.prompt.clone().unwrap_or_default(),
-                    negative_prompt: request.negative_prompt.clone(),
-                    seed: edited.seed,
-                    sampling: outcome.sampling.clone(),
-                    order: outcome.order,
-                    steps: edited.tokens,
-                    model: model.name().to_owned(),
-                    width: picture.width(),
-                    height: picture.height(),
-                    clip_score: candidate.clip_score,
-                    upscale: None,
                     safety: verdict.record(),
-                    licence: model.licence().map(str::to_owned),
-                    version: version(),
+                    ..outcome.settings(
+                        &request,
+                        candidate,
+                        (model.name(), model.licence()),
+                        &picture,
+                    )
                 };
                 let encoding = Encoding {
                     format,

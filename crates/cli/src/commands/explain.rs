@@ -204,13 +204,7 @@ impl Arguments {
 /// Explains one picture, with a bar.
 pub fn explained(model: &Model, request: &Explain) -> Result<ExplainOutcome> {
     let bar = terminal::bar(1, "words")?;
-    let outcome = model.run(request, &mut |event: &Event<'_>| {
-        if let Event::Items { done, total } = event {
-            bar.set_length(*total as u64);
-            bar.set_position(*done as u64);
-        }
-        terminal::go_on()
-    });
+    let outcome = model.run(request, &mut terminal::items(&bar));
     bar.finish_and_clear();
     Ok(outcome?)
 }

@@ -7,7 +7,6 @@ use clap::{Args, Subcommand};
 use impasto::checkpoint::ModelSource;
 use impasto::files;
 use impasto::image::Image;
-use impasto::observer::Event;
 use impasto::rank::Ranker;
 use impasto::safety::concepts::Concepts;
 use impasto::safety::{Guard, Lists, Mode, Verdict, calibration};
@@ -190,13 +189,7 @@ fn calibrate(arguments: &Calibrate) -> Result<()> {
         &arguments.pictures,
         arguments.false_alarms,
         &mut skip,
-        &mut |event: &Event<'_>| {
-            if let Event::Items { done, total } = event {
-                bar.set_length(*total as u64);
-                bar.set_position(*done as u64);
-            }
-            terminal::go_on()
-        },
+        &mut terminal::items(&bar),
     );
     bar.finish_and_clear();
     let calibrated = calibrated?;

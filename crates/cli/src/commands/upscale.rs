@@ -8,7 +8,6 @@ use clap::Args;
 use impasto::checkpoint::WeightFormat;
 use impasto::files;
 use impasto::image::{Format, Original};
-use impasto::observer::Event;
 use impasto::provenance;
 use impasto::upscale::{DEFAULT_UPSCALER, MAX_FACTOR, Upscale, Upscaler};
 use serde::Serialize;
@@ -139,13 +138,7 @@ impl Arguments {
             ..Upscale::new(original)
         };
         let bar = terminal::bar(1, "tiles")?;
-        let outcome = upscaler.run(&request, &mut |event: &Event<'_>| {
-            if let Event::Items { done, total } = event {
-                bar.set_length(*total as u64);
-                bar.set_position(*done as u64);
-            }
-            terminal::go_on()
-        });
+        let outcome = upscaler.run(&request, &mut terminal::items(&bar));
         bar.finish_and_clear();
         let outcome = outcome?;
         let bytes = provenance::encode_samples(

@@ -128,6 +128,22 @@ pub struct NetworkReport {
     pub tensors: ImportReport,
 }
 
+impl NetworkReport {
+    /// Those of a model of a transformer and an image tokenizer.
+    pub fn of(transformer: ImportReport, image_tokenizer: ImportReport) -> Vec<Self> {
+        vec![
+            NetworkReport {
+                what: "transformer",
+                tensors: transformer,
+            },
+            NetworkReport {
+                what: "image tokenizer",
+                tensors: image_tokenizer,
+            },
+        ]
+    }
+}
+
 /// How the weights of a saved model are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SaveAs {

@@ -8,6 +8,7 @@ pub mod dalle_pytorch;
 pub mod discrete_vae;
 pub mod discriminator;
 pub mod dvae;
+mod ids;
 pub mod image_tokenizer;
 pub mod janus;
 pub mod llamagen;

@@ -10,6 +10,7 @@ use burn::tensor::activation::{sigmoid, softmax};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use super::ids::{check_ids, ids as rows_of};
 use crate::nn::{Embedding, Init, Linear, RmsNorm, VocabularyEmbedding, ops};
 use crate::{Error, Result};
 
@@ -139,18 +140,12 @@ impl T5Encoder {
     /// # Errors
     /// Where there are none, or one that the embedding has no row for.
     pub fn forward(&self, ids: &[u32]) -> Result<Tensor<3>> {
-        let known = self.config.vocab_size;
         if ids.is_empty() {
             return Err(Error::invalid("text ids", "expected one or more, got none"));
         }
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= known) {
-            let reason = format!("expected ids below {known}, got {id}");
-            return Err(Error::invalid("text ids", reason));
-        }
+        check_ids("text ids", ids, self.config.vocab_size)?;
         let device = self.norm.weight.val().device();
-        let flat: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-        let rows = Tensor::<2, Int>::from_data(TensorData::new(flat, [1, ids.len()]), &device);
-        let mut x = self.embedding.forward(rows);
+        let mut x = self.embedding.forward(rows_of(&[ids], &device));
         let bias = self.distances(ids.len(), &device);
         for layer in &self.layers {
             x = self.layer(layer, x, &bias);

@@ -32,6 +32,11 @@ impl KvCache {
         }
     }
 
+    /// One empty cache for each layer of a net, with room for `capacity` tokens.
+    pub fn of_layers(n_layers: usize, capacity: usize) -> Vec<Self> {
+        (0..n_layers).map(|_| KvCache::new(capacity)).collect()
+    }
+
     /// How many tokens it holds.
     pub fn len(&self) -> usize {
         self.length
@@ -130,6 +135,22 @@ pub struct CacheRows<'a> {
     pub cache: &'a mut KvCache,
     /// How many rows.
     pub rows: usize,
+}
+
+impl<'a> CacheRows<'a> {
+    /// Those of a layer, of groups that have one cache for each layer, and how many rows each has.
+    pub fn of_layer<'g: 'a>(
+        groups: &'a mut [(&'g mut [KvCache], usize)],
+        layer: usize,
+    ) -> Vec<Self> {
+        let groups = groups.iter_mut();
+        groups
+            .map(|(caches, rows)| CacheRows {
+                cache: &mut caches[layer],
+                rows: *rows,
+            })
+            .collect()
+    }
 }
 
 /// Causal self-attention of new tokens, which join their rows' caches; see [`ops::extend`]. What a row sees does not depend

@@ -11,6 +11,7 @@ use crate::image::Original;
 use crate::model::Model;
 use crate::models::dalle::Order;
 use crate::observer::Observer;
+use crate::provenance::{Settings, version};
 use crate::rank::{self, Ranker};
 use crate::sampling::SamplingOptions;
 use crate::text::clip::LongCaption;
@@ -141,6 +142,34 @@ impl Edit {
     ) -> Result<Original> {
         let picture = outcome.image(candidate);
         upscale::enlarged(picture, (self.upscale, self.upscaler.as_deref()), observer)
+    }
+}
+
+impl EditOutcome {
+    /// How a candidate was drawn, for the file of its picture; what comes after the drawing is left open.
+    pub fn settings(
+        &self,
+        request: &Edit,
+        candidate: &EditCandidate,
+        (model, licence): (&str, Option<&str>),
+        picture: &Original,
+    ) -> Settings {
+        Settings {
+            prompt: request.prompt.clone().unwrap_or_default(),
+            negative_prompt: request.negative_prompt.clone(),
+            seed: candidate.edited.seed,
+            sampling: self.sampling.clone(),
+            order: self.order,
+            steps: candidate.edited.tokens,
+            model: model.to_owned(),
+            width: picture.width(),
+            height: picture.height(),
+            clip_score: candidate.clip_score,
+            upscale: None,
+            safety: None,
+            licence: licence.map(str::to_owned),
+            version: version(),
+        }
     }
 }
 

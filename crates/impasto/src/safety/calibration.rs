@@ -8,6 +8,8 @@ use plotters::prelude::*;
 use serde::Serialize;
 
 use super::concepts::{Concepts, cosines};
+use impasto_privacy::membership::auc;
+
 use crate::error::Reason;
 use crate::image::Image;
 use crate::observer::{Event, Observer};
@@ -121,7 +123,7 @@ pub fn calibrate(
             positives: positives.len(),
             negatives: negatives.len(),
             chosen,
-            auc: area(&positives, &negatives),
+            auc: auc(&wide(&positives), &wide(&negatives)),
             curve,
         });
     }
@@ -150,18 +152,8 @@ fn curve(positives: &[f32], negatives: &[f32]) -> Vec<Point> {
     std::iter::once(above).chain(between).map(point).collect()
 }
 
-fn area(positives: &[f32], negatives: &[f32]) -> f64 {
-    let wins = |positive: &f32| -> f64 {
-        let each = negatives
-            .iter()
-            .map(|negative| match positive.total_cmp(negative) {
-                std::cmp::Ordering::Greater => 1.0,
-                std::cmp::Ordering::Equal => 0.5,
-                std::cmp::Ordering::Less => 0.0,
-            });
-        each.sum()
-    };
-    positives.iter().map(wins).sum::<f64>() / (positives.len() * negatives.len()) as f64
+fn wide(scores: &[f32]) -> Vec<f64> {
+    scores.iter().copied().map(f64::from).collect()
 }
 
 /// Recall and false alarms over the threshold, a panel each concept, with the chosen threshold: an SVG.
@@ -250,7 +242,7 @@ mod tests {
         };
         assert_eq!((at(0.0).threshold, at(0.0).recall), (0.65, 0.75));
         assert_eq!((at(0.5).recall, at(0.5).false_alarms), (1.0, 0.5));
-        assert!((area(&positives, &negatives) - 14.0 / 16.0).abs() < 1e-12);
+        assert!((auc(&wide(&positives), &wide(&negatives)) - 14.0 / 16.0).abs() < 1e-12);
         let one = Calibrated {
             name: "a & b".into(),
             positives: 4,

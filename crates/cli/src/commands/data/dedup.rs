@@ -6,7 +6,6 @@ use anyhow::Result;
 use clap::Args;
 use impasto::device::Device;
 use impasto::files;
-use impasto::observer::Event;
 use impasto::privacy::dedup::{
     DedupOptions, DedupReport, Duplicate, PictureSet, dedup, keep_jsonl,
 };
@@ -88,13 +87,7 @@ pub(super) fn run(flags: Flags) -> Result<()> {
     options.twins.mirrored = flags.mirrored;
     terminal::catch_interrupts()?;
     let bar = terminal::bar(set.len() as u64, "pictures")?;
-    let report = dedup(&set, &options, ranker.as_ref(), &mut |event: &Event<'_>| {
-        if let Event::Items { done, total } = event {
-            bar.set_length(*total as u64);
-            bar.set_position(*done as u64);
-        }
-        terminal::go_on()
-    });
+    let report = dedup(&set, &options, ranker.as_ref(), &mut terminal::items(&bar));
     bar.finish_and_clear();
     let mut report = report?;
     report.unreadable.append(&mut left_out);

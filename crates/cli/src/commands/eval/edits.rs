@@ -9,7 +9,6 @@ use impasto::eval::edits;
 use impasto::eval::scenes::Accuracy;
 use impasto::image::Image;
 use impasto::models::dalle::Order;
-use impasto::observer::Event;
 use impasto::rank::Ranker;
 
 use super::{SceneFlags, cell, prepare, write};
@@ -69,13 +68,7 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
         &glyphs,
         &options,
         ranker.as_ref(),
-        &mut |event: &Event<'_>| {
-            if let Event::Items { done, total } = event {
-                bar.set_length(*total as u64);
-                bar.set_position(*done as u64);
-            }
-            terminal::go_on()
-        },
+        &mut terminal::items(&bar),
         &mut |caption, pictures| {
             if flags.pictures.is_some() {
                 shown.push((caption.to_owned(), Image::grid(pictures, pictures.len(), 2)));

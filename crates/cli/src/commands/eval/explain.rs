@@ -4,7 +4,6 @@ use anyhow::Result;
 use clap::Args;
 use impasto::eval::explain;
 use impasto::explain::Method;
-use impasto::observer::Event;
 
 use super::{SceneFlags, cell};
 use crate::arguments::ModelFlags;
@@ -48,15 +47,13 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
     };
     terminal::catch_interrupts()?;
     let bar = terminal::bar(1, "scenes")?;
-    let report = explain::run(&model, &world, &glyphs, &options, &mut |event: &Event<
-        '_,
-    >| {
-        if let Event::Items { done, total } = event {
-            bar.set_length(*total as u64);
-            bar.set_position(*done as u64);
-        }
-        terminal::go_on()
-    });
+    let report = explain::run(
+        &model,
+        &world,
+        &glyphs,
+        &options,
+        &mut terminal::items(&bar),
+    );
     bar.finish_and_clear();
     let report = report?;
     if flags.scenes.json {

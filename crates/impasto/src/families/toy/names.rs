@@ -79,16 +79,7 @@ impl PublishedForm<Toy> for Form {
                 net,
                 device: device.clone(),
             },
-            networks: vec![
-                NetworkReport {
-                    what: "transformer",
-                    tensors,
-                },
-                NetworkReport {
-                    what: "image tokenizer",
-                    tensors: ImportReport::default(),
-                },
-            ],
+            networks: NetworkReport::of(tensors, ImportReport::default()),
             bytes: bytes.len() as u64,
         })
     }

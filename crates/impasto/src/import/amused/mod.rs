@@ -176,16 +176,7 @@ impl PublishedForm<AmusedFamily> for Form {
                 net,
                 device: device.clone(),
             },
-            networks: vec![
-                NetworkReport {
-                    what: "transformer",
-                    tensors: report,
-                },
-                NetworkReport {
-                    what: "image tokenizer",
-                    tensors: image_report,
-                },
-            ],
+            networks: NetworkReport::of(report, image_report),
             bytes,
         })
     }

@@ -105,7 +105,7 @@ impl PublishedForm<DalleMini> for Form {
                     net,
                     device: device.clone(),
                 },
-                networks: networks(transformer, part.report),
+                networks: NetworkReport::of(transformer, part.report),
                 bytes,
             })
         })
@@ -144,22 +144,9 @@ impl PublishedForm<DalleMini> for Form {
             config_file::save(dir, &model.config)?;
             let [transformer, image_tokenizer] = <[ImportReport; 2]>::try_from(reports)
                 .map_err(|_| Error::invalid("import", "expected two networks"))?;
-            Ok(networks(transformer, image_tokenizer))
+            Ok(NetworkReport::of(transformer, image_tokenizer))
         })
     }
-}
-
-fn networks(transformer: ImportReport, image_tokenizer: ImportReport) -> Vec<NetworkReport> {
-    vec![
-        NetworkReport {
-            what: "transformer",
-            tensors: transformer,
-        },
-        NetworkReport {
-            what: "image tokenizer",
-            tensors: image_tokenizer,
-        },
-    ]
 }
 
 /// The VQGAN's weight file. A folder with the transformer has a file of the same name, which is not it.

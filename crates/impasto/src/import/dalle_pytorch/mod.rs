@@ -125,16 +125,7 @@ fn load(
             net: dalle,
             device: device.clone(),
         },
-        networks: vec![
-            NetworkReport {
-                what: "transformer",
-                tensors: report,
-            },
-            NetworkReport {
-                what: "image tokenizer",
-                tensors: image_report,
-            },
-        ],
+        networks: NetworkReport::of(report, image_report),
         bytes: bytes.len() as u64,
     })
 }

@@ -371,16 +371,7 @@ fn load(
             net,
             device: device.clone(),
         },
-        networks: vec![
-            NetworkReport {
-                what: "transformer",
-                tensors: report,
-            },
-            NetworkReport {
-                what: "image tokenizer",
-                tensors: image_report,
-            },
-        ],
+        networks: NetworkReport::of(report, image_report),
         bytes,
     })
 }

@@ -260,9 +260,7 @@ impl Dalle {
 
     /// One empty cache per layer, each for a whole sequence.
     pub fn caches(&self) -> Vec<KvCache> {
-        (0..self.config.n_layers)
-            .map(|_| KvCache::new(self.config.sequence_length()))
-            .collect()
+        KvCache::of_layers(self.config.n_layers, self.config.sequence_length())
     }
 
     /// The final states of the tokens of `parts`, which follow on what `caches` hold.
@@ -330,13 +328,7 @@ impl Dalle {
             x = block.like_weights(x);
         }
         for (layer, block) in self.blocks.iter().enumerate() {
-            let mut of_layer: Vec<CacheRows<'_>> = groups
-                .iter_mut()
-                .map(|(caches, rows)| CacheRows {
-                    cache: &mut caches[layer],
-                    rows: *rows,
-                })
-                .collect();
+            let mut of_layer = CacheRows::of_layer(groups, layer);
             x = block.forward(x, &own, &target, &mut of_layer, mask);
         }
         self.final_norm.forward(x)

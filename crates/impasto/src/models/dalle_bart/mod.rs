@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::decode::DalleBartState;
 use self::layers::{DecoderLayer, EncoderLayer};
+use super::ids::{check_ids, ids};
 use crate::nn::{Adapt, Adaptable, CacheRows, Embedding, Init, KvCache, LayerNorm, Linear, ops};
 use crate::{Error, Result};
 
@@ -235,9 +236,7 @@ impl DalleBart {
 
     /// One empty cache for each decoder layer.
     pub fn caches(&self) -> Vec<KvCache> {
-        (0..self.config.decoder.n_layers)
-            .map(|_| KvCache::new(self.config.image_length()))
-            .collect()
+        KvCache::of_layers(self.config.decoder.n_layers, self.config.image_length())
     }
 
     /// Encodes a caption: ids without padding, its start and end included.
@@ -377,13 +376,7 @@ impl DalleBart {
                 .iter()
                 .map(|group| (&group.caption.layers[i], group.rows))
                 .collect();
-            let mut of_layer: Vec<CacheRows<'_>> = groups
-                .iter_mut()
-                .map(|(caches, rows)| CacheRows {
-                    cache: &mut caches[i],
-                    rows: *rows,
-                })
-                .collect();
+            let mut of_layer = CacheRows::of_layer(groups, i);
             x = layer.forward(x, &captions, &mut of_layer);
         }
         Ok(decoder.final_norm.forward(x))
@@ -463,24 +456,4 @@ impl Adapt for DalleBart {
         all.push(Adaptable::whole("head", &mut self.head));
         all
     }
-}
-
-fn check_ids(what: &'static str, ids: &[u32], known: usize) -> Result<()> {
-    match ids.iter().find(|&&id| id as usize >= known) {
-        None => Ok(()),
-        Some(id) => Err(Error::invalid(
-            what,
-            format!("expected ids below {known}, got {id}"),
-        )),
-    }
-}
-
-fn ids(rows: &[&[u32]], device: &Device) -> Tensor<2, Int> {
-    let length = rows.first().map_or(0, |row| row.len());
-    let flat: Vec<i32> = rows
-        .iter()
-        .flat_map(|row| row.iter())
-        .map(|&id| id as i32)
-        .collect();
-    Tensor::from_data(TensorData::new(flat, [rows.len(), length]), device)
 }

@@ -21,6 +21,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use self::layers::{Layer, LayerState};
+use super::ids::check_ids;
 use crate::nn::{Adapt, Adaptable, Embedding, Init, LayerNorm, Linear, ops};
 use crate::{Error, Result};
 
@@ -501,16 +502,6 @@ impl Adapt for DallePytorch {
         all.push(Adaptable::whole("text_head", &mut self.text_head));
         all.push(Adaptable::whole("image_head", &mut self.image_head));
         all
-    }
-}
-
-fn check_ids(what: &'static str, ids: &[u32], known: usize) -> Result<()> {
-    match ids.iter().find(|&&id| id as usize >= known) {
-        None => Ok(()),
-        Some(id) => Err(Error::invalid(
-            what,
-            format!("expected ids below {known}, got {id}"),
-        )),
     }
 }
 

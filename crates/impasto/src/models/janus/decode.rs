@@ -50,7 +50,7 @@ impl Janus {
             let reason = format!("expected 2 to {limit} ids, got {}", text_ids.len());
             return Err(Error::invalid("text ids", reason));
         }
-        check_ids("text ids", &[text_ids], self.config.text_vocab_size)
+        check_ids("text ids", text_ids, self.config.text_vocab_size)
     }
 
     /// What the next inputs of a group of rows put into the transformer: `[rows, n, width]`.

@@ -11,11 +11,12 @@ mod decode;
 mod vision;
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub use self::decode::{Conversation, JanusState, Part};
 pub use self::vision::{VisionConfig, VisionEncoder};
+use super::ids::{check_ids, ids};
 use crate::nn::llama::{Frequencies, LlamaBlock};
 use crate::nn::{
     Adapt, Adaptable, CacheRows, Embedding, Init, KvCache, Linear, RmsNorm, VocabularyEmbedding,
@@ -237,20 +238,22 @@ impl Janus {
 
     /// One empty cache for each layer, with room for `capacity` tokens.
     fn caches(&self, capacity: usize) -> Vec<KvCache> {
-        (0..self.config.n_layers)
-            .map(|_| KvCache::new(capacity))
-            .collect()
+        KvCache::of_layers(self.config.n_layers, capacity)
     }
 
     /// What text ids, `[rows][n]`, put into the transformer: `[rows, n, width]`.
     fn embed_text(&self, rows: &[&[u32]]) -> Result<Tensor<3>> {
-        check_ids("text ids", rows, self.config.text_vocab_size)?;
+        for row in rows {
+            check_ids("text ids", row, self.config.text_vocab_size)?;
+        }
         Ok(self.text_embedding.forward(ids(rows, &self.device())))
     }
 
     /// What image ids, `[rows][n]`, put into the transformer: `[rows, n, width]`.
     fn embed_image(&self, rows: &[&[u32]]) -> Result<Tensor<3>> {
-        check_ids("image ids", rows, self.config.codebook_size)?;
+        for row in rows {
+            check_ids("image ids", row, self.config.codebook_size)?;
+        }
         let codes = self.image_embedding.forward(ids(rows, &self.device()));
         Ok(self.image_aligner.forward(codes))
     }
@@ -282,13 +285,7 @@ impl Janus {
         let rotation = self.frequencies.rotation(positions, batch, &x.device());
         let mut x = x;
         for (i, block) in self.blocks.iter().enumerate() {
-            let mut of_layer: Vec<CacheRows<'_>> = groups
-                .iter_mut()
-                .map(|(caches, rows)| CacheRows {
-                    cache: &mut caches[i],
-                    rows: *rows,
-                })
-                .collect();
+            let mut of_layer = CacheRows::of_layer(groups, i);
             x = block.forward(x, &rotation, &mut of_layer);
         }
         ops::rms_norm(x, self.norm.weight.val(), self.config.norm_epsilon)
@@ -374,30 +371,4 @@ impl Adapt for Janus {
         all.push(Adaptable::whole("image_head.out", &mut self.image_head.out));
         all
     }
-}
-
-fn check_ids(what: &'static str, rows: &[&[u32]], known: usize) -> Result<()> {
-    match rows
-        .iter()
-        .copied()
-        .flatten()
-        .find(|&&id| id as usize >= known)
-    {
-        None => Ok(()),
-        Some(id) => Err(Error::invalid(
-            what,
-            format!("expected ids below {known}, got {id}"),
-        )),
-    }
-}
-
-fn ids(rows: &[&[u32]], device: &Device) -> Tensor<2, Int> {
-    let length = rows.first().map_or(0, |row| row.len());
-    let flat: Vec<i32> = rows
-        .iter()
-        .copied()
-        .flatten()
-        .map(|&id| id as i32)
-        .collect();
-    Tensor::from_data(TensorData::new(flat, [rows.len(), length]), device)
 }

@@ -15,11 +15,12 @@
 mod decode;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::decode::NO_CAPTION;
 pub use self::decode::{LlamaGenPrompt, LlamaGenState};
+use super::ids::{check_ids, ids};
 use super::t5::{T5Config, T5Encoder, tanh_gelu};
 use crate::nn::llama::{GridFrequencies, LlamaBlock};
 use crate::nn::{Adapt, Adaptable, CacheRows, Embedding, Init, KvCache, Linear, RmsNorm, ops};
@@ -278,22 +279,15 @@ impl LlamaGen {
 
     /// One empty cache for each layer, with room for `capacity` tokens.
     fn caches(&self, capacity: usize) -> Vec<KvCache> {
-        (0..self.config.n_layers)
-            .map(|_| KvCache::new(capacity))
-            .collect()
+        KvCache::of_layers(self.config.n_layers, capacity)
     }
 
     /// What image ids, `[rows][n]`, put into the transformer: `[rows, n, width]`.
     fn embed_image(&self, rows: &[&[u32]]) -> Result<Tensor<3>> {
-        let known = self.config.codebook_size;
-        let mut all = rows.iter().copied().flatten();
-        match all.find(|&&id| id as usize >= known) {
-            None => Ok(self.image_embedding.forward(ids(rows, &self.device()))),
-            Some(id) => Err(Error::invalid(
-                "image ids",
-                format!("expected ids below {known}, got {id}"),
-            )),
+        for row in rows {
+            check_ids("image ids", row, self.config.codebook_size)?;
         }
+        Ok(self.image_embedding.forward(ids(rows, &self.device())))
     }
 
     /// The final states of the transformer.
@@ -313,13 +307,7 @@ impl LlamaGen {
         let rotation = self.frequencies.rotation(cells, batch, &x.device());
         let mut x = x;
         for (i, block) in self.blocks.iter().enumerate() {
-            let mut of_layer: Vec<CacheRows<'_>> = groups
-                .iter_mut()
-                .map(|(caches, rows)| CacheRows {
-                    cache: &mut caches[i],
-                    rows: *rows,
-                })
-                .collect();
+            let mut of_layer = CacheRows::of_layer(groups, i);
             x = block.forward(x, &rotation, &mut of_layer);
         }
         ops::rms_norm(x, self.norm.weight.val(), self.config.norm_epsilon)
@@ -402,15 +390,4 @@ impl Adapt for LlamaGen {
         all.push(Adaptable::whole("head", &mut self.head));
         all
     }
-}
-
-fn ids(rows: &[&[u32]], device: &Device) -> Tensor<2, Int> {
-    let length = rows.first().map_or(0, |row| row.len());
-    let flat: Vec<i32> = rows
-        .iter()
-        .copied()
-        .flatten()
-        .map(|&id| id as i32)
-        .collect();
-    Tensor::from_data(TensorData::new(flat, [rows.len(), length]), device)
 }
