@@ -1,19 +1,106 @@
 //! Products of factors in tiles.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::Unit;
-use super::tiles::{LINES, Tiles};
+use super::tiles::{LINES, Order, Source, Tiles};
 use crate::amx::{self, Shapes, TILE};
 use crate::gemm::{MatrixMut, Output};
-use crate::shared::SharedPtr;
+use crate::isa::caches;
+use crate::shared::{SharedPtr, with_scratch};
 use crate::team;
 
-/// Tiles of a panel that a pass of the tile unit takes: with two panels of the second factor, 32 KiB of the L1 cache.
-const PASS: usize = 16;
+/// A factor: in tiles, or what tiles are made of.
+#[derive(Clone, Copy)]
+pub(super) enum Operand<'a> {
+    Tiles(Tiles<'a>),
+    Source(Source<'a>),
+}
 
-/// Panels of the first factor of a task: with [`PASS`], half a MiB of the L2 cache.
-const MOST_PANELS: usize = 32;
+impl Operand<'_> {
+    fn lines(&self) -> usize {
+        match self {
+            Operand::Tiles(tiles) => tiles.lines,
+            Operand::Source(source) => source.lines,
+        }
+    }
+
+    fn panels(&self) -> usize {
+        self.lines().div_ceil(LINES)
+    }
+
+    /// Tiles of a panel.
+    fn depth(&self) -> usize {
+        match self {
+            Operand::Tiles(tiles) => tiles.depth,
+            Operand::Source(source) => source.depth(),
+        }
+    }
+
+    /// Calls `work` with the whole factor, in tiles if `whole` is so.
+    ///
+    /// # Safety
+    /// The processor has what a [`Unit`] needs.
+    unsafe fn with<R>(
+        &self,
+        order: Order,
+        whole: bool,
+        parallel: bool,
+        work: impl FnOnce(Operand) -> R,
+    ) -> R {
+        match self {
+            // SAFETY: the caller's.
+            Operand::Source(source) if whole => unsafe {
+                source.with_tiles(order, parallel, |tiles| work(Operand::Tiles(tiles)))
+            },
+            _ => work(*self),
+        }
+    }
+
+    /// Calls `work` with some tiles of some panels.
+    ///
+    /// # Safety
+    /// The processor has what a [`Unit`] needs; panels and tiles exist.
+    unsafe fn with_piece(
+        &self,
+        order: Order,
+        panels: Range<usize>,
+        tiles: Range<usize>,
+        work: impl FnOnce(Piece),
+    ) {
+        match self {
+            Operand::Tiles(factor) => work(Piece {
+                at: factor.at(panels.start, tiles.start),
+                panel: factor.depth * TILE,
+            }),
+            Operand::Source(source) => {
+                let panel = tiles.len() * TILE;
+                with_scratch(panels.len() * panel / 4, |memory| {
+                    let to = memory.as_mut_ptr().cast::<u8>();
+                    // SAFETY: the caller's; the memory is as large as the piece.
+                    unsafe { source.pack_part(order, panels, tiles, to) };
+                    work(Piece { at: to, panel });
+                });
+            }
+        }
+    }
+}
+
+/// Some tiles of some panels.
+#[derive(Clone, Copy)]
+struct Piece {
+    /// The first tile.
+    at: *const u8,
+    /// Bytes from a panel to the next.
+    panel: usize,
+}
+
+impl Piece {
+    fn panel(&self, index: usize) -> *const u8 {
+        self.at.wrapping_add(index * self.panel)
+    }
+}
 
 /// The result, and where a task's part of it begins.
 #[derive(Clone, Copy)]
@@ -27,8 +114,64 @@ struct Result {
 
 /// Panels of the first and of the second factor.
 struct Part {
-    rows: std::ops::Range<usize>,
-    columns: std::ops::Range<usize>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+/// How a product is cut, in panels and tiles. What is cut where is not seen in the result: each of its numbers is one
+/// chain over all tiles.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    /// Panels of the first factor of a task, and tiles of each that are multiplied with all of the task's columns
+    /// before the next: they stay in the L2 cache.
+    rows: usize,
+    tiles: usize,
+    /// Panels of the second factor of a task, and how many of them, with as many tiles, are multiplied with all of
+    /// the rows before the next: they stay in the L2 cache, too.
+    columns: usize,
+    together: usize,
+}
+
+impl Plan {
+    /// The cuts that move the least memory. `threads` is 1 if the product is not to be shared out.
+    fn new(threads: usize, rows: usize, columns: usize, depth: usize, l2: usize) -> Self {
+        let even = |n: usize| n.next_multiple_of(2).max(2);
+        let kept = (l2 / 2 / TILE).max(8);
+        let tasks = |each: usize| if threads > 1 { each * threads } else { 1 };
+        // All rows in each task: the second factor is read once, and the result once for each cut of the depth.
+        let fits = rows * depth <= kept;
+        let column_tasks = tasks(if fits { 4 } else { 2 });
+        let by_columns = Plan {
+            rows: even(rows),
+            tiles: (kept / even(rows)).clamp(4, depth.max(4)).min(depth),
+            columns: even(columns.div_ceil(column_tasks)),
+            together: 0,
+        };
+        let cuts = depth.div_ceil(by_columns.tiles);
+        let moved_by_columns = columns.div_ceil(by_columns.columns) * rows * depth
+            + columns * depth
+            + 2 * cuts * rows * columns;
+        // All columns in each task: the first factor is read once, and the second once for each task.
+        let tiles = depth.min(kept / 2).max(1);
+        let fitting = kept / tiles;
+        let each = rows.div_ceil(tasks(4)).min(fitting / 2 * 2);
+        let by_rows = Plan {
+            rows: even(each),
+            tiles,
+            columns: even(columns),
+            together: 0,
+        };
+        let moved_by_rows = rows * depth
+            + rows.div_ceil(by_rows.rows) * columns * depth
+            + 2 * depth.div_ceil(tiles) * rows * columns;
+        let plan = if fits || moved_by_columns <= moved_by_rows {
+            by_columns
+        } else {
+            by_rows
+        };
+        let together = even(kept / 2 / plan.tiles).min(plan.columns);
+        Plan { together, ..plan }
+    }
 }
 
 /// `y = a·b` or `y += a·b`; the shapes match and none is zero.
@@ -38,13 +181,30 @@ struct Part {
 pub(super) unsafe fn multiply(
     unit: Unit,
     parallel: bool,
-    a: Tiles,
-    b: Tiles,
+    a: Operand,
+    b: Operand,
+    y: MatrixMut,
+    output: Output,
+) {
+    // SAFETY: the caller's.
+    unsafe { multiply_within(caches().l2, unit, parallel, a, b, y, output) }
+}
+
+/// [`multiply`] with an L2 cache of so many bytes a core.
+///
+/// # Safety
+/// The unit is available.
+pub(super) unsafe fn multiply_within(
+    l2: usize,
+    unit: Unit,
+    parallel: bool,
+    a: Operand,
+    b: Operand,
     y: MatrixMut,
     output: Output,
 ) {
     assert!(
-        a.depth == b.depth && a.lines == y.rows && b.lines == y.cols,
+        a.depth() == b.depth() && a.lines() == y.rows && b.lines() == y.cols,
         "shapes were checked"
     );
     let result = Result {
@@ -54,38 +214,81 @@ pub(super) unsafe fn multiply(
         columns: y.cols,
         load: output == Output::Accumulate,
     };
-    let tasks = if parallel {
-        4 * rayon::current_num_threads()
+    let threads = if parallel {
+        rayon::current_num_threads()
     } else {
         1
     };
-    // Pairs of panels; tasks have as many columns as they can, so that the second factor is read once.
-    let (row_pairs, column_pairs) = (a.panels().div_ceil(2), b.panels().div_ceil(2));
-    let rows_each = row_pairs.min(MOST_PANELS / 2);
-    let row_tasks = row_pairs.div_ceil(rows_each);
-    let rows_each = row_pairs.div_ceil(row_tasks);
-    let column_tasks = tasks.div_ceil(row_tasks).min(column_pairs);
-    let columns_each = column_pairs.div_ceil(column_tasks);
-    let column_tasks = column_pairs.div_ceil(columns_each);
-    let task = |index: usize| {
-        let (row, column) = (index % row_tasks, index / row_tasks);
-        let part = Part {
-            rows: 2 * row * rows_each..(2 * (row + 1) * rows_each).min(a.panels()),
-            columns: 2 * column * columns_each..(2 * (column + 1) * columns_each).min(b.panels()),
+    let (rows, columns, depth) = (a.panels(), b.panels(), a.depth());
+    let plan = Plan::new(threads, rows, columns, depth, l2);
+    let row_tasks = rows.div_ceil(plan.rows);
+    let column_tasks = columns.div_ceil(plan.columns);
+    // SAFETY: the unit is the caller's promise; parts are disjoint and lie within the result.
+    unsafe {
+        // What several tasks need is packed before, the rest by the task that needs it, into its cache.
+        a.with(Order::Lines, column_tasks > 1, parallel, |a| {
+            b.with(Order::Pairs, row_tasks > 1, parallel, |b| {
+                let task = |index: usize| {
+                    let (row, column) = (index % row_tasks, index / row_tasks);
+                    let part = Part {
+                        rows: row * plan.rows..((row + 1) * plan.rows).min(rows),
+                        columns: column * plan.columns..((column + 1) * plan.columns).min(columns),
+                    };
+                    multiply_part(unit, a, b, part, plan, result);
+                };
+                let tasks = row_tasks * column_tasks;
+                if parallel {
+                    team::for_each(tasks, task);
+                } else {
+                    (0..tasks).for_each(task);
+                }
+            });
+        });
+    }
+}
+
+/// A task.
+///
+/// # Safety
+/// The unit is available; no one else has this part of the result.
+unsafe fn multiply_part(
+    unit: Unit,
+    a: Operand,
+    b: Operand,
+    part: Part,
+    plan: Plan,
+    result: Result,
+) {
+    for first in (0..a.depth()).step_by(plan.tiles) {
+        let tiles = first..(first + plan.tiles).min(a.depth());
+        let result = Result {
+            load: result.load || first > 0,
+            ..result
         };
-        // SAFETY: the unit is the caller's promise; parts are disjoint and lie within the result.
-        unsafe {
-            match unit {
-                Unit::Amx => with_amx(a, b, part, result),
-                Unit::Avx512Bf16 => with_vectors(a, b, part, result),
+        let with_rows = |a: Piece| {
+            for column in part.columns.clone().step_by(plan.together) {
+                let columns = column..(column + plan.together).min(part.columns.end);
+                let of_columns = columns.clone();
+                let with_columns = |b: Piece| {
+                    let (rows, depth) = (part.rows.clone(), tiles.len());
+                    let part = Part {
+                        rows,
+                        columns: of_columns,
+                    };
+                    // SAFETY: the caller's; the pieces have these tiles.
+                    unsafe {
+                        match unit {
+                            Unit::Amx => with_amx(a, b, depth, part, result),
+                            Unit::Avx512Bf16 => with_vectors(a, b, depth, part, result),
+                        }
+                    }
+                };
+                // SAFETY: the processor is the caller's promise; panels and tiles exist.
+                unsafe { b.with_piece(Order::Pairs, columns, tiles.clone(), with_columns) };
             }
-        }
-    };
-    let tasks = row_tasks * column_tasks;
-    if parallel {
-        team::for_each(tasks, task);
-    } else {
-        (0..tasks).for_each(task);
+        };
+        // SAFETY: as above.
+        unsafe { a.with_piece(Order::Lines, part.rows.clone(), tiles.clone(), with_rows) };
     }
 }
 
@@ -103,32 +306,26 @@ struct TileCall {
 }
 
 /// # Safety
-/// The processor has the unit, and the result this part.
-unsafe fn with_amx(a: Tiles, b: Tiles, part: Part, result: Result) {
-    // Few rows: their tiles stay in the cache, and the result need not come and go.
-    let pass = if part.rows.len() <= 4 { a.depth } else { PASS };
+/// The processor has the unit, the pieces as many tiles of each panel, and the result this part.
+unsafe fn with_amx(a: Piece, b: Piece, tiles: usize, part: Part, result: Result) {
     let work = || {
-        for first in (0..a.depth).step_by(pass) {
-            let tiles = pass.min(a.depth - first);
-            let load = result.load || first > 0;
+        for row in part.rows.clone().step_by(2) {
+            let rows = 2.min(part.rows.end - row);
             for column in part.columns.clone().step_by(2) {
                 let columns = 2.min(part.columns.end - column);
-                for row in part.rows.clone().step_by(2) {
-                    let rows = 2.min(part.rows.end - row);
-                    let at = |factor: &Tiles, panel: usize, panels: usize| {
-                        [0, 1].map(|i| factor.at(panel + i.min(panels - 1), first))
-                    };
-                    let place = TileCall {
-                        tiles,
-                        a: at(&a, row, rows),
-                        b: at(&b, column, columns),
-                        y: [std::ptr::null_mut(); 2],
-                        stride: 0,
-                        load,
-                    };
-                    // SAFETY: the tiles exist.
-                    unsafe { result.tiles(place, [row, column], [rows, columns]) };
-                }
+                let at = |piece: &Piece, panel: usize, panels: usize| {
+                    [0, 1].map(|i| piece.panel(panel + i.min(panels - 1)))
+                };
+                let place = TileCall {
+                    tiles,
+                    a: at(&a, row - part.rows.start, rows),
+                    b: at(&b, column - part.columns.start, columns),
+                    y: [std::ptr::null_mut(); 2],
+                    stride: 0,
+                    load: result.load,
+                };
+                // SAFETY: the tiles exist.
+                unsafe { result.tiles(place, [row, column], [rows, columns]) };
             }
         }
     };
@@ -255,8 +452,8 @@ unsafe fn multiply_tiles(place: TileCall, panels: [usize; 2]) {
 }
 
 /// # Safety
-/// The processor has the unit, and the result this part.
-unsafe fn with_vectors(a: Tiles, b: Tiles, part: Part, result: Result) {
+/// The processor has the unit, the pieces as many tiles of each panel, and the result this part.
+unsafe fn with_vectors(a: Piece, b: Piece, tiles: usize, part: Part, result: Result) {
     for column in part.columns.clone().step_by(2) {
         let panels = 2.min(part.columns.end - column);
         let columns = result.columns - column * LINES;
@@ -266,10 +463,11 @@ unsafe fn with_vectors(a: Tiles, b: Tiles, part: Part, result: Result) {
             // Rows of one panel.
             let left = (end - row).min(LINES - row % LINES);
             let run = Run {
-                tiles: a.depth,
-                a: a.at(row / LINES, 0).wrapping_add(row % LINES * 64),
-                b: b.at(column, 0),
-                panel: b.depth * TILE,
+                tiles,
+                a: a.panel(row / LINES - part.rows.start)
+                    .wrapping_add(row % LINES * 64),
+                b: b.panel(column - part.columns.start),
+                panel: b.panel,
                 // SAFETY: the element exists.
                 y: unsafe { result.y.get().add(row * result.stride + column * LINES) },
                 stride: result.stride,

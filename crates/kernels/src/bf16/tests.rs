@@ -195,6 +195,26 @@ fn check_unit(unit: Unit, (rows, inputs, outputs): (usize, usize, usize), seed: 
                 let y = run(&|y| gemm_with_unit(unit, a, other, y, output));
                 assert_eq!(y, first, "{unit:?} {rows}x{inputs}x{outputs}");
             }
+            // However the product is cut.
+            #[cfg(target_arch = "x86_64")]
+            if inputs > 0 {
+                use products::Operand;
+                use tiles::{Source, Tiles};
+                let x = Operand::Source(Source::rows(&a));
+                let loose = Matrix::new(&weights, inputs, outputs);
+                for w in [
+                    Operand::Source(Source::columns(&loose)),
+                    Operand::Tiles(Tiles::new(&panels, outputs, inputs)),
+                ] {
+                    for (l2, parallel) in [(1 << 10, false), (1 << 10, true), (1 << 16, true)] {
+                        // SAFETY: the unit is available, and the shapes match.
+                        let y = run(&|y| unsafe {
+                            products::multiply_within(l2, unit, parallel, x, w, y, output);
+                        });
+                        assert_eq!(y, first, "{unit:?} {rows}x{inputs}x{outputs}, {l2}");
+                    }
+                }
+            }
         }
     }
 }

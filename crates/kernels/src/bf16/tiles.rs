@@ -159,6 +159,16 @@ impl<'a> Source<'a> {
         bytes(self.lines, self.steps).expect("no larger than the memory that it came from")
     }
 
+    /// Panels.
+    pub(super) fn panels(&self) -> usize {
+        self.lines.div_ceil(LINES)
+    }
+
+    /// Tiles of a panel.
+    pub(super) fn depth(&self) -> usize {
+        self.steps.div_ceil(STEPS)
+    }
+
     /// Calls `work` with the factor in tiles.
     ///
     /// # Safety
@@ -186,23 +196,14 @@ impl<'a> Source<'a> {
     /// As for [`Self::with_tiles`].
     pub(super) unsafe fn pack(&self, order: Order, parallel: bool, to: &mut [u8]) {
         assert_eq!(to.len(), self.bytes(), "bytes of tiles");
-        let panels = self.lines.div_ceil(LINES);
-        let depth = self.steps.div_ceil(STEPS);
+        let (panels, depth) = (self.panels(), self.depth());
         let target = SharedPtr::new(to.as_mut_ptr());
         let task = |index: usize| {
             let panels = index * TOGETHER..((index + 1) * TOGETHER).min(panels);
-            if let Data::Columns(x) = self.data {
-                // SAFETY: each task has panels of its own; the processor is the caller's promise.
-                return unsafe { pack_made_up(x, panels, depth, target) };
-            }
-            for tile in 0..depth {
-                for panel in panels.clone() {
-                    // SAFETY: each task has panels of its own; the processor is the caller's promise.
-                    unsafe {
-                        let to = target.get().add((panel * depth + tile) * TILE);
-                        self.pack_tile(order, panel * LINES, tile * STEPS, to);
-                    }
-                }
+            // SAFETY: each task has panels of its own; the processor is the caller's promise.
+            unsafe {
+                let to = target.get().add(panels.start * depth * TILE);
+                self.pack_part(order, panels, 0..depth, to);
             }
         };
         let tasks = panels.div_ceil(TOGETHER);
@@ -213,11 +214,67 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Writes some tiles of some panels, those of a panel after each other.
+    ///
+    /// # Safety
+    /// As for [`Self::with_tiles`]; panels and tiles exist, and the target has room for them.
+    pub(super) unsafe fn pack_part(
+        &self,
+        order: Order,
+        panels: Range<usize>,
+        tiles: Range<usize>,
+        to: *mut u8,
+    ) {
+        let (first, count) = (panels.start, tiles.len());
+        // SAFETY: the caller's.
+        let pack_tile = |panel: usize, tile: usize| unsafe {
+            let to = to.add(((panel - first) * count + tile - tiles.start) * TILE);
+            self.pack_tile(order, panel * LINES, tile * STEPS, to);
+        };
+        if let Data::Columns(x) = self.data {
+            // SAFETY: the caller's.
+            unsafe { pack_made_up(x, panels, tiles, to) }
+        } else if self.step_stride == 1 {
+            // Lines lie one after the other: each is read on.
+            for panel in panels {
+                for tile in tiles.clone() {
+                    pack_tile(panel, tile);
+                }
+            }
+        } else {
+            // Steps do: some panels together are a stretch of each of them.
+            for from in panels.clone().step_by(TOGETHER) {
+                for tile in tiles.clone() {
+                    for panel in from..(from + TOGETHER).min(panels.end) {
+                        pack_tile(panel, tile);
+                    }
+                }
+            }
+        }
+    }
+
     /// Writes the tile from a line and a step on.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn pack_tile(&self, order: Order, line: usize, step: usize, to: *mut u8) {
         let (lines, steps) = (LINES.min(self.lines - line), STEPS.min(self.steps - step));
         let at = line * self.line_stride + step * self.step_stride;
+        if let Data::Floats(x) = self.data
+            && (lines, steps) == (LINES, STEPS)
+        {
+            // SAFETY: all elements of a whole tile exist; the target is a tile.
+            unsafe {
+                let from = x.as_ptr().add(at);
+                match order {
+                    Order::Lines if self.step_stride == 1 => {
+                        return whole_lines(from, self.line_stride, to);
+                    }
+                    Order::Pairs if self.line_stride == 1 => {
+                        return whole_pairs(from, self.step_stride, to);
+                    }
+                    _ => {}
+                }
+            }
+        }
         // SAFETY: all elements of the source exist, and masked loads touch those only; the target is a tile.
         unsafe {
             let (block, found) = match self.data {
@@ -262,24 +319,25 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Writes some panels of a second factor that is made up.
+/// Writes some tiles of some panels of a second factor that is made up.
 ///
 /// # Safety
-/// The processor has what a [`super::Unit`] needs; nothing else touches these panels of the target.
-unsafe fn pack_made_up(x: &dyn Columns, panels: Range<usize>, depth: usize, to: SharedPtr<u8>) {
+/// The processor has what a [`super::Unit`] needs; panels and tiles exist, and the target has room for them.
+unsafe fn pack_made_up(x: &dyn Columns, panels: Range<usize>, tiles: Range<usize>, to: *mut u8) {
     let columns = (panels.end * LINES).min(x.len()) - panels.start * LINES;
+    let end = (tiles.end * STEPS).min(x.depth());
     with_scratch(panels.len() * LINES * MADE_UP, |made_up| {
-        for first in (0..x.depth()).step_by(MADE_UP) {
-            let steps = MADE_UP.min(x.depth() - first);
+        for first in (tiles.start * STEPS..end).step_by(MADE_UP) {
+            let steps = MADE_UP.min(end - first);
             x.pack(made_up, LINES, first, steps, panels.start * LINES, columns);
-            for (index, panel) in panels.clone().enumerate() {
+            for index in 0..panels.len() {
                 for tile in 0..steps.div_ceil(STEPS) {
                     let from = &made_up[(index * steps + tile * STEPS) * LINES..];
                     // SAFETY: the steps were made up; the target has the tile.
                     unsafe {
-                        let at = (panel * depth + first / STEPS + tile) * TILE;
+                        let at = index * tiles.len() + first / STEPS - tiles.start + tile;
                         let steps = STEPS.min(steps - tile * STEPS);
-                        write_pairs(from.as_ptr(), steps, to.get().add(at));
+                        write_pairs(from.as_ptr(), steps, to.add(at * TILE));
                     }
                 }
             }
@@ -304,6 +362,37 @@ unsafe fn write_pairs(from: *const f32, steps: usize, to: *mut u8) {
 /// The first `n` of 16.
 fn mask16(n: usize) -> __mmask16 {
     if n >= 16 { !0 } else { (1 << n) - 1 }
+}
+
+/// As [`float_lines`] of a whole tile, into the target: most tiles are such ones.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn whole_lines(from: *const f32, stride: usize, to: *mut u8) {
+    for i in 0..LINES {
+        // SAFETY: the caller's.
+        unsafe {
+            let at = from.add(i * stride);
+            let (low, high) = (_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(16)));
+            let line = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_storeu_si512(to.add(64 * i).cast(), line);
+        }
+    }
+}
+
+/// As [`float_pairs`] of a whole tile, into the target.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn whole_pairs(from: *const f32, stride: usize, to: *mut u8) {
+    let order = interleaving();
+    for i in 0..STEPS / 2 {
+        // SAFETY: the caller's.
+        unsafe {
+            let at = from.add(2 * i * stride);
+            let (first, second) = (_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(stride)));
+            let halves = _mm512_cvtne2ps_pbh(second, first);
+            let pair = std::mem::transmute::<__m512bh, __m512i>(halves);
+            let pair = _mm512_permutexvar_epi16(order, pair);
+            _mm512_storeu_si512(to.add(64 * i).cast(), pair);
+        }
+    }
 }
 
 /// Lines that are contiguous.

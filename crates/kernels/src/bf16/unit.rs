@@ -10,7 +10,7 @@ use crate::shared::{SharedPtr, for_rows, fresh, rows_mut};
 
 #[cfg(target_arch = "x86_64")]
 use super::{
-    products,
+    products::{self, Operand},
     tiles::{self, Order, Source, Tiles},
 };
 
@@ -218,14 +218,11 @@ const PARALLEL_FROM: usize = 1 << 17;
 /// If this processor lacks it.
 pub fn multiply_with_unit(unit: Unit, x: Matrix, w: &Panels, y: MatrixMut, output: Output) {
     assert_eq!(x.cols(), w.inputs, "columns of x against inputs");
-    let shape = (w.inputs, w.outputs);
-    run(unit, true, x, shape, y, output, |parallel, work| {
-        let _ = parallel;
-        #[cfg(target_arch = "x86_64")]
-        work(Tiles::new(w.bytes, w.outputs, w.inputs));
-        #[cfg(not(target_arch = "x86_64"))]
-        work(())
-    });
+    #[cfg(target_arch = "x86_64")]
+    let second = Operand::Tiles(Tiles::new(w.bytes, w.outputs, w.inputs));
+    #[cfg(not(target_arch = "x86_64"))]
+    let second = ();
+    run(unit, true, x, (w.inputs, w.outputs), second, y, output);
 }
 
 /// The second factor of [`gemm`].
@@ -264,23 +261,15 @@ pub(crate) fn gemm_serial(unit: Unit, a: Matrix, b: Matrix, y: MatrixMut, output
 }
 
 fn gemm_on(unit: Unit, parallel: bool, a: Matrix, b: Factor, y: MatrixMut, output: Output) {
-    run(unit, parallel, a, b.shape(), y, output, |parallel, work| {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let source = match &b {
-                Factor::Floats(x) => Source::columns(x),
-                Factor::Weights(w) => Source::weight_columns(w),
-                Factor::Transposed(w) => Source::weight_rows(w),
-            };
-            // SAFETY: `run` has looked for the unit.
-            unsafe { source.with_tiles(Order::Pairs, parallel, work) }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            let _ = parallel;
-            work(())
-        }
+    #[cfg(target_arch = "x86_64")]
+    let second = Operand::Source(match &b {
+        Factor::Floats(x) => Source::columns(x),
+        Factor::Weights(w) => Source::weight_columns(w),
+        Factor::Transposed(w) => Source::weight_rows(w),
     });
+    #[cfg(not(target_arch = "x86_64"))]
+    let second = ();
+    run(unit, parallel, a, b.shape(), second, y, output);
 }
 
 /// A first factor, rounded and packed once for many products.
@@ -343,9 +332,11 @@ impl Packed<'_> {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the unit is available.
         unsafe {
-            Source::made_up(b).with_tiles(Order::Pairs, false, |b| {
-                products::multiply(self.unit, false, self.tiles, b, y, output);
-            });
+            let (a, b) = (
+                Operand::Tiles(self.tiles),
+                Operand::Source(Source::made_up(b)),
+            );
+            products::multiply(self.unit, false, a, b, y, output);
         }
         #[cfg(not(target_arch = "x86_64"))]
         unreachable!("{:?} is on x86-64", self.unit);
@@ -353,19 +344,19 @@ impl Packed<'_> {
 }
 
 #[cfg(target_arch = "x86_64")]
-type SecondFactor<'a> = Tiles<'a>;
+type SecondFactor<'a> = Operand<'a>;
 #[cfg(not(target_arch = "x86_64"))]
 type SecondFactor<'a> = ();
 
-/// The product with a second factor of rows and columns that `second` passes on.
+/// The product with a second factor of `inner` rows and `columns` columns.
 fn run(
     unit: Unit,
     parallel: bool,
     a: Matrix,
     (inner, columns): (usize, usize),
+    b: SecondFactor,
     y: MatrixMut,
     output: Output,
-    second: impl FnOnce(bool, &mut dyn FnMut(SecondFactor)),
 ) {
     assert!(
         unit.is_available(),
@@ -381,20 +372,20 @@ fn run(
     }
     let work = a.rows() * inner * columns;
     let parallel = parallel && rayon::current_num_threads() > 1 && work >= PARALLEL_FROM;
-    let mut y = Some(y);
-    second(parallel, &mut |b| {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(y) = y.take() {
-            // SAFETY: the unit is available, as was asserted above.
-            unsafe {
-                Source::rows(&a).with_tiles(Order::Lines, parallel, |a| {
-                    products::multiply(unit, parallel, a, b, y, output);
-                });
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (&mut y, b);
-    });
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the unit is available, as was asserted above.
+    unsafe {
+        products::multiply(
+            unit,
+            parallel,
+            Operand::Source(Source::rows(&a)),
+            b,
+            y,
+            output,
+        );
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (parallel, b);
 }
 
 #[cfg(target_arch = "x86_64")]
