@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# Trains the text tokenizer, the image tokenizer and the transformer of a recipe, one after the other, then what
-# else the recipe has: the transformer once more (refine.json), a CLIP (clip.json), the CLIP once more, with pictures
+# Trains the text tokenizer, the image tokenizer and the transformer of a recipe, one after the other (the tokenizers where
+# the recipe has them), then what else the recipe has: the transformer once more (refine.json), a CLIP (clip.json), the CLIP once more, with pictures
 # that the transformer draws (refine-clip.json). Goes on where a run was stopped: recipes/train.sh NAME [--device DEVICE]
 set -eu
 cd "$(dirname "$0")/.."
 recipe=$1
 shift
 impasto() { cargo run --release --quiet -- "$@"; }
-[ -e "out/$recipe/text-tokenizer/tokenizer.json" ] ||
+if [ -e "recipes/$recipe/text-tokenizer.json" ] && [ ! -e "out/$recipe/text-tokenizer/tokenizer.json" ]; then
   impasto train text-tokenizer --config "recipes/$recipe/text-tokenizer.json" --out "out/$recipe/text-tokenizer"
-impasto train image-tokenizer --config "recipes/$recipe/image-tokenizer.json" --out "out/$recipe/image-tokenizer" --resume "$@"
+fi
+if [ -e "recipes/$recipe/image-tokenizer.json" ]; then
+  impasto train image-tokenizer --config "recipes/$recipe/image-tokenizer.json" --out "out/$recipe/image-tokenizer" --resume "$@"
+fi
 impasto train dalle --config "recipes/$recipe/dalle.json" --out "out/$recipe/dalle" --resume "$@"
 model=dalle
 if [ -e "recipes/$recipe/refine.json" ]; then

@@ -167,6 +167,7 @@ pub fn model() -> &'static str {
         let dalle = DalleConfig {
             text_vocab_size: text.vocab_size(),
             text_length: 80,
+            padded_text: true,
             codebook_size: 32,
             grid: 4,
             width: 16,

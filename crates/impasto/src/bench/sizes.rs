@@ -15,6 +15,7 @@ pub(super) fn own_config() -> DalleConfig {
     DalleConfig {
         text_vocab_size: 8192,
         text_length: 64,
+        padded_text: true,
         codebook_size: 8192,
         grid: 16,
         width: 768,
@@ -93,6 +94,7 @@ pub(super) fn training_config() -> DalleConfig {
     DalleConfig {
         text_vocab_size: 4096,
         text_length: 63,
+        padded_text: true,
         codebook_size: 1024,
         grid: 16,
         width: 384,

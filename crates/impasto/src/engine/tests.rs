@@ -23,9 +23,14 @@ const NULL: [u32; LENGTH] = [1, 2, 0, 0, 0, 0];
 
 /// Untrained weights large enough that logits differ by more than rounding does.
 fn dalle() -> Dalle {
+    dalle_with(true)
+}
+
+fn dalle_with(padded_text: bool) -> Dalle {
     let config = DalleConfig {
         text_vocab_size: 300,
         text_length: LENGTH,
+        padded_text,
         codebook_size: CODES,
         grid: 4,
         width: 32,
@@ -121,6 +126,75 @@ fn an_image_does_not_depend_on_its_batch_or_on_threads() {
             .build()
             .unwrap();
         assert_eq!(pool.install(|| all(&orders)), together, "{threads} threads");
+    }
+}
+
+/// Captions of several lengths in one batch: each has the pictures, and the likelihood, that it has alone.
+#[test]
+fn captions_that_are_not_filled_up_do_not_depend_on_their_batch() {
+    let model = dalle_with(false);
+    let specs: Vec<SampleSpec> = (0..6u32)
+        .map(|seed| SampleSpec {
+            text_ids: [&[1], &vec![40 + seed; 1 + seed as usize % 3][..], &[2]].concat(),
+            seed: seed.into(),
+        })
+        .collect();
+    let null = |caption: &[u32]| [&[1, 2], &vec![0; caption.len() - 2][..]].concat();
+    for order in [
+        Order::Raster,
+        Order::Parallel { steps: 5 },
+        Order::Confidence { steps: 5 },
+    ] {
+        let draw = |specs: &[SampleSpec]| {
+            sample_guided(&model, specs, &null, &guided(), order, &mut NoObserver).unwrap()
+        };
+        let together = draw(&specs);
+        for (spec, together) in specs.iter().zip(&together) {
+            let alone = draw(std::slice::from_ref(spec));
+            assert_eq!(alone[0], *together, "{order}");
+            if order == Order::Raster {
+                let found = likelihood(&model, &spec.text_ids, &alone[0].image_ids).unwrap();
+                let apart = (found.image_log_likelihood - alone[0].log_likelihood).abs();
+                assert!(apart < 1e-3, "{apart}");
+            }
+        }
+    }
+    let requests: Vec<_> = specs
+        .iter()
+        .map(|spec| {
+            let how = (Order::Raster, Conditioning::Prefix);
+            let (prompt, null) = (spec.text_ids.clone(), null(&spec.text_ids));
+            let canvas = Canvas::blank(16);
+            request(&Arc::new(prompt), &Arc::new(null), canvas, spec.seed, how)
+        })
+        .collect();
+    joined_as_alone(&model, &requests);
+    let prompted: Vec<Prompted<'_, Vec<u32>>> = specs
+        .iter()
+        .map(|spec| Prompted {
+            prompt: &spec.text_ids,
+            rows: 1,
+        })
+        .collect();
+    let images: Vec<Vec<u32>> = (0..6u32)
+        .map(|row| (0..16).map(|id| (id * 5 + row) % CODES as u32).collect())
+        .collect();
+    let nll = |prompted: &[Prompted<'_, Vec<u32>>], images: &[Vec<u32>]| -> (Vec<f32>, usize) {
+        let nll = model.token_nll(prompted, images, true).unwrap();
+        (
+            nll.image.into_data().try_into_vec().unwrap(),
+            nll.text_tokens,
+        )
+    };
+    let (together, tokens) = nll(&prompted, &images);
+    let alone: Vec<(Vec<f32>, usize)> = (0..6)
+        .map(|row| nll(&prompted[row..=row], &images[row..=row]))
+        .collect();
+    assert_eq!(alone.iter().map(|(_, count)| count).sum::<usize>(), tokens);
+    let alone: Vec<f32> = alone.into_iter().flat_map(|(image, _)| image).collect();
+    assert_eq!(alone, together);
+    for wrong in [vec![1], vec![1; LENGTH + 1]] {
+        assert!(model.read(&wrong).is_err());
     }
 }
 

@@ -130,11 +130,16 @@ impl Family for Native {
         caption: &str,
         truncate: bool,
     ) -> Result<Vec<u32>> {
-        text.encode_caption(caption, config.sizes.text_length, truncate)
+        let mut ids = text.encode_caption(caption, config.sizes.text_length, truncate)?;
+        if !config.sizes.padded_text {
+            ids.retain(|&id| id != PAD);
+        }
+        Ok(ids)
     }
 
-    fn unconditional(text: &TextTokenizer, config: &NativeConfig, _caption: &[u32]) -> Vec<u32> {
-        text.null_caption(config.sizes.text_length)
+    /// As long as the caption: so it is trained, in batches of captions that are about as long.
+    fn unconditional(text: &TextTokenizer, _config: &NativeConfig, caption: &[u32]) -> Vec<u32> {
+        text.null_caption(caption.len())
     }
 
     fn conditioning(options: &NativeOptions) -> Conditioning {
@@ -210,7 +215,9 @@ impl TextFamily for Native {
         if generated.ended {
             ids.push(EOS);
         }
-        ids.resize(config.sizes.text_length, PAD);
+        if config.sizes.padded_text {
+            ids.resize(config.sizes.text_length, PAD);
+        }
         ids
     }
 

@@ -26,6 +26,13 @@ pub(super) struct RowGroups {
 impl RowGroups {
     /// Keeps these rows, in this order and as often as they are named.
     pub(super) fn select(&mut self, rows: &[usize]) {
+        if let [only] = &mut self.groups[..] {
+            for cache in &mut only.caches {
+                cache.select_rows(rows);
+            }
+            only.rows = rows.len();
+            return;
+        }
         let places: Vec<(usize, usize)> = self
             .groups
             .iter()

@@ -137,6 +137,7 @@ pub(super) fn dalle_configs() -> [DalleConfig; 2] {
         DalleConfig {
             text_vocab_size: 50,
             text_length: 7,
+            padded_text: true,
             codebook_size: 37,
             grid: 3,
             width: 24,
@@ -148,6 +149,7 @@ pub(super) fn dalle_configs() -> [DalleConfig; 2] {
         DalleConfig {
             text_vocab_size: 300,
             text_length: 16,
+            padded_text: true,
             codebook_size: 256,
             grid: 6,
             width: 128,

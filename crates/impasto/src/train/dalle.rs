@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::Device;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -17,13 +18,13 @@ use super::initial_model::InitialModel;
 use super::source::{ImageSource, epoch_index, held_out, open};
 use crate::checkpoint::WeightFormat;
 use crate::checkpoint::weights::Precision;
-use crate::engine::{SampleSpec, sample};
+use crate::engine::{SampleSpec, sample_guided};
 use crate::families::{NativeConfig, NativeModel, NativeOptions, SaveAs};
 use crate::image::{Format, Image};
 use crate::models::dalle::{DalleBatch, Order, around_hole, raster, shuffled};
 use crate::models::{Dalle, DalleConfig, ImageTokenizer};
 use crate::observer::NoObserver;
-use crate::text::TextTokenizer;
+use crate::text::{PAD, TextTokenizer};
 use crate::{Error, Result, files};
 
 /// Trains (or goes on) and writes the whole model into `dir/model`.
@@ -130,6 +131,9 @@ struct DalleTask {
     validation: Encoded,
 }
 
+/// Passes whose pairs are sorted by the length of their captions, so that a pass has little padding.
+const ALIKE: u64 = 8;
+
 /// Batches that are ready before they are needed.
 const BATCHES_AHEAD: usize = 4;
 
@@ -154,10 +158,41 @@ struct Batches {
 }
 
 impl Batches {
+    /// For each row of a pass of captions about as long: the caption and the image ids. [`ALIKE`] passes have the pairs
+    /// that as many passes in order would have.
+    fn rows_alike(&self, encoded: &Encoded, pass: u64) -> Vec<(Vec<u32>, Vec<u32>)> {
+        let size = self.config.run.batch_size as u64;
+        let first = pass / ALIKE * ALIKE;
+        let mut rng = ChaCha8Rng::seed_from_u64(self.config.run.seed);
+        // The streams of passes are small numbers.
+        rng.set_stream(u64::MAX - first);
+        let mut pairs: Vec<(usize, &Vec<u32>)> = (first * size..(first + ALIKE) * size)
+            .map(|row| {
+                let pictures = encoded.image_ids.len() as u64;
+                let sample = epoch_index(self.config.run.seed, pictures, row);
+                let captions = &encoded.text_ids[sample];
+                (sample, &captions[rng.random_range(0..captions.len())])
+            })
+            .collect();
+        pairs.sort_by_key(|(_, ids)| length(ids));
+        let mut order: Vec<u64> = (0..ALIKE).collect();
+        order.shuffle(&mut rng);
+        let start = (order[(pass - first) as usize] * size) as usize;
+        pairs[start..start + size as usize]
+            .iter()
+            .map(|&(sample, ids)| (ids.clone(), encoded.image_ids[sample].clone()))
+            .collect()
+    }
+
     /// For each row of a pass: its captions, as ids where they are kept so, and its image ids.
     fn rows(&self, pass: u64) -> Result<Vec<(Captions<'_>, Vec<u32>)>> {
         let size = self.config.run.batch_size as u64;
         match &self.pairs {
+            Pairs::Kept(encoded) if !self.dalle.padded_text => Ok(self
+                .rows_alike(encoded, pass)
+                .into_iter()
+                .map(|(caption, image_ids)| (Captions::Chosen(caption), image_ids))
+                .collect()),
             Pairs::Kept(encoded) => Ok((0..size)
                 .map(|row| {
                     let pictures = encoded.image_ids.len() as u64;
@@ -199,6 +234,7 @@ impl Batches {
             batch.text_ids.push(match captions {
                 _ if dropped => self.text.null_caption(length),
                 Captions::Encoded(ids) => ids[choice].clone(),
+                Captions::Chosen(ids) => ids,
                 Captions::Text(texts) => self.text.encode_caption(&texts[choice], length, true)?,
             });
             batch.image_ids.push(image_ids);
@@ -217,9 +253,15 @@ impl Batches {
     }
 }
 
+/// Ids before the padding.
+fn length(ids: &[u32]) -> usize {
+    ids.iter().position(|&id| id == PAD).unwrap_or(ids.len())
+}
+
 /// A picture's captions.
 enum Captions<'a> {
     Encoded(&'a [Vec<u32>]),
+    Chosen(Vec<u32>),
     Text(Vec<String>),
 }
 
@@ -227,6 +269,7 @@ impl Captions<'_> {
     fn len(&self) -> usize {
         match self {
             Captions::Encoded(ids) => ids.len(),
+            Captions::Chosen(_) => 1,
             Captions::Text(texts) => texts.len(),
         }
     }
@@ -284,19 +327,21 @@ impl Task for DalleTask {
         let positions = self.model_config.sizes.image_length();
         let (mut text, mut image, mut batches) = (0.0, 0.0, 0.0f64);
         let rows = self.validation.image_ids.len();
-        for start in (0..rows).step_by(32) {
-            let end = (start + 32).min(rows);
+        let caption = |row: usize| &self.validation.text_ids[row][0];
+        let mut order: Vec<usize> = (0..rows).collect();
+        if !self.model_config.sizes.padded_text {
+            order.sort_by_key(|&row| length(caption(row)));
+        }
+        for rows in order.chunks(32) {
+            let image_ids = |&row: &usize| self.validation.image_ids[row].clone();
             let batch = DalleBatch {
-                text_ids: self.validation.text_ids[start..end]
-                    .iter()
-                    .map(|captions| captions[0].clone())
-                    .collect(),
-                image_ids: self.validation.image_ids[start..end].to_vec(),
-                orders: vec![raster(positions); end - start],
+                text_ids: rows.iter().map(|&row| caption(row).clone()).collect(),
+                image_ids: rows.iter().map(image_ids).collect(),
+                orders: vec![raster(positions); rows.len()],
                 captioned: 0,
             };
             let losses = model.losses(&batch, &self.config.losses);
-            let weight = (end - start) as f64;
+            let weight = rows.len() as f64;
             text += weight * f64::from(losses.text.into_scalar::<f32>());
             image += weight * f64::from(losses.image.into_scalar::<f32>());
             batches += weight;
@@ -311,13 +356,16 @@ impl Task for DalleTask {
         let shown = rows.min(8);
         let drawings: Vec<SampleSpec> = (0..shown)
             .map(|row| SampleSpec {
-                text_ids: self.validation.text_ids[row][0].clone(),
+                text_ids: match self.model_config.sizes.padded_text {
+                    true => caption(row).clone(),
+                    false => caption(row)[..length(caption(row))].to_vec(),
+                },
                 seed: row as u64,
             })
             .collect();
         if shown > 0 {
-            let null = self.text.null_caption(self.model_config.sizes.text_length);
-            let drawn = sample(
+            let null = |caption: &[u32]| self.text.null_caption(caption.len());
+            let drawn = sample_guided(
                 &model,
                 &drawings,
                 &null,

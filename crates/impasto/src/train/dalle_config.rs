@@ -30,6 +30,10 @@ pub struct DalleTrainingConfig {
     /// Sizes of the transformer.
     #[serde(default)]
     pub model: Option<Sizes>,
+    /// Whether captions are filled up to the model's text length, where that is to be another way than in the model
+    /// that is trained on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub padded_text: Option<bool>,
     /// The pairs.
     pub data: SourceConfig,
     /// Pictures encoded before the training; each step draws from these. None: all of a finite data set; of an
@@ -66,8 +70,11 @@ pub struct DalleTrainingConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sizes {
-    /// Text tokens, padding included.
+    /// The most text tokens, start and end included.
     pub text_length: usize,
+    /// Whether shorter captions are filled up to it.
+    #[serde(default = "default_padded_text")]
+    pub padded_text: bool,
     /// Width of the residual stream.
     pub width: usize,
     /// Blocks.
@@ -79,6 +86,10 @@ pub struct Sizes {
     /// Width of the contrastive space.
     #[serde(default)]
     pub contrastive_width: Option<usize>,
+}
+
+fn default_padded_text() -> bool {
+    true
 }
 
 fn default_raster_share() -> f64 {

@@ -39,7 +39,7 @@ impl InitialModel {
         );
         match (&config.from, given) {
             (Some(from), (None, None, None)) => {
-                InitialModel::from_model(from, device, train_device)
+                InitialModel::from_model(from, config.padded_text, device, train_device)
             }
             (Some(from), _) => Err(bad(&format!(
                 "text_tokenizer, image_tokenizer and model follow from the model {from} that is trained on; \
@@ -65,14 +65,21 @@ impl InitialModel {
         }
     }
 
-    fn from_model(from: &str, device: &Device, train_device: &Device) -> Result<Self> {
+    fn from_model(
+        from: &str,
+        padded_text: Option<bool>,
+        device: &Device,
+        train_device: &Device,
+    ) -> Result<Self> {
         let files = ModelFiles::find(&ModelSource::parse(from)?)?;
         let config = NativeConfig::of(&files)?;
         let (source, text) = (&files.source, Native::load_text(&files, &config)?);
         let formats = WeightPrecision::new(config.precision, Some(WeightFormat::F32))?;
         let image_weights = source.read(IMAGE_TOKENIZER)?;
         let image = config.image_tokenizer.init(&mut Init::empty(device));
-        let dalle = config.sizes.init(&mut Init::empty(train_device));
+        let mut sizes = config.sizes.clone();
+        sizes.padded_text = padded_text.unwrap_or(sizes.padded_text);
+        let dalle = sizes.init(&mut Init::empty(train_device));
         let weights = source.weights(Native::WEIGHTS, files.access)?;
         Ok(InitialModel {
             image: load_into(image, &source.path(IMAGE_TOKENIZER), &image_weights)?,
@@ -88,6 +95,7 @@ impl Sizes {
         DalleConfig {
             text_vocab_size: text.vocab_size(),
             text_length: self.text_length,
+            padded_text: self.padded_text,
             codebook_size: image.config().codebook_size(),
             grid: image.config().grid(),
             width: self.width,

@@ -9,6 +9,7 @@ use burn::tensor::{Gradients, Tensor};
 
 use super::config::{OptimizerKind, RunConfig};
 use super::muon;
+use crate::nn::ComputePrecision;
 use crate::nn::ops::{self, AdamW};
 
 const EPSILON: f32 = 1e-8;
@@ -102,6 +103,8 @@ pub struct Optimizer {
     beta1: f64,
     beta2: f64,
     ema_decay: f64,
+    /// Of Muon's products.
+    precision: ComputePrecision,
 }
 
 impl Optimizer {
@@ -115,6 +118,7 @@ impl Optimizer {
             beta1: config.beta1,
             beta2: config.beta2,
             ema_decay: config.ema_decay,
+            precision: config.precision,
         }
     }
 
@@ -299,7 +303,7 @@ impl ModuleMapper for Apply<'_> {
                         let matrix = |x: Tensor<1>| x.reshape([dims[0], count / dims[0]]);
                         let gradient = matrix(gradient).mul_scalar(self.adamw.gradient_scale);
                         let known = known.map(|known| matrix(known.first));
-                        let (update, momentum) = muon::step(gradient, known);
+                        let (update, momentum) = muon::step(gradient, known, optimizer.precision);
                         let update = update.reshape([count]).mul_scalar(self.learning_rate);
                         let moments = Moments {
                             first: momentum.reshape([count]),

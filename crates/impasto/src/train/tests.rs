@@ -237,6 +237,42 @@ fn resumed_equal_uninterrupted(precision: ComputePrecision) {
     assert_same_files(&dir.path().join("whole"), &dir.path().join("parts"));
 }
 
+/// The same with captions that are not filled up, whose batches are sorted by their lengths.
+#[test]
+fn resumed_transformers_without_padding_equal_uninterrupted_ones() {
+    let dir = TempDir::new().unwrap();
+    let mut config = prepare(dir.path());
+    if let Some(sizes) = &mut config.model {
+        sizes.padded_text = false;
+    }
+    let run = |config: &dalle::DalleTrainingConfig, out: &str, resume: bool, stop: u64| {
+        let (out, mut observer) = (dir.path().join(out), StopAfter::steps(stop));
+        dalle::run(config, &out, &Device::flex(), resume, &mut observer)
+    };
+    run(&config, "whole", false, NEVER).unwrap();
+    assert!(matches!(
+        run(&config, "parts", false, 3),
+        Err(Error::Stopped)
+    ));
+    run(&config, "parts", true, NEVER).unwrap();
+    assert_same_files(&dir.path().join("whole"), &dir.path().join("parts"));
+    let draws = |model: &str| {
+        let files = ModelFiles::find(&ModelSource::Dir(dir.path().join(model))).unwrap();
+        let model = NativeModel::load(&files, &Device::flex(), None).unwrap();
+        let ids = model.encode_caption("a cat", false).unwrap();
+        (model.config.sizes.padded_text, ids.len())
+    };
+    let (padded, length) = draws("whole/model");
+    assert!(!padded && length < 10, "{length}");
+    // A model can be trained on with its captions filled up, or no longer so.
+    config.from = Some(dir.path().join("whole/model").display().to_string());
+    (config.text_tokenizer, config.image_tokenizer) = (None, None);
+    config.model = None;
+    config.padded_text = Some(true);
+    run(&config, "padded", false, NEVER).unwrap();
+    assert_eq!(draws("padded/model"), (true, 40));
+}
+
 /// Pictures of an endless world that are made beside the training: the same as without a stop, too.
 #[test]
 fn streamed_pictures_resume_where_they_were() {

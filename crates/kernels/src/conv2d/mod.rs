@@ -1,5 +1,6 @@
 //! 2-D convolution of `[batch, channels, height, width]` and its gradients, as matrix products whose
-//! second factor, the patches of the picture, exists only panel by panel while it is packed.
+//! second factor, the patches of the picture, exists only panel by panel while it is packed. Intel's tile unit reads patches
+//! in place.
 //!
 //! Kernels of 3×3 over many channels go by Winograd's way instead, but not in bfloat16: its transforms would lose most
 //! of the eight bits, and units that multiply bfloat16s are quicker than a quarter of the multiplications. Pictures are first copied into a frame
@@ -9,6 +10,8 @@
 
 mod frame;
 mod patches;
+#[cfg(target_arch = "x86_64")]
+mod rows;
 #[cfg(test)]
 mod tests;
 mod winograd;
@@ -165,6 +168,15 @@ fn convolve(
         assert_eq!(bias.len(), conv.outputs, "bias against outputs");
     }
     match unit {
+        #[cfg(target_arch = "x86_64")]
+        Some(unit) if rows::pays(unit, conv) => {
+            assert!(
+                unit.is_available(),
+                "{unit:?} is not offered by this processor"
+            );
+            // SAFETY: the unit is available.
+            unsafe { rows::convolve(x, w, bias, conv) }
+        }
         Some(unit) if conv.outputs >= LEAST_OUTPUTS => {
             let weights = Matrix::new(w, conv.outputs, conv.taps());
             bf16::with_packed(unit, weights, |weights| {

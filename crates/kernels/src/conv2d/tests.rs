@@ -64,6 +64,12 @@ fn output_and_gradients_equal_the_plain_ones() {
         (1, 4, 6, 9, 9, [5, 3], 1, 2),
         (1, 4, 6, 9, 9, [3, 3], 3, 0),
         (2, 6, 8, 10, 10, [2, 2], 2, 0),
+        // Wide enough for the tile unit to read patches in place; the last one has more weights than a cache.
+        (1, 33, 18, 9, 12, [5, 3], 1, 2),
+        (2, 64, 48, 13, 32, [3, 3], 1, 1),
+        (1, 130, 70, 6, 50, [1, 1], 1, 0),
+        (1, 20, 20, 24, 25, [3, 3], 2, 1),
+        (1, 300, 180, 3, 12, [3, 3], 1, 1),
     ] {
         let conv = Conv2d {
             batch,

@@ -42,6 +42,9 @@ impl Style {
         Style::Twemoji,
     ];
 
+    /// The three of the world `styles-small`.
+    pub const SMALL_ART: [Style; 3] = [Style::Noto, Style::Fluent3d, Style::FluentFlat];
+
     /// The folder of the art pack that its pictures come from; `None` where they come from the font.
     pub fn pack(self) -> Option<&'static str> {
         match self {

@@ -91,6 +91,30 @@ const SMALL: &[Row] = &[
     ("🎩", "hat", "", "帽子", "顶", None),
 ];
 
+/// What the world `styles-small` has besides the things of `small`: all five sets of art draw them so that one knows
+/// them by their outline.
+const MORE: &str = "\
+    🐘🦒🦓🐊🐍🦉🦋🐝🦆🐬🦈🦄🐨🐻🐔🐑🐪🦔🦩🦚🐎🐄🦖🐉🕷🦇🐿\
+    🍋🍐🍑🍒🥝🥑🍆🥕🌽🥦🍅🌹🌴🍁🍀🍔🍕🍩🍪🍰🎂🍦🍭🧀🥐🥚🍟🍿🍷\
+    ✈🚁🚌🚲🚜🛵🛸🚒🚢🏰⛺🌋🌈☀🌙☁❄⛄🔥💧🎸🎻🥁🎺🏀🏆🪁🎃👻💀👽💎💡📷📺✂✏🔨🪓⚓🔒🕯🧸🧲🪑🎒👟👕";
+
+/// Better names than Unicode's for some of them.
+#[rustfmt::skip]
+const MORE_NAMES: &[(&str, &str, &str, &str)] = &[
+    ("🔒", "padlock", "padlocks", "挂锁"),
+    ("🐑", "sheep", "sheep", "绵羊"),
+    ("🍒", "pair of cherries", "pairs of cherries", "樱桃"),
+    ("🍟", "portion of french fries", "portions of french fries", "薯条"),
+    ("🦖", "dinosaur", "dinosaurs", "恐龙"),
+    ("🎃", "pumpkin", "pumpkins", "南瓜"),
+    ("🏀", "basketball", "basketballs", "篮球"),
+    ("🍰", "piece of cake", "pieces of cake", "蛋糕"),
+    ("🍦", "ice cream", "ice creams", "冰淇淋"),
+    ("🥝", "kiwi", "kiwis", "猕猴桃"),
+    ("⛄", "snowman", "snowmen", "雪人"),
+    ("🛸", "flying saucer", "flying saucers", "飞碟"),
+];
+
 fn thing(row: &Row) -> Thing {
     let &(emoji, english, plural, chinese, measure, natural) = row;
     Thing {
@@ -110,6 +134,34 @@ fn thing(row: &Row) -> Thing {
 /// The things of the world `small`.
 pub(super) fn small() -> Vec<Thing> {
     SMALL.iter().map(thing).collect()
+}
+
+/// Those of `all` that are in the world `styles-small`.
+pub(super) fn styles_small(all: Vec<Thing>) -> Vec<Thing> {
+    let small = small();
+    let bare = |emoji: &str| emoji.replace('\u{fe0f}', "");
+    all.into_iter()
+        .filter_map(|thing| {
+            let emoji = bare(&thing.emoji);
+            if let Some(named) = small.iter().find(|named| bare(&named.emoji) == emoji) {
+                return Some(Thing {
+                    emoji: thing.emoji,
+                    ..named.clone()
+                });
+            }
+            let of_more = emoji.chars().all(|c| MORE.contains(c));
+            let better = MORE_NAMES.iter().find(|(of, ..)| *of == emoji);
+            of_more.then(|| match better {
+                Some(&(_, english, plural, chinese)) => Thing {
+                    english: english.into(),
+                    plural: plural.into(),
+                    chinese: chinese.into(),
+                    ..thing
+                },
+                None => thing,
+            })
+        })
+        .collect()
 }
 
 /// The things of the world `tiny`.

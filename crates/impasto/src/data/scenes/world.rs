@@ -171,6 +171,16 @@ impl World {
         })
     }
 
+    /// A hundred and fifty of the things of `styles` in three of its styles: what two CPU cores can teach a model in
+    /// some hours. Things that are in `small`, too, have the names that they have there.
+    pub fn styles_small(sources: &Sources) -> Result<Self> {
+        let all = catalogue::drawn_in(&Style::ART, catalogue::things(sources)?, sources)?;
+        Ok(World {
+            name: "styles-small".into(),
+            ..Self::styled(things::styles_small(all), &Style::SMALL_ART)
+        })
+    }
+
     /// The eight shipped things in the two styles that tests have pictures for.
     #[cfg(test)]
     pub(crate) fn tiny_styles() -> Self {
@@ -203,15 +213,16 @@ impl World {
     }
 
     /// The presets' names.
-    pub const PRESETS: [&'static str; 4] = ["tiny", "small", "full", "styles"];
+    pub const PRESETS: [&'static str; 5] = ["tiny", "small", "full", "styles", "styles-small"];
 
-    /// A preset by its name; only `full` and `styles` read `sources` here.
+    /// A preset by its name; only `full` and the ones of styles read `sources` here.
     pub fn preset(name: &str, sources: &Sources) -> Result<Self> {
         match name {
             "tiny" => Ok(World::tiny()),
             "small" => Ok(World::small()),
             "full" => World::full(sources),
             "styles" => World::styles(sources),
+            "styles-small" => World::styles_small(sources),
             _ => Err(Error::invalid(
                 "world",
                 format!(

@@ -26,10 +26,10 @@ impl ModuleMapper for Recording {
 }
 
 impl Dalle {
-    /// The attention of every layer in one pass over a padded caption and the image after it in raster order. With
+    /// The attention of every layer in one pass over a caption and the image after it in raster order. With
     /// `gradient` also the gradient of ln p(image | caption): the net is then copied to a device that records operations.
     ///
-    /// The sequence has `text_length` text ids and one image input for each position, the input number `i` of which
+    /// The sequence has the text ids and one image input for each position, the input number `i` of which
     /// predicts position `i`.
     pub fn attention(
         &self,
@@ -52,7 +52,7 @@ impl Dalle {
             return recording.attended(text_ids, image_ids, true);
         }
         let device = self.device();
-        let (positions, length) = (self.config.image_length(), self.config.text_length);
+        let (positions, length) = (self.config.image_length(), text_ids.len());
         let batch = DalleBatch {
             text_ids: vec![text_ids.to_vec()],
             image_ids: vec![image_ids.to_vec()],
@@ -146,6 +146,7 @@ mod tests {
         let config = DalleConfig {
             text_vocab_size: 300,
             text_length: TEXT.len(),
+            padded_text: true,
             codebook_size: 7,
             grid: 2,
             width: 16,

@@ -7,6 +7,7 @@ use crate::engine::{
     AutoregressiveModel, DecodeState, Input, ParallelPasses, Prompted, Rows, Sizes, TextModel,
     TextSizes, TokenNll,
 };
+use crate::models::row_groups::{CachedRows, RowGroups};
 use crate::nn::KvCache;
 use crate::nn::block::AttentionMask;
 use crate::text::{BOS, EOS, PAD};
@@ -15,23 +16,38 @@ use crate::{Error, Result};
 /// Keys and values of rows, and the captions that they start with.
 #[derive(Debug)]
 pub struct DalleState {
-    /// The captions, `[rows, text_length]`, until they are run together with the first inputs.
+    /// The captions, `[rows, length]`, until they are run together with the first inputs; only of rows whose captions
+    /// have one length.
     pending: Option<Vec<u32>>,
-    caches: Vec<KvCache>,
+    rows: RowGroups,
 }
 
 impl DecodeState for DalleState {
     fn select_rows(&mut self, rows: &[usize]) {
-        for cache in &mut self.caches {
-            cache.select_rows(rows);
-        }
+        self.rows.select(rows);
     }
 }
 
 impl DalleState {
+    /// Rows that share caches.
+    fn new(pending: Option<Vec<u32>>, rows: usize, caches: Vec<KvCache>) -> Self {
+        DalleState {
+            pending,
+            rows: RowGroups {
+                groups: vec![CachedRows { rows, caches }],
+            },
+        }
+    }
+
     fn text(&mut self) -> Option<Part> {
         let ids = self.pending.take()?;
         Some(Part::Text { ids, start: 0 })
+    }
+
+    /// The caches, and how many rows each have.
+    fn caches(&mut self) -> impl Iterator<Item = (&mut [KvCache], usize)> {
+        let groups = self.rows.groups.iter_mut();
+        groups.map(|group| (&mut group.caches[..], group.rows))
     }
 }
 
@@ -54,7 +70,7 @@ impl Dalle {
 }
 
 impl AutoregressiveModel for Dalle {
-    /// The padded caption.
+    /// The caption, filled up where all have one length.
     type Prompt = Vec<u32>;
     type State = DalleState;
 
@@ -71,22 +87,42 @@ impl AutoregressiveModel for Dalle {
     }
 
     fn read(&self, text_ids: &[u32]) -> Result<Vec<u32>> {
-        let (found, expected) = (text_ids.len(), self.config.text_length);
-        if found != expected {
-            return Err(Error::invalid(
-                "text ids",
-                format!("expected {expected} ids, padding included, got {found}"),
-            ));
-        }
-        Ok(text_ids.to_vec())
+        let (found, limit) = (text_ids.len(), self.config.text_length);
+        let expected = match self.config.padded_text {
+            true if found != limit => format!("{limit} ids, padding included"),
+            false if !(2..=limit).contains(&found) => format!("2 to {limit} ids"),
+            _ => return Ok(text_ids.to_vec()),
+        };
+        Err(Error::invalid(
+            "text ids",
+            format!("expected {expected}, got {found}"),
+        ))
     }
 
     fn prefill(&self, rows: &[Prompted<'_, Vec<u32>>]) -> Result<DalleState> {
-        let captions = rows.iter().map(|group| group.prompt.repeat(group.rows));
-        Ok(DalleState {
-            pending: Some(captions.collect::<Vec<_>>().concat()),
-            caches: self.caches(),
-        })
+        let same_length = |a: &Prompted<_>, b: &Prompted<_>| {
+            let length = |group: &Prompted<'_, Vec<u32>>| group.prompt.len();
+            length(a) == length(b)
+        };
+        let mut states = rows.chunk_by(same_length).map(|neighbours| {
+            let captions = neighbours
+                .iter()
+                .map(|group| group.prompt.repeat(group.rows));
+            let captions = captions.collect::<Vec<_>>().concat();
+            let count = neighbours.iter().map(|group| group.rows).sum();
+            DalleState::new(Some(captions), count, self.caches())
+        });
+        let Some(mut state) = states.next() else {
+            return Ok(DalleState::new(None, 0, self.caches()));
+        };
+        for (number, mut other) in states.enumerate() {
+            if number == 0 {
+                self.read_text(&mut state);
+            }
+            self.read_text(&mut other);
+            state.rows.groups.append(&mut other.rows.groups);
+        }
+        Ok(state)
     }
 
     fn step(&self, groups: &mut [Rows<'_, DalleState>], n_logits: usize) -> Result<Tensor<3>> {
@@ -98,7 +134,7 @@ impl AutoregressiveModel for Dalle {
         parts.push(self.image_inputs(groups.iter().flat_map(|group| group.inputs)));
         let mut caches: Vec<(&mut [KvCache], usize)> = groups
             .iter_mut()
-            .map(|group| (&mut group.state.caches[..], group.inputs.len()))
+            .flat_map(|group| group.state.caches())
             .collect();
         let states = self.forward_groups(&parts, batch, &mut caches, AttentionMask::Causal);
         let [_, length, _] = states.dims();
@@ -122,32 +158,18 @@ impl AutoregressiveModel for Dalle {
         let captions = prompts
             .iter()
             .flat_map(|group| std::iter::repeat_n(group.prompt.clone(), group.rows));
-        let (rows, positions) = (images.len(), self.config.image_length());
-        let batch = DalleBatch {
-            text_ids: captions.collect(),
-            image_ids: images.to_vec(),
-            orders: vec![raster(positions); rows],
-            captioned: 0,
-        };
-        let text = Part::Text {
-            ids: batch.text_ids.concat(),
-            start: 0,
-        };
-        let codes = self.config.codebook_size;
-        let image = image_part(&batch.image_ids, &batch.orders, codes, false);
-        let states = self.forward(&[text, image], rows, None, AttentionMask::Causal);
-        let length = self.config.text_length;
-        let (mut text, mut text_tokens) = (None, 0);
-        if with_text {
-            let states = states.clone().narrow(1, 0, length);
-            let (nll, counted) = self.text_nll(states, &batch.text_ids);
-            text = Some(nll);
-            text_tokens = counted.into_iter().filter(|&counts| counts).count();
+        let captions: Vec<Vec<u32>> = captions.collect();
+        let mut images = images;
+        let mut parts = Vec::new();
+        for captions in captions.chunk_by(|a, b| a.len() == b.len()) {
+            let (these, others) = images.split_at(captions.len());
+            parts.push(self.nll_of_length(captions, these, with_text));
+            images = others;
         }
         Ok(TokenNll {
-            text,
-            text_tokens,
-            image: self.image_nll(states.narrow(1, length, positions), &batch, rows),
+            text: with_text.then(|| joined(parts.iter().filter_map(|nll| nll.text.clone()))),
+            text_tokens: parts.iter().map(|nll| nll.text_tokens).sum(),
+            image: joined(parts.into_iter().map(|nll| nll.image)),
         })
     }
 
@@ -165,8 +187,64 @@ impl AutoregressiveModel for Dalle {
         let image = image_part(&[image_ids.to_vec()], &[order.to_vec()], codes, false);
         let states = self
             .forward(&[text, image], 1, None, AttentionMask::Causal)
-            .narrow(1, self.config.text_length, positions);
+            .narrow(1, prompt.len(), positions);
         Ok(self.image_logits(states).reshape([positions, codes]))
+    }
+}
+
+/// One after the other.
+fn joined(parts: impl Iterator<Item = Tensor<1>>) -> Tensor<1> {
+    let mut parts: Vec<Tensor<1>> = parts.collect();
+    match parts.len() {
+        1 => parts.remove(0),
+        _ => Tensor::cat(parts, 0),
+    }
+}
+
+impl Dalle {
+    /// Runs the captions of rows that have caches of one length.
+    fn read_text(&self, state: &mut DalleState) {
+        let Some(text) = state.text() else { return };
+        for (caches, rows) in state.caches() {
+            let text = std::slice::from_ref(&text);
+            self.forward(text, rows, Some(caches), AttentionMask::Causal);
+        }
+    }
+
+    /// [`AutoregressiveModel::token_nll`] of captions of one length.
+    fn nll_of_length(
+        &self,
+        captions: &[Vec<u32>],
+        images: &[Vec<u32>],
+        with_text: bool,
+    ) -> TokenNll {
+        let (rows, positions) = (images.len(), self.config.image_length());
+        let batch = DalleBatch {
+            text_ids: captions.to_vec(),
+            image_ids: images.to_vec(),
+            orders: vec![raster(positions); rows],
+            captioned: 0,
+        };
+        let text = Part::Text {
+            ids: batch.text_ids.concat(),
+            start: 0,
+        };
+        let codes = self.config.codebook_size;
+        let image = image_part(&batch.image_ids, &batch.orders, codes, false);
+        let states = self.forward(&[text, image], rows, None, AttentionMask::Causal);
+        let length = captions.first().map_or(0, Vec::len);
+        let (mut text, mut text_tokens) = (None, 0);
+        if with_text {
+            let states = states.clone().narrow(1, 0, length);
+            let (nll, counted) = self.text_nll(states, captions);
+            text = Some(nll);
+            text_tokens = counted.into_iter().filter(|&counts| counts).count();
+        }
+        TokenNll {
+            text,
+            text_tokens,
+            image: self.image_nll(states.narrow(1, length, positions), &batch, rows),
+        }
     }
 }
 
@@ -177,16 +255,24 @@ impl ParallelPasses<DalleState> for Dalle {
             parts.push(self.image_inputs(inputs));
         }
         if !parts.is_empty() {
-            let caches = Some(&mut state.caches[..]);
-            self.forward(&parts, inputs.len(), caches, AttentionMask::Causal);
+            let mut caches: Vec<_> = state.caches().collect();
+            self.forward_groups(&parts, inputs.len(), &mut caches, AttentionMask::Causal);
         }
         Ok(())
     }
 
     fn query(&self, inputs: &[Vec<Input>], state: &mut DalleState) -> Result<Tensor<3>> {
-        let part = self.image_inputs(inputs);
-        let caches = Some(&mut state.caches[..]);
-        let states = self.forward(&[part], inputs.len(), caches, AttentionMask::QueryOnly);
+        let mut first = 0;
+        let states = state.caches().map(|(caches, rows)| {
+            let part = self.image_inputs(&inputs[first..first + rows]);
+            first += rows;
+            self.forward(&[part], rows, Some(caches), AttentionMask::QueryOnly)
+        });
+        let mut states: Vec<Tensor<3>> = states.collect();
+        let states = match states.len() {
+            1 => states.remove(0),
+            _ => Tensor::cat(states, 0),
+        };
         Ok(self.image_logits(states))
     }
 }
@@ -223,11 +309,7 @@ impl TextModel for Dalle {
         let mut caches = self.caches();
         let states = self.forward(&parts, 1, Some(&mut caches), AttentionMask::Causal);
         let logits = self.next_text_logits(states);
-        let state = DalleState {
-            pending: None,
-            caches,
-        };
-        Ok((state, logits))
+        Ok((DalleState::new(None, 1, caches), logits))
     }
 
     fn step_text(&self, ids: &[u32], place: usize, state: &mut DalleState) -> Result<Tensor<2>> {
@@ -236,8 +318,8 @@ impl TextModel for Dalle {
             // After the start.
             start: place + 1,
         };
-        let caches = Some(&mut state.caches[..]);
-        let states = self.forward(&[part], ids.len(), caches, AttentionMask::Causal);
+        let mut caches: Vec<_> = state.caches().collect();
+        let states = self.forward_groups(&[part], ids.len(), &mut caches, AttentionMask::Causal);
         Ok(self.next_text_logits(states))
     }
 }

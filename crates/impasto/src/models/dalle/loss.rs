@@ -11,7 +11,8 @@ use crate::text::{EOS, PAD};
 /// Pairs of captions and pictures, the captions padded.
 #[derive(Clone, Debug)]
 pub struct DalleBatch {
-    /// `[batch][text_length]`.
+    /// `[batch][length]`, all of one length. Padding that all have at their end is left out where the model's texts are
+    /// not filled up ([`padded_text`](super::DalleConfig::padded_text)).
     pub text_ids: Vec<Vec<u32>>,
     /// `[batch][grid²]`, row-major.
     pub image_ids: Vec<Vec<u32>>,
@@ -64,10 +65,15 @@ impl Dalle {
     /// The losses of a batch.
     pub fn losses(&self, batch: &DalleBatch, weights: &LossWeights) -> Losses {
         let rows = batch.text_ids.len();
-        let text_length = self.config.text_length;
+        let text_length = self.length_of(&batch.text_ids);
+        let text_ids: Vec<&[u32]> = batch
+            .text_ids
+            .iter()
+            .map(|ids| &ids[..text_length])
+            .collect();
         let positions = self.config.image_length();
         let text = Part::Text {
-            ids: batch.text_ids.concat(),
+            ids: text_ids.concat(),
             start: 0,
         };
         let image = image_part(
@@ -81,7 +87,7 @@ impl Dalle {
         let image_loss = self
             .image_nll(states.narrow(1, text_length, positions), batch, rows)
             .mean();
-        let text_loss = self.text_mean(text_states.clone(), &batch.text_ids);
+        let text_loss = self.text_mean(text_states.clone(), &text_ids);
         let mut total = text_loss.clone().mul_scalar(weights.text)
             + image_loss.clone().mul_scalar(weights.image);
         let (mut caption, mut contrastive) = (None, None);
@@ -94,21 +100,17 @@ impl Dalle {
                 true,
             );
             let text = Part::Text {
-                ids: batch.text_ids[..n].concat(),
+                ids: text_ids[..n].concat(),
                 start: 0,
             };
             let states = self.forward(&[image, text], n, None, AttentionMask::Causal);
             let image_states = states.clone().narrow(1, 0, positions + 1);
-            let loss = self.text_mean(
-                states.narrow(1, positions + 1, text_length),
-                &batch.text_ids[..n],
-            );
+            let loss = self.text_mean(states.narrow(1, positions + 1, text_length), &text_ids[..n]);
             total = total + loss.clone().mul_scalar(weights.caption);
             caption = Some(loss);
             if weights.contrastive > 0.0 {
                 let text_states = text_states.narrow(0, 0, n);
-                if let Some(loss) =
-                    self.contrastive_loss(text_states, image_states, &batch.text_ids[..n])
+                if let Some(loss) = self.contrastive_loss(text_states, image_states, &text_ids[..n])
                 {
                     total = total + loss.clone().mul_scalar(weights.contrastive);
                     contrastive = Some(loss);
@@ -122,6 +124,15 @@ impl Dalle {
             caption,
             contrastive,
         }
+    }
+
+    /// How many of the text ids are read: all, or those up to the last one that is no padding in any row.
+    fn length_of(&self, text_ids: &[Vec<u32>]) -> usize {
+        let read = |ids: &Vec<u32>| match self.config.padded_text {
+            true => ids.len(),
+            false => ids.iter().rposition(|&id| id != PAD).map_or(0, |at| at + 1),
+        };
+        text_ids.iter().map(read).max().unwrap_or(0)
     }
 
     /// −log p of each image id given the text, in the batch's orders: `[batch · grid²]`.
@@ -142,8 +153,12 @@ impl Dalle {
     }
 
     /// −log p of each following text id, zero where it is padding, and which are not padding:
-    /// `[batch · (text_length − 1)]` each.
-    pub fn text_nll(&self, states: Tensor<3>, text_ids: &[Vec<u32>]) -> (Tensor<1>, Vec<bool>) {
+    /// `[batch · (length − 1)]` each.
+    pub fn text_nll(
+        &self,
+        states: Tensor<3>,
+        text_ids: &[impl AsRef<[u32]>],
+    ) -> (Tensor<1>, Vec<bool>) {
         let [rows, length, width] = states.dims();
         let states = states
             .narrow(1, 0, length - 1)
@@ -151,7 +166,7 @@ impl Dalle {
         let mut targets = Vec::with_capacity(rows * (length - 1));
         let mut counted = Vec::with_capacity(rows * (length - 1));
         for ids in text_ids {
-            for &id in &ids[1..] {
+            for &id in &ids.as_ref()[1..] {
                 targets.push(id as i32);
                 counted.push(id != PAD);
             }
@@ -170,7 +185,7 @@ impl Dalle {
         )
     }
 
-    fn text_mean(&self, states: Tensor<3>, text_ids: &[Vec<u32>]) -> Tensor<1> {
+    fn text_mean(&self, states: Tensor<3>, text_ids: &[&[u32]]) -> Tensor<1> {
         let (nats, counted) = self.text_nll(states, text_ids);
         let count = counted.iter().filter(|&&counts| counts).count().max(1);
         nats.sum().div_scalar(count as f32)
@@ -183,7 +198,7 @@ impl Dalle {
         &self,
         text: Tensor<3>,
         image: Tensor<3>,
-        text_ids: &[Vec<u32>],
+        text_ids: &[&[u32]],
     ) -> Option<Tensor<1>> {
         let contrastive = self.contrastive.as_ref()?;
         let [rows, length, _] = text.dims();

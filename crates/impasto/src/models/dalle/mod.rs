@@ -33,8 +33,12 @@ use crate::{Error, Result};
 pub struct DalleConfig {
     /// Ids of the text tokenizer.
     pub text_vocab_size: usize,
-    /// Text tokens, padding included; the limit of a caption.
+    /// The most text tokens, start and end included: the limit of a caption.
     pub text_length: usize,
+    /// Whether shorter captions are filled up to it. If not, an image follows on the last id of its caption: a picture
+    /// then takes the less work the shorter its caption is.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub padded_text: bool,
     /// Ids of the image tokenizer.
     pub codebook_size: usize,
     /// Image tokens along a side of the picture.
@@ -50,6 +54,15 @@ pub struct DalleConfig {
     /// Width of the contrastive space; none leaves the projections out.
     #[serde(default)]
     pub contrastive_width: Option<usize>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde asks for it
+fn is_yes(flag: &bool) -> bool {
+    *flag
 }
 
 impl DalleConfig {
@@ -77,6 +90,7 @@ impl DalleConfig {
         Ok(DalleConfig {
             text_vocab_size,
             text_length,
+            padded_text: true,
             codebook_size,
             grid,
             width,
