@@ -18,6 +18,7 @@ pub mod attention;
 pub mod bf16;
 pub mod conv2d;
 pub mod cross_entropy;
+pub mod enlarge;
 pub mod gelu;
 pub mod gemm;
 pub mod group_norm;

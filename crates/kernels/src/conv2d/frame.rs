@@ -14,8 +14,6 @@ pub(super) struct Framed<'a> {
     pub(super) at: [usize; 2],
     /// From one pixel to the next.
     pub(super) step: usize,
-    /// How often each pixel stands, in both directions: more than once only with a step of one.
-    pub(super) repeat: usize,
 }
 
 impl<'a> Framed<'a> {
@@ -26,13 +24,12 @@ impl<'a> Framed<'a> {
             size,
             at: [padding; 2],
             step: 1,
-            repeat: 1,
         }
     }
 
     /// The planes in frames of a size; the same slice where nothing changes.
     pub(super) fn fill(&self, planes: usize, framed: [usize; 2]) -> Cow<'a, [f32]> {
-        if self.size == framed && self.repeat == 1 {
+        if self.size == framed {
             return Cow::Borrowed(self.x);
         }
         let [height, width] = self.size;
@@ -49,24 +46,16 @@ impl<'a> Framed<'a> {
                 .zip(x.chunks_exact(height * width))
             {
                 for (row, x) in x.chunks_exact(width).enumerate() {
-                    let row = self.at[0] + row * self.step * self.repeat;
-                    self.fill_row(&mut out[row * framed[1] + self.at[1]..], x, framed[1]);
+                    let row = self.at[0] + row * self.step;
+                    self.fill_row(&mut out[row * framed[1] + self.at[1]..], x);
                 }
             }
         });
         Cow::Owned(out)
     }
 
-    fn fill_row(&self, to: &mut [f32], x: &[f32], line: usize) {
-        if self.repeat > 1 {
-            let wide = self.repeat * x.len();
-            for (to, x) in to[..wide].chunks_exact_mut(self.repeat).zip(x) {
-                to.fill(*x);
-            }
-            for copy in 1..self.repeat {
-                to.copy_within(..wide, copy * line);
-            }
-        } else if self.step == 1 {
+    fn fill_row(&self, to: &mut [f32], x: &[f32]) {
+        if self.step == 1 {
             to[..x.len()].copy_from_slice(x);
         } else {
             to.iter_mut()

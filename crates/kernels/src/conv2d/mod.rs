@@ -4,7 +4,7 @@
 //!
 //! Kernels of 3×3 over many channels go by Winograd's way instead, but not in bfloat16: its transforms would lose most
 //! of the eight bits, and units that multiply bfloat16s are quicker than a quarter of the multiplications. Pictures are first copied into a frame
-//! of zeros, so that no later pass has edges to handle; enlarging them is part of that copy. The
+//! of zeros, so that no later pass has edges to handle. The
 //! input's gradient is a convolution too: of the output's gradient, spread out by the stride, with the
 //! weights turned round. (For a stride of two that multiplies many zeros; such layers are few.)
 
@@ -91,7 +91,7 @@ const FEWEST_PIXELS: usize = 32;
 
 /// The output, `[batch, outputs, ..]`; `w` is `[outputs, inputs, kernel..]`.
 pub fn forward(x: &[f32], w: &[f32], bias: Option<&[f32]>, conv: &Conv2d) -> Vec<f32> {
-    forward_enlarged(x, w, bias, conv, 1)
+    forward_with(None, x, w, bias, conv)
 }
 
 /// [`forward`] with pictures and weights rounded to bfloat16, and sums in `f32`.
@@ -105,19 +105,7 @@ pub fn forward_bf16(
     bias: Option<&[f32]>,
     conv: &Conv2d,
 ) -> Vec<f32> {
-    forward_with(Some(unit), x, w, bias, conv, 1)
-}
-
-/// [`forward`] of pictures that are enlarged first, each pixel standing for `times`×`times`; `conv` speaks
-/// of the enlarged ones, whose sides are multiples of `times`.
-pub fn forward_enlarged(
-    x: &[f32],
-    w: &[f32],
-    bias: Option<&[f32]>,
-    conv: &Conv2d,
-    times: usize,
-) -> Vec<f32> {
-    forward_with(None, x, w, bias, conv, times)
+    forward_with(Some(unit), x, w, bias, conv)
 }
 
 fn forward_with(
@@ -126,24 +114,16 @@ fn forward_with(
     w: &[f32],
     bias: Option<&[f32]>,
     conv: &Conv2d,
-    times: usize,
 ) -> Vec<f32> {
     conv.check();
-    assert!(
-        times > 0 && conv.height.is_multiple_of(times) && conv.width.is_multiple_of(times),
-        "sides are multiples of the enlargement"
-    );
-    let size = [conv.height / times, conv.width / times];
+    let size = [conv.height, conv.width];
     assert_eq!(
         x.len(),
         conv.batch * conv.inputs * size[0] * size[1],
         "input"
     );
     assert_eq!(w.len(), conv.outputs * conv.taps(), "weight");
-    let x = Framed {
-        repeat: times,
-        ..Framed::padded(x, size, conv.padding)
-    };
+    let x = Framed::padded(x, size, conv.padding);
     let framed = Conv2d {
         height: conv.height + 2 * conv.padding,
         width: conv.width + 2 * conv.padding,
@@ -282,7 +262,6 @@ fn backward_input_with(unit: Option<Unit>, dy: &[f32], w: &[f32], conv: &Conv2d)
         size: [height, width],
         at: [kh - 1 - conv.padding, kw - 1 - conv.padding],
         step: conv.stride,
-        repeat: 1,
     };
     let back = Conv2d {
         inputs: conv.outputs,

@@ -22,6 +22,8 @@ const SIDE: usize = 16;
 const CHANNELS: usize = 32;
 /// Bytes of a pixel's pair of channels.
 const PAIR: usize = 4;
+/// Tiles of pixels that are computed for some outputs before the next ones.
+const TOGETHER: usize = 16;
 /// Fewer channels or pixels in a row leave too much of the tiles empty.
 const LEAST: usize = 12;
 
@@ -91,7 +93,7 @@ pub(super) unsafe fn convolve(
 ) -> Vec<f32> {
     let framed = [conv.height, conv.width];
     let filled;
-    let (x, size, at) = if x.step == 1 && x.repeat == 1 {
+    let (x, size, at) = if x.step == 1 {
         (x.x, x.size, x.at)
     } else {
         filled = x.fill(conv.batch * conv.inputs, framed);
@@ -246,13 +248,15 @@ impl Job<'_> {
                 (from, (rows.start + row) * width + x, SIDE.min(width - x))
             };
             let work = || {
-                for tile in (0..tiles).step_by(2) {
-                    let columns = [place(tile), place((tile + 1).min(tiles - 1))];
-                    let count = 2.min(tiles - tile);
+                for first in (0..tiles).step_by(TOGETHER) {
                     for panel in panels.clone().step_by(2) {
                         let of_panels = 2.min(panels.end - panel);
-                        // SAFETY: the caller's; the tiles exist.
-                        unsafe { self.tiles(picture, panel, of_panels, &columns[..count]) };
+                        for tile in (first..(first + TOGETHER).min(tiles)).step_by(2) {
+                            let columns = [place(tile), place((tile + 1).min(tiles - 1))];
+                            let count = 2.min(tiles - tile);
+                            // SAFETY: the caller's; the tiles exist.
+                            unsafe { self.tiles(picture, panel, of_panels, &columns[..count]) };
+                        }
                     }
                 }
             };

@@ -249,41 +249,6 @@ fn winograds_way_is_half_as_exact_as_the_direct_one() {
     }
 }
 
-#[test]
-fn an_enlarged_picture_is_convolved_like_one_that_was_large() {
-    for (inputs, outputs, height, width, times) in [
-        (3, 4, 5, 7, 2),
-        (40, 33, 9, 10, 2),
-        (2, 3, 4, 4, 3),
-        (2, 3, 4, 4, 1),
-    ] {
-        let x = numbers(2 * inputs * height * width, 1);
-        let conv = Conv2d {
-            batch: 2,
-            inputs,
-            outputs,
-            height: height * times,
-            width: width * times,
-            kernel: [3, 3],
-            stride: 1,
-            padding: 1,
-        };
-        let mut large = Vec::new();
-        for plane in x.chunks(height * width) {
-            for y in 0..conv.height {
-                for x in 0..conv.width {
-                    large.push(plane[y / times * width + x / times]);
-                }
-            }
-        }
-        let (w, bias) = (numbers(outputs * conv.taps(), 2), numbers(outputs, 3));
-        assert_eq!(
-            forward_enlarged(&x, &w, Some(&bias), &conv, times),
-            forward(&large, &w, Some(&bias), &conv)
-        );
-    }
-}
-
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(60))]
 

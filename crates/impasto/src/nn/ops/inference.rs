@@ -4,7 +4,7 @@
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, backend_extension};
-use burn::tensor::Tensor;
+use burn::tensor::{Shape, Tensor};
 use impasto_kernels as kernels;
 use impasto_kernels::self_attention::{Cache, Sizes};
 
@@ -25,6 +25,8 @@ pub trait InferenceOps: Backend {
     fn kernel_quick_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// `x`, times its channel's slope where it is negative.
     fn kernel_prelu(x: FloatTensor<Self>, slopes: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Nearest-neighbour doubling.
+    fn kernel_upsample2(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 /// [`super::extend`] of tensors on the CPU. An extension of the backend can't take a list of tensors.
@@ -114,5 +116,12 @@ impl InferenceOps for Flex {
         // In place where nothing else holds it.
         kernels::prelu::forward(x.storage_mut(), floats(&slopes), height * width);
         x
+    }
+
+    fn kernel_upsample2(x: FlexTensor) -> FlexTensor {
+        let [batch, channels, height, width] = x.layout().shape().dims();
+        let y = kernels::enlarge::twice(floats(&contiguous(&x)), width);
+        let shape = [batch, channels, 2 * height, 2 * width];
+        tensor(y, Shape::from(shape))
     }
 }

@@ -537,7 +537,10 @@ pub fn prelu(x: Tensor<4>, slopes: Tensor<1>) -> Tensor<4> {
 /// - `x`: `[batch, channels, height, width]`
 /// - returns: `[batch, channels, 2 · height, 2 · width]`
 pub fn upsample2(x: Tensor<4>) -> Tensor<4> {
-    plain::upsample2(x)
+    if !has_inference(&x) || x.dims().contains(&0) {
+        return plain::upsample2(x);
+    }
+    Tensor::from_dispatch(Dispatch::kernel_upsample2(x.into_dispatch()))
 }
 
 #[cfg(test)]

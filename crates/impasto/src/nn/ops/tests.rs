@@ -416,7 +416,18 @@ fn forward_kernels_equal_burns_operations() {
     let wide = Tensor::cat(vec![x.clone(), x.clone() + 1.0], 1);
     let part = prelu(wide.clone().narrow(1, 0, 5), slopes);
     close("prelu of a part", part, expected);
-    close("the whole", wide.narrow(1, 0, 5), x);
+    close("the whole", wide.narrow(1, 0, 5), x.clone());
+    close(
+        "upsample2",
+        upsample2(x.clone()),
+        plain::upsample2(x.clone()),
+    );
+    let turned = x.permute([1, 0, 3, 2]);
+    close(
+        "upsample2 of a view",
+        upsample2(turned.clone()),
+        plain::upsample2(turned),
+    );
 }
 
 #[test]
