@@ -6,7 +6,7 @@ use crate::bf16::{self, Unit};
 use crate::gemm::{Matrix, MatrixMut, Output, gemm_serial};
 use crate::shared::{SharedPtr, fresh, with_scratch};
 use crate::team;
-use crate::vector::{dot, exp, maximum, sum_by, vectorised};
+use crate::vector::{dot, exp, maximum, sum_of, vectorised};
 
 /// `[batch, heads, length, dim]` within a slice, with any strides; only keys and values may have one of `dim`
 /// that is not one. So `[batch, length, heads, dim]` in memory needs no copy. The scores of a single query are
@@ -271,7 +271,7 @@ vectorised! {
         for x in row.iter_mut() {
             *x = exp::<FUSED>(*x - largest);
         }
-        let sum = sum_by(visible, |i| row[i]);
+        let sum = sum_of(&row[..visible], |x| x);
         let factor = 1.0 / sum;
         for x in row.iter_mut() {
             *x *= factor;

@@ -2,7 +2,7 @@
 //! `softmax − onehot`, in one pass each.
 
 use crate::shared::{SharedPtr, for_rows, fresh, rows_mut};
-use crate::vector::{exp, maximum, sum_by, vectorised};
+use crate::vector::{exp, maximum, sum_of, vectorised};
 
 /// Each row's loss, and its `log Σ eˡ`, which [`backward`] wants.
 ///
@@ -41,7 +41,7 @@ vectorised! {
             let largest = maximum(row);
             // All −∞: nothing to subtract.
             let shift = if largest == f32::NEG_INFINITY { 0.0 } else { largest };
-            *out = sum_by(vocab, |i| exp::<FUSED>(row[i] - shift)).ln() + shift;
+            *out = sum_of(row, |x| exp::<FUSED>(x - shift)).ln() + shift;
         }
     }
 }

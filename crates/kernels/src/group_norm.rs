@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use crate::shared::{SharedPtr, fresh, rows_mut};
-use crate::vector::{multiply_add, sigmoid, sum_by, vectorised};
+use crate::vector::{multiply_add, sigmoid, sum_of, sum_of_pairs, vectorised};
 
 /// The sizes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,8 +54,8 @@ pub fn forward(x: &[f32], weight: &[f32], bias: &[f32], norm: &GroupNorm) -> Vec
 /// Mean and reciprocal deviation.
 #[inline(always)]
 fn moments<const FUSED: bool>(x: &[f32], eps: f32) -> (f32, f32) {
-    let mean = sum_by(x.len(), |i| x[i]) / x.len() as f32;
-    let variance = sum_by(x.len(), |i| (x[i] - mean) * (x[i] - mean)) / x.len() as f32;
+    let mean = sum_of(x, |x| x) / x.len() as f32;
+    let variance = sum_of(x, |x| (x - mean) * (x - mean)) / x.len() as f32;
     (mean, 1.0 / (variance + eps).sqrt())
 }
 
@@ -141,8 +141,8 @@ vectorised! {
             } else {
                 dz.copy_from_slice(dy);
             }
-            let dw = sum_by(pixels, |i| dz[i] * (x[i] - mean)) * scale;
-            let db = sum_by(pixels, |i| dz[i]);
+            let dw = sum_of_pairs(dz, x, |dz, x| dz * (x - mean)) * scale;
+            let db = sum_of(dz, |dz| dz);
             sums[2 * c] = dw;
             sums[2 * c + 1] = db;
             along += dw * w;

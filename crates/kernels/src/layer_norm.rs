@@ -1,7 +1,7 @@
 //! Layer normalisation (Ba et al. 2016), `(x − mean) / √(var + eps) · weight + bias` of each row, forward only.
 
 use crate::shared::{SharedPtr, for_rows, fresh, rows_mut};
-use crate::vector::{sum_by, vectorised};
+use crate::vector::{sum_of, vectorised};
 
 /// Rows of the weight's width.
 pub fn forward(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
@@ -26,8 +26,8 @@ vectorised! {
         let _ = FUSED;
         let width = weight.len();
         for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-            let mean = sum_by(width, |i| x[i]) / width as f32;
-            let variance = sum_by(width, |i| (x[i] - mean) * (x[i] - mean)) / width as f32;
+            let mean = sum_of(x, |x| x) / width as f32;
+            let variance = sum_of(x, |x| (x - mean) * (x - mean)) / width as f32;
             let scale = 1.0 / (variance + eps).sqrt();
             for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
                 *y = (x - mean) * scale * w + b;

@@ -23,23 +23,41 @@ pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// The sum of `term(i)` over `0..len`: lane `i mod 16` by lane, then by halves.
+/// The sum of `term(x)` over all numbers: number `i` in lane `i mod 16`, lane by lane, then by halves. (By slices: with
+/// indices the compiler would check each, and add one number at a time.)
 #[inline(always)]
-pub(crate) fn sum_by(len: usize, term: impl Fn(usize) -> f32) -> f32 {
+pub(crate) fn sum_of(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
-    let whole = len / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += term(start + lane);
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for x in whole {
+        for lane in 0..LANES {
+            lanes[lane] += term(x[lane]);
         }
     }
-    for i in whole..len {
-        lanes[i - whole] += term(i);
+    for (sum, &x) in lanes.iter_mut().zip(rest) {
+        *sum += term(x);
     }
     sum_lanes(lanes)
 }
 
-/// The dot product, in the order of [`sum_by`].
+/// [`sum_of`] over pairs.
+#[inline(always)]
+pub(crate) fn sum_of_pairs(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (a_whole, a_rest) = a.as_chunks::<LANES>();
+    let (b_whole, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a_whole.iter().zip(b_whole) {
+        for lane in 0..LANES {
+            lanes[lane] += term(a[lane], b[lane]);
+        }
+    }
+    for (sum, (&a, &b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
+        *sum += term(a, b);
+    }
+    sum_lanes(lanes)
+}
+
+/// The dot product, in the order of [`sum_of`].
 #[inline(always)]
 pub(crate) fn dot<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0; LANES];
@@ -56,7 +74,7 @@ pub(crate) fn dot<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
     sum_lanes(lanes)
 }
 
-/// The sum of `a · b · c`, in the order of [`sum_by`].
+/// The sum of `a · b · c`, in the order of [`sum_of`].
 #[inline(always)]
 pub(crate) fn dot3<const FUSED: bool>(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
     let mut lanes = [0.0; LANES];
@@ -216,7 +234,7 @@ mod tests {
         for len in 0..70 {
             let x: Vec<f32> = (0..len).map(|i| i as f32).collect();
             let sum = (0..len).sum::<usize>() as f32;
-            assert_eq!(sum_by(len, |i| x[i]), sum);
+            assert_eq!(sum_of(&x, |x| x), sum);
             assert_eq!(dot::<false>(&x, &vec![1.0; len]), sum);
             assert_eq!(
                 maximum(&x),

@@ -20,7 +20,7 @@ use crate::bf16::{self, Unit};
 use crate::gemm::{Matrix, MatrixMut, Output, gemm_packing};
 use crate::shared::{SharedPtr, for_rows, fresh, rows_mut};
 use crate::team;
-use crate::vector::{sum_by, vectorised};
+use crate::vector::{sum_of, vectorised};
 use frame::Framed;
 use patches::{Patches, Taps};
 
@@ -372,7 +372,7 @@ pub fn backward_bias(dy: &[f32], conv: &Conv2d) -> Vec<f32> {
 vectorised! {
     fn plane_sums(sums: &mut [f32], x: &[f32], pixels: usize) {
         for (sum, x) in sums.iter_mut().zip(x.chunks_exact(pixels)) {
-            *sum = sum_by(pixels, |i| x[i]);
+            *sum = sum_of(x, |x| x);
         }
     }
 }
