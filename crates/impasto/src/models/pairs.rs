@@ -192,7 +192,9 @@ pub(super) fn grid_positions(
 ) -> Tensor<3> {
     let device = rows.weight.val().device();
     let of = |place: fn(usize, usize) -> usize| {
-        let places: Vec<u32> = (first..first + n).map(|at| place(at, grid) as u32).collect();
+        let places: Vec<u32> = (first..first + n)
+            .map(|at| place(at, grid) as u32)
+            .collect();
         ids(&[&places], &device)
     };
     rows.forward(of(|at, grid| at / grid)) + columns.forward(of(|at, grid| at % grid))

@@ -3,9 +3,7 @@
 use burn::tensor::{Device, Tensor};
 
 use super::{DallePytorch, PairState};
-use crate::engine::{
-    AutoregressiveModel, Prompted, Rows, Sizes, TextModel, TextSizes, TokenNll,
-};
+use crate::engine::{AutoregressiveModel, Prompted, Rows, Sizes, TextModel, TextSizes, TokenNll};
 use crate::models::pairs::{PairNet, PairRows};
 use crate::{Error, Result};
 

@@ -16,8 +16,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
 
-use self::layers::Layer;
 pub use self::decode::{RuDalleState, RuDalleTokens};
+use self::layers::Layer;
 pub use self::masks::{MaskKind, RuDalleVersion};
 use super::ids::ids;
 use super::pairs::{PairNet, damped, grid_positions, padded};
