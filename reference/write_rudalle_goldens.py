@@ -32,7 +32,7 @@ OUT = Path(__file__).parent.parent / "crates/impasto/src/import/rudalle/goldens"
 # Upper case, white space around, characters that the text tokenizer does not know.
 CAPTIONS = ["красная черепаха на шляпе", "  Два КОТА, и Ёж?\t★ xyz "]
 LONG = "кот и черепаха на шляпе " * 30
-LEARNED = [*[caption.strip().lower() for caption in CAPTIONS], "кот на красной шляпе", "черепахи любят шляпы и котов", "черепаха, которую любит кот"]
+LEARNED = [*[caption.strip().lower() for caption in CAPTIONS], "кот на красной шляпе", "черепахи любят шляпы и котов", "черепаха, которую любит кот", "a red turtle on a hat"]
 
 
 def package():
@@ -202,7 +202,7 @@ def main():
     reference = package()
     relaxed = dict(cogview_sandwich_layernorm=True, cogview_pb_relax=True)
     # Malevich as it is today: rows, a column, a window at the end.
-    write("v3", reference, version="v3", file="pytorch_model_v3.bin", words=90, borders=[dict(up=3), dict(up=1, left=2, down=1)], sizes=dict(relaxed, num_layers=4, hidden_size=32, num_attention_heads=4, text_seq_length=24, image_tokens_per_dim=8, vocab_size=96 + 24), vq=coders([1, 1], 16, 60, 16, [8], 1))
+    write("v3", reference, version="v3", file="pytorch_model_v3.bin", words=100, borders=[dict(up=3), dict(up=1, left=2, down=1)], sizes=dict(relaxed, num_layers=4, hidden_size=32, num_attention_heads=4, text_seq_length=24, image_tokens_per_dim=8, vocab_size=104 + 24), vq=coders([1, 1], 16, 60, 16, [8], 1))
     # Emojich: a start, a window around the edges, in 16 bits, with the masks that a fine-tune saves.
     write("v2", reference, version="v2", file="pytorch_model.bin", words=70, masks=True, half=True, borders=[dict(up=5), dict(left=3, right=1)], sizes=dict(relaxed, num_layers=3, hidden_size=24, num_attention_heads=3, text_seq_length=17, image_tokens_per_dim=13, vocab_size=70 + 17), vq=coders([1, 1], 8, 45, 26, [13], 1))
     # Neither norms behind parts nor a window; masks of floats; older container.

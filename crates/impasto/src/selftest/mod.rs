@@ -9,6 +9,7 @@ mod check;
 mod compare;
 mod drawing;
 mod llamagen;
+mod rudalle;
 mod models;
 mod ops;
 mod tolerance;

@@ -14,7 +14,7 @@ use self::sizes::ModelEntry;
 use super::image_tokenizer::{read_taming, taming as map_taming};
 use super::mapping::Mapping;
 use super::weights::{Tensors, WeightFolder};
-use super::{dalle_pytorch, entries, file_name, taming};
+use super::{dalle_pytorch, entries, taming};
 use crate::checkpoint::WeightFormat;
 use crate::checkpoint::pytorch::mentions;
 use crate::checkpoint::stored::Element;

@@ -157,14 +157,15 @@ impl ModelEntry {
     ) -> Result<RuDalleVersion, Reason> {
         let stated = match self.hf_version.as_deref() {
             None => None,
-            Some("v2") => Some(RuDalleVersion::V2),
-            Some("v3") => Some(RuDalleVersion::V3),
-            Some(other) => {
-                return Err(format!(
-                    "has the version {} in config.json, expected v2 or v3",
-                    other.escape_debug()
-                )
-                .into());
+            Some(name) => {
+                let mut known = RuDalleVersion::ALL.into_iter();
+                let version = known.find(|version| version.name() == name);
+                Some(version.ok_or_else(|| {
+                    format!(
+                        "has the version {} in config.json, expected v2 or v3",
+                        name.escape_debug()
+                    )
+                })?)
             }
         };
         let of_mask = of_mask(tensors, config)?;
@@ -172,9 +173,10 @@ impl ModelEntry {
             && stated != found
         {
             return Err(format!(
-                "config.json says hf_version is {stated:?}, transformer.conv_mask is that of {found:?}"
+                "config.json says hf_version is {}, transformer.conv_mask is that of {}",
+                stated.name(),
+                found.name()
             )
-            .to_lowercase()
             .into());
         }
         let file = file_name(path);

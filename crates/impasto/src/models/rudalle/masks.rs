@@ -14,6 +14,19 @@ pub enum RuDalleVersion {
     V3,
 }
 
+impl RuDalleVersion {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::V2, Self::V3];
+
+    /// As `hf_version` says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            RuDalleVersion::V2 => "v2",
+            RuDalleVersion::V3 => "v3",
+        }
+    }
+}
+
 /// Which image tokens an image token sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaskKind {
