@@ -308,6 +308,28 @@ fn a_folder_of_ours_says_the_same_as_the_published_files() {
     }
 }
 
+#[test]
+fn sizes_in_our_config_are_held_against_the_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    loaded("plain").save(folder.path(), SaveAs::Held).unwrap();
+    let path = folder.path().join(CONFIG);
+    let config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for (field, value, part) in [
+        ("n_layers", 1u64 << 40, "n_layers is 1099511627776"),
+        ("n_layers", 1024, "the weight files have"),
+        ("text_length", 1 << 14, "the weight files have"),
+        ("grid", 1 << 9, "grid is 512"),
+        ("n_heads", 4, "not a multiple of n_heads 4"),
+        ("text_vocab_size", 62, "text_embedding.weight"),
+    ] {
+        let mut changed = config.clone();
+        changed["rudalle"][field] = value.into();
+        std::fs::write(&path, changed.to_string()).unwrap();
+        let error = refusal(folder.path(), |folder| load_ours(folder, None));
+        assert!(error.contains(part), "{field}: {error}");
+    }
+}
+
 /// A transformer may be named by its file, and the other parts stand elsewhere, as the package's repositories have them.
 #[test]
 fn parts_are_found_by_their_names() {
