@@ -81,17 +81,14 @@ impl RuDalleTokenizer {
         files::write_atomic(dir.join(FILE), &self.bytes)
     }
 
-    /// Begin, the caption's ids, end; `limit` at most. A longer caption is refused, or cut as the reference does, its end
-    /// with it.
-    ///
-    /// # Errors
-    /// Also where no character of the caption is known.
+    /// Begin, the caption's ids, end; `limit` at most. A longer caption is refused, or with `truncate` cut as the reference
+    /// does, its end with it. Likewise one of which no character is known: the reference reads it as unknown words.
     pub fn encode_caption(&self, caption: &str, limit: usize, truncate: bool) -> Result<Vec<u32>> {
         // What Python calls white space and Unicode does not.
         let is_space = |c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f');
         let small = caption.to_lowercase();
         let small = small.trim_matches(is_space);
-        if !small.is_empty() && !self.model.knows_any(small) {
+        if !truncate && !small.is_empty() && !self.model.knows_any(small) {
             return Err(Error::invalid(
                 "caption",
                 format!(

@@ -2,8 +2,8 @@
 //!
 //! Two things are in no tensor. Heads: those of the published widths are known, other models need a `config.json` beside
 //! the weights with what the package's table of models has (`rudalle/dalle/__init__.py`). The version: of `config.json`
-//! (`hf_version`), of the masks that a fine-tune saves with the weights, of the file's name (`pytorch_model_v2.bin`), or of
-//! the published model's name.
+//! (`hf_version`), of the masks that fine-tunes and the files of 2021 have beside the weights (the package loaded those
+//! strictly, masks included), of the file's name (`pytorch_model_v2.bin`), or of the published model's name.
 
 use std::path::Path;
 
