@@ -2,7 +2,7 @@
 //! it), the image tokenizer `vqgan.gumbelf8-sber.model.ckpt` and the text tokenizer `bpe.model` (both of
 //! `rudalle-utils`), in one folder.
 //!
-//! Sizes are those of the tensors. Heads and the version of the architecture are in none: see [`sizes`].
+//! Sizes are those of the tensors. Heads and the version of the architecture are in none: see the module `sizes`.
 
 mod sizes;
 
