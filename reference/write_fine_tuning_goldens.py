@@ -4,8 +4,9 @@ implementations train them.
     python reference/write_fine_tuning_goldens.py
 
 Each model is saved as it is published; its first gradients are saved the same way, as if they were its weights, so
-that they go through the same importer. AdamW without decay, a constant learning rate, the same batch in all steps.
-The loss of DALLE-pytorch is its own `forward(return_loss=True)`; that of DALL·E mini is the cross-entropy that
+that they go through the same importer; of ruDALL-E the transformer alone, to be put beside the other files of the sets of
+`write_rudalle_goldens.py`. AdamW without decay, a constant learning rate, the same batch in all steps.
+The losses of DALLE-pytorch and ruDALL-E are their own `forward(return_loss=True)`, without dropout; that of DALL·E mini is the cross-entropy that
 dalle-mini's `tools/train/train.py` trains by, of min-dalle's modules.
 
 Additions of low rank (arXiv:2106.09685) go beside `nn.Linear`s of the same models, with weight decay; `b` begins at
@@ -58,6 +59,18 @@ MINI_PARTS = {
     "decoder.glu": "decoder.glu",
 }
 MINI_LEAVES = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "out_proj": "out", "fc0": "gate", "fc1": "up", "fc2": "down"}
+
+
+RUDALLE_PARTS = {
+    "attention.query_key_value": ("attention.q", "attention.k", "attention.v"),
+    "attention.dense": ("attention.out",),
+    "mlp.dense_h_to_4h": ("mlp.up",),
+    "mlp.dense_4h_to_h": ("mlp.down",),
+}
+
+
+def rudalle_parts(name):
+    return next((parts for end, parts in RUDALLE_PARTS.items() if name.endswith("." + end)), ())
 
 
 def pytorch_parts(name):
@@ -192,6 +205,32 @@ def write_mini(name, seed, lora):
     write_lora(folder, both, mini_parts, loss, **lora)
 
 
+def write_rudalle(name, seed, version, codes, lora, **sizes):
+    import write_rudalle_goldens as rudalle
+
+    torch.manual_seed(seed)
+    folder = OUT / name
+    folder.mkdir(parents=True, exist_ok=True)
+    dropouts = dict(embedding_dropout_prob=0.1, output_dropout_prob=0.1, attention_dropout_prob=0.1)
+    with torch.no_grad():
+        model = rudalle.randomise(rudalle.package().model.DalleModel(device="cpu", hf_version=version, image_vocab_size=codes, cogview_sandwich_layernorm=True, cogview_pb_relax=True, **dropouts, **sizes))
+    torch.set_grad_enabled(True)
+    before = {key: value.detach().clone() for key, value in model.state_dict().items() if not key.endswith("_mask")}
+    torch.save(before, folder / f"pytorch_model_{version}.bin")
+    length = sizes["text_seq_length"]
+    # The last caption is dropped.
+    text_ids = [[2, 20, 30, 7, 3], [2, *range(5, length + 1), 3][:length], [2, 3]]
+    text = torch.tensor([[*ids, *[0] * (length - len(ids))] for ids in text_ids])
+    image = torch.randint(0, codes, (len(text_ids), model.image_seq_length))
+    mask = torch.tril(torch.ones(1, 1, model.total_seq_length, model.total_seq_length))
+    loss = lambda: model(torch.cat([text, image], 1), mask, return_loss=True)[0]
+    losses, first = train(list(model.parameters()), loss)
+    torch.save({key: first[id(p)] for key, p in model.named_parameters()}, folder / "gradients.bin")
+    save_file({"losses": losses, "image_ids": image.int()}, folder / "expected.safetensors", {"text_ids": json.dumps(text_ids)})
+    model.load_state_dict(before, strict=False)
+    write_lora(folder, model, rudalle_parts, loss, **lora)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     # One of the imports switches it off.
@@ -205,3 +244,7 @@ if __name__ == "__main__":
     write_pytorch("kinds", 2, pytorch.chinese_tokenizer, everything, dim=14, depth=4, text_seq_len=9, heads=2, dim_head=8, rotary_emb=False, sandwich_norm=True, stable=True, attn_types=("axial_row", "axial_col", "conv_like", "full"))
     write_pytorch("reversible", 3, pytorch.chinese_tokenizer, outer, dim=16, depth=2, text_seq_len=10, heads=1, dim_head=10, reversible=True, shift_tokens=False)
     write_mini("mini", 4, mini_lora)
+    heads = dict(rank=2, alpha=3.0, targets=["attention.q", "attention.v", "mlp.up"])
+    others = dict(rank=1, alpha=2.0, targets=["attention.k", "attention.out", "mlp.down"])
+    write_rudalle("rudalle_v3", 5, "v3", 60, heads, num_layers=3, hidden_size=16, num_attention_heads=2, text_seq_length=12, image_tokens_per_dim=8, vocab_size=104 + 12)
+    write_rudalle("rudalle_v2", 6, "v2", 45, others, num_layers=3, hidden_size=12, num_attention_heads=3, text_seq_length=9, image_tokens_per_dim=13, vocab_size=80 + 9)

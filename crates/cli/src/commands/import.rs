@@ -34,7 +34,7 @@ pub struct Arguments {
     /// CLIP: folder of the text tokenizer's files [default: beside the weights]
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
-    /// DALL·E mini: folder of its VQGAN [default: vqgan/ inside or beside]
+    /// DALL·E mini: folder of its VQGAN [default: vqgan/ inside or beside]; ruDALL-E: folder of the files of rudalle-utils
     #[arg(long, value_name = "DIR")]
     image_tokenizer: Option<PathBuf>,
     /// Name of the model [default: the name of its folder or file]
@@ -69,6 +69,10 @@ enum Kind {
     /// LlamaGen: c2i_….pt or t2i_….pt, its vq_….pt, and for t2i the folder of the T5 encoder
     #[value(name = "llamagen")]
     LlamaGen,
+    /// ruDALL-E: pytorch_model….bin, vqgan.gumbelf8-sber.model.ckpt and bpe.model
+    #[value(name = "rudalle")]
+    #[serde(rename = "rudalle")]
+    RuDalle,
     /// An image tokenizer: taming's .ckpt with its .yaml, OpenAI's encoder.pkl and decoder.pkl, DALLE-pytorch's vae.pt
     ImageTokenizer,
 }

@@ -79,6 +79,7 @@ fn lengths_that_lie_cost_no_memory() {
         ("dalle_mini/goldens/min_dalle", "detoker.pt", &decode),
         ("dalle_pytorch/goldens/axial", "dalle.pt", &decode),
         ("dalle_pytorch/goldens/axial", "tokenizer.json", &decode),
+        ("rudalle/goldens/plain", "tuned.pt", &decode),
         (
             "image_tokenizer/goldens/taming_one_level",
             "last.ckpt",

@@ -36,6 +36,7 @@ mod pull;
 mod quantize;
 mod raster_models;
 mod references;
+mod rudalle;
 mod safety;
 mod search;
 mod selftest;

@@ -9,7 +9,8 @@ use super::*;
 use crate::canvas::{Canvas, Conditioning};
 use crate::models::dalle::{DalleBatch, Order, Part, image_part, raster};
 use crate::models::dalle_bart::StackConfig;
-use crate::models::{Dalle, DalleBart, DalleBartConfig, DalleConfig};
+use crate::models::rudalle::RuDalleVersion;
+use crate::models::{Dalle, DalleBart, DalleBartConfig, DalleConfig, RuDalle, RuDalleConfig};
 use crate::nn::Init;
 use crate::nn::block::AttentionMask;
 use crate::observer::{Event, NoObserver};
@@ -358,6 +359,40 @@ fn requests_that_join_at_different_steps_give_what_each_gives_alone() {
         })
         .collect();
     joined_as_alone(&model, &requests);
+    for version in RuDalleVersion::ALL {
+        let model = rudalle(version);
+        let unconditional = Arc::new(model.read(&[2, 3]).unwrap());
+        let requests: Vec<_> = (0..4u64)
+            .map(|seed| {
+                let caption = vec![2; 1 + seed as usize];
+                let prompt = Arc::new(model.read(&caption).unwrap());
+                let canvas = match seed % 2 {
+                    0 => Canvas::blank(16),
+                    _ => Canvas::of(&[7; 16]).masked([2, 3, 7, 14]),
+                };
+                let how = (Order::Raster, Conditioning::TeacherForced);
+                request(&prompt, &unconditional, canvas, seed, how)
+            })
+            .collect();
+        joined_as_alone(&model, &requests);
+    }
+}
+
+/// What each layer sees depends on the place: a row, a column, a window.
+fn rudalle(version: RuDalleVersion) -> RuDalle {
+    let config = RuDalleConfig {
+        version,
+        text_vocab_size: 12,
+        text_length: 5,
+        codebook_size: CODES,
+        grid: 4,
+        width: 24,
+        n_layers: 3,
+        n_heads: 2,
+        sandwich_norm: true,
+    };
+    config.validate().unwrap();
+    config.init(&mut Init::new(8, &Device::flex()))
 }
 
 /// A net of masked ids.

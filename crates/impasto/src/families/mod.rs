@@ -20,6 +20,7 @@ mod language;
 mod llamagen;
 mod native;
 mod operations;
+mod rudalle;
 mod sampling;
 #[cfg(test)]
 mod toy;
@@ -47,6 +48,7 @@ pub use language::Language;
 pub use llamagen::{LlamaGen, LlamaGenText};
 pub use native::{Native, NativeConfig, NativeModel, NativeOptions};
 pub use operations::{ImportOptions, Imported, import, open, open_native, quantise};
+pub use rudalle::RuDalle;
 pub use sampling::{AnyModel, Condition, Conditioned, Generator, Infill, PromptText, RunningBatch};
 
 use crate::Result;
@@ -305,6 +307,7 @@ families!(
     Janus,
     LlamaGen,
     Native,
+    RuDalle,
     #[cfg(test)]
     toy::Toy,
 );

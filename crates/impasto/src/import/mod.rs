@@ -16,16 +16,32 @@ pub mod image_tokenizer;
 pub mod janus;
 pub mod llamagen;
 pub(crate) mod mapping;
+pub mod rudalle;
 pub mod safety;
 mod taming;
 pub mod upscaler;
 mod weights;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::files::folder_of;
 
 pub use mapping::{ImportReport, Misshapen};
+
+/// The name of a file or folder; empty where it is none of Unicode.
+fn file_name(path: &Path) -> &str {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default()
+}
+
+/// What a folder holds, in the order of names.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let read = std::fs::read_dir(folder).into_iter().flatten();
+    let mut paths: Vec<PathBuf> = read.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    paths
+}
 
 /// A published model is called after its folder or file; one of the hub's cache after its repository
 /// (`models--{owner}--{name}/snapshots/{commit}`).

@@ -218,6 +218,11 @@ impl WeightFolder {
         })
     }
 
+    /// [`WeightFolder::open`] of one file.
+    pub fn open_file(path: &Path, access: FileAccess) -> Result<Self> {
+        WeightFolder::open_named(files::folder_of(path), &[super::file_name(path)], access)
+    }
+
     /// The file, or the list of files.
     pub fn path(&self) -> &Path {
         &self.path

@@ -12,12 +12,15 @@ mod ids;
 pub mod image_tokenizer;
 pub mod janus;
 pub mod llamagen;
+mod pairs;
 pub mod parameters;
 mod row_groups;
+pub mod rudalle;
 pub mod safety_checker;
 pub mod t5;
 pub mod taming_vqgan;
 pub mod upscaler;
+mod visibility;
 pub mod vit;
 pub mod vqgan;
 
@@ -29,6 +32,7 @@ pub use dalle_pytorch::{DallePytorch, DallePytorchConfig};
 pub use image_tokenizer::{ImageTokenizer, ImageTokenizerConfig};
 pub use janus::{Janus, JanusConfig};
 pub use llamagen::{LlamaGen, LlamaGenConfig};
+pub use rudalle::{RuDalle, RuDalleConfig};
 pub use safety_checker::{SafetyChecker, SafetyCheckerConfig};
 pub use vit::{Vit, VitConfig};
 

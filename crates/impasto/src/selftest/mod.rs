@@ -11,6 +11,7 @@ mod drawing;
 mod llamagen;
 mod models;
 mod ops;
+mod rudalle;
 mod tolerance;
 mod training;
 mod upscaler;

@@ -79,6 +79,7 @@ pub(super) fn checks() -> Vec<Check> {
         move |room| janus(room, &config),
     ));
     all.extend(super::llamagen::checks());
+    all.extend(super::rudalle::checks());
     all.extend(super::upscaler::checks());
     for halved in [false, true] {
         let config = amused_config(halved);

@@ -13,7 +13,7 @@ use tokenizers::processors::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::clip::{Cleaning, ClipTokenizer};
-use super::youtokentome::YouTokenToMe;
+use super::youtokentome::{MODEL, YouTokenToMe, only_model};
 use crate::error::Reason;
 use crate::{Error, Result, files};
 
@@ -21,8 +21,6 @@ use crate::{Error, Result, files};
 const JSON: [&str; 2] = ["tokenizer.json", "bpe.json"];
 const WORDS: &str = "vocab.txt";
 const MERGES: [&str; 2] = ["bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt"];
-/// What YouTokenToMe's models end with; they have no usual name.
-const MODEL: &str = "model";
 
 /// The longest file that is read.
 const LONGEST: u64 = 64 << 20;
@@ -212,16 +210,6 @@ impl DallePytorchTokenizer {
         }
         Ok(ids)
     }
-}
-
-/// The model of YouTokenToMe in a folder, if there is one only.
-fn only_model(folder: &Path) -> Option<PathBuf> {
-    let files = std::fs::read_dir(folder).ok()?.flatten();
-    let paths = files.map(|file| file.path());
-    let is_model = |path: &PathBuf| path.extension().is_some_and(|end| end == MODEL);
-    let mut models = paths.filter(|path| is_model(path) && path.is_file());
-    let first = models.next()?;
-    models.next().is_none().then_some(first)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

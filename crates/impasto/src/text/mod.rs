@@ -7,6 +7,7 @@ pub mod dalle_pytorch;
 pub mod janus;
 pub mod normalizer;
 mod precompiled;
+pub mod rudalle;
 pub mod t5;
 pub mod youtokentome;
 

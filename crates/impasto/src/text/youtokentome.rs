@@ -6,11 +6,15 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
 /// What a word begins with.
 const SPACE: char = '\u{2581}';
+
+/// What its models end with; they have no usual name.
+pub(super) const MODEL: &str = "model";
 
 /// Ids are refused from here on: no vocabulary is as large.
 const MAX_ID: u32 = 1 << 20;
@@ -112,9 +116,22 @@ impl YouTokenToMe {
         largest.map_or(0, |&id| id as usize + 1)
     }
 
+    /// The id of a mark: `<UNK>`, `<PAD>`, `<BOS>` or `<EOS>`.
+    pub fn mark(&self, name: &str) -> Option<u32> {
+        let mut tokens = self.tokens.iter();
+        let found = tokens.find(|(_, token)| matches!(token, Token::Mark(mark) if *mark == name));
+        found.map(|(&id, _)| id)
+    }
+
+    /// Whether any character of a caption is known, white space left out.
+    pub fn knows_any(&self, caption: &str) -> bool {
+        let known = |c: char| !is_space(c) && self.characters.contains_key(&c);
+        caption.chars().any(known)
+    }
+
     /// A caption's ids.
     pub fn encode(&self, caption: &str) -> Vec<u32> {
-        let words = caption.split(|c: char| matches!(c, '\t'..='\r' | ' ' | SPACE));
+        let words = caption.split(is_space);
         let mut ids = Vec::new();
         for word in words.filter(|word| !word.is_empty()) {
             self.encode_word(word, &mut ids);
@@ -193,6 +210,21 @@ impl YouTokenToMe {
         }
         text.trim_start_matches(' ').to_owned()
     }
+}
+
+/// The model of YouTokenToMe in a folder, if there is one only.
+pub(super) fn only_model(folder: &Path) -> Option<PathBuf> {
+    let files = std::fs::read_dir(folder).ok()?.flatten();
+    let paths = files.map(|file| file.path());
+    let is_model = |path: &PathBuf| path.extension().is_some_and(|end| end == MODEL);
+    let mut models = paths.filter(|path| is_model(path) && path.is_file());
+    let first = models.next()?;
+    models.next().is_none().then_some(first)
+}
+
+/// What stands between words.
+fn is_space(c: char) -> bool {
+    matches!(c, '\t'..='\r' | ' ' | SPACE)
 }
 
 /// A part of a word.

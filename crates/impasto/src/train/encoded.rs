@@ -71,7 +71,8 @@ impl<F: Family> Captions for FamilyModel<F> {
         match self.encode_caption(caption, false) {
             Ok(_) => Ok(false),
             Err(Error::CaptionTooLong { .. }) => Ok(true),
-            Err(error) => Err(error),
+            // What is refused for other reasons may be read all the same here.
+            Err(_) => self.ids(caption).map(|_| false),
         }
     }
 

@@ -304,25 +304,13 @@ fn map(
     // The joint vocabulary's head is two of ours, and tied embeddings are its rows.
     let (words, codes) = (config.text_rows(), config.codebook_size);
     let tied = tensors.contains_key("text_emb.linear.weight");
-    for leaf in ["weight", "bias"] {
-        let joint = format!("to_logits.1.{leaf}");
-        let Some(tensor) = tensors.remove(&joint) else {
-            continue;
-        };
-        if tensor.shape().first() != Some(&(words + codes)) {
-            return Err(bad(format!(
-                "{joint} has shape {:?}, expected {} rows",
-                tensor.shape(),
-                words + codes
-            )
-            .into()));
-        }
-        for (part, start, count) in [("text", 0, words), ("image", words, codes)] {
-            let rows = tensor.rows(start, count).map_err(bad)?;
-            if tied && leaf == "weight" {
-                tensors.insert(format!("{part}_emb.weight"), rows.clone());
+    split_head(&mut tensors, [words, codes]).map_err(bad)?;
+    if tied {
+        for part in ["text", "image"] {
+            if let Some(rows) = tensors.get(&format!("to_logits.1.weight ({part})")) {
+                let rows = rows.clone();
+                tensors.insert(format!("{part}_emb.weight"), rows);
             }
-            tensors.insert(format!("{joint} ({part})"), rows);
         }
     }
     // The same numbers again, and angles that follow from the others.
@@ -353,6 +341,32 @@ fn map(
         }
     }
     mapping.finish_in(model, format)
+}
+
+/// `to_logits.1`, the head over the joint vocabulary of `words` and `codes`, as two: `to_logits.1.weight (text)` and
+/// `to_logits.1.weight (image)`, and so the biases.
+pub(super) fn split_head(
+    tensors: &mut Tensors<'_>,
+    [words, codes]: [usize; 2],
+) -> Result<(), Reason> {
+    for leaf in ["weight", "bias"] {
+        let joint = format!("to_logits.1.{leaf}");
+        let Some(tensor) = tensors.remove(&joint) else {
+            continue;
+        };
+        if tensor.shape().first() != Some(&(words + codes)) {
+            return Err(format!(
+                "{joint} has shape {:?}, expected {} rows",
+                tensor.shape(),
+                words + codes
+            )
+            .into());
+        }
+        for (part, start, count) in [("text", 0, words), ("image", words, codes)] {
+            tensors.insert(format!("{joint} ({part})"), tensor.rows(start, count)?);
+        }
+    }
+    Ok(())
 }
 
 /// Their short name of a parameter of ours, and whether it lies the other way.

@@ -27,7 +27,7 @@ use crate::{Error, Result};
 pub(super) use discrete_vae::Hyperparameters;
 pub(super) use discrete_vae::map as discrete_vae;
 pub(super) use openai::map_state as openai;
-pub(super) use taming::map as taming;
+pub(super) use taming::{map as taming, read as read_taming};
 
 /// A published image tokenizer.
 #[derive(Debug)]

@@ -138,11 +138,15 @@ pub fn load(
     device: &Device,
 ) -> Result<(ImageTokenizer, ImportReport)> {
     let config = read_config(config)?;
+    read(weights, |tensors| map(weights, tensors, &config, device))
+}
+
+/// Passes the tensors of a `.ckpt` on.
+pub fn read<T>(weights: &Path, then: impl FnOnce(Tensors<'_>) -> Result<T>) -> Result<T> {
     let bytes = files::map(weights)?;
     let archive = Archive::parse(weights, &bytes, &CLASSES)?;
     let root = archive.root();
-    let tensors = root.get("state_dict").unwrap_or(root).tensors()?;
-    map(weights, tensors, &config, device)
+    then(root.get("state_dict").unwrap_or(root).tensors()?)
 }
 
 /// The model of a state dict.

@@ -15,6 +15,7 @@ use self::config::{ModelArgs, is_t5};
 use super::mapping::Mapping;
 use super::taming;
 use super::weights::{Tensors, WeightFolder};
+use super::{entries, file_name};
 use crate::checkpoint::WeightFormat;
 use crate::checkpoint::stored::Element;
 use crate::error::Reason;
@@ -46,12 +47,6 @@ struct Parts {
     text: Option<PathBuf>,
 }
 
-fn file_name(path: &Path) -> &str {
-    path.file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default()
-}
-
 fn is_weights(path: &Path) -> bool {
     let end = path
         .extension()
@@ -66,14 +61,6 @@ fn is_transformer(path: &Path) -> bool {
         && ["c2i_", "t2i_"]
             .iter()
             .any(|start| file_name(path).starts_with(start))
-}
-
-/// What a folder holds, in the order of names.
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    let read = std::fs::read_dir(folder).into_iter().flatten();
-    let mut paths: Vec<PathBuf> = read.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    paths.sort();
-    paths
 }
 
 impl Parts {
@@ -143,12 +130,6 @@ impl Parts {
     }
 }
 
-/// The files of one part.
-fn open(path: &Path, published: PublishedFiles<'_>) -> Result<WeightFolder> {
-    let folder = files::folder_of(path);
-    WeightFolder::open_named(folder, &[file_name(path)], published.access)
-}
-
 /// What a published model turned out to be, its numbers still in its files.
 struct Inspected<'a> {
     config: FamilyConfig<LlamaGenFamily>,
@@ -168,8 +149,8 @@ fn inspect<T>(
 ) -> Result<T> {
     let parts = Parts::find(published)?;
     let args = ModelArgs::beside(&parts.transformer)?;
-    let transformer = open(&parts.transformer, published)?;
-    let image = open(&parts.image, published)?;
+    let transformer = WeightFolder::open_file(&parts.transformer, published.access)?;
+    let image = WeightFolder::open_file(&parts.image, published.access)?;
     let text = match &parts.text {
         Some(folder) => Some(WeightFolder::open(folder, published.access)?),
         None => None,

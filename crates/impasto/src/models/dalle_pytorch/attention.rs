@@ -1,10 +1,10 @@
 //! What a token sees. Words see the words before them. Image tokens see all words, and of the picture what their
 //! layer's kind says, themselves included.
 
-use burn::tensor::{Int, Tensor, TensorData, activation};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::nn::ops;
+use crate::models::visibility::Visibility;
 
 /// Which image tokens an image token sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,36 +61,14 @@ impl AttentionKind {
         values: Tensor<4>,
         [prefix, n_before, grid]: [usize; 3],
     ) -> Tensor<4> {
-        let [_, _, n, head_width] = query.dims();
-        if self == AttentionKind::Full {
-            return ops::attention(query, keys, values, true);
-        }
-        let device = query.device();
-        if n == 1 {
-            // What is seen, side by side.
-            let seen = (0..=n_before).filter(|&to| self.sees(n_before, to, grid));
-            let places: Vec<i32> = (0..prefix)
-                .chain(seen.map(|to| prefix + to))
-                .map(|place| place as i32)
-                .collect();
-            let places = TensorData::new(places.clone(), [places.len()]);
-            let places = Tensor::<1, Int>::from_data(places, &device);
-            let of = |all: Tensor<4>| all.select(2, places.clone());
-            return ops::attention(query, of(keys), of(values), false);
-        }
-        let total = prefix + n_before + n;
-        let mut hidden = Vec::with_capacity(n * total);
-        for from in n_before..n_before + n {
-            hidden.extend(std::iter::repeat_n(0.0, prefix));
-            hidden.extend((0..n_before + n).map(|to| match self.sees(from, to, grid) {
-                true => 0.0,
-                false => f32::MIN,
-            }));
-        }
-        let hidden = Tensor::<4>::from_data(TensorData::new(hidden, [1, 1, n, total]), &device);
-        let scores = query.matmul(keys.swap_dims(2, 3));
-        let scores = scores.div_scalar((head_width as f32).sqrt()) + hidden;
-        activation::softmax(scores, 3).matmul(values)
+        let [_, _, n, _] = query.dims();
+        let visible = match self {
+            AttentionKind::Full => Visibility::Causal,
+            _ => Visibility::new([n, prefix + n_before + n], &query.device(), |from, to| {
+                to < prefix || self.sees(from - prefix, to - prefix, grid)
+            }),
+        };
+        visible.attention(query, keys, values)
     }
 }
 

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::attention::AttentionKind;
 use super::layers::{Layer, LayerSizes};
-use super::{check_ids, ids};
 use crate::image::Image;
+use crate::models::ids::{check_ids, ids};
 use crate::nn::{Embedding, Init, Linear};
 use crate::{Error, Result};
 
@@ -196,7 +196,8 @@ impl DallePytorchClip {
             flat.extend_from_slice(caption);
             flat.resize(flat.len() + length - caption.len(), 0);
         }
-        let ids = ids(&flat, [captions.len(), length], &self.device());
+        let rows: Vec<&[u32]> = flat.chunks(length).collect();
+        let ids = ids(&rows, &self.device());
         let positions = self.text_positions.weight.val().unsqueeze::<3>();
         let x = self.text_embedding.forward(ids) + positions;
         Ok(self.text_projection.forward(mean(x, &self.text_layers)))

@@ -3,52 +3,47 @@
 use burn::tensor::{Device, Tensor};
 
 use super::{DallePytorch, PairState};
-use crate::engine::{
-    AutoregressiveModel, DecodeState, Input, Prompted, Rows, Sizes, TextModel, TextSizes, TokenNll,
-};
+use crate::engine::{AutoregressiveModel, Prompted, Rows, Sizes, TextModel, TextSizes, TokenNll};
+use crate::models::pairs::{PairNet, PairRows};
 use crate::{Error, Result};
 
 /// Rows of images after their captions.
-#[derive(Debug)]
-pub struct DallePytorchState {
-    pairs: PairState,
-    /// The captions' last states, which predict the first ids: `[rows, 1, width]`; none while a text is generated.
-    captions: Option<Tensor<3>>,
-}
+pub type DallePytorchState = PairRows<PairState>;
 
-impl DecodeState for DallePytorchState {
-    fn select_rows(&mut self, rows: &[usize]) {
-        self.pairs.select_rows(rows);
-        self.captions = self.captions.take().map(|captions| {
-            let parts = rows.iter().map(|&row| captions.clone().narrow(0, row, 1));
-            Tensor::cat(parts.collect(), 0)
-        });
+impl PairNet for DallePytorch {
+    type Tokens = PairState;
+
+    fn pair_sizes(&self) -> Sizes {
+        Sizes {
+            positions: self.config.image_length(),
+            codebook_size: self.config.codebook_size,
+            text_length: self.config.text_length,
+        }
     }
-}
 
-impl DallePytorch {
-    /// The states after the inputs of one group.
-    fn run(&self, group: &mut Rows<'_, DallePytorchState>) -> Result<Tensor<3>> {
-        let ids = |row: &Vec<Input>| -> Vec<u32> {
-            let tokens = row.iter().filter_map(|input| input.token);
-            tokens.map(|(_, id)| id).collect()
-        };
-        let ids: Vec<Vec<u32>> = group.inputs.iter().map(ids).collect();
-        let starts = group.inputs.first().map_or(0, Vec::len) - ids.first().map_or(0, Vec::len);
-        let mut states = Vec::with_capacity(2);
-        if starts > 0 {
-            let captions = group.state.captions.clone();
-            states.push(captions.ok_or_else(|| {
-                Error::invalid("image ids", "expected a whole caption before an image")
-            })?);
-        }
-        if ids.first().is_some_and(|row| !row.is_empty()) {
-            states.push(self.step(&ids, &mut group.state.pairs)?);
-        }
-        Ok(match states.len() {
-            1 => states.remove(0),
-            _ => Tensor::cat(states, 1),
-        })
+    fn weights_device(&self) -> Device {
+        DallePytorch::device(self)
+    }
+
+    fn run_captions(&self, captions: &[Vec<u32>]) -> Result<(Tensor<3>, PairState)> {
+        DallePytorch::prefill(self, captions)
+    }
+
+    fn run_image(&self, image_ids: &[Vec<u32>], pairs: &mut PairState) -> Result<Tensor<3>> {
+        DallePytorch::step(self, image_ids, pairs)
+    }
+
+    fn logits_after(&self, states: Tensor<3>) -> Tensor<3> {
+        self.image_logits(states)
+    }
+
+    fn pair_nll(
+        &self,
+        captions: &[Vec<u32>],
+        image_ids: &[Vec<u32>],
+    ) -> Result<(Tensor<1>, usize, Tensor<1>)> {
+        let (text, image) = self.nll(captions, image_ids)?;
+        Ok((text, self.config.text_length * captions.len(), image))
     }
 }
 
@@ -58,11 +53,7 @@ impl AutoregressiveModel for DallePytorch {
     type State = DallePytorchState;
 
     fn sizes(&self) -> Sizes {
-        Sizes {
-            positions: self.config.image_length(),
-            codebook_size: self.config.codebook_size,
-            text_length: self.config.text_length,
-        }
+        self.pair_sizes()
     }
 
     fn device(&self) -> Device {
@@ -75,37 +66,15 @@ impl AutoregressiveModel for DallePytorch {
     }
 
     fn prefill(&self, rows: &[Prompted<'_, Vec<u32>>]) -> Result<DallePytorchState> {
-        let captions: Vec<Vec<u32>> = rows.iter().map(|group| group.prompt.clone()).collect();
-        let (prefix, mut pairs) = DallePytorch::prefill(self, &captions)?;
-        // Each caption is run once for all of its rows.
-        let of: Vec<usize> = rows
-            .iter()
-            .enumerate()
-            .flat_map(|(caption, group)| std::iter::repeat_n(caption, group.rows))
-            .collect();
-        pairs.select_rows(&of);
-        let last = prefix.narrow(1, self.config.text_length, 1);
-        let parts = of.iter().map(|&caption| last.clone().narrow(0, caption, 1));
-        let captions = Some(Tensor::cat(parts.collect(), 0));
-        Ok(DallePytorchState { pairs, captions })
+        self.start_rows(rows)
     }
 
-    /// Groups are run one after the other: what a token attends to depends on its place.
     fn step(
         &self,
         groups: &mut [Rows<'_, DallePytorchState>],
         n_logits: usize,
     ) -> Result<Tensor<3>> {
-        let mut logits = Vec::with_capacity(groups.len());
-        for group in groups {
-            let states = self.run(group)?;
-            let [_, length, _] = states.dims();
-            logits.push(self.image_logits(states.narrow(1, length - n_logits, n_logits)));
-        }
-        Ok(match logits.len() {
-            1 => logits.remove(0),
-            _ => Tensor::cat(logits, 0),
-        })
+        self.step_rows(groups, n_logits)
     }
 
     fn nll_rows(&self) -> usize {
@@ -119,16 +88,7 @@ impl AutoregressiveModel for DallePytorch {
         images: &[Vec<u32>],
         _with_text: bool,
     ) -> Result<TokenNll> {
-        let captions: Vec<Vec<u32>> = prompts
-            .iter()
-            .flat_map(|group| std::iter::repeat_n(group.prompt.clone(), group.rows))
-            .collect();
-        let (text, image) = self.nll(&captions, images)?;
-        Ok(TokenNll {
-            text: Some(text),
-            text_tokens: self.config.text_length * captions.len(),
-            image,
-        })
+        self.rows_nll(prompts, images)
     }
 
     fn image_logits_in(
@@ -173,7 +133,7 @@ impl TextModel for DallePytorch {
         let last = states.narrow(1, prefix.len(), 1);
         let logits = self.text_logits(last).reshape([1, self.config.text_rows()]);
         let state = DallePytorchState {
-            pairs,
+            tokens: pairs,
             captions: None,
         };
         Ok((state, logits))
@@ -186,7 +146,7 @@ impl TextModel for DallePytorch {
         state: &mut DallePytorchState,
     ) -> Result<Tensor<2>> {
         let rows: Vec<Vec<u32>> = ids.iter().map(|&id| vec![id]).collect();
-        let states = DallePytorch::step_text(self, &rows, &mut state.pairs)?;
+        let states = DallePytorch::step_text(self, &rows, &mut state.tokens)?;
         let logits = self.text_logits(states);
         Ok(logits.reshape([ids.len(), self.config.text_rows()]))
     }

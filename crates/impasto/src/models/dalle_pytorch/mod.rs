@@ -17,11 +17,13 @@ mod layers;
 mod shift;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
 
 use self::layers::{Layer, LayerState};
-use super::ids::check_ids;
+use super::ids::{check_ids, ids};
+use super::pairs::{PairNet, damped, grid_positions, padded};
+use crate::engine::DecodeState;
 use crate::nn::{Adapt, Adaptable, Embedding, Init, LayerNorm, Linear, ops};
 use crate::{Error, Result};
 
@@ -183,14 +185,15 @@ pub struct PairState {
     n_image: usize,
 }
 
-impl PairState {
-    /// The rows of the batch at `rows`, in that order and as often as they are named.
-    pub fn select_rows(&mut self, rows: &[usize]) {
+impl DecodeState for PairState {
+    fn select_rows(&mut self, rows: &[usize]) {
         for layer in &mut self.layers {
             layer.select_rows(rows);
         }
     }
+}
 
+impl PairState {
     /// Image tokens so far.
     pub fn n_image(&self) -> usize {
         self.n_image
@@ -258,9 +261,7 @@ impl DallePytorch {
         for row in words {
             check_ids("text ids", row, config.text_rows())?;
         }
-        let flat: Vec<u32> = words.iter().flatten().copied().collect();
-        let ids = ids(&flat, [words.len(), n], &self.device());
-        let mut x = self.text_embedding.forward(ids);
+        let mut x = self.text_embedding.forward(self.row_ids(words));
         if let Some(positions) = &self.text_positions {
             let positions = positions.weight.val().narrow(0, state.n_text, n);
             x = x + positions.unsqueeze::<3>();
@@ -274,22 +275,13 @@ impl DallePytorch {
     /// contains the id 0.
     fn padded(&self, caption: &[u32]) -> Result<Vec<u32>> {
         let config = &self.config;
-        if caption.len() > config.text_length {
-            return Err(Error::invalid(
-                "text ids",
-                format!(
-                    "expected {} ids or fewer, got {}",
-                    config.text_length,
-                    caption.len()
-                ),
-            ));
-        }
-        check_ids("text ids", caption, config.text_vocab_size)?;
-        let words = (0..config.text_length).map(|place| match caption.get(place) {
-            None | Some(0) => (config.text_vocab_size + place) as u32,
-            Some(&id) => id,
-        });
+        let words = padded(caption, config.text_vocab_size, config.text_length)?;
         Ok(std::iter::once(0).chain(words).collect())
+    }
+
+    fn row_ids(&self, rows: &[Vec<u32>]) -> Tensor<2, Int> {
+        let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+        ids(&rows, &self.device())
     }
 
     /// Runs the next image ids, rows of equal length.
@@ -299,47 +291,14 @@ impl DallePytorch {
     /// - returns: `[batch, n, width]`
     pub fn step(&self, image_ids: &[Vec<u32>], state: &mut PairState) -> Result<Tensor<3>> {
         let config = &self.config;
-        let n = image_ids.first().map_or(0, Vec::len);
-        if n == 0 || image_ids.iter().any(|row| row.len() != n) {
-            return Err(Error::invalid(
-                "image ids",
-                "expected rows of one length, 1 or more",
-            ));
-        }
         if state.n_text != config.prefix_length() {
             let reason = "expected the whole caption before a picture";
             return Err(Error::invalid("image ids", reason));
         }
-        if state.n_image + n > config.image_length() {
-            return Err(Error::invalid(
-                "image ids",
-                format!(
-                    "expected {} at most, got {}",
-                    config.image_length(),
-                    state.n_image + n
-                ),
-            ));
-        }
-        for row in image_ids {
-            check_ids("image ids", row, config.codebook_size)?;
-        }
-        let device = self.device();
-        let flat: Vec<u32> = image_ids.iter().flatten().copied().collect();
-        let mut x = self
-            .image_embedding
-            .forward(ids(&flat, [image_ids.len(), n], &device));
+        let n = self.check_next(image_ids, state.n_image)?;
+        let mut x = self.image_embedding.forward(self.row_ids(image_ids));
         if let (Some(rows), Some(columns)) = (&self.image_rows, &self.image_columns) {
-            let places = state.n_image..state.n_image + n;
-            let of = |place: fn(usize, usize) -> usize| {
-                let places: Vec<u32> = places
-                    .clone()
-                    .map(|at| place(at, config.grid) as u32)
-                    .collect();
-                ids(&places, [1, n], &device)
-            };
-            let row = rows.forward(of(|at, grid| at / grid));
-            let column = columns.forward(of(|at, grid| at % grid));
-            x = x + row + column;
+            x = x + grid_positions(rows, columns, [state.n_image, n, config.grid]);
         }
         let states = self.forward(x, state, false);
         state.n_image += n;
@@ -418,39 +377,12 @@ impl DallePytorch {
     ) -> Result<(Tensor<2>, Tensor<2>)> {
         let config = &self.config;
         let (text, image) = (config.text_length, config.image_length());
-        if captions.len() != image_ids.len() {
-            return Err(Error::invalid(
-                "image ids",
-                format!(
-                    "expected those of {} pictures, got {}",
-                    captions.len(),
-                    image_ids.len()
-                ),
-            ));
-        }
-        for row in image_ids {
-            if row.len() != image {
-                return Err(Error::invalid(
-                    "image ids",
-                    format!("expected {image} ids, got {}", row.len()),
-                ));
-            }
-            check_ids("image ids", row, config.codebook_size)?;
-        }
-        let (prefix, mut state) = self.prefill(captions)?;
-        let mut states = vec![prefix.clone().narrow(1, text, 1)];
-        if image > 1 {
-            let inputs: Vec<Vec<u32>> = image_ids
-                .iter()
-                .map(|row| row[..image - 1].to_vec())
-                .collect();
-            states.push(self.step(&inputs, &mut state)?);
-        }
+        let (prefix, states) = self.run_pairs(captions, image_ids)?;
         let batch = captions.len();
         let rows = |states: Tensor<3>, count: usize| states.reshape([count, config.width]);
         Ok((
             self.text_logits(rows(prefix.narrow(1, 0, text), batch * text)),
-            self.image_logits(rows(Tensor::cat(states, 1), batch * image)),
+            self.image_logits(rows(states, batch * image)),
         ))
     }
 
@@ -462,18 +394,14 @@ impl DallePytorch {
         image_ids: &[Vec<u32>],
     ) -> Result<(Tensor<1>, Tensor<1>)> {
         let (text_logits, image_logits) = self.logits(captions, image_ids)?;
-        let device = self.device();
-        let targets = |all: &[u32]| -> Tensor<1, Int> {
-            ids(all, [1, all.len()], &device).reshape([all.len()])
-        };
-        let mut words = Vec::with_capacity(captions.len() * self.config.text_length);
-        for caption in captions {
-            words.extend(&self.padded(caption)?[1..]);
-        }
-        let codes: Vec<u32> = image_ids.iter().flatten().copied().collect();
+        let words = captions.iter().map(|caption| {
+            let words = self.padded(caption)?;
+            Ok(words[1..].to_vec())
+        });
+        let words: Vec<Vec<u32>> = words.collect::<Result<_>>()?;
         Ok((
-            ops::cross_entropy(text_logits, targets(&words)),
-            ops::cross_entropy(image_logits, targets(&codes)),
+            ops::cross_entropy(text_logits, self.targets(&words)),
+            ops::cross_entropy(image_logits, self.targets(image_ids)),
         ))
     }
 
@@ -482,15 +410,6 @@ impl DallePytorch {
         self.rotary = self.rotary.map(|angles| angles.set_require_grad(false));
         self
     }
-}
-
-/// As it is, with a tenth of its gradient (the reference's `stable`).
-fn damped(x: Tensor<3>) -> Tensor<3> {
-    if !x.is_autodiff() {
-        return x;
-    }
-    let still = x.clone().detach();
-    still.clone() + (x - still).mul_scalar(0.1)
 }
 
 impl Adapt for DallePytorch {
@@ -503,9 +422,4 @@ impl Adapt for DallePytorch {
         all.push(Adaptable::whole("image_head", &mut self.image_head));
         all
     }
-}
-
-fn ids(flat: &[u32], shape: [usize; 2], device: &Device) -> Tensor<2, Int> {
-    let flat: Vec<i32> = flat.iter().map(|&id| id as i32).collect();
-    Tensor::from_data(TensorData::new(flat, shape), device)
 }

@@ -12,7 +12,7 @@ use crate::checkpoint::stored::safetensors;
 use crate::families::{self, AnyModel, DalleMini, FamilyLoss};
 use crate::image::Image;
 use crate::models::parameters::Parameters;
-use crate::models::{DalleBart, DallePytorch};
+use crate::models::{DalleBart, DallePytorch, RuDalle};
 use crate::train::optimizer::{NamedGradients, Optimizer};
 use crate::train::tests::{NEVER, StopAfter, assert_same_files};
 
@@ -236,8 +236,38 @@ fn ten_steps_of_dalle_mini_are_those_of_pytorch() {
     adapts_like_pytorch("mini", load(""), mini_loss);
 }
 
+/// A folder with the transformer of a set, the other files those of an importer's golden.
+fn rudalle_net(set: &str, file: &str, version: &str) -> RuDalle {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join(format!("pytorch_model_{version}.bin"));
+    std::fs::copy(golden(set).join(file), to).unwrap();
+    let others = published("rudalle/goldens").join(version);
+    for file in ["bpe.model", "vqgan.gumbelf8-sber.model.ckpt"] {
+        std::fs::copy(others.join(file), folder.path().join(file)).unwrap();
+    }
+    let heads = if version == "v2" { 3 } else { 2 };
+    let config = json!({"model_params": {"num_attention_heads": heads}});
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    net::<families::RuDalle>(folder.path())
+}
+
+#[test]
+fn ten_steps_of_rudalle_are_those_of_pytorch() {
+    for (set, version) in [("rudalle_v3", "v3"), ("rudalle_v2", "v2")] {
+        let load = |file: &str| rudalle_net(set, file, version);
+        let loss: Loss<RuDalle> = |model, expected| {
+            type Family = families::RuDalle;
+            Family::loss(model, &expected.captions, &expected.image_ids, 7.0).unwrap()
+        };
+        let file = format!("pytorch_model_{version}.bin");
+        trains_like_pytorch(set, load(&file), &load("gradients.bin"), loss);
+        adapts_like_pytorch(set, load(&file), loss);
+    }
+}
+
 const PYTORCH: &str = "dalle_pytorch/goldens/rotary/dalle.pt";
 const MINI: &str = "dalle_mini/goldens/flax_stacked";
+const RUDALLE: &str = "rudalle/goldens/v3";
 
 fn source(path: &str) -> ModelFiles {
     let source = ModelSource::parse(published(path).to_str().unwrap());
@@ -438,7 +468,7 @@ fn a_new_adapter_changes_no_bit_of_a_model() {
 
 #[test]
 fn merged_models_are_as_unmerged_ones() {
-    for model in [PYTORCH, MINI] {
+    for model in [PYTORCH, MINI, RUDALLE] {
         let dir = tempfile::tempdir().unwrap();
         let adapter = tune(&config(lora()), model, dir.path(), false, NEVER).unwrap();
         let (source, device) = (source(model), Device::flex());
