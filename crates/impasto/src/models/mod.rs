@@ -12,6 +12,7 @@ mod ids;
 pub mod image_tokenizer;
 pub mod janus;
 pub mod llamagen;
+pub mod masked;
 pub mod parameters;
 mod row_groups;
 pub mod safety_checker;

@@ -19,8 +19,8 @@ use crate::import::damage::{damage, open_damaged};
 use crate::import::goldens::{
     self, Expected, assert_close, assert_within, copied, numbers, refusal, refusal_of_changed,
 };
-use crate::models::amused::Masked;
 use crate::models::dalle::Order;
+use crate::models::masked::{Masked, logits};
 
 const SETS: [&str; 3] = ["plain", "halved", "odd"];
 
@@ -111,27 +111,20 @@ fn logits_are_those_of_the_reference() {
         let mut pictures = Vec::new();
         for prompt in &prompts {
             for image_ids in &canvases {
-                pictures.push(Masked {
-                    prompt,
-                    image_ids,
-                    targets: &targets,
-                });
+                pictures.push(Masked::new(prompt, image_ids, &targets));
             }
         }
-        let together = numbers(net.logits(&pictures).unwrap());
+        let together = numbers(logits(&net, &pictures).unwrap());
         assert_close(&together, &reference, set);
         let alone: Vec<f32> = pictures
             .iter()
-            .flat_map(|picture| numbers(net.logits(std::slice::from_ref(picture)).unwrap()))
+            .flat_map(|picture| numbers(logits(&net, std::slice::from_ref(picture)).unwrap()))
             .collect();
         assert_eq!(alone, together, "{set}");
-        let some = Masked {
-            targets: &targets[3..5],
-            ..pictures[1].clone()
-        };
+        let some = Masked::new(pictures[1].prompt, pictures[1].image_ids, &targets[3..5]);
         let codes = net.config().codebook_size;
         let start = (targets.len() + 3) * codes;
-        let found = numbers(net.logits(&[some]).unwrap());
+        let found = numbers(logits(&net, &[some]).unwrap());
         assert_eq!(found, together[start..start + 2 * codes], "{set}");
     }
 }
@@ -328,12 +321,9 @@ fn likelihoods_sum_over_passes() {
             .unwrap();
         let [rows, codes] = found.dims();
         assert_eq!((rows, codes), (positions, model.net.config().codebook_size));
-        let blank = Masked {
-            prompt: &prompts[1],
-            image_ids: &vec![None; positions],
-            targets: &order[..1],
-        };
-        let first = numbers(model.net.logits(&[blank]).unwrap());
+        let nothing = vec![None; positions];
+        let blank = Masked::new(&prompts[1], &nothing, &order[..1]);
+        let first = numbers(logits(&model.net, &[blank]).unwrap());
         assert_eq!(numbers(found)[..codes], first, "{set}");
     }
 }
