@@ -13,6 +13,7 @@ pub mod image_tokenizer;
 pub mod janus;
 pub mod llamagen;
 pub mod masked;
+pub mod meissonic;
 pub mod parameters;
 mod row_groups;
 pub mod safety_checker;
@@ -30,6 +31,7 @@ pub use dalle_pytorch::{DallePytorch, DallePytorchConfig};
 pub use image_tokenizer::{ImageTokenizer, ImageTokenizerConfig};
 pub use janus::{Janus, JanusConfig};
 pub use llamagen::{LlamaGen, LlamaGenConfig};
+pub use meissonic::{Meissonic, MeissonicConfig};
 pub use safety_checker::{SafetyChecker, SafetyCheckerConfig};
 pub use vit::{Vit, VitConfig};
 

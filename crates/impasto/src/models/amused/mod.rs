@@ -68,7 +68,7 @@ pub struct AmusedConfig {
 
 /// The numbers among the conditions: both sides of the picture, where it was cut out of a larger one, and its aesthetic
 /// score (`AmusedPipeline`'s defaults of `micro_conditioning_crop_coord` and `micro_conditioning_aesthetic_score`).
-fn conditions(picture_size: usize) -> [f32; 5] {
+pub(super) fn conditions(picture_size: usize) -> [f32; 5] {
     let size = picture_size as f32;
     [size, size, 0.0, 0.0, 6.0]
 }
