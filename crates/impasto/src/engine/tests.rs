@@ -265,7 +265,15 @@ fn requests_that_join_at_different_steps_give_what_each_gives_alone() {
         })
         .collect();
     joined_as_alone(&model, &requests);
-    let model = amused();
+    masked_nets_join(&amused());
+    for masked_at_start in [None, Some(0.5)] {
+        masked_nets_join(&meissonic(masked_at_start));
+    }
+}
+
+/// Requests of several orders at nets of masked ids.
+fn masked_nets_join<M: crate::models::masked::MaskedNet>(model: &M) {
+    let any = Conditioning::Prefix;
     let unconditional = Arc::new(model.read(&[0, 1, 1, 1]).unwrap());
     let requests: Vec<_> = (0..8u64)
         .map(|seed| {
@@ -283,7 +291,7 @@ fn requests_that_join_at_different_steps_give_what_each_gives_alone() {
             request(&prompt, &unconditional, canvas, seed, (order, any))
         })
         .collect();
-    joined_as_alone(&model, &requests);
+    joined_as_alone(model, &requests);
 }
 
 /// A net of masked ids.
@@ -300,6 +308,23 @@ fn amused() -> crate::models::Amused {
         "norm_epsilon": 1e-6, "schedule": "cosine",
     });
     let config: crate::models::AmusedConfig = serde_json::from_value(config).unwrap();
+    config.validate().unwrap();
+    config.init(&mut Init::new(3, &Device::flex()))
+}
+
+/// Another, which sees the number of a pass, or draws in one.
+fn meissonic(masked_at_start: Option<f64>) -> crate::models::Meissonic {
+    let config = serde_json::json!({
+        "text": {
+            "vocab_size": 16, "length": 4, "projection_width": 16, "activation": "gelu",
+            "tower": {"width": 8, "n_layers": 2, "n_heads": 2, "hidden": 12},
+            "end_of_text": {"first_of": 1},
+        },
+        "codebook_size": 12, "embedding_rows": 14, "mask_id": 13, "grid": 4, "picture_size": 16,
+        "halved": true, "head_widths": [2, 2, 4], "n_heads": 2, "n_double_layers": 1,
+        "n_single_layers": 1, "schedule": "cosine", "masked_at_start": masked_at_start,
+    });
+    let config: crate::models::MeissonicConfig = serde_json::from_value(config).unwrap();
     config.validate().unwrap();
     config.init(&mut Init::new(3, &Device::flex()))
 }

@@ -72,7 +72,7 @@ where
         let reference = expected.floats("logits");
         let prompts: Vec<_> = self.text_ids()[1..]
             .iter()
-            .map(|ids| net.read(ids).unwrap())
+            .map(|ids| net.prompt_of(ids).unwrap())
             .collect();
         let canvases = masked(expected, "canvas");
         let targets: Vec<u32> = (0..canvases[0].len() as u32).collect();
@@ -267,7 +267,8 @@ where
         let [rows, codes] = found.dims();
         assert_eq!((rows, codes), (positions, model.net.sizes().codebook_size));
         let nothing = vec![None; positions];
-        let blank = Masked::new(&prompts[1], &nothing, &order[..1]);
+        let prompt = model.net.prompt_of(&ids[1]).unwrap();
+        let blank = Masked::new(&prompt, &nothing, &order[..1]);
         let first = numbers(logits(&model.net, &[blank]).unwrap());
         assert_eq!(numbers(found)[..codes], first, "{set}");
     }

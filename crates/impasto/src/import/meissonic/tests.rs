@@ -61,11 +61,7 @@ fn student() -> Model {
     complete(open_with(&golden(STUDENT), Some(&golden("halved"))).unwrap())
 }
 
-fn of<'a>(
-    model: &'a Model,
-    expected: &'a Expected,
-    set: &'a str,
-) -> Golden<'a, MeissonicFamily> {
+fn of<'a>(model: &'a Model, expected: &'a Expected, set: &'a str) -> Golden<'a, MeissonicFamily> {
     Golden {
         model,
         expected,
@@ -138,7 +134,10 @@ fn one_pass_is_that_of_the_reference() {
     let mut sizes = model.config.sizes.clone();
     assert_eq!(sizes.masked_at_start, Some(0.5));
     let start = masked(&expected, "start").swap_remove(0);
-    assert_eq!(start.iter().filter(|id| id.is_none()).count(), positions / 2);
+    assert_eq!(
+        start.iter().filter(|id| id.is_none()).count(),
+        positions / 2
+    );
     sizes.masked_at_start = Some(1.0);
     let told = student_of(&sizes);
     let prompt = told.net.read(&text_ids).unwrap();
@@ -160,7 +159,15 @@ fn one_pass_is_that_of_the_reference() {
             Ok(drawn) => drawn,
             Err(_) => {
                 let empty = model.unconditional(&[]);
-                sample(&model.net, &specs, &empty, &sampling, order, &mut NoObserver).unwrap()
+                sample(
+                    &model.net,
+                    &specs,
+                    &empty,
+                    &sampling,
+                    order,
+                    &mut NoObserver,
+                )
+                .unwrap()
             }
         };
         assert_eq!(drawn[0].image_ids, expected.ids(name)[0], "{name}");
@@ -213,7 +220,10 @@ fn a_folder_of_ours_says_the_same_as_the_published_files() {
             .values()
             .map(|shape| shape.iter().product::<usize>())
             .sum();
-        assert!(numbers as u64 > published.config.sizes.parameters(), "{set}");
+        assert!(
+            numbers as u64 > published.config.sizes.parameters(),
+            "{set}"
+        );
         // Names and shapes take more than the numbers of such small models.
         assert!(weights.len() < 2 * numbers as u64 + 60_000, "{set}");
         let info = crate::families::info(&files).unwrap();
