@@ -103,7 +103,8 @@ class Model:
 
 
 def clip(text, length):
-    return CLIPTextModelWithProjection(CLIPTextConfig(vocab_size=554, max_position_embeddings=length, bos_token_id=552, pad_token_id=1, hidden_act="gelu", **text))
+    sizes = {"vocab_size": 554, **text}
+    return CLIPTextModelWithProjection(CLIPTextConfig(max_position_embeddings=length, bos_token_id=552, pad_token_id=1, hidden_act="gelu", **sizes))
 
 
 def write(name, seed, text, net, vq, side, mask_id=None, schedule="cosine", half=False, pad=END, length=13):
