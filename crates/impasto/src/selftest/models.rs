@@ -6,6 +6,7 @@ use super::Kind;
 use super::check::{Check, Room, forward};
 use super::compare::{Scores, Values};
 use super::weights::random;
+use crate::Result;
 use crate::engine::{AutoregressiveModel, Input, Prompted, Rows, TextModel, image_log_likelihoods};
 use crate::image::Image;
 use crate::models::clip::{Activation, EndOfText, Normalisation, TowerConfig};
@@ -23,7 +24,6 @@ use crate::models::{
 };
 use crate::nn::Init;
 use crate::nn::block::AttentionMask;
-use crate::Result;
 
 /// Pictures in a batch.
 const ROWS: usize = 3;
