@@ -128,5 +128,5 @@ fn a_student_draws_in_one_pass() {
     // Its teacher's parts are missing.
     let alone = published("meissonic/goldens/student");
     let draw = ["generate", "a", "--model", &alone];
-    program.refuses(1, &draw, &["MeissonFlow/Meissonic"]);
+    program.refuses(1, &draw, &["image tokenizer", "vqvae"]);
 }

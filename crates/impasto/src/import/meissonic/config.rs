@@ -120,7 +120,7 @@ impl Parts {
             what: "the image tokenizer",
             path: folder.join("vqvae"),
             hint: match is_student {
-                true => "put vqvae, text_encoder, tokenizer and scheduler of MeissonFlow/Meissonic into the folder; `impasto pull dimo meissonic` brings both".into(),
+                true => "put vqvae, text_encoder, tokenizer and scheduler of MeissonFlow/Meissonic into the folder; `impasto pull dimo` brings both".into(),
                 false => "expected the folders of a pipeline: transformer, vqvae, text_encoder, tokenizer, scheduler".into(),
             },
         })?;
