@@ -12,7 +12,8 @@ import torch
 from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from write_amused_goldens import save, tokenizer_of
+from masked_goldens import tokenizer_of
+from write_amused_goldens import save
 
 CLIP = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768, vocab_size=49408)
 

@@ -17,6 +17,8 @@ pub enum RandomStream {
     EntropyOrders,
     /// Which tries are kept where they are resampled.
     Resampling,
+    /// The random codes that a drawing in one pass starts from, and where they stand.
+    Start,
 }
 
 impl RandomStream {
@@ -28,6 +30,7 @@ impl RandomStream {
             RandomStream::VariedPositions => u64::MAX - 1,
             RandomStream::EntropyOrders => u64::MAX - 2,
             RandomStream::Resampling => u64::MAX - 3,
+            RandomStream::Start => u64::MAX - 4,
         }
     }
 

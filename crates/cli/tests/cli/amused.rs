@@ -29,49 +29,54 @@ fn same(program: &Program, a: &str, b: &str) -> bool {
 #[test]
 fn pictures_are_those_of_the_reference() {
     for set in SETS {
-        let program = Program::new();
-        let model = published(set);
-        let run = |arguments: &[&str]| program.expect(&[arguments, &["--model", &model]].concat());
-        let captions: Vec<String> = metadata(set, "captions");
-        let away = [
-            "--guidance",
-            "4",
-            "--temperature",
-            "0",
-            "--negative",
-            &captions[1],
-        ];
-        // Some captions are longer than the models read: the reference cuts them.
-        let generate = [
-            "generate",
-            &captions[0],
-            "--truncate",
-            "--order",
-            "confidence:5",
-            "-o",
-        ];
-        for (name, flags) in [
-            (
-                "greedy_steps",
-                &["--guidance", "1", "--temperature", "0"][..],
-            ),
-            ("guided_steps", &["--guidance", "4", "--temperature", "0"]),
-            ("negative_steps", &away),
-            ("sampled_steps", &["--guidance", "1", "--seed", "7"]),
-            ("sampled_guided_steps", &["--guidance", "4", "--seed", "8"]),
-        ] {
-            let ids = serde_json::to_vec(&last_row(set, name)).unwrap();
-            std::fs::write(program.path("ids.json"), ids).unwrap();
-            run(&["tokens", "decode", "ids.json", "-o", "b.png"]);
-            run(&[&generate[..], &["a.png"], flags].concat());
-            assert!(same(&program, "a.png", "b.png"), "{set} {name}");
-        }
-        write_picture(&program, set);
-        let encoded = run(&["tokens", "encode", "in.png", "--json"]);
-        let encoded: serde_json::Value = serde_json::from_str(&encoded).unwrap();
-        let ids: Vec<u32> = serde_json::from_value(encoded["image_ids"].clone()).unwrap();
-        assert_eq!(ids, first_row(set, "picture_ids"), "{set}");
+        pictures_of(set);
     }
+}
+
+/// What `generate` and `tokens encode` make of a set.
+pub fn pictures_of(set: &str) {
+    let program = Program::new();
+    let model = published(set);
+    let run = |arguments: &[&str]| program.expect(&[arguments, &["--model", &model]].concat());
+    let captions: Vec<String> = metadata(set, "captions");
+    let away = [
+        "--guidance",
+        "4",
+        "--temperature",
+        "0",
+        "--negative",
+        &captions[1],
+    ];
+    // Some captions are longer than the models read: the reference cuts them.
+    let generate = [
+        "generate",
+        &captions[0],
+        "--truncate",
+        "--order",
+        "confidence:5",
+        "-o",
+    ];
+    for (name, flags) in [
+        (
+            "greedy_steps",
+            &["--guidance", "1", "--temperature", "0"][..],
+        ),
+        ("guided_steps", &["--guidance", "4", "--temperature", "0"]),
+        ("negative_steps", &away),
+        ("sampled_steps", &["--guidance", "1", "--seed", "7"]),
+        ("sampled_guided_steps", &["--guidance", "4", "--seed", "8"]),
+    ] {
+        let ids = serde_json::to_vec(&last_row(set, name)).unwrap();
+        std::fs::write(program.path("ids.json"), ids).unwrap();
+        run(&["tokens", "decode", "ids.json", "-o", "b.png"]);
+        run(&[&generate[..], &["a.png"], flags].concat());
+        assert!(same(&program, "a.png", "b.png"), "{set} {name}");
+    }
+    write_picture(&program, set);
+    let encoded = run(&["tokens", "encode", "in.png", "--json"]);
+    let encoded: serde_json::Value = serde_json::from_str(&encoded).unwrap();
+    let ids: Vec<u32> = serde_json::from_value(encoded["image_ids"].clone()).unwrap();
+    assert_eq!(ids, first_row(set, "picture_ids"), "{set}");
 }
 
 /// A dozen passes unless another order is given; a seed is a picture, alone or among others.
@@ -147,81 +152,91 @@ fn the_default_order_is_the_models_own() {
 #[test]
 fn holes_are_drawn_and_known_pixels_stay_to_the_last_bit() {
     for set in SETS {
-        let program = Program::new();
-        let model = published(set);
-        let image = write_photograph(&program, "a.png", 100, 70);
-        let area = "20,10,30,41";
-        let edit = [
-            "edit", image, "--box", area, "--model", &model, "--seed", "5",
-        ];
-        let edit = |rest: &[&str]| program.expect(&[&edit[..], rest].concat());
-        let prompt = ["--prompt", "a red turtle"];
-        let report = edit(&[&prompt[..], &["-n", "2", "-o", "many/", "--json"]].concat());
-        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-        assert_eq!(report["order"], "confidence:12");
-        assert_eq!(report["conditioning"], "known-first");
-        let candidates = report["candidates"].as_array().unwrap();
-        for candidate in candidates {
-            let path = candidate["path"].as_str().unwrap();
-            let changed = changed_only_within(&program, image, path, area);
-            assert!(changed > 600, "{set}: {changed} of 1230 pixels");
-        }
-        edit(&[&prompt[..], &["--threads", "1", "-o", "alone.png"]].concat());
-        let first = candidates.iter().find(|one| one["seed"] == 5).unwrap();
-        assert!(
-            same(&program, first["path"].as_str().unwrap(), "alone.png"),
-            "{set}"
-        );
-        // Without words, and with the best of several fillings.
-        edit(&["--tries", "3", "-o", "c.png"]);
-        changed_only_within(&program, image, "c.png", area);
-
-        let complete = [
-            "complete", image, "--rows", "3", "-o", "d.png", "--model", &model,
-        ];
-        program.expect(&complete);
-        let grid = (expected(set, "hole").0.len() as f64).sqrt() as usize;
-        let kept = 3 * 70 / grid;
-        let below = format!("0,{kept},100,{}", 70 - kept);
-        assert!(changed_only_within(&program, image, "d.png", &below) > 1000);
-        let outpaint = [
-            "edit",
-            image,
-            "--outpaint",
-            "right=20",
-            "-o",
-            "e.png",
-            "--model",
-            &model,
-        ];
-        program.expect(&outpaint);
-        let wider = Image::open(program.path("e.png")).unwrap();
-        assert_eq!((wider.width, wider.height), (120, 70), "{set}");
+        holes_of(set, "confidence:12");
     }
+}
+
+/// Holes are filled in this order by default.
+pub fn holes_of(set: &str, order: &str) {
+    let program = Program::new();
+    let model = published(set);
+    let image = write_photograph(&program, "a.png", 100, 70);
+    let area = "20,10,30,41";
+    let edit = [
+        "edit", image, "--box", area, "--model", &model, "--seed", "5",
+    ];
+    let edit = |rest: &[&str]| program.expect(&[&edit[..], rest].concat());
+    let prompt = ["--prompt", "a red turtle"];
+    let report = edit(&[&prompt[..], &["-n", "2", "-o", "many/", "--json"]].concat());
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["order"], order);
+    assert_eq!(report["conditioning"], "known-first");
+    let candidates = report["candidates"].as_array().unwrap();
+    for candidate in candidates {
+        let path = candidate["path"].as_str().unwrap();
+        let changed = changed_only_within(&program, image, path, area);
+        assert!(changed > 600, "{set}: {changed} of 1230 pixels");
+    }
+    edit(&[&prompt[..], &["--threads", "1", "-o", "alone.png"]].concat());
+    let first = candidates.iter().find(|one| one["seed"] == 5).unwrap();
+    assert!(
+        same(&program, first["path"].as_str().unwrap(), "alone.png"),
+        "{set}"
+    );
+    // Without words, and with the best of several fillings.
+    edit(&["--tries", "3", "-o", "c.png"]);
+    changed_only_within(&program, image, "c.png", area);
+
+    let complete = [
+        "complete", image, "--rows", "3", "-o", "d.png", "--model", &model,
+    ];
+    program.expect(&complete);
+    let grid = (expected(set, "hole").0.len() as f64).sqrt() as usize;
+    let kept = 3 * 70 / grid;
+    let below = format!("0,{kept},100,{}", 70 - kept);
+    assert!(changed_only_within(&program, image, "d.png", &below) > 1000);
+    let outpaint = [
+        "edit",
+        image,
+        "--outpaint",
+        "right=20",
+        "-o",
+        "e.png",
+        "--model",
+        &model,
+    ];
+    program.expect(&outpaint);
+    let wider = Image::open(program.path("e.png")).unwrap();
+    assert_eq!((wider.width, wider.height), (120, 70), "{set}");
 }
 
 #[test]
 fn pictures_are_varied() {
     for set in SETS {
-        let program = Program::new();
-        let model = published(set);
-        let run = |arguments: &[&str]| {
-            program.expect(&[arguments, &["--model", &model, "--seed", "5"]].concat())
-        };
-        write_picture(&program, set);
-        let vary = ["vary", "in.png", "--prompt", "a red turtle", "--strength"];
-        let vary = |rest: &[&str]| run(&[&vary[..], rest].concat());
-        vary(&["0", "-o", "0.png"]);
-        program.expect(&["reconstruct", "in.png", "-o", "back.png", "--model", &model]);
-        assert!(same(&program, "0.png", "back.png"), "{set}");
-        vary(&["1", "-o", "1.png"]);
-        run(&["generate", "a red turtle", "-o", "fresh.png"]);
-        assert!(same(&program, "1.png", "fresh.png"), "{set}");
-        vary(&["0.5", "-o", "half.png"]);
-        vary(&["0.5", "--choose", "entropy", "-o", "unsure.png"]);
-        for other in ["0.png", "1.png"] {
-            assert!(!same(&program, "half.png", other), "{set} {other}");
-        }
+        variations_of(set);
+    }
+}
+
+/// `vary` between `reconstruct` and `generate`.
+pub fn variations_of(set: &str) {
+    let program = Program::new();
+    let model = published(set);
+    let run = |arguments: &[&str]| {
+        program.expect(&[arguments, &["--model", &model, "--seed", "5"]].concat())
+    };
+    write_picture(&program, set);
+    let vary = ["vary", "in.png", "--prompt", "a red turtle", "--strength"];
+    let vary = |rest: &[&str]| run(&[&vary[..], rest].concat());
+    vary(&["0", "-o", "0.png"]);
+    program.expect(&["reconstruct", "in.png", "-o", "back.png", "--model", &model]);
+    assert!(same(&program, "0.png", "back.png"), "{set}");
+    vary(&["1", "-o", "1.png"]);
+    run(&["generate", "a red turtle", "-o", "fresh.png"]);
+    assert!(same(&program, "1.png", "fresh.png"), "{set}");
+    vary(&["0.5", "-o", "half.png"]);
+    vary(&["0.5", "--choose", "entropy", "-o", "unsure.png"]);
+    for other in ["0.png", "1.png"] {
+        assert!(!same(&program, "half.png", other), "{set} {other}");
     }
 }
 

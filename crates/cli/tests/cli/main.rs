@@ -24,6 +24,7 @@ mod import;
 mod kills;
 mod left_out;
 mod llamagen;
+mod meissonic;
 mod model;
 #[path = "../../../../fuzz/src/mutate.rs"]
 mod mutate;

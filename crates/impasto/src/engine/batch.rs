@@ -490,7 +490,14 @@ impl<M: AutoregressiveModel> Cohort<M> {
             if self.guidance.is_some() {
                 prompted.extend(neighbours(self.rows.iter().map(|row| &row.unconditional)));
             }
-            self.state = Some(model.prefill(&prompted)?);
+            let mut state = model.prefill(&prompted)?;
+            let seeds = self.rows.iter().map(|row| row.seed);
+            let mut seeds: Vec<u64> = seeds.collect();
+            if self.guidance.is_some() {
+                seeds.extend_from_within(..);
+            }
+            model.seed(&seeds, &mut state);
+            self.state = Some(state);
         }
         self.state
             .as_mut()
@@ -650,6 +657,9 @@ impl<M: AutoregressiveModel> Cohort<M> {
             .collect();
         if self.guidance.is_some() {
             queries.extend(queries.clone());
+        }
+        if let ParallelPass::Confidence(pass) = pass {
+            passes.announce(pass.left, self.state(model)?);
         }
         let logits = Logits::of(passes.query(&queries, self.state(model)?)?)?;
         let rows = self.rows.len();

@@ -23,6 +23,17 @@ impl MaskSchedule {
             MaskSchedule::Linear => 1.0 - ratio,
         }
     }
+
+    /// How many passes come after the one of `steps` that starts with this share of masked ids.
+    pub(crate) fn passes_left(self, share: f64, steps: usize) -> usize {
+        let share = share.clamp(0.0, 1.0);
+        let before = match self {
+            MaskSchedule::Cosine => share.acos() / std::f64::consts::FRAC_PI_2,
+            MaskSchedule::Linear => 1.0 - share,
+        };
+        let last = steps.saturating_sub(1);
+        last.saturating_sub((before * steps as f64).round() as usize)
+    }
 }
 
 /// How strongly chance decides which ids the first pass keeps; it falls linearly to 0 in the last one.
@@ -33,6 +44,8 @@ const NOISE: f64 = 2.0;
 pub(crate) struct ConfidencePass {
     /// Its number among the passes of the schedule, which its random numbers depend on.
     pub number: usize,
+    /// How many passes of the schedule come after it.
+    pub left: usize,
     /// How many ids it keeps.
     pub kept: usize,
     /// What Gumbel noise is multiplied by before it is added to ln p.
@@ -63,6 +76,7 @@ pub(crate) fn confidence_passes(
         if goal < left {
             passes.push(ConfidencePass {
                 number,
+                left: steps - 1 - number,
                 kept: left - goal,
                 noise: NOISE * (1.0 - number as f64 / last as f64),
             });
@@ -102,6 +116,20 @@ mod tests {
                     assert!(passes.len() <= steps.min(masked));
                     assert_eq!(passes.last().map(|pass| pass.number), Some(steps - 1));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn passes_are_counted_by_what_is_masked() {
+        for schedule in [MaskSchedule::Cosine, MaskSchedule::Linear] {
+            for steps in [1, 2, 12, 48] {
+                for number in 0..steps {
+                    let share = f64::from(schedule.masked(number as f32 / steps as f32));
+                    let left = schedule.passes_left(share, steps);
+                    assert_eq!(left, steps - 1 - number, "{schedule:?} {steps}");
+                }
+                assert_eq!(schedule.passes_left(0.0, steps), 0);
             }
         }
     }

@@ -81,6 +81,9 @@ pub trait AutoregressiveModel: Debug + Send + Sync {
     /// Starts rows.
     fn prefill(&self, rows: &[Prompted<'_, Self::Prompt>]) -> Result<Self::State>;
 
+    /// Says the seeds of the rows that [`Self::prefill`] has started, to nets that draw from random ids.
+    fn seed(&self, _seeds: &[u64], _state: &mut Self::State) {}
+
     /// Runs the next inputs of all groups' rows, and returns the logits after the last `n_logits` inputs of each row.
     /// Several groups may be run together once each of them has been run alone, and with the same number of inputs.
     ///
@@ -133,6 +136,10 @@ pub trait ParallelPasses<S> {
     /// # Shapes
     /// - returns: `[rows, inputs, vocabulary]`
     fn query(&self, inputs: &[Vec<Input>], state: &mut S) -> Result<Tensor<3>>;
+
+    /// Says how many passes of [`Order::Confidence`](crate::models::dalle::Order) come after the one of the next
+    /// [`Self::query`], to nets that see that number.
+    fn announce(&self, _left: usize, _state: &mut S) {}
 
     /// How the share of masked ids falls over the passes of [`Order::Confidence`](crate::models::dalle::Order), for
     /// images of which this many ids are known beforehand.

@@ -340,25 +340,10 @@ fn requests_that_join_at_different_steps_give_what_each_gives_alone() {
         })
         .collect();
     joined_as_alone(&model, &requests);
-    let model = amused();
-    let unconditional = Arc::new(model.read(&[0, 1, 1, 1]).unwrap());
-    let requests: Vec<_> = (0..8u64)
-        .map(|seed| {
-            let prompt = Arc::new(model.read(&[0, 3 + seed as u32, 1, 1]).unwrap());
-            let whole: Vec<u32> = (0..16).map(|id| (id * 5) % 12).collect();
-            let (canvas, order) = match seed % 4 {
-                0 => (Canvas::blank(16), Order::Confidence { steps: 5 }),
-                1 => (
-                    Canvas::of(&whole).masked([3, 4, 5, 9]),
-                    Order::Confidence { steps: 3 },
-                ),
-                2 => (Canvas::of(&whole).masked([0, 1, 2, 8, 15]), Order::Raster),
-                _ => (Canvas::blank(16), Order::Parallel { steps: 4 }),
-            };
-            request(&prompt, &unconditional, canvas, seed, (order, any))
-        })
-        .collect();
-    joined_as_alone(&model, &requests);
+    masked_nets_join(&amused());
+    for masked_at_start in [None, Some(0.5)] {
+        masked_nets_join(&meissonic(masked_at_start));
+    }
     for version in RuDalleVersion::ALL {
         let model = rudalle(version);
         let unconditional = Arc::new(model.read(&[2, 3]).unwrap());
@@ -376,6 +361,29 @@ fn requests_that_join_at_different_steps_give_what_each_gives_alone() {
             .collect();
         joined_as_alone(&model, &requests);
     }
+}
+
+/// Requests of several orders at nets of masked ids.
+fn masked_nets_join<M: crate::models::masked::MaskedNet>(model: &M) {
+    let any = Conditioning::Prefix;
+    let unconditional = Arc::new(model.read(&[0, 1, 1, 1]).unwrap());
+    let requests: Vec<_> = (0..8u64)
+        .map(|seed| {
+            let prompt = Arc::new(model.read(&[0, 3 + seed as u32, 1, 1]).unwrap());
+            let whole: Vec<u32> = (0..16).map(|id| (id * 5) % 12).collect();
+            let (canvas, order) = match seed % 4 {
+                0 => (Canvas::blank(16), Order::Confidence { steps: 5 }),
+                1 => (
+                    Canvas::of(&whole).masked([3, 4, 5, 9]),
+                    Order::Confidence { steps: 3 },
+                ),
+                2 => (Canvas::of(&whole).masked([0, 1, 2, 8, 15]), Order::Raster),
+                _ => (Canvas::blank(16), Order::Parallel { steps: 4 }),
+            };
+            request(&prompt, &unconditional, canvas, seed, (order, any))
+        })
+        .collect();
+    joined_as_alone(model, &requests);
 }
 
 /// What each layer sees depends on the place: a row, a column, a window.
@@ -409,6 +417,23 @@ fn amused() -> crate::models::Amused {
         "norm_epsilon": 1e-6, "schedule": "cosine",
     });
     let config: crate::models::AmusedConfig = serde_json::from_value(config).unwrap();
+    config.validate().unwrap();
+    config.init(&mut Init::new(3, &Device::flex()))
+}
+
+/// Another, which sees the number of a pass, or draws in one.
+fn meissonic(masked_at_start: Option<f64>) -> crate::models::Meissonic {
+    let config = serde_json::json!({
+        "text": {
+            "vocab_size": 16, "length": 4, "projection_width": 16, "activation": "gelu",
+            "tower": {"width": 8, "n_layers": 2, "n_heads": 2, "hidden": 12},
+            "end_of_text": {"first_of": 1},
+        },
+        "codebook_size": 12, "embedding_rows": 14, "mask_id": 13, "grid": 4, "picture_size": 16,
+        "halved": true, "head_widths": [2, 2, 4], "n_heads": 2, "n_double_layers": 1,
+        "n_single_layers": 1, "schedule": "cosine", "masked_at_start": masked_at_start,
+    });
+    let config: crate::models::MeissonicConfig = serde_json::from_value(config).unwrap();
     config.validate().unwrap();
     config.init(&mut Init::new(3, &Device::flex()))
 }

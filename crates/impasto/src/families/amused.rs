@@ -5,13 +5,15 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Family, FamilyConfig, FamilyLoss, ModelFiles, NetSizes, PublishedForm, Transformer};
+use super::{
+    Family, FamilyConfig, FamilyLoss, ModelFiles, NetSizes, PublishedForm, Transformer, padded,
+};
 use crate::canvas::Conditioning;
 use crate::import::amused as published;
 use crate::models::dalle::Order;
 use crate::models::{self, AmusedConfig};
 use crate::nn::Init;
-use crate::text::clip::{Cleaning, ClipTokenizer, LongCaption};
+use crate::text::clip::ClipTokenizer;
 use crate::{Error, Result};
 
 /// The family.
@@ -102,16 +104,7 @@ impl Family for Amused {
     type Text = ClipTokenizer;
 
     fn load_text(files: &ModelFiles, config: &FamilyConfig<Self>) -> Result<ClipTokenizer> {
-        let rows = config.sizes.text.vocab_size;
-        let text = ClipTokenizer::load(files.folder(), rows, Cleaning::Transformers)?;
-        let largest = (text.vocab_size() - 1).max(config.options.pad_id as usize);
-        if largest >= rows {
-            return Err(Error::bad_file(
-                files.folder(),
-                format!("has the text id {largest}, the text encoder reads ids below {rows}"),
-            ));
-        }
-        Ok(text)
+        padded::load(files.folder(), &config.sizes.text, config.options.pad_id)
     }
 
     fn save_text(text: &ClipTokenizer, dir: &Path) -> Result<()> {
@@ -124,22 +117,16 @@ impl Family for Amused {
         caption: &str,
         truncate: bool,
     ) -> Result<Vec<u32>> {
-        let length = config.sizes.text.length;
-        let mut rows = text.encode_caption(caption, length, LongCaption::cut_if(truncate))?;
-        let mut ids = rows.swap_remove(0);
-        ids.resize(length, config.options.pad_id);
-        Ok(ids)
+        let (length, pad_id) = (config.sizes.text.length, config.options.pad_id);
+        padded::encode(text, caption, length, pad_id, truncate)
     }
 
-    /// A caption without words.
     fn unconditional(
         text: &ClipTokenizer,
         config: &FamilyConfig<Self>,
         _caption: &[u32],
     ) -> Vec<u32> {
-        let mut ids = vec![text.start(), text.end()];
-        ids.resize(config.sizes.text.length, config.options.pad_id);
-        ids
+        padded::empty(text, config.sizes.text.length, config.options.pad_id)
     }
 
     fn conditioning(_options: &AmusedOptions) -> Conditioning {

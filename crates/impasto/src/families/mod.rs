@@ -18,8 +18,10 @@ mod info;
 mod janus;
 mod language;
 mod llamagen;
+mod meissonic;
 mod native;
 mod operations;
+mod padded;
 mod rudalle;
 mod sampling;
 #[cfg(test)]
@@ -46,6 +48,7 @@ pub use info::{ModelInfo, Transformer, info};
 pub use janus::{Janus, JanusOptions};
 pub use language::Language;
 pub use llamagen::{LlamaGen, LlamaGenText};
+pub use meissonic::{Meissonic, MeissonicOptions};
 pub use native::{Native, NativeConfig, NativeModel, NativeOptions};
 pub use operations::{ImportOptions, Imported, import, open, open_native, quantise};
 pub use rudalle::RuDalle;
@@ -306,6 +309,7 @@ families!(
     DallePytorch,
     Janus,
     LlamaGen,
+    Meissonic,
     Native,
     RuDalle,
     #[cfg(test)]

@@ -61,7 +61,7 @@ fn of_pipeline(folder: &Path) -> Option<String> {
     let index = files::read(folder.join("model_index.json")).ok()?;
     let index: Value = serde_json::from_slice(&index).ok()?;
     Some(format!(
-        "is a pipeline of diffusers ({}), which is not read; expected AmusedPipeline, or a model of impasto, Janus, DALL·E mini or DALLE-pytorch",
+        "is a pipeline of diffusers ({}), which is not read; expected AmusedPipeline, one of Meissonic, or a model of impasto, Janus, DALL·E mini or DALLE-pytorch",
         text(index.get("_class_name")?)
     ))
 }

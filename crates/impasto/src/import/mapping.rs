@@ -187,22 +187,9 @@ impl<'a> Mapping<'a> {
     /// Several of PyTorch's matrices or biases of one input, as one.
     pub fn side_by_side(&mut self, ours: &str, theirs: &[&str]) -> Result<()> {
         let expected = self.expected(ours)?;
-        // A bias is a matrix without its input.
-        let (inputs, outputs) = match expected[..] {
-            [inputs, outputs] => (Some(inputs), outputs),
-            [outputs] => (None, outputs),
-            _ => return Err(self.bad(format!("parameter {ours} is no matrix"))),
-        };
-        let part = outputs / theirs.len();
-        let shape: Vec<usize> = [part].into_iter().chain(inputs).collect();
-        let rows = inputs.unwrap_or(1);
-        let mut parts = Vec::with_capacity(theirs.len());
-        for name in theirs {
-            if let Some(tensor) = self.take(name, &shape) {
-                self.check_floats(name, &tensor)?;
-                parts.push(tensor);
-            }
-        }
+        let (inputs, outputs) = self.matrix(ours, &expected)?;
+        let (rows, part) = (inputs.unwrap_or(1), outputs / theirs.len());
+        let parts = self.take_parts(theirs, inputs, part)?;
         if parts.len() == theirs.len() {
             self.set(ours, expected, move || {
                 let mut whole = vec![0.0f32; rows * outputs];
@@ -215,33 +202,58 @@ impl<'a> Mapping<'a> {
         Ok(())
     }
 
-    /// [`Mapping::transposed`] for a matrix whose outputs stand in another order: ours number `i` is theirs number
-    /// `order(i)`.
+    /// [`Mapping::side_by_side`] where the outputs stand in another order: ours number `i` is theirs number `order(i)`.
     pub fn sorted(
         &mut self,
         ours: &str,
-        theirs: &str,
+        theirs: &[&str],
         order: impl Fn(usize) -> usize + 'a,
     ) -> Result<()> {
         let expected = self.expected(ours)?;
-        let [inputs, outputs] = expected[..] else {
-            return Err(self.bad(format!("parameter {ours} is no matrix")));
-        };
-        if let Some(tensor) = self.take(theirs, &[outputs, inputs]) {
-            self.check_floats(theirs, &tensor)?;
+        let (inputs, outputs) = self.matrix(ours, &expected)?;
+        let (rows, part) = (inputs.unwrap_or(1), outputs / theirs.len());
+        let parts = self.take_parts(theirs, inputs, part)?;
+        if parts.len() == theirs.len() {
             self.set(ours, expected, move || {
-                let floats = tensor.floats();
-                let rows = (0..outputs).flat_map(|i| {
-                    let theirs = order(i) * inputs;
-                    floats[theirs..theirs + inputs].iter().copied()
+                let floats: Vec<f32> = parts.iter().flat_map(|tensor| tensor.floats()).collect();
+                let sorted = (0..outputs).flat_map(|i| {
+                    let theirs = order(i) * rows;
+                    floats[theirs..theirs + rows].iter().copied()
                 });
-                let rows: Vec<f32> = rows.collect();
-                let mut whole = vec![0.0f32; inputs * outputs];
-                transpose(&rows, inputs, &mut whole, outputs, 0);
+                let sorted: Vec<f32> = sorted.collect();
+                let mut whole = vec![0.0f32; rows * outputs];
+                transpose(&sorted, rows, &mut whole, outputs, 0);
                 whole
             });
         }
         Ok(())
+    }
+
+    /// Inputs and outputs of a matrix; a bias is one without its input.
+    fn matrix(&self, ours: &str, shape: &[usize]) -> Result<(Option<usize>, usize)> {
+        match *shape {
+            [inputs, outputs] => Ok((Some(inputs), outputs)),
+            [outputs] => Ok((None, outputs)),
+            _ => Err(self.bad(format!("parameter {ours} is no matrix"))),
+        }
+    }
+
+    /// Takes PyTorch's matrices or biases of `part` outputs each; fewer, if some are not there.
+    fn take_parts(
+        &mut self,
+        theirs: &[&str],
+        inputs: Option<usize>,
+        part: usize,
+    ) -> Result<Vec<StoredTensor<'a>>> {
+        let shape: Vec<usize> = [part].into_iter().chain(inputs).collect();
+        let mut parts = Vec::with_capacity(theirs.len());
+        for name in theirs {
+            if let Some(tensor) = self.take(name, &shape) {
+                self.check_floats(name, &tensor)?;
+                parts.push(tensor);
+            }
+        }
+        Ok(parts)
     }
 
     /// [`Mapping::transposed`] for a matrix whose outputs come in two halves, of which ours has the second one first.

@@ -9,6 +9,7 @@ pub mod dalle_mini;
 pub mod dalle_pytorch;
 #[cfg(test)]
 pub(crate) mod damage;
+mod diffusers;
 pub(crate) mod foreign;
 #[cfg(test)]
 mod goldens;
@@ -16,6 +17,9 @@ pub mod image_tokenizer;
 pub mod janus;
 pub mod llamagen;
 pub(crate) mod mapping;
+#[cfg(test)]
+mod masked_goldens;
+pub mod meissonic;
 pub mod rudalle;
 pub mod safety;
 mod taming;

@@ -97,6 +97,38 @@ impl RopeTable {
 }
 
 impl Rotation {
+    /// The rotations of places on several axes, each with its own part of a head (`FluxPosEmbed` of diffusers): pair `i` of
+    /// a part of `width` turns by its place times `base^(−2i / width)`, computed in f64.
+    ///
+    /// # Shapes
+    /// - `places`: `[seq]`
+    /// - `widths`: of the parts, all even
+    pub fn of_axes<const AXES: usize>(
+        places: &[[u32; AXES]],
+        widths: [usize; AXES],
+        base: f64,
+        device: &Device,
+    ) -> Self {
+        let half: usize = widths.iter().map(|width| width / 2).sum();
+        let mut cos = Vec::with_capacity(places.len() * half);
+        let mut sin = Vec::with_capacity(places.len() * half);
+        for place in places {
+            for (&at, &width) in place.iter().zip(&widths) {
+                for i in 0..width / 2 {
+                    let angle = f64::from(at) / base.powf((2 * i) as f64 / width as f64);
+                    cos.push(angle.cos() as f32);
+                    sin.push(angle.sin() as f32);
+                }
+            }
+        }
+        let seq = places.len();
+        let of = |values| Tensor::from_data(TensorData::new(values, [1, seq, 1, half]), device);
+        Rotation {
+            cos: of(cos),
+            sin: of(sin),
+        }
+    }
+
     /// Cosines and sines in the type of what they are multiplied with.
     fn of_type(&self, dtype: DType) -> (Tensor<4>, Tensor<4>) {
         let of = |x: &Tensor<4>| match x.dtype() == dtype {

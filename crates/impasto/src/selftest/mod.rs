@@ -9,6 +9,7 @@ mod check;
 mod compare;
 mod drawing;
 mod llamagen;
+mod masked;
 mod models;
 mod ops;
 mod rudalle;

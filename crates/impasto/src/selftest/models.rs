@@ -6,11 +6,10 @@ use super::Kind;
 use super::check::{Check, Room, forward};
 use super::compare::{Scores, Values};
 use super::weights::random;
-use crate::engine::{
-    AutoregressiveModel, Input, MaskSchedule, Prompted, Rows, TextModel, image_log_likelihoods,
-};
+use crate::Result;
+use crate::engine::{AutoregressiveModel, Input, Prompted, Rows, TextModel, image_log_likelihoods};
 use crate::image::Image;
-use crate::models::clip::{Activation, ClipTextConfig, EndOfText, Normalisation, TowerConfig};
+use crate::models::clip::{Activation, EndOfText, Normalisation, TowerConfig};
 use crate::models::dalle::{Part as DallePart, image_part, shuffled};
 use crate::models::dalle_bart::{CaptionRows, StackConfig};
 use crate::models::dalle_pytorch::{AttentionKind, DallePytorchClipConfig, DallePytorchTower};
@@ -20,12 +19,11 @@ use crate::models::janus::{Conversation, Part, VisionConfig};
 use crate::models::taming_vqgan::{PixelRange, TamingVqganConfig};
 use crate::models::vqgan::VqganConfig;
 use crate::models::{
-    AmusedConfig, ClipConfig, DalleBartConfig, DalleConfig, DallePytorchConfig, ImageTokenizer,
+    ClipConfig, DalleBartConfig, DalleConfig, DallePytorchConfig, ImageTokenizer,
     ImageTokenizerConfig, JanusConfig,
 };
 use crate::nn::Init;
 use crate::nn::block::AttentionMask;
-use crate::{Error, Result};
 
 /// Pictures in a batch.
 const ROWS: usize = 3;
@@ -81,20 +79,7 @@ pub(super) fn checks() -> Vec<Check> {
     all.extend(super::llamagen::checks());
     all.extend(super::rudalle::checks());
     all.extend(super::upscaler::checks());
-    for halved in [false, true] {
-        let config = amused_config(halved);
-        let shapes = format!(
-            "width {} in {}, {} layers, grid {}{}",
-            config.width,
-            config.block_width,
-            config.n_layers,
-            config.grid,
-            if halved { ", halved" } else { "" }
-        );
-        all.push(forward("models/amused", shapes, Kind::Model, move |room| {
-            amused(room, &config)
-        }));
-    }
+    all.extend(super::masked::checks());
     for activation in [Activation::QuickGelu, Activation::Gelu] {
         let config = clip_config(activation);
         let shapes = format!(
@@ -492,79 +477,6 @@ fn janus(room: &mut Room, config: &JanusConfig) -> Result<Values> {
     values.add("text logits", logits)?;
     let logits = model.step_text(&[5], 0, &mut state)?;
     values.add("text logits through the cache", logits)?;
-    Ok(values)
-}
-
-fn amused_config(halved: bool) -> AmusedConfig {
-    AmusedConfig {
-        text: ClipTextConfig {
-            vocab_size: 60,
-            length: 9,
-            tower: TowerConfig {
-                width: 20,
-                n_layers: 2,
-                n_heads: 2,
-                hidden: 36,
-            },
-            projection_width: 14,
-            activation: Activation::QuickGelu,
-            end_of_text: EndOfText::HighestId,
-        },
-        codebook_size: 35,
-        embedding_rows: 37,
-        mask_id: 36,
-        grid: 4,
-        picture_size: 64,
-        embedding_width: 22,
-        block_width: 24,
-        block_heads: 3,
-        n_blocks: 2,
-        halved,
-        width: 32,
-        hidden: 44,
-        n_layers: 2,
-        n_heads: 2,
-        number_width: 8,
-        norm_epsilon: 1e-6,
-        schedule: MaskSchedule::Cosine,
-    }
-}
-
-/// Pictures of which a few ids are known, under two captions, and a likelihood.
-fn amused(room: &mut Room, config: &AmusedConfig) -> Result<Values> {
-    let model = random(config.init(&mut Init::empty(&room.device)), room);
-    let captions = [room.ids(9, 60), room.ids(9, 60)];
-    let images = room.id_rows(2, config.image_length(), config.codebook_size);
-    let mut values = Values::default();
-    let (states, embeddings) = model.read_text(&captions)?;
-    values.add("text states", states)?;
-    values.add("text embeddings", embeddings)?;
-    let prompts = [model.read(&captions[0])?, model.read(&captions[1])?];
-    let prompted = prompts
-        .each_ref()
-        .map(|prompt| Prompted { prompt, rows: 1 });
-    let mut state = model.prefill(&prompted)?;
-    let known = |ids: &Vec<u32>| {
-        let known = (0..).step_by(3).zip(ids).take(4);
-        let known = known.map(|(position, &id)| Input {
-            token: Some((position, id)),
-            target: 0,
-        });
-        known.collect::<Vec<_>>()
-    };
-    let passes = model
-        .parallel_passes()
-        .ok_or_else(|| Error::invalid("model", "expected one of parallel passes"))?;
-    let inputs: Vec<Vec<Input>> = images.iter().map(known).collect();
-    passes.append(&inputs, &mut state)?;
-    let query = |ids: &Vec<u32>| {
-        let targets = [1, 2, 4, 15];
-        let token = Some((14, ids[14]));
-        targets.map(|target| Input { token, target }).to_vec()
-    };
-    let queries: Vec<Vec<Input>> = images.iter().map(query).collect();
-    values.add("logits", passes.query(&queries, &mut state)?)?;
-    values.add("nll", model.token_nll(&prompted, &images, false)?.image)?;
     Ok(values)
 }
 

@@ -401,7 +401,7 @@ fn map(mapping: &mut Mapping<'_>, sizes: &LlamaGenConfig) -> Result<()> {
         let ours = |name: &str| format!("blocks.{i}.{name}.weight");
         let theirs = |name: &str| format!("layers.{i}.{name}.weight");
         mapping.same(&ours("attention_norm"), &theirs("attention_norm"))?;
-        mapping.sorted(&ours("qkv"), &theirs("attention.wqkv"), order)?;
+        mapping.sorted(&ours("qkv"), &[&theirs("attention.wqkv")], order)?;
         mapping.transposed(&ours("attention_out"), &theirs("attention.wo"))?;
         mapping.same(&ours("mlp_norm"), &theirs("ffn_norm"))?;
         let gate_up = ["w1", "w3"].map(|part| theirs(&format!("feed_forward.{part}")));

@@ -2,43 +2,18 @@
 //! of two by two that don't overlap are the products that they are.
 
 use burn::module::{Module, Param};
+use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
-use burn::tensor::{Device, Tensor};
 
 use super::AmusedConfig;
+use crate::models::masked::layers::{Of, STD, part};
 use crate::nn::{Adaptable, Init, Linear, RmsNorm, ops};
 
-/// Standard deviation of fresh weights.
-const STD: f64 = 0.02;
 /// What is added to mean squares in the norms before the attentions of [`CrossBlock`], whatever the config says
 /// (`SkipFFTransformerBlock`).
 const CROSS_EPSILON: f64 = 1e-6;
 /// What is added to means in [`ConvNext`]'s normalisation (`GlobalResponseNorm`).
 const RESPONSE_EPSILON: f64 = 1e-6;
-
-/// Consecutive rows of a pass, and what was computed of their prompt.
-#[derive(Debug)]
-pub(super) struct Of<'a, P> {
-    pub prompt: &'a P,
-    pub rows: usize,
-}
-
-impl<P> Clone for Of<'_, P> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<P> Copy for Of<'_, P> {}
-
-/// The same rows with a part of what was computed of their prompts.
-pub(super) fn part<'a, P, Q>(rows: &[Of<'a, P>], of: impl Fn(&'a P) -> &'a Q) -> Vec<Of<'a, Q>> {
-    let part = |group: &Of<'a, P>| Of {
-        prompt: of(group.prompt),
-        rows: group.rows,
-    };
-    rows.iter().map(part).collect()
-}
 
 /// `x · (1 + scale) + shift` with the scale and the shift of each row's prompt.
 ///
@@ -410,84 +385,4 @@ impl Block {
         all.extend(self.attention.cross2.linears());
         all
     }
-}
-
-/// Halves the side: a normalisation, then squares of two by two tokens to one each (`Downsample2D`).
-#[derive(Module, Debug)]
-pub(super) struct Downsample {
-    norm: RmsNorm,
-    /// Inputs in the order channel, row, column.
-    squares: Linear,
-    #[module(skip)]
-    epsilon: f64,
-}
-
-impl Downsample {
-    pub fn new(init: &mut Init, width: usize, epsilon: f64) -> Self {
-        Downsample {
-            norm: RmsNorm::new(init, width),
-            squares: Linear::new(init, 4 * width, width, STD),
-            epsilon,
-        }
-    }
-
-    /// `[batch, side², width]` → `[batch, side² / 4, width]`
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let [batch, seq, width] = x.dims();
-        let half = seq.isqrt() / 2;
-        let x = ops::rms_norm(x, self.norm.weight.val(), self.epsilon)
-            .reshape([batch, half, 2, half, 2, width])
-            .permute([0, 1, 3, 5, 2, 4])
-            .reshape([batch, half * half, 4 * width]);
-        self.squares.forward(x)
-    }
-}
-
-/// Doubles the side: a normalisation, then squares of two by two tokens from one each (`Upsample2D` by a transposed
-/// convolution).
-#[derive(Module, Debug)]
-pub(super) struct Upsample {
-    norm: RmsNorm,
-    /// Outputs in the order channel, row, column.
-    squares: Linear,
-    #[module(skip)]
-    epsilon: f64,
-}
-
-impl Upsample {
-    pub fn new(init: &mut Init, width: usize, epsilon: f64) -> Self {
-        Upsample {
-            norm: RmsNorm::new(init, width),
-            squares: Linear::new(init, width, 4 * width, STD),
-            epsilon,
-        }
-    }
-
-    /// `[batch, side², width]` → `[batch, 4 · side², width]`
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let [batch, seq, width] = x.dims();
-        let side = seq.isqrt();
-        let x = ops::rms_norm(x, self.norm.weight.val(), self.epsilon);
-        self.squares
-            .forward(x)
-            .reshape([batch, side, side, width, 2, 2])
-            .permute([0, 1, 4, 2, 5, 3])
-            .reshape([batch, 4 * seq, width])
-    }
-}
-
-/// Sines and cosines of numbers, `[1, numbers · width]`, the cosines of each first (`get_timestep_embedding`).
-pub(super) fn sinusoids(numbers: &[f32], width: usize, device: &Device) -> Tensor<2> {
-    let half = width / 2;
-    let frequency = |i: usize| (-(1e4f32.ln()) * i as f32 / half as f32).exp();
-    let mut values = Vec::with_capacity(numbers.len() * width);
-    for number in numbers {
-        let angles = || (0..half).map(|i| f64::from(number * frequency(i)));
-        values.extend(angles().map(|angle| angle.cos() as f32));
-        values.extend(angles().map(|angle| angle.sin() as f32));
-        // An odd width ends with a zero.
-        values.extend(std::iter::repeat_n(0.0, width % 2));
-    }
-    let shape = [1, values.len()];
-    Tensor::from_data(burn::tensor::TensorData::new(values, shape), device)
 }

@@ -9,20 +9,18 @@
 //! those of two by two, are products; and what depends on the caption alone (its keys and values, the scales and shifts
 //! of the norms) is computed once, not in each pass.
 
-mod decode;
 mod layers;
 
 use burn::module::Module;
 use burn::tensor::activation::silu;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
 
-pub use self::decode::{AmusedState, LIKELIHOOD_PASSES};
-use self::layers::{
-    Block, BlockPrompt, Downsample, LayerPrompt, Of, TransformerLayer, Upsample, part, sinusoids,
-};
+use self::layers::{Block, BlockPrompt, LayerPrompt, TransformerLayer};
 use super::clip::{ClipTextConfig, TextTower};
-use crate::engine::MaskSchedule;
+use super::masked::layers::{Downsample, Of, Upsample, embedded, part, predicted, sinusoids};
+use super::masked::{MaskedFormat, MaskedNet};
+use crate::engine::{MaskSchedule, Sizes};
 use crate::nn::{Adapt, Adaptable, Embedding, Init, Linear, RmsNorm, ops};
 use crate::{Error, Result};
 
@@ -70,7 +68,7 @@ pub struct AmusedConfig {
 
 /// The numbers among the conditions: both sides of the picture, where it was cut out of a larger one, and its aesthetic
 /// score (`AmusedPipeline`'s defaults of `micro_conditioning_crop_coord` and `micro_conditioning_aesthetic_score`).
-fn conditions(picture_size: usize) -> [f32; 5] {
+pub(super) fn conditions(picture_size: usize) -> [f32; 5] {
     let size = picture_size as f32;
     [size, size, 0.0, 0.0, 6.0]
 }
@@ -242,16 +240,6 @@ pub struct AmusedPrompt {
     after: Vec<BlockPrompt>,
 }
 
-/// A picture of which some ids are known, under a prompt.
-#[derive(Clone, Debug)]
-pub(crate) struct Masked<'a> {
-    pub prompt: &'a AmusedPrompt,
-    /// Row-major; none where they are masked.
-    pub image_ids: &'a [Option<u32>],
-    /// The positions whose logits are computed.
-    pub targets: &'a [u32],
-}
-
 impl Amused {
     /// The sizes.
     pub fn config(&self) -> &AmusedConfig {
@@ -306,76 +294,45 @@ impl Amused {
         })
     }
 
-    /// Logits of the targets of pictures, of equal number each.
-    ///
-    /// # Shapes
-    /// - returns: `[pictures, targets, codebook_size]`
-    pub(crate) fn logits(&self, pictures: &[Masked<'_>]) -> Result<Tensor<3>> {
-        let (positions, codes) = (self.config.image_length(), self.config.codebook_size);
-        let batch = pictures.len();
-        let n_targets = pictures.first().map_or(0, |picture| picture.targets.len());
-        let mut ids: Vec<i32> = Vec::with_capacity(batch * positions);
-        let mut targets: Vec<i32> = Vec::with_capacity(batch * n_targets);
-        for (row, picture) in pictures.iter().enumerate() {
-            let (found, expected) = (picture.image_ids.len(), positions);
-            if found != expected || picture.targets.len() != n_targets {
-                return Err(Error::invalid(
-                    "image ids",
-                    format!("expected {expected} ids, {n_targets} of them targets, got {found}"),
-                ));
-            }
-            if let Some(id) = picture
-                .image_ids
-                .iter()
-                .flatten()
-                .find(|&&id| id as usize >= codes)
-            {
-                return Err(Error::invalid(
-                    "image ids",
-                    format!("expected ids below {codes}, got {id}"),
-                ));
-            }
-            let of = |id: &Option<u32>| id.unwrap_or(self.config.mask_id) as i32;
-            ids.extend(picture.image_ids.iter().map(of));
-            let start = row * positions;
-            targets.extend(
-                picture
-                    .targets
-                    .iter()
-                    .map(|&at| (start + at as usize) as i32),
-            );
+    fn normal(&self, norm: &RmsNorm, x: Tensor<3>) -> Tensor<3> {
+        ops::rms_norm(x, norm.weight.val(), self.config.norm_epsilon)
+    }
+}
+
+impl MaskedNet for Amused {
+    type Prompt = AmusedPrompt;
+
+    fn format(&self) -> MaskedFormat {
+        MaskedFormat {
+            sizes: Sizes {
+                positions: self.config.image_length(),
+                codebook_size: self.config.codebook_size,
+                text_length: self.config.text.length,
+            },
+            mask_id: self.config.mask_id,
+            schedule: self.config.schedule,
+            // It is not told the number of a pass.
+            steps: 1,
+            masked_at_start: None,
         }
-        let mut rows: Vec<Of<'_, AmusedPrompt>> = Vec::new();
-        for picture in pictures {
-            match rows.last_mut() {
-                Some(last) if std::ptr::eq(last.prompt, picture.prompt) => last.rows += 1,
-                _ => rows.push(Of {
-                    prompt: picture.prompt,
-                    rows: 1,
-                }),
-            }
-        }
-        let device = self.device();
-        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [batch, positions]), &device);
-        let states = self.states(ids, &rows);
-        let [.., width] = states.dims();
-        let targets = TensorData::new(targets, [batch * n_targets]);
-        let states = states
-            .reshape([batch * positions, width])
-            .select(0, Tensor::<1, Int>::from_data(targets, &device))
-            .reshape([batch, n_targets, width]);
-        let inner = self.normal(&self.head_norm, self.head_in.forward(states));
-        Ok(self.head.forward(inner))
     }
 
-    /// The states that the head reads.
-    ///
-    /// # Shapes
-    /// - `ids`: `[batch, grid²]`
-    /// - returns: `[batch, grid², block_width]`
-    fn states(&self, ids: Tensor<2, Int>, rows: &[Of<'_, AmusedPrompt>]) -> Tensor<3> {
-        let x = self.normal(&self.embedding_norm, self.embedding.forward(ids));
-        let mut x = self.embedding_out.forward(x);
+    fn weights_device(&self) -> Device {
+        self.device()
+    }
+
+    fn prompt_of(&self, text_ids: &[u32]) -> Result<AmusedPrompt> {
+        self.read_prompt(text_ids)
+    }
+
+    fn states(
+        &self,
+        ids: Tensor<2, Int>,
+        rows: &[Of<'_, AmusedPrompt>],
+        _left: &[usize],
+    ) -> Tensor<3> {
+        let parts = (&self.embedding, &self.embedding_norm, &self.embedding_out);
+        let mut x = embedded(ids, parts, self.config.norm_epsilon);
         if let Some(downsample) = &self.downsample {
             x = downsample.forward(x);
         }
@@ -396,8 +353,9 @@ impl Amused {
         }
     }
 
-    fn normal(&self, norm: &RmsNorm, x: Tensor<3>) -> Tensor<3> {
-        ops::rms_norm(x, norm.weight.val(), self.config.norm_epsilon)
+    fn head(&self, states: Tensor<3>) -> Tensor<3> {
+        let parts = (&self.head_in, &self.head_norm, &self.head);
+        predicted(states, parts, self.config.norm_epsilon)
     }
 }
 
