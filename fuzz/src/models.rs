@@ -40,6 +40,7 @@ pub fn write_model(folder: &Path) {
     let dalle = DalleConfig {
         text_vocab_size: text.vocab_size(),
         text_length: 16,
+        padded_text: true,
         codebook_size: 16,
         grid: 4,
         width: 16,
