@@ -66,7 +66,7 @@ enum Kind {
     Janus,
     /// aMUSEd: a folder of diffusers with model_index.json
     Amused,
-    /// Meissonic, Monetico: a folder of diffusers; Di[M]O: its meissonic/transformer, beside the others of Meissonic
+    /// Meissonic, Monetico: a folder of diffusers; DiMO: its meissonic/transformer, beside the others of Meissonic
     Meissonic,
     /// LlamaGen: c2i_….pt or t2i_….pt, its vq_….pt, and for t2i the folder of the T5 encoder
     #[value(name = "llamagen")]
