@@ -24,6 +24,11 @@ pub fn quick(x: &[f32]) -> Vec<f32> {
     elementwise(x.len(), |y, part| quick_all(y, &x[part]))
 }
 
+/// `x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³)))` of every element, which is `x · σ(2·√(2/π)·(x + 0.044715·x³))`.
+pub fn tanh(x: &[f32]) -> Vec<f32> {
+    elementwise(x.len(), |y, part| tanh_all(y, &x[part]))
+}
+
 /// `a · Φ(a) · b` of rows that hold `a` and `b` side by side, `hidden` each.
 pub fn gate(x: &[f32], hidden: usize) -> Vec<f32> {
     assert!(
@@ -146,6 +151,17 @@ vectorised! {
 }
 
 vectorised! {
+    fn tanh_all(y: &mut [f32], x: &[f32]) {
+        // 2·√(2/π).
+        const SCALE: f32 = 1.595_769;
+        for (y, &x) in y.iter_mut().zip(x) {
+            let inner = x * multiply_add::<FUSED>(0.044_715 * SCALE * x, x, SCALE);
+            *y = x * sigmoid::<FUSED>(inner);
+        }
+    }
+}
+
+vectorised! {
     fn gate_rows(y: &mut [f32], x: &[f32], hidden: usize) {
         for (y, x) in y.chunks_exact_mut(hidden).zip(x.chunks_exact(2 * hidden)) {
             let (a, b) = x.split_at(hidden);
@@ -193,6 +209,20 @@ mod tests {
         }
         for (&x, y) in x.iter().zip(quick(&x)) {
             let exact = x as f64 / (1.0 + (-1.702 * x as f64).exp());
+            assert!(
+                (y as f64 - exact).abs() < 1e-6 * (1.0 + exact.abs()),
+                "{x}: {y} {exact}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_tanh_form_agrees_with_doubles() {
+        let x: Vec<f32> = (-900..=900).map(|i| i as f32 / 100.0).collect();
+        for (&x, y) in x.iter().zip(tanh(&x)) {
+            let x = x as f64;
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            let exact = 0.5 * x * (1.0 + inner.tanh());
             assert!(
                 (y as f64 - exact).abs() < 1e-6 * (1.0 + exact.abs()),
                 "{x}: {y} {exact}"

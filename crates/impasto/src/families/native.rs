@@ -44,6 +44,9 @@ fn any_order() -> bool {
 
 const TOKENIZER: &str = "tokenizer.json";
 
+/// Ids of a short caption.
+const SHORT: usize = 8;
+
 impl NetSizes for DalleConfig {
     type Net = Dalle;
 
@@ -137,9 +140,12 @@ impl Family for Native {
         Ok(ids)
     }
 
-    /// As long as the caption: so it is trained, in batches of captions that are about as long.
-    fn unconditional(text: &TextTokenizer, _config: &NativeConfig, caption: &[u32]) -> Vec<u32> {
-        text.null_caption(caption.len())
+    fn unconditional(text: &TextTokenizer, config: &NativeConfig, caption: &[u32]) -> Vec<u32> {
+        text.null_caption(match config.sizes.padded_text {
+            true => config.sizes.text_length,
+            // So it is trained, in batches of captions that are about as long.
+            false => caption.len().max(SHORT.min(config.sizes.text_length)),
+        })
     }
 
     fn conditioning(options: &NativeOptions) -> Conditioning {

@@ -6,7 +6,7 @@
 //! halves of the gate; captions are run without their padding, which the reference masks.
 
 use burn::module::Module;
-use burn::tensor::activation::{sigmoid, softmax};
+use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
@@ -191,18 +191,10 @@ impl T5Encoder {
                 .reshape([batch, n, config.inner()]);
         let x = x + layer.attention_out.forward(seen);
         let inner = layer.gate_up.forward(normal(&layer.mlp_norm, &x));
-        let gate = tanh_gelu(inner.clone().narrow(2, 0, config.hidden));
+        let gate = ops::tanh_gelu(inner.clone().narrow(2, 0, config.hidden));
         let up = inner.narrow(2, config.hidden, config.hidden);
         x + layer.down.forward(gate * up)
     }
-}
-
-/// The tanh approximation of GELU (`gelu_new` of transformers): `x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³)))`.
-pub fn tanh_gelu(x: Tensor<3>) -> Tensor<3> {
-    let inner = (x.clone().powi_scalar(3).mul_scalar(0.044_715) + x.clone())
-        .mul_scalar((2.0 / std::f64::consts::PI).sqrt());
-    // (1 + tanh(y)) / 2 = σ(2y).
-    x * sigmoid(inner.mul_scalar(2.0))
 }
 
 /// The group of a distance, in both directions (`_relative_position_bucket`): near ones alone, further ones by the

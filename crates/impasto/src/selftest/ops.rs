@@ -165,6 +165,7 @@ fn norms_and_gates(all: &mut Vec<Check>) {
         });
         add("ops/gelu", |_, x, _| ops::gelu(x));
         add("ops/quick_gelu", |_, x, _| ops::quick_gelu(x));
+        add("ops/tanh_gelu", |_, x, _| ops::tanh_gelu(x));
         add("ops/gelu_gate", |_, x, _| ops::gelu_gate(x));
         add("ops/swiglu", |_, x, _| ops::swiglu(x));
     }

@@ -12,7 +12,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::Error;
 use crate::checkpoint::ModelSource;
-use crate::families::{ModelFiles, NativeModel};
+use crate::engine::AutoregressiveModel;
+use crate::families::{Family, ModelFiles, Native as NativeFamily, NativeModel};
 use crate::nn::ComputePrecision;
 use crate::observer;
 
@@ -260,6 +261,11 @@ fn resumed_transformers_without_padding_equal_uninterrupted_ones() {
         let files = ModelFiles::find(&ModelSource::Dir(dir.path().join(model))).unwrap();
         let model = NativeModel::load(&files, &Device::flex(), None).unwrap();
         let ids = model.encode_caption("a cat", false).unwrap();
+        // With words and without.
+        for ids in [&ids[..], &[]] {
+            let null = NativeFamily::unconditional(&model.text, &model.config, ids);
+            assert!(ids.len() <= null.len() && model.net.read(&null).is_ok());
+        }
         (model.config.sizes.padded_text, ids.len())
     };
     let (padded, length) = draws("whole/model");

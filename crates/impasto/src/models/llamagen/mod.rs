@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::decode::NO_CAPTION;
 pub use self::decode::{LlamaGenPrompt, LlamaGenState};
 use super::ids::{check_ids, ids};
-use super::t5::{T5Config, T5Encoder, tanh_gelu};
+use super::t5::{T5Config, T5Encoder};
 use crate::nn::llama::{GridFrequencies, LlamaBlock};
 use crate::nn::{Adapt, Adaptable, CacheRows, Embedding, Init, KvCache, Linear, RmsNorm, ops};
 use crate::{Error, Result};
@@ -192,7 +192,7 @@ impl Caption {
     /// `MLP` of the reference.
     fn project(&self, features: Tensor<3>) -> Tensor<3> {
         self.project_out
-            .forward(tanh_gelu(self.project_in.forward(features)))
+            .forward(ops::tanh_gelu(self.project_in.forward(features)))
     }
 }
 

@@ -6,7 +6,6 @@ use burn::tensor::Tensor;
 
 use super::{EPSILON, MeissonicConfig};
 use crate::models::masked::layers::STD;
-use crate::models::t5::tanh_gelu;
 use crate::nn::rope::Rotation;
 use crate::nn::{Adaptable, Init, Linear, RmsNorm, ops};
 
@@ -125,7 +124,7 @@ impl Stream {
         pass: &Pass,
     ) -> Tensor<3> {
         let x = x + self.attention_out.forward(seen) * gate;
-        let inner = tanh_gelu(self.up.forward(pass.normal(&x, scale, shift)));
+        let inner = ops::tanh_gelu(self.up.forward(pass.normal(&x, scale, shift)));
         x + self.down.forward(inner) * mlp_gate
     }
 }
@@ -233,7 +232,7 @@ impl SingleLayer {
     pub fn forward(&self, x: Tensor<3>, pass: &Pass) -> Tensor<3> {
         let [shift, scale, gate] = parts(&self.modulation, pass);
         let normal = pass.normal(&x, scale, shift);
-        let inner = tanh_gelu(self.up.forward(normal.clone()));
+        let inner = ops::tanh_gelu(self.up.forward(normal.clone()));
         let seen = attention(self.heads.forward(normal), &pass.rotation);
         x + self.out.forward(Tensor::cat(vec![seen, inner], 2)) * gate
     }

@@ -3,9 +3,8 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use crate::models::t5::tanh_gelu;
 use crate::models::visibility::Visibility;
-use crate::nn::{Adaptable, Init, KvCache, LayerNorm, Linear};
+use crate::nn::{Adaptable, Init, KvCache, LayerNorm, Linear, ops};
 
 /// How many times wider the feed-forward part is inside.
 const WIDER: usize = 4;
@@ -75,7 +74,7 @@ impl Layer {
         let seen = seen.swap_dims(1, 2).reshape([batch, n, width]);
         let attended = self.attention_out.forward(seen).clamp(-LARGEST, LARGEST);
         let x = x + behind(attended, self.attention_norm_out.as_ref());
-        let inner = tanh_gelu(self.up.forward(self.mlp_norm.forward(x.clone())));
+        let inner = ops::tanh_gelu(self.up.forward(self.mlp_norm.forward(x.clone())));
         x + behind(self.down.forward(inner), self.mlp_norm_out.as_ref())
     }
 }

@@ -23,6 +23,8 @@ pub trait InferenceOps: Backend {
     ) -> FloatTensor<Self>;
     /// `x · σ(1.702 x)`.
     fn kernel_quick_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// GELU by tanh.
+    fn kernel_tanh_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// `x`, times its channel's slope where it is negative.
     fn kernel_prelu(x: FloatTensor<Self>, slopes: FloatTensor<Self>) -> FloatTensor<Self>;
     /// Nearest-neighbour doubling.
@@ -108,6 +110,11 @@ impl InferenceOps for Flex {
     fn kernel_quick_gelu(x: FlexTensor) -> FlexTensor {
         let x = contiguous(&x);
         tensor(kernels::gelu::quick(floats(&x)), x.layout().shape().clone())
+    }
+
+    fn kernel_tanh_gelu(x: FlexTensor) -> FlexTensor {
+        let x = contiguous(&x);
+        tensor(kernels::gelu::tanh(floats(&x)), x.layout().shape().clone())
     }
 
     fn kernel_prelu(x: FlexTensor, slopes: FlexTensor) -> FlexTensor {

@@ -306,6 +306,15 @@ pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::kernel_quick_gelu(x.into_dispatch()))
 }
 
+/// The tanh approximation of [`gelu`], `x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³)))` (Hendrycks and Gimpel 2016,
+/// arXiv:1606.08415, section 2; `gelu_new` of transformers).
+pub fn tanh_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if !has_inference(&x) {
+        return plain::tanh_gelu(x);
+    }
+    Tensor::from_dispatch(Dispatch::kernel_tanh_gelu(x.into_dispatch()))
+}
+
 /// `gelu(a) · b`, with `a` the first half of the last dimension and `b` the second.
 ///
 /// # Shapes

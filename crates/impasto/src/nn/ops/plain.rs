@@ -190,6 +190,14 @@ pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     x.clone() * sigmoid(x * 1.702)
 }
 
+/// See [`super::tanh_gelu`].
+pub fn tanh_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let inner = (x.clone().powi_scalar(3).mul_scalar(0.044_715) + x.clone())
+        .mul_scalar((2.0 / std::f64::consts::PI).sqrt());
+    // (1 + tanh(y)) / 2 = σ(2y).
+    x * sigmoid(inner.mul_scalar(2.0))
+}
+
 /// See [`super::swiglu`].
 pub fn swiglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let hidden = x.dims()[D - 1] / 2;

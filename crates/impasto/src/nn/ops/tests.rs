@@ -407,6 +407,11 @@ fn forward_kernels_equal_burns_operations() {
         quick_gelu(x.clone()),
         plain::quick_gelu(x.clone()),
     );
+    close(
+        "tanh gelu",
+        tanh_gelu(x.clone()),
+        plain::tanh_gelu(x.clone()),
+    );
     close("gate", gelu_gate(x.clone()), plain::gelu_gate(x));
     let x: Tensor<4> = random([2, 5, 7, 9], &device);
     let slopes = random([5], &device);
