@@ -20,7 +20,8 @@ pub fn words(text: &str) -> Vec<Range<usize>> {
             Some(run) if continues && fits => run.end = end,
             _ => {
                 close(text, open.take(), &mut words);
-                open = is_word(letter).then_some(start..end);
+                // A mark with no letter before it is no word.
+                open = letter.is_alphanumeric().then_some(start..end);
             }
         }
     }
@@ -157,6 +158,8 @@ mod tests {
             ["一只", "猫", "在", "两个", "苹果", "的", "左边"]
         );
         assert_eq!(of("3D模型 café"), ["3D", "模型", "café"]);
+        assert_eq!(of("cafe\u{301}"), ["cafe\u{301}"]);
+        assert_eq!(of("\u{300}🌀 猫\u{300}"), ["猫"]);
     }
 
     #[test]
