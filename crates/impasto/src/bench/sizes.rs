@@ -178,7 +178,7 @@ mod tests {
         let sizes = linear_sizes(&model, |name| {
             !name.starts_with("encoder") && !name.contains("key_value")
         });
-        // By hand: 12 layers of 3 + 1 + 1 + 1 squares and three of the perceptron, and the head.
+        // By hand: 12 layers of 3 + 1 + 1 + 1 squares and three of the MLP, and the head.
         let (width, hidden) = (1024, 2730);
         let layer = 6 * width * width + 3 * width * hidden;
         let expected = 12 * layer + width * 16_385;

@@ -61,7 +61,7 @@ impl NetSizes for MeissonicConfig {
         MeissonicConfig::width(self)
     }
 
-    /// There are none; the logits of all ids take more than the caption, and the units of a layer's perceptron.
+    /// There are none; the logits of all ids take more than the caption, and the units of a layer's MLP.
     fn cache_bytes(&self) -> u64 {
         // On the device, and on the host.
         let logits = 2 * self.image_length() * self.codebook_size;

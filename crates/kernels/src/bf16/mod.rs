@@ -18,6 +18,8 @@ mod tests;
 mod tiles;
 mod unit;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use tiles::{interleaving, mask16};
 pub use unit::{
     Factor, Panels, Unit, forward_panels, gemm, gemm_with_unit, multiply, multiply_with_unit, unit,
 };

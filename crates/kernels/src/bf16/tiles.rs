@@ -360,7 +360,7 @@ unsafe fn write_pairs(from: *const f32, steps: usize, to: *mut u8) {
 }
 
 /// The first `n` of 16.
-fn mask16(n: usize) -> __mmask16 {
+pub(crate) fn mask16(n: usize) -> __mmask16 {
     if n >= 16 { !0 } else { (1 << n) - 1 }
 }
 
@@ -467,7 +467,7 @@ unsafe fn half_pairs(at: *const u8, stride: usize, lines: usize, steps: usize) -
 
 /// Which of 32 halves comes where, to bring the first 16 and the others together in pairs.
 #[target_feature(enable = "avx512f")]
-fn interleaving() -> __m512i {
+pub(crate) fn interleaving() -> __m512i {
     let order: [u16; 32] = std::array::from_fn(|i| (i / 2 + 16 * (i % 2)) as u16);
     // SAFETY: 64 bytes.
     unsafe { _mm512_loadu_si512(order.as_ptr().cast()) }

@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::Conv2d;
 use super::frame::Framed;
 use crate::amx::{self, Shapes, TILE};
-use crate::bf16::Unit;
+use crate::bf16::{Unit, interleaving, mask16};
 use crate::isa::caches;
 use crate::shared::{SharedPtr, fresh, with_scratch};
 use crate::team;
@@ -220,11 +220,6 @@ unsafe fn gather(of_output: &[f32], channels: Range<usize>, taps: usize, tap: us
     }
 }
 
-/// The first `n` of 16.
-fn mask16(n: usize) -> __mmask16 {
-    if n >= 16 { !0 } else { (1 << n) - 1 }
-}
-
 impl Job<'_> {
     /// Some rows of some outputs of a picture.
     ///
@@ -338,10 +333,9 @@ impl Job<'_> {
         let Layout { pairs, line, row } = self.layout;
         let plane = height * width;
         let x = &self.x[picture * self.conv.inputs * plane..][..self.conv.inputs * plane];
-        let order: [u16; 32] = std::array::from_fn(|i| (i / 2 + 16 * (i % 2)) as u16);
-        // SAFETY: 64 bytes; masked loads touch numbers of the planes only; the target's lines are `line` bytes.
+        let order = interleaving();
+        // SAFETY: masked loads touch numbers of the planes only; the target's lines are `line` bytes.
         unsafe {
-            let order = _mm512_loadu_si512(order.as_ptr().cast());
             for pair in 0..pairs {
                 for (index, y) in framed.clone().enumerate() {
                     let to = to.add(index * row + pair * line);

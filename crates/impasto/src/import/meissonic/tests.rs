@@ -131,7 +131,7 @@ fn one_pass_is_that_of_the_reference() {
     };
     let found = numbers(logits(&model.net, &[picture]).unwrap());
     assert_close(&found, &expected.floats("logits"), STUDENT);
-    // The same net that is told what stands there, and of the rest that it is masked.
+    // The same net given the ids that stand there, the others masked.
     let mut sizes = model.config.sizes.clone();
     assert_eq!(sizes.masked_at_start, Some(0.5));
     let start = masked(&expected, "start").swap_remove(0);
@@ -140,10 +140,10 @@ fn one_pass_is_that_of_the_reference() {
         positions / 2
     );
     sizes.masked_at_start = Some(1.0);
-    let told = student_of(&sizes);
-    let prompt = told.net.read(&text_ids).unwrap();
+    let student = student_of(&sizes);
+    let prompt = student.net.read(&text_ids).unwrap();
     let picture = Masked::new(&prompt, &start, &targets);
-    assert_eq!(numbers(logits(&told.net, &[picture]).unwrap()), found);
+    assert_eq!(numbers(logits(&student.net, &[picture]).unwrap()), found);
 
     let order = MeissonicFamily::order(&model.config.options);
     assert_eq!(order, Order::Confidence { steps: 1 });

@@ -202,7 +202,7 @@ impl ModelEntry {
     }
 }
 
-/// The version whose window a saved mask is, if there is one and the picture is wide enough to tell.
+/// The version whose window a saved mask is, if there is one and the picture is wide enough to distinguish them.
 fn of_mask(
     tensors: &Tensors<'_>,
     config: &RuDalleConfig,

@@ -137,7 +137,7 @@ pub(super) struct LayerPrompt {
 }
 
 /// A layer of the transformer (`BasicTransformerBlock` with `norm_type` "ada_norm_continuous"): self-attention, an
-/// attention to the caption and a gated perceptron, each after an adaptive norm. The first two norms are RMS, the third
+/// attention to the caption and a gated MLP, each after an adaptive norm. The first two norms are RMS, the third
 /// centres, too.
 #[derive(Module, Debug)]
 pub(super) struct TransformerLayer {
@@ -226,7 +226,7 @@ impl TransformerLayer {
     }
 }
 
-/// A residual block of ConvNeXt V2 (Woo et al. 2023, arXiv:2301.00808): a depthwise convolution, a perceptron with a
+/// A residual block of ConvNeXt V2 (Woo et al. 2023, arXiv:2301.00808): a depthwise convolution, an MLP with a
 /// normalisation of each channel over the picture, then a scale and a shift from the condition (`ConvNextBlock`).
 #[derive(Module, Debug)]
 pub(super) struct ConvNext {
@@ -295,7 +295,7 @@ impl ConvNext {
     }
 }
 
-/// Two attentions to the caption, without self-attention and perceptron (`SkipFFTransformerBlock`).
+/// Two attentions to the caption, without self-attention and MLP (`SkipFFTransformerBlock`).
 #[derive(Module, Debug)]
 pub(super) struct CrossBlock {
     /// From the transformer's width to the block's, where they differ.

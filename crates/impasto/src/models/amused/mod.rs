@@ -5,7 +5,7 @@
 //! of transformers. The image tokenizer is [`super::taming_vqgan`] without attention.
 //!
 //! Deviations, none of which changes a number beyond rounding: queries, keys and values are one product, so are keys and
-//! values of each attention to the caption, and both halves of the gated perceptron; convolutions of one position, and
+//! values of each attention to the caption, and both halves of the gated MLP; convolutions of one position, and
 //! those of two by two, are products; and what depends on the caption alone (its keys and values, the scales and shifts
 //! of the norms) is computed once, not in each pass.
 
@@ -52,7 +52,7 @@ pub struct AmusedConfig {
     pub halved: bool,
     /// Width of the transformer.
     pub width: usize,
-    /// Units of each gated perceptron.
+    /// Units of each gated MLP.
     pub hidden: usize,
     /// Layers of the transformer.
     pub n_layers: usize,
@@ -147,9 +147,9 @@ impl AmusedConfig {
         let product = |a: usize, b: usize| of(a).saturating_mul(of(b));
         let (width, block) = (self.width, self.block_width);
         let square = product(width, width);
-        // Self-attention and the one to the caption, three modulations, the perceptron.
+        // Self-attention and the one to the caption, three modulations, the MLP.
         let layer = (8 + 6) * square + 3 * product(width, self.hidden);
-        // Both attentions, the perceptron of the convolution, and its modulation.
+        // Both attentions, the MLP of the convolution, and its modulation.
         let blocks = (8 + 8) * product(block, block) + 2 * product(width, block);
         let images = product(
             self.embedding_rows + self.codebook_size,
@@ -311,7 +311,7 @@ impl MaskedNet for Amused {
             },
             mask_id: self.config.mask_id,
             schedule: self.config.schedule,
-            // It is not told the number of a pass.
+            // It does not get the number of a pass.
             steps: 1,
             masked_at_start: None,
         }

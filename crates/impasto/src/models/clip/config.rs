@@ -179,7 +179,7 @@ pub struct TowerConfig {
     pub n_layers: usize,
     /// Attention heads; divides `width`.
     pub n_heads: usize,
-    /// Units between the two layers of each block's perceptron; published: 4 · `width`.
+    /// Units between the two layers of each block's MLP; published: 4 · `width`.
     pub hidden: usize,
 }
 

@@ -175,7 +175,7 @@ fn end(ids: &[u32], config: &ClipTextConfig) -> Result<usize> {
     }
 }
 
-/// One layer: attention and a perceptron, each after a normalisation and added to its input.
+/// One layer: attention and an MLP, each after a normalisation and added to its input.
 #[derive(Module, Debug)]
 pub struct Block {
     attention_norm: LayerNorm,

@@ -70,7 +70,7 @@ impl Dalle {
 }
 
 impl AutoregressiveModel for Dalle {
-    /// The caption, filled up where all have one length.
+    /// The caption, padded where the net's texts are.
     type Prompt = Vec<u32>;
     type State = DalleState;
 
@@ -115,10 +115,8 @@ impl AutoregressiveModel for Dalle {
         let Some(mut state) = states.next() else {
             return Ok(DalleState::new(None, 0, self.caches()));
         };
-        for (number, mut other) in states.enumerate() {
-            if number == 0 {
-                self.read_text(&mut state);
-            }
+        for mut other in states {
+            self.read_text(&mut state);
             self.read_text(&mut other);
             state.rows.groups.append(&mut other.rows.groups);
         }
@@ -202,7 +200,7 @@ fn joined(parts: impl Iterator<Item = Tensor<1>>) -> Tensor<1> {
 }
 
 impl Dalle {
-    /// Runs the captions of rows that have caches of one length.
+    /// Runs the captions of rows that have caches of one length, if they are not run yet.
     fn read_text(&self, state: &mut DalleState) {
         let Some(text) = state.text() else { return };
         for (caches, rows) in state.caches() {

@@ -12,7 +12,7 @@ use crate::text::{EOS, PAD};
 #[derive(Clone, Debug)]
 pub struct DalleBatch {
     /// `[batch][length]`, all of one length. Padding that all have at their end is left out where the model's texts are
-    /// not filled up ([`padded_text`](super::DalleConfig::padded_text)).
+    /// not padded ([`padded_text`](super::DalleConfig::padded_text)).
     pub text_ids: Vec<Vec<u32>>,
     /// `[batch][grid²]`, row-major.
     pub image_ids: Vec<Vec<u32>>,

@@ -35,7 +35,7 @@ pub struct DalleConfig {
     pub text_vocab_size: usize,
     /// The most text tokens, start and end included: the limit of a caption.
     pub text_length: usize,
-    /// Whether shorter captions are filled up to it. If not, an image follows on the last id of its caption: a picture
+    /// Whether shorter captions are padded to it. If not, an image follows on the last id of its caption: a picture
     /// then takes the less work the shorter its caption is.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub padded_text: bool,

@@ -205,14 +205,14 @@ impl DoubleLayer {
     }
 }
 
-/// A layer over caption and picture as one sequence: attention and perceptron side by side, with one product behind both
+/// A layer over caption and picture as one sequence: attention and MLP side by side, with one product behind both
 /// (`SingleTransformerBlock`).
 #[derive(Module, Debug)]
 pub(super) struct SingleLayer {
     modulation: Linear,
     heads: Heads,
     up: Linear,
-    /// Of what the attention saw, then the perceptron's units.
+    /// Of what the attention saw, then the MLP's units.
     out: Linear,
 }
 

@@ -157,9 +157,9 @@ impl MeissonicConfig {
         let product = |a: usize, b: usize| of(a).saturating_mul(of(b));
         let width = self.width();
         let square = product(width, width);
-        // Of each stream: attention, perceptron, six modulations.
+        // Of each stream: attention, MLP, six modulations.
         let double = square.saturating_mul(2 * (4 + 8 + 6));
-        // Attention and perceptron with one product behind both, three modulations.
+        // Attention and MLP with one product behind both, three modulations.
         let single = square.saturating_mul(3 + 4 + 5 + 3);
         let conditions = NUMBERS * NUMBER_WIDTH + self.text.projection_width;
         of(self.n_double_layers)

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The versions of the architecture (`hf_version`). No tensor tells them apart.
+/// The versions of the architecture (`hf_version`). No tensor distinguishes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RuDalleVersion {
