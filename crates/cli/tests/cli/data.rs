@@ -115,7 +115,46 @@ fn eval_judges_every_held_out_prompt() {
     assert_eq!(report["options"]["seed"], 1);
     assert_eq!(program.files().len(), 6);
     let table = program.expect(&arguments);
-    for row in ["object", "colour", "count", "place", "background"] {
+    for row in [
+        "object",
+        "colour",
+        "count",
+        "place",
+        "background",
+        "one kind",
+    ] {
         assert!(table.contains(row), "no {row} in {table}");
     }
+    // Its captions name no style, and it holds no pairs of thing and style out.
+    assert!(!table.contains("style"), "{table}");
+    let unseen = [&arguments[..], &["--split", "unseen-pair"]].concat();
+    program.refuses(1, &unseen, &["tiny", "no scenes on that side"]);
+    let long = [&arguments[..], &["--captions", "long"]].concat();
+    program.refuses(1, &long, &["tiny", "no long ones"]);
+}
+
+#[test]
+fn eval_compares_the_pictures_of_a_prompt() {
+    let program = Program::new();
+    let arguments = [
+        "eval",
+        "diversity",
+        "--world",
+        "tiny",
+        "--prompts",
+        "2",
+        "--pictures",
+        "3",
+        "--model",
+        model(),
+    ];
+    let report = program.json(&[&arguments[..], &["--json"]].concat());
+    let mean = |side: &str| report[side]["mean"].as_f64().unwrap_or_default();
+    assert!(mean("drawn") > 0.0 && mean("scenes") > 0.0, "{report}");
+    let share = report["share"].as_f64().unwrap_or_default();
+    assert!((share - mean("drawn") / mean("scenes")).abs() < 1e-9);
+    // Untrained, it draws the same kind of noise whatever the seed: two pictures are no nearer than noise.
+    assert!(program.expect(&arguments).contains("share"));
+    let one = [&arguments[..], &["--pictures", "1"]].concat();
+    program.refuses(2, &one, &["--pictures"]);
 }

@@ -5,7 +5,7 @@ use crate::program::Program;
 #[test]
 fn every_command_explains_itself() {
     let program = Program::new();
-    let commands: [&[&str]; 43] = [
+    let commands: [&[&str]; 44] = [
         &[],
         &["generate"],
         &["edit"],
@@ -24,6 +24,7 @@ fn every_command_explains_itself() {
         &["tokens", "encode"],
         &["tokens", "decode"],
         &["eval", "scenes"],
+        &["eval", "diversity"],
         &["eval", "edits"],
         &["eval", "likelihood"],
         &["eval", "explain"],

@@ -27,6 +27,14 @@ impl ThingBox {
             && middle(self.y, self.size).abs_diff(middle(other.y, other.size)) <= reach
     }
 
+    /// Whether the middle of each is in the other.
+    pub(super) fn shares_middle(self, other: ThingBox) -> bool {
+        let middle = |start: usize, size: usize| 2 * start + size;
+        let reach = self.size.min(other.size);
+        middle(self.x, self.size).abs_diff(middle(other.x, other.size)) < reach
+            && middle(self.y, self.size).abs_diff(middle(other.y, other.size)) < reach
+    }
+
     pub(super) fn overlaps(self, other: ThingBox, tolerance: usize) -> bool {
         self.x + tolerance < other.x + other.size
             && other.x + tolerance < self.x + self.size

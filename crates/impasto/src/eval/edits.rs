@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::detector::{Detection, Detector};
+use super::diversity::{mean_and_interval, mean_distance};
 use super::scenes::{Accuracy, Prompt, Tally, held_out_prompts, score};
 use crate::canvas::Conditioning;
 use crate::data::scenes::{Glyphs, Language, Scene, SceneBox, World, render};
@@ -136,14 +137,8 @@ pub fn run(
     if options.scenes == 0 {
         return Err(Error::invalid("scenes", "expected 1 or more, got 0"));
     }
-    let size = model.picture_size();
-    if world.picture_size != size {
-        let reason = format!(
-            "{} is drawn at {} px, the model draws {size} px",
-            world.name, world.picture_size
-        );
-        return Err(Error::invalid("world", reason));
-    }
+    super::run::check_size(model, world)?;
+    let size = world.picture_size;
     let generator = model.generator()?;
     let captioner = model.captioner().ok();
     // Models of raster order know no other way.
@@ -359,7 +354,7 @@ fn judge(world: &World, detector: &Detector, cases: &[Case], pictures: &[Image])
             found.iter().any(is)
         });
         holes.colour.count(coloured);
-        holes.picture.add(&score(world, scene, detection));
+        holes.picture.add(scene, &score(world, scene, detection));
     }
     Ok(holes)
 }
@@ -438,35 +433,14 @@ fn named_things(world: &World, text: &str) -> Vec<usize> {
     named
 }
 
-/// The mean over all pairs of the root mean squared difference.
-fn mean_distance(pictures: &[&Image]) -> f64 {
-    let mut distances = Vec::new();
-    for (i, a) in pictures.iter().enumerate() {
-        for b in &pictures[i + 1..] {
-            let squares: f64 = a
-                .rgb
-                .iter()
-                .zip(&b.rgb)
-                .map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2))
-                .sum();
-            distances.push((squares / a.rgb.len() as f64).sqrt());
-        }
-    }
-    distances.iter().sum::<f64>() / distances.len().max(1) as f64
-}
-
 impl Variety {
     fn of(strength: f64, distances: &[f64]) -> Self {
-        let n = distances.len().max(1) as f64;
-        let mean = distances.iter().sum::<f64>() / n;
-        let squares: f64 = distances.iter().map(|d| (d - mean).powi(2)).sum();
-        // Two-sided 95 % of the normal distribution.
-        let half = 1.959_963_984_540_054 * (squares / (n - 1.0).max(1.0) / n).sqrt();
+        let (distance, low, high) = mean_and_interval(distances);
         Variety {
             strength,
-            distance: mean,
-            low: mean - half,
-            high: mean + half,
+            distance,
+            low,
+            high,
         }
     }
 }
@@ -533,15 +507,5 @@ mod tests {
         assert_eq!(own.colour.right, own.colour.asked);
         assert!(own.colour.asked > 100);
         assert!(others.object.accuracy < 0.2 && others.exact.right == 0);
-    }
-
-    #[test]
-    fn distances_are_root_mean_squares() {
-        let [a, b] = [10, 40].map(|value| Image::filled(4, 4, [value; 3]));
-        assert_eq!(mean_distance(&[&a, &a]), 0.0);
-        assert_eq!(mean_distance(&[&a, &b, &b]), 20.0);
-        let variety = Variety::of(0.5, &[1.0, 3.0]);
-        // The standard error of 1 and 3 is 1.
-        assert!((variety.high - variety.distance - 1.96).abs() < 1e-3);
     }
 }

@@ -2,6 +2,7 @@
 
 mod canvas;
 pub mod detector;
+pub mod diversity;
 pub mod edits;
 pub mod explain;
 pub mod likelihood;

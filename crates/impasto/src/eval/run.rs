@@ -4,8 +4,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::detector::Detector;
-use super::scenes::{Accuracy, Prompt, Scores, Tally, held_out_prompts, score};
-use crate::data::scenes::{Glyphs, Language, World, render};
+use super::scenes::{Accuracy, Prompt, PromptKind, Scores, Tally, score};
+use crate::data::scenes::{Glyphs, World, render};
 use crate::image::Image;
 use crate::image::metrics::{psnr, ssim};
 use crate::model::Model;
@@ -19,14 +19,14 @@ use crate::{Error, Result};
 /// How the benchmark is run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Options {
-    /// Held-out prompts; one picture each.
+    /// Number of prompts; one picture each.
     pub prompts: usize,
     /// Pictures drawn of each prompt, of which the CLIP that chooses takes one; 1 without it.
     pub best_of: usize,
     /// Seed of the prompts; pictures are drawn with the seeds from `seed` on, `best_of` of them for each.
     pub seed: u64,
-    /// Language of the prompts.
-    pub language: Language,
+    /// Which prompts.
+    pub kind: PromptKind,
     /// How ids are drawn.
     pub sampling: SamplingOptions,
     /// Token order.
@@ -87,7 +87,7 @@ pub struct Clips<'a> {
     pub judge: Option<&'a Ranker>,
 }
 
-/// Draws a picture for each held-out prompt and judges it. `observer` gets the pictures done and to do.
+/// Draws a picture for each prompt and judges it. `observer` gets the pictures done and to do.
 /// `show` gets every prompt's caption and picture.
 pub fn run(
     model: &Model,
@@ -108,19 +108,10 @@ pub fn run(
         );
         return Err(Error::invalid("best of", reason));
     }
-    if world.picture_size != model.picture_size() {
-        return Err(Error::invalid(
-            "world",
-            format!(
-                "{} is drawn at {} px, the model draws {} px",
-                world.name,
-                world.picture_size,
-                model.picture_size()
-            ),
-        ));
-    }
+    check_size(model, world)?;
+    options.kind.check(world)?;
     let detector = Detector::new(world, glyphs)?;
-    let prompts = held_out_prompts(world, options.seed, options.prompts, options.language);
+    let prompts = options.kind.prompts(world, options.seed, options.prompts);
     let mut report = ScenesReport {
         model: model.name().to_owned(),
         world: world.name.clone(),
@@ -181,7 +172,7 @@ pub fn run(
                 .map(|picture| detector.detect(picture))
                 .collect();
             for (prompt, detection) in prompts.iter().zip(detections?) {
-                tally.add(&score(world, &prompt.scene, &detection));
+                tally.add(&prompt.scene, &score(world, &prompt.scene, &detection));
             }
         }
         if observer
@@ -194,6 +185,20 @@ pub fn run(
     let codes = model.image_tokenizer().config().codebook_size();
     report.code_usage = crate::models::image_tokenizer::CodeUsage::of(&all_ids, codes).share;
     Ok(report)
+}
+
+/// Refuses a model that draws at another size than the world.
+pub(super) fn check_size(model: &Model, world: &World) -> Result<()> {
+    if world.picture_size == model.picture_size() {
+        return Ok(());
+    }
+    let reason = format!(
+        "{} is drawn at {} px, the model draws {} px",
+        world.name,
+        world.picture_size,
+        model.picture_size()
+    );
+    Err(Error::invalid("world", reason))
 }
 
 /// As many pictures of each prompt as are wanted, one prompt's after another's; the first prompt is number `start`.
@@ -252,7 +257,7 @@ impl Choice {
             else {
                 continue;
             };
-            self.first.add(first);
+            self.first.add(&prompt.scene, first);
             self.any.count(Some(judged.iter().any(Scores::all)));
             let (first, chosen_is) = (first.all(), judged[chosen].all());
             self.mended += u64::from(!first && chosen_is);

@@ -7,7 +7,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::detector::{DetectedThing, Detection};
-use crate::data::scenes::{Arrangement, Language, Place, Relation, Scene, Split, World};
+use crate::data::scenes::{Arrangement, Grammar, Language, Place, Relation, Scene, Split, World};
+use crate::{Error, Result};
 
 /// One question of the benchmark.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,15 +19,62 @@ pub struct Prompt {
     pub caption: String,
 }
 
+/// How much a prompt says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CaptionLength {
+    /// The plainest wording: a sentence for one and two kinds of things, several for three and four.
+    #[default]
+    Plain,
+    /// Several sentences for any number of kinds, in which an early word decides what a later one means.
+    Long,
+}
+
+/// Which prompts a benchmark takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptKind {
+    /// Which combinations.
+    pub split: Split,
+    /// The language of the captions.
+    pub language: Language,
+    /// Their length.
+    pub length: CaptionLength,
+}
+
+impl PromptKind {
+    /// Refuses what the world has no scenes or no captions for.
+    pub fn check(&self, world: &World) -> Result<()> {
+        world.check_split(self.split)?;
+        if self.length == CaptionLength::Long && world.grammar != Grammar::Rich {
+            let reason = format!("the world {} has no long ones", world.name);
+            return Err(Error::invalid("captions", reason));
+        }
+        Ok(())
+    }
+
+    /// The first `n` prompts of a seed, of a world that [`PromptKind::check`] has passed.
+    pub fn prompts(&self, world: &World, seed: u64, n: usize) -> Vec<Prompt> {
+        (0..n as u64)
+            .map(|index| {
+                let scene = world.scene(seed, index, self.split);
+                let caption = match self.length {
+                    CaptionLength::Plain => world.caption(&scene, self.language, 0),
+                    CaptionLength::Long => world.long_caption(&scene, self.language, 0),
+                };
+                Prompt { scene, caption }
+            })
+            .collect()
+    }
+}
+
 /// The benchmark's prompts: held-out combinations, each in its plainest wording.
 pub fn held_out_prompts(world: &World, seed: u64, n: usize, language: Language) -> Vec<Prompt> {
-    (0..n as u64)
-        .map(|index| {
-            let scene = world.scene(seed, index, Split::HeldOut);
-            let caption = world.caption(&scene, language, 0);
-            Prompt { scene, caption }
-        })
-        .collect()
+    let kind = PromptKind {
+        split: Split::HeldOut,
+        language,
+        length: CaptionLength::Plain,
+    };
+    kind.prompts(world, seed, n)
 }
 
 /// What a picture got right; `None` where the prompt does not say.
@@ -34,6 +82,8 @@ pub fn held_out_prompts(world: &World, seed: u64, n: usize, language: Language) 
 pub struct Scores {
     /// Every kind of thing in the prompt is there at least once.
     pub object: Option<bool>,
+    /// All things found are drawn in the prompt's style. Asked only in worlds whose captions name it.
+    pub style: Option<bool>,
     /// All things standing for a kind whose colour the prompt names are in that colour. Asked only where
     /// a colour is named.
     pub colour: Option<bool>,
@@ -51,6 +101,7 @@ impl Scores {
     pub fn all(&self) -> bool {
         [
             self.object,
+            self.style,
             self.colour,
             self.count,
             self.place,
@@ -137,6 +188,8 @@ pub fn score(world: &World, scene: &Scene, detection: &Detection) -> Scores {
     };
     Scores {
         object: Some(missing.is_empty()),
+        style: (world.grammar == Grammar::Rich)
+            .then(|| !found.is_empty() && found.iter().all(|f| f.style == scene.style)),
         colour: (!colours.is_empty()).then(|| colours.iter().all(|&right| right)),
         count: Some(found.len() == count),
         place,
@@ -216,6 +269,8 @@ pub struct Tally {
     pub pictures: u64,
     /// See [`Scores::object`].
     pub object: Accuracy,
+    /// See [`Scores::style`].
+    pub style: Accuracy,
     /// See [`Scores::colour`].
     pub colour: Accuracy,
     /// See [`Scores::count`].
@@ -226,29 +281,40 @@ pub struct Tally {
     pub background: Accuracy,
     /// See [`Scores::all`].
     pub all: Accuracy,
+    /// The same of the prompts with one, two, three and four kinds of things.
+    pub all_by_kinds: [Accuracy; 4],
 }
 
 impl Tally {
-    /// Counts one picture.
-    pub fn add(&mut self, scores: &Scores) {
+    /// Counts one picture of a scene.
+    pub fn add(&mut self, scene: &Scene, scores: &Scores) {
         self.pictures += 1;
         self.object.count(scores.object);
+        self.style.count(scores.style);
         self.colour.count(scores.colour);
         self.count.count(scores.count);
         self.place.count(scores.place);
         self.background.count(scores.background);
         self.all.count(Some(scores.all()));
+        let kinds = scene.kinds.len().clamp(1, self.all_by_kinds.len());
+        self.all_by_kinds[kinds - 1].count(Some(scores.all()));
     }
 
-    /// The rows of the table: name and accuracy.
-    pub fn rows(&self) -> [(&'static str, Accuracy); 6] {
+    /// The rows of the table: name and accuracy, some of them never asked.
+    pub fn rows(&self) -> [(&'static str, Accuracy); 11] {
+        let [one, two, three, four] = self.all_by_kinds;
         [
             ("object", self.object),
+            ("style", self.style),
             ("colour", self.colour),
             ("count", self.count),
             ("place", self.place),
             ("background", self.background),
             ("all", self.all),
+            ("  one kind", one),
+            ("  two kinds", two),
+            ("  three kinds", three),
+            ("  four kinds", four),
         ]
     }
 }
@@ -264,6 +330,7 @@ mod tests {
         DetectedThing {
             thing,
             colour,
+            style: Style::Flat,
             centre: (x, y),
             size: 32,
             score: 1.0,

@@ -1,5 +1,6 @@
 //! `impasto eval`: how much of what was asked is in the pictures.
 
+mod diversity;
 mod edits;
 mod explain;
 mod likelihood;
@@ -11,8 +12,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use impasto::Error;
-use impasto::data::scenes::{Glyphs, Language, World};
-use impasto::eval::scenes::Accuracy;
+use impasto::data::scenes::{Glyphs, Language, Split, World};
+use impasto::eval::scenes::{Accuracy, CaptionLength, PromptKind};
 use impasto::image::Image;
 
 use crate::arguments::WorldFlags;
@@ -26,8 +27,10 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum EvalTask {
-    /// Draw held-out composed scenes; object, colour, count, place and background are judged by a detector
+    /// Draw held-out composed scenes; object, style, colour, count, place and background are judged by a detector
     Scenes(scenes::Flags),
+    /// Draw pictures of one prompt with several seeds, and compare them with the scenes that the prompt describes
+    Diversity(diversity::Flags),
     /// Mask things in held-out composed scenes and redraw them, caption the scenes, vary them
     Edits(edits::Flags),
     /// Retrieve held-out composed scenes by their captions with a CLIP, and captions by scenes
@@ -62,6 +65,56 @@ impl SceneFlags {
     }
 }
 
+/// Which prompts.
+#[derive(Args)]
+struct PromptFlags {
+    /// What training never shows: combinations of things, colours, counts, places and backgrounds, or things in a style
+    /// that no picture shows them in (unseen-pair; worlds of styles)
+    #[arg(long, value_enum, default_value = "held-out")]
+    split: SplitName,
+    /// How much the captions say; long: several sentences for any number of things (worlds of styles)
+    #[arg(long, value_enum, default_value = "plain")]
+    captions: CaptionLengthName,
+}
+
+impl PromptFlags {
+    fn over(&self, scenes: &SceneFlags) -> PromptKind {
+        PromptKind {
+            split: match self.split {
+                SplitName::HeldOut => Split::HeldOut,
+                SplitName::UnseenPair => Split::UnseenPair,
+            },
+            language: scenes.language.into(),
+            length: match self.captions {
+                CaptionLengthName::Plain => CaptionLength::Plain,
+                CaptionLengthName::Long => CaptionLength::Long,
+            },
+        }
+    }
+}
+
+/// The splits that nothing was trained on.
+#[derive(Clone, Copy, ValueEnum)]
+enum SplitName {
+    HeldOut,
+    UnseenPair,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum CaptionLengthName {
+    Plain,
+    Long,
+}
+
+/// The split's name in a table.
+fn split_name(split: Split) -> &'static str {
+    match split {
+        Split::Train => "trained",
+        Split::HeldOut => "held-out",
+        Split::UnseenPair => "unseen-pair",
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum LanguageName {
     English,
@@ -81,6 +134,7 @@ impl From<LanguageName> for Language {
 pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.what {
         EvalTask::Scenes(flags) => scenes::run(&flags),
+        EvalTask::Diversity(flags) => diversity::run(&flags),
         EvalTask::Edits(flags) => edits::run(&flags),
         EvalTask::Retrieval(flags) => retrieval::run(&flags),
         EvalTask::Likelihood(flags) => likelihood::run(&flags),

@@ -10,7 +10,7 @@ use impasto::models::dalle::Order;
 use impasto::observer::Event;
 use impasto::rank::Ranker;
 
-use super::{SceneFlags, cell, prepare, write};
+use super::{PromptFlags, SceneFlags, cell, prepare, split_name, write};
 use crate::arguments::{ModelFlags, SamplingFlags, find_model};
 use crate::terminal;
 
@@ -21,10 +21,12 @@ pub(super) struct Flags {
     scenes: SceneFlags,
     #[command(flatten)]
     model: ModelFlags,
-    /// Held-out prompts, one picture each
+    /// Number of prompts, one picture each
     #[arg(long, value_name = "N", default_value = "200",
           value_parser = clap::value_parser!(u32).range(1..))]
     prompts: u32,
+    #[command(flatten)]
+    kind: PromptFlags,
     /// Draw this many pictures per prompt, and judge the one that a CLIP ranks highest
     #[arg(long, value_name = "K", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
     best_of: u32,
@@ -53,7 +55,7 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
         prompts: flags.prompts as usize,
         best_of: flags.best_of as usize,
         seed: flags.scenes.seed,
-        language: flags.scenes.language.into(),
+        kind: flags.kind.over(&flags.scenes),
         sampling: flags.sampling.over(model.generator()?.sampling()),
         order: flags.order.unwrap_or(model.generator()?.order()),
     };
@@ -105,9 +107,10 @@ fn table(report: &ScenesReport) -> String {
         format!(", the best of {} by {}", options.best_of, choice.by)
     });
     let mut text = format!(
-        "{} on {} held-out prompts of world {}, seed {}, {}, guidance {}, temperature {}, top-k {}, top-p {}{best}\n",
+        "{} on {} {} prompts of world {}, seed {}, {}, guidance {}, temperature {}, top-k {}, top-p {}{best}\n",
         report.model,
         options.prompts,
+        split_name(options.kind.split),
         report.world,
         options.seed,
         options.order,
@@ -134,6 +137,9 @@ fn table(report: &ScenesReport) -> String {
     }
     text.push('\n');
     for row in 0..columns[0].1.len() {
+        if columns.iter().all(|(_, column)| column[row].1.asked == 0) {
+            continue;
+        }
         text += &format!("{:<12}", columns[0].1[row].0);
         for (_, column) in &columns {
             let cell = cell(column[row].1);

@@ -200,6 +200,42 @@ impl World {
         }
     }
 
+    /// Scene `number` of those that have the captions of `scene` which name no size: the same things in other boxes.
+    /// Always the same one.
+    pub fn rearranged(&self, scene: &Scene, seed: u64, number: u64) -> Scene {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(number);
+        let mut other = scene.clone();
+        match scene.arrangement {
+            Arrangement::Quadrants => {
+                let size = *pick(&self.sizes.two, &mut rng);
+                for place in other.kinds.iter_mut().flat_map(|kind| &mut kind.boxes) {
+                    let (column, row) = place.quadrant(self.picture_size).column_row();
+                    *place = self.in_quadrant(size, row / 2 * 2 + column / 2, &mut rng);
+                }
+            }
+            Arrangement::Related(relation) => {
+                if let [a, b] = other.kinds.as_mut_slice() {
+                    let (first, second) =
+                        self.related_boxes(a.count(), b.count(), relation, &mut rng);
+                    (a.boxes, b.boxes) = (first, second);
+                }
+            }
+            Arrangement::Free | Arrangement::At(_) => {
+                for kind in &mut other.kinds {
+                    // One try in nine has the same place.
+                    kind.boxes = loop {
+                        let (boxes, arrangement) = self.boxes_of_one_kind(kind.count(), &mut rng);
+                        if arrangement == scene.arrangement {
+                            break boxes;
+                        }
+                    };
+                }
+            }
+        }
+        other
+    }
+
     /// A scene of which most is `common`'s and the rest drawn anew.
     fn vary(&self, common: &Scene, split: Split, rng: &mut ChaCha8Rng) -> Option<Scene> {
         /// How often each of a scene's four parts stays.

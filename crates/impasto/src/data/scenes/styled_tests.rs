@@ -618,3 +618,24 @@ fn long_captions_say_where_everything_is_and_in_which_colour() {
     }
     assert!(seen > 600, "{seen}");
 }
+
+#[test]
+fn rearranged_scenes_have_the_same_captions_and_other_boxes() {
+    for world in [World::small(), worded()] {
+        for (i, scene) in scenes(&world, 60, Split::Train).iter().enumerate() {
+            let others: Vec<Scene> = (0..8).map(|n| world.rearranged(scene, 3, n)).collect();
+            assert_eq!(others[0], world.rearranged(scene, 3, 0));
+            for other in &others {
+                assert_eq!(world.combination(other), world.combination(scene));
+                for language in [Language::English, Language::Chinese] {
+                    assert_eq!(
+                        world.caption(other, language, 0),
+                        world.caption(scene, language, 0)
+                    );
+                }
+            }
+            let differs = others.iter().any(|other| other != &others[0]);
+            assert!(differs, "scene {i}: {scene:?}");
+        }
+    }
+}
