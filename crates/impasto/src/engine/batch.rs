@@ -3,6 +3,8 @@
 //! A request's rows that know the same number of ids in front form a *cohort*: they run the same number of inputs in
 //! each pass. Whenever several cohorts have one input a row to run, they run it in one pass of the net.
 //!
+//! An image that is alone is drawn from drafts (see `drafts.rs`): several ids a pass.
+//!
 //! Nets in raster order do not see the known ids after a hole while they fill it. Several tries at one canvas are
 //! then a particle filter (see `particles.rs`): known ids after a sampled one weigh the tries.
 
@@ -14,12 +16,14 @@ use burn::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
 
 use super::confidence::{ConfidencePass, confidence_passes};
+use super::drafts::Drafts;
 use super::logits::Logits;
 use super::model::{AutoregressiveModel, DecodeState, Input, Prompted, Rows, Sizes};
 use super::particles::resampled;
-use super::row::Row;
+use super::row::{Drawn, Row};
 use crate::canvas::{Canvas, Conditioning};
 use crate::models::dalle::Order;
+use crate::nn::ops;
 use crate::observer::{Event, Observer};
 use crate::random::RandomStream;
 use crate::sampling::{Sampler, SamplingOptions};
@@ -80,7 +84,15 @@ pub fn fill<M: AutoregressiveModel>(
     request: &FillRequest<M::Prompt>,
     observer: &mut dyn Observer,
 ) -> Result<Vec<SampledTokens>> {
-    let mut batch = Batch::new(model);
+    fill_in(Batch::new(model), request, observer)
+}
+
+/// [`fill`] in an empty batch.
+pub fn fill_in<M: AutoregressiveModel>(
+    mut batch: Batch<'_, M>,
+    request: &FillRequest<M::Prompt>,
+    observer: &mut dyn Observer,
+) -> Result<Vec<SampledTokens>> {
     let ticket = batch.join(request)?;
     loop {
         let going = batch.step()?;
@@ -132,6 +144,18 @@ pub fn sample_guided<M: AutoregressiveModel>(
     order: Order,
     observer: &mut dyn Observer,
 ) -> Result<Vec<SampledTokens>> {
+    let request = request_of(model, specs, unconditional, sampling, order)?;
+    fill(model, &request, observer)
+}
+
+/// The request of [`sample_guided`].
+pub fn request_of<M: AutoregressiveModel>(
+    model: &M,
+    specs: &[SampleSpec],
+    unconditional: &dyn Fn(&[u32]) -> Vec<u32>,
+    sampling: &SamplingOptions,
+    order: Order,
+) -> Result<FillRequest<M::Prompt>> {
     let canvas = Arc::new(Canvas::blank(model.sizes().positions));
     // What neighbours have in common is read once, and run once for all of them.
     let read = |ids: &[u32], last: &mut Option<(Vec<u32>, Arc<M::Prompt>)>| {
@@ -153,7 +177,7 @@ pub fn sample_guided<M: AutoregressiveModel>(
             seed: spec.seed,
         });
     }
-    let request = FillRequest {
+    Ok(FillRequest {
         rows,
         options: FillOptions {
             sampling: sampling.clone(),
@@ -164,8 +188,7 @@ pub fn sample_guided<M: AutoregressiveModel>(
             },
             tries: 1,
         },
-    };
-    fill(model, &request, observer)
+    })
 }
 
 /// Requests that are decoded together.
@@ -174,6 +197,7 @@ pub struct Batch<'m, M: AutoregressiveModel> {
     model: &'m M,
     cohorts: Vec<Cohort<M>>,
     tickets: u64,
+    drafts: bool,
 }
 
 impl<'m, M: AutoregressiveModel> Batch<'m, M> {
@@ -183,7 +207,15 @@ impl<'m, M: AutoregressiveModel> Batch<'m, M> {
             model,
             cohorts: Vec::new(),
             tickets: 0,
+            // Elsewhere the logits of a position depend on how many are computed beside it, in their last bits.
+            drafts: ops::is_cpu(&model.device()),
         }
+    }
+
+    /// One id of each image a pass, for measurements: the images are the same.
+    pub fn without_drafts(mut self) -> Self {
+        self.drafts = false;
+        self
     }
 
     /// Adds a request. Its rows start with the next step.
@@ -264,10 +296,15 @@ impl<'m, M: AutoregressiveModel> Batch<'m, M> {
                 false => alone.push(cohort),
             }
         }
-        for cohort in alone {
-            cohort.step(model)?;
+        match (&mut together[..], self.drafts && alone.is_empty()) {
+            ([only], true) if only.rows.len() == 1 => only.draft(model)?,
+            _ => {
+                for cohort in alone {
+                    cohort.step(model)?;
+                }
+                step_together(model, &mut together)?;
+            }
         }
-        step_together(model, &mut together)?;
         Ok(!self.is_idle())
     }
 
@@ -415,6 +452,7 @@ struct Cohort<M: AutoregressiveModel> {
     next: Option<usize>,
     /// The further passes, where each samples several ids.
     passes: Option<std::vec::IntoIter<ParallelPass>>,
+    drafts: Drafts,
 }
 
 /// A pass that samples several ids of each row.
@@ -466,6 +504,7 @@ impl<M: AutoregressiveModel> Cohort<M> {
             run: 0,
             next: (known < sizes.positions).then_some(known),
             passes: passes.map(Vec::into_iter),
+            drafts: Drafts::new(sizes.positions),
         }
     }
 
@@ -551,6 +590,97 @@ impl<M: AutoregressiveModel> Cohort<M> {
             self.weigh_all(&logits, index, first + index)?;
         }
         absorb(&mut [(self, logits)], count - 1)
+    }
+
+    /// Samples the next id of the only row, and those after it for as long as the drafts of the ones before were right.
+    fn draft(&mut self, model: &M) -> Result<()> {
+        let Some(next) = self.next else {
+            return Ok(());
+        };
+        let count = self.drafts.count(self.sizes.positions - next);
+        let state = self.state(model)?;
+        let can_rewind = model.rewindable(state).is_some();
+        let row = &self.rows[0];
+        if count == 1 || !can_rewind {
+            // Whether a draft would have been right is learned all the same.
+            let position = row.order[next] as usize;
+            let guess = self.drafts.guess(position, &row.image_ids);
+            self.step(model)?;
+            let ids = &self.rows[0].image_ids;
+            if let Some(id) = ids[position] {
+                self.drafts.observe(guess, position, id, ids);
+            }
+            return Ok(());
+        }
+        let positions: Vec<usize> = row.order[next..next + count]
+            .iter()
+            .map(|&position| position as usize)
+            .collect();
+        let mut before = row.image_ids.clone();
+        let mut guesses = Vec::with_capacity(count);
+        for &position in &positions {
+            let guess = before[position].unwrap_or_else(|| self.drafts.guess(position, &before));
+            before[position] = Some(guess);
+            guesses.push(guess);
+        }
+        let mut inputs = vec![row.input(next)];
+        inputs.extend((1..count).map(|i| Input {
+            token: Some((positions[i - 1] as u32, guesses[i - 1])),
+            target: positions[i] as u32,
+        }));
+        let inputs = vec![inputs; if self.guidance.is_some() { 2 } else { 1 }];
+        let group = Rows {
+            inputs: &inputs,
+            state: self.state(model)?,
+        };
+        let logits = Logits::of(model.step(&mut [group], count)?)?;
+        let (row, guided) = (&self.rows[0], self.guidance.is_some());
+        let codes = self.sizes.codebook_size;
+        let mut draws: Vec<_> = positions
+            .iter()
+            .enumerate()
+            .filter(|&(_, &position)| row.canvas.image_ids[position].is_none())
+            .map(|(index, &position)| {
+                let unconditional = guided.then(|| logits.at(1, index));
+                let conditional = logits.at(0, index);
+                let draw = move || row.draw(conditional, unconditional, codes, position);
+                (index, draw, None)
+            })
+            .collect();
+        impasto_kernels::for_each_item(&mut draws, |(_, draw, drawn)| *drawn = Some(draw()));
+        let mut drawn: Vec<Option<Drawn>> = vec![None; count];
+        for (index, _, result) in draws {
+            drawn[index] = result.transpose()?;
+        }
+        // Each is valid if the drafts before it were right.
+        let mut valid = 0;
+        while valid < count {
+            let Some(drawn) = drawn[valid] else {
+                valid += 1;
+                continue;
+            };
+            let (draft, position, row) = (guesses[valid], positions[valid], &mut self.rows[0]);
+            row.keep(drawn, position);
+            self.drafts
+                .observe(draft, position, drawn.id, &row.image_ids);
+            valid += 1;
+            if draft != drawn.id {
+                break;
+            }
+        }
+        for (&position, drawn) in positions.iter().zip(&drawn).skip(valid) {
+            if let Some(drawn) = drawn {
+                self.drafts.keep(position, drawn.id);
+            }
+        }
+        self.run = next + valid;
+        let state = self.state(model)?;
+        if let Some(state) = model.rewindable(state) {
+            state.rewind(count - valid);
+        }
+        self.next = Some(self.run - 1);
+        self.advance();
+        Ok(())
     }
 
     /// Finds the next place where an id is sampled.

@@ -6,6 +6,7 @@
 
 mod batch;
 mod confidence;
+pub(crate) mod drafts;
 mod likelihood;
 mod logits;
 mod model;
@@ -18,8 +19,8 @@ mod text;
 
 pub(crate) use batch::pass_sizes;
 pub use batch::{
-    Batch, FillOptions, FillRequest, InfillRow, SampleSpec, SampledTokens, Ticket, fill, sample,
-    sample_guided,
+    Batch, FillOptions, FillRequest, InfillRow, SampleSpec, SampledTokens, Ticket, fill, fill_in,
+    request_of, sample, sample_guided,
 };
 pub use confidence::MaskSchedule;
 #[cfg(test)]
@@ -27,8 +28,8 @@ pub(crate) use confidence::confidence_passes;
 pub use likelihood::{Likelihood, entropies, image_log_likelihoods, likelihood};
 pub(crate) use logits::to_host;
 pub use model::{
-    AutoregressiveModel, DecodeState, Input, ParallelPasses, Prompted, Rows, Sizes, TextModel,
-    TextSizes, TokenNll,
+    AutoregressiveModel, DecodeState, Input, ParallelPasses, Prompted, Rewind, Rows, Sizes,
+    TextModel, TextSizes, TokenNll,
 };
 pub use predictions::{ImageContext, Predictions, predictions};
 pub use text::{Allowed, SampledText, Watch, beam_search, sample_texts, unwatched};

@@ -51,6 +51,12 @@ pub trait DecodeState: Debug + Send {
     fn select_rows(&mut self, rows: &[usize]);
 }
 
+/// Rows whose last inputs can be taken back.
+pub trait Rewind {
+    /// Takes back the last inputs of every row, not the start of the image.
+    fn rewind(&mut self, inputs: usize);
+}
+
 /// −ln p of the tokens of pairs, in nats.
 #[derive(Clone, Debug)]
 pub struct TokenNll {
@@ -93,6 +99,12 @@ pub trait AutoregressiveModel: Debug + Send + Sync {
 
     /// The net as one that predicts any position at any time, several in one pass; none if it knows raster order only.
     fn parallel_passes(&self) -> Option<&dyn ParallelPasses<Self::State>> {
+        None
+    }
+
+    /// The rows as ones whose inputs can be taken back, so that ids can be drafted; none if they are not, or if an input
+    /// changes the logits after the ones before it.
+    fn rewindable<'s>(&self, _state: &'s mut Self::State) -> Option<&'s mut dyn Rewind> {
         None
     }
 

@@ -30,6 +30,13 @@ pub(super) struct Row<P> {
     pub log_weight: f64,
 }
 
+/// An id for a masked position, and ln p of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Drawn {
+    pub id: u32,
+    log_prob: f64,
+}
+
 impl<P> Row<P> {
     /// The input that predicts the position at `index` of the row's order.
     pub fn input(&self, index: usize) -> Input {
@@ -58,6 +65,19 @@ impl<P> Row<P> {
         codes: usize,
         position: usize,
     ) -> Result<()> {
+        let drawn = self.draw(conditional, unconditional, codes, position)?;
+        self.keep(drawn, position);
+        Ok(())
+    }
+
+    /// What [`Self::sample`] samples.
+    pub fn draw(
+        &self,
+        conditional: &[f32],
+        unconditional: Option<&[f32]>,
+        codes: usize,
+        position: usize,
+    ) -> Result<Drawn> {
         let bias = self.canvas.logit_biases.get(&(position as u32));
         let id = self.sampler.draw(
             &conditional[..codes],
@@ -65,10 +85,17 @@ impl<P> Row<P> {
             bias.map(Vec::as_slice),
             position as u64,
         )?;
-        self.image_ids[position] = Some(id as u32);
-        // Of the whole vocabulary, as in training.
-        self.log_likelihood += log_prob(conditional, id);
-        Ok(())
+        Ok(Drawn {
+            id: id as u32,
+            // Of the whole vocabulary, as in training.
+            log_prob: log_prob(conditional, id),
+        })
+    }
+
+    /// Fills a masked position.
+    pub fn keep(&mut self, drawn: Drawn, position: usize) {
+        self.image_ids[position] = Some(drawn.id);
+        self.log_likelihood += drawn.log_prob;
     }
 
     /// Adds how likely the known id at a position is to the weight, with guidance as ids are sampled with: the

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::batch::{WEIGHED, pass_sizes};
+use super::drafts::tests::drafts_change_nothing;
 use super::*;
 use crate::canvas::{Canvas, Conditioning};
 use crate::models::dalle::{DalleBatch, Order, Part, image_part, raster};
@@ -261,6 +262,15 @@ fn request<P: Clone>(
             tries: 1,
         },
     }
+}
+
+#[test]
+fn drafts_change_no_image() {
+    for padded_text in [true, false] {
+        let model = dalle_with(padded_text);
+        drafts_change_nothing(&model, &specs(3..4)[0].text_ids, &NULL);
+    }
+    drafts_change_nothing(&bart(), &[0, 7, 9, 2], &[0, 2]);
 }
 
 /// Eight requests join a running batch, each a step or two after the one before, and give the images that each gives

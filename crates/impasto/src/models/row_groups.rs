@@ -24,6 +24,13 @@ pub(super) struct RowGroups {
 }
 
 impl RowGroups {
+    /// Takes back the last tokens of every row.
+    pub(super) fn rewind(&mut self, tokens: usize) {
+        for cache in self.groups.iter_mut().flat_map(|group| &mut group.caches) {
+            cache.rewind(tokens);
+        }
+    }
+
     /// Keeps these rows, in this order and as often as they are named.
     pub(super) fn select(&mut self, rows: &[usize]) {
         if let [only] = &mut self.groups[..] {

@@ -47,6 +47,16 @@ impl KvCache {
         self.length == 0
     }
 
+    /// Takes back the last tokens.
+    pub fn rewind(&mut self, tokens: usize) {
+        assert!(
+            tokens <= self.length,
+            "cache of {} tokens asked to take back {tokens}",
+            self.length
+        );
+        self.length -= tokens;
+    }
+
     /// The rows of the batch at `rows`, in that order and as often as they are named.
     pub fn select_rows(&mut self, rows: &[usize]) {
         let batch = self.keys.as_ref().map_or(0, |keys| keys.dims()[0]);

@@ -5,13 +5,13 @@ use crate::gemm::Matrix;
 use crate::shared::{SharedPtr, for_rows, with_scratch};
 use crate::vector::vectorised;
 
-/// Rows of integers, filled up with zeros to whole blocks.
+/// Rows of integers, filled up with zeros to whole blocks of inputs.
 #[derive(Clone, Copy)]
 pub(super) struct Integers<'a> {
     pub(super) rows: usize,
-    /// Four a word, in ascending order. Whole tiles of rows: those that do not exist are any numbers.
+    /// Four a word, in ascending order.
     pub(super) words: &'a [i32],
-    /// From a row to the next, in words.
+    /// Where the words of [`Arrangement::Rows`] go on with the next row.
     pub(super) stride: usize,
     /// What the products of each group begin at: its sum by how much the weights' integers are moved,
     /// taken off.
@@ -20,6 +20,17 @@ pub(super) struct Integers<'a> {
     pub(super) scales: &'a [f32],
     /// Filled up.
     pub(super) inputs: usize,
+}
+
+/// How integers lie in memory.
+#[derive(Clone, Copy)]
+pub(super) enum Arrangement {
+    /// Row after row, as tiles load them: rows of words with a gap between them, and whole tiles of rows, of which those
+    /// that do not exist are any numbers.
+    Rows,
+    /// Blocks of as many rows as the function takes of those that are left; within a block the rows' words, starts and
+    /// scales take turns. A kernel reads them one after the other.
+    Turns(fn(usize) -> usize),
 }
 
 /// Rows of a tile.
@@ -34,47 +45,52 @@ pub(super) fn with_integers<R>(
     x: Matrix,
     inputs: usize,
     offset: i32,
+    arrangement: Arrangement,
     work: impl FnOnce(Integers) -> R,
 ) -> R {
     let rows = x.rows();
     let (words, groups) = (inputs / 4, inputs / GROUP);
-    let stride = words + GAP;
-    let padded = rows.next_multiple_of(TILE_ROWS) * stride;
-    // One piece of memory for all three, and a line of floats for each row where x has gaps.
+    let (stride, padded) = match arrangement {
+        Arrangement::Rows => (words + GAP, rows.next_multiple_of(TILE_ROWS)),
+        Arrangement::Turns(_) => (words, rows),
+    };
+    let padded = padded * stride;
+    // One piece of memory for all three, and some lines of floats for each thread.
     with_scratch(padded + rows * 2 * groups, |memory| {
         let (word_memory, rest) = memory.split_at_mut(padded);
         let (start_memory, scales) = rest.split_at_mut(rows * groups);
-        let integers = |floats: &mut [f32]| {
-            // SAFETY: integers take the place of floats: same size and alignment, and any bits are both.
-            unsafe {
-                std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast::<i32>(), floats.len())
-            }
-        };
-        let (word_memory, starts) = (integers(word_memory), integers(start_memory));
+        let (word_memory, starts) = (as_integers(word_memory), as_integers(start_memory));
         let shared = (
             SharedPtr::new(word_memory.as_mut_ptr()),
             SharedPtr::new(starts.as_mut_ptr()),
             SharedPtr::new(scales.as_mut_ptr()),
         );
         for_rows(rows, inputs, |first, count| {
-            with_scratch(inputs, |line| {
+            with_scratch(inputs + words + 2 * groups, |lines| {
+                let (line, rest) = lines.split_at_mut(inputs);
+                let (line_words, rest) = rest.split_at_mut(words);
+                let (line_starts, line_scales) = rest.split_at_mut(groups);
+                let (line_words, line_starts) = (as_integers(line_words), as_integers(line_starts));
                 for row in first..first + count {
                     x.copy_row(row, line);
-                    // SAFETY: each task has rows of its own, within the memory above.
-                    let (words, starts, scales) = unsafe {
-                        (
-                            std::slice::from_raw_parts_mut(shared.0.get().add(row * stride), words),
-                            std::slice::from_raw_parts_mut(
-                                shared.1.get().add(row * groups),
-                                groups,
-                            ),
-                            std::slice::from_raw_parts_mut(
-                                shared.2.get().add(row * groups),
-                                groups,
-                            ),
-                        )
+                    round(line_words, line_starts, line_scales, line, offset);
+                    let Place { block, height } = match arrangement {
+                        Arrangement::Rows => Place {
+                            block: row,
+                            height: 1,
+                        },
+                        Arrangement::Turns(height) => Place::of(row, rows, height),
                     };
-                    round(words, starts, scales, line, offset);
+                    // SAFETY: each task has rows of its own, within the memory above.
+                    unsafe {
+                        let turn = row - block;
+                        let to = shared.0.get().add(block * stride + turn);
+                        scatter(line_words, to, height);
+                        let to = shared.1.get().add(block * groups + turn);
+                        scatter(line_starts, to, height);
+                        let to = shared.2.get().add(block * groups + turn);
+                        scatter(line_scales, to, height);
+                    }
                 }
             });
         });
@@ -87,6 +103,44 @@ pub(super) fn with_integers<R>(
             inputs,
         })
     })
+}
+
+/// The block that a row is in.
+struct Place {
+    /// Its first row.
+    block: usize,
+    /// Its rows.
+    height: usize,
+}
+
+impl Place {
+    fn of(row: usize, rows: usize, height: fn(usize) -> usize) -> Self {
+        let mut block = 0;
+        loop {
+            let own = height(rows - block);
+            if row < block + own {
+                return Place { block, height: own };
+            }
+            block += own;
+        }
+    }
+}
+
+/// Integers in the place of floats.
+fn as_integers(floats: &mut [f32]) -> &mut [i32] {
+    // SAFETY: same size and alignment, and any bits are both.
+    unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast::<i32>(), floats.len()) }
+}
+
+/// Writes `from` to every `step`-th place.
+///
+/// # Safety
+/// These places exist, and nobody else uses them.
+unsafe fn scatter<T: Copy>(from: &[T], to: *mut T, step: usize) {
+    for (i, &value) in from.iter().enumerate() {
+        // SAFETY: the caller's.
+        unsafe { to.add(i * step).write(value) };
+    }
 }
 
 vectorised! {
@@ -131,6 +185,32 @@ mod tests {
     use super::*;
     use crate::gemm::tests::numbers;
 
+    /// The integers, starts and scales row by row.
+    type Rows = Vec<(Vec<i8>, Vec<i32>, Vec<u32>)>;
+
+    fn rounded(x: Matrix, inputs: usize, offset: i32, height: Option<fn(usize) -> usize>) -> Rows {
+        let arrangement = height.map_or(Arrangement::Rows, Arrangement::Turns);
+        with_integers(x, inputs, offset, arrangement, |integers| {
+            let of_row = |row: usize| {
+                let Place { block, height } = match height {
+                    Some(height) => Place::of(row, integers.rows, height),
+                    None => Place {
+                        block: row,
+                        height: 1,
+                    },
+                };
+                let (turn, groups) = (row - block, inputs / GROUP);
+                let at = |stride: usize, i: usize| block * stride + i * height + turn;
+                let words = (0..inputs / 4).map(|i| integers.words[at(integers.stride, i)]);
+                let bytes = words.flat_map(i32::to_le_bytes).map(|q| q as i8);
+                let starts = (0..groups).map(|i| integers.starts[at(groups, i)]);
+                let scales = (0..groups).map(|i| integers.scales[at(groups, i)].to_bits());
+                (bytes.collect(), starts.collect(), scales.collect())
+            };
+            (0..integers.rows).map(of_row).collect()
+        })
+    }
+
     #[test]
     fn integers_stand_for_their_activations() {
         let (rows, cols) = (5, 77);
@@ -139,38 +219,50 @@ mod tests {
         x[2 * cols + 7] = f32::NEG_INFINITY;
         x[3 * cols + 40] = f32::NAN;
         x.iter_mut().skip(4 * cols).for_each(|x| *x *= 1e-37);
-        with_integers(Matrix::new(&x, rows, cols), 128, 3, |integers| {
-            assert_eq!(integers.stride, 32 + GAP);
-            assert_eq!(integers.words.len(), 16 * integers.stride);
-            for row in 0..rows {
-                for group in 0..4 {
-                    let scale = integers.scales[4 * row + group];
-                    if (row, group) == (2, 0) || (row, group) == (3, 1) {
-                        assert!(scale.is_nan());
-                        continue;
-                    }
-                    let mut sum = 0;
-                    for i in 0..GROUP {
-                        let input = group * GROUP + i;
-                        let word = integers.words[integers.stride * row + input / 4];
-                        let q = word.to_le_bytes()[input % 4] as i8;
-                        assert_ne!(q, -128);
-                        sum += q as i32;
-                        let exact = if input < cols {
-                            x[row * cols + input]
-                        } else {
-                            0.0
-                        };
-                        // Half a step, of which there are 127 up to the largest magnitude below one.
-                        let error = (q as f32 * scale - exact).abs();
-                        assert!(
-                            error <= scale * 0.50001 || error < 1e-36,
-                            "{exact} {q} {scale}"
-                        );
-                    }
-                    assert_eq!(integers.starts[4 * row + group], -3 * sum);
+        let found = rounded(Matrix::new(&x, rows, cols), 128, 3, None);
+        for (row, (integers, starts, scales)) in found.into_iter().enumerate() {
+            assert_eq!(integers.len(), 128);
+            for group in 0..4 {
+                let scale = f32::from_bits(scales[group]);
+                if (row, group) == (2, 0) || (row, group) == (3, 1) {
+                    assert!(scale.is_nan());
+                    continue;
                 }
+                let mut sum = 0;
+                for input in group * GROUP..(group + 1) * GROUP {
+                    let q = integers[input];
+                    assert_ne!(q, -128);
+                    sum += i32::from(q);
+                    let exact = if input < cols {
+                        x[row * cols + input]
+                    } else {
+                        0.0
+                    };
+                    // Half a step, of which there are 127 up to the largest magnitude below one.
+                    let error = (f32::from(q) * scale - exact).abs();
+                    assert!(
+                        error <= scale * 0.50001 || error < 1e-36,
+                        "{exact} {q} {scale}"
+                    );
+                }
+                assert_eq!(starts[group], -3 * sum);
             }
-        });
+        }
+    }
+
+    #[test]
+    fn rows_that_take_turns_are_the_same() {
+        let (rows, cols) = (13, 77);
+        let x = numbers(rows * cols, 3);
+        let x = Matrix::new(&x, rows, cols);
+        let eight_four_one: fn(usize) -> usize = |left| match left {
+            8.. => 8,
+            4.. => 4,
+            _ => 1,
+        };
+        assert_eq!(
+            rounded(x, 128, 3, Some(eight_four_one)),
+            rounded(x, 128, 3, None)
+        );
     }
 }

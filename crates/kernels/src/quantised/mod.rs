@@ -93,7 +93,7 @@ const PARALLEL_FROM: usize = 1 << 17;
 /// Whether tiles are quicker: for four bits, which vectors unpack for every eight rows and tiles for every sixteen.
 /// With eight bits, scaling every group of 32 takes what tiles gain.
 fn tiles_pay(format: Format, rows: usize) -> bool {
-    format == Format::Int4 && (8..=64).contains(&rows)
+    format == Format::Int4 && (16..=64).contains(&rows)
 }
 
 /// Whether tiles of Intel AMX can multiply integers on this processor, and the system lets them be used.
@@ -123,6 +123,7 @@ pub fn product_with_tiles(x: Matrix, w: &Weights, y: MatrixMut, output: Output) 
         x,
         w.padded_inputs(),
         tiles::offset(w.format()),
+        integers::Arrangement::Rows,
         |integers| {
             // SAFETY: the processor has tiles.
             unsafe { tiles::multiply(parallel, integers, w, out) };
@@ -185,7 +186,8 @@ pub fn product_with_isa(
         Activations::Float => products::with_floats(isa, parallel, x, w, out),
         Activations::Int8 => {
             let (isa, offset) = products::for_integers(isa, w.format());
-            integers::with_integers(x, w.padded_inputs(), offset, |integers| {
+            let arrangement = integers::Arrangement::Turns(products::rows_together(isa));
+            integers::with_integers(x, w.padded_inputs(), offset, arrangement, |integers| {
                 products::with_integers(isa, parallel, integers, w, out);
             });
         }

@@ -36,6 +36,15 @@ pub(super) struct PanelCall {
     /// Outputs from the first panel on; what is beyond does not exist.
     pub(super) columns: usize,
     pub(super) load: bool,
+    ahead: Ahead,
+}
+
+/// What comes from memory while a panel is multiplied: a part of the panels that are taken next.
+#[derive(Clone, Copy)]
+struct Ahead {
+    at: *const u8,
+    /// For each block of the panel.
+    lines: usize,
 }
 
 /// Calls `work(row, panels, place)` for all panels, [`TOGETHER`] at a time where there are as many;
@@ -44,6 +53,7 @@ pub(super) fn for_panels(
     parallel: bool,
     w: &Weights,
     out: Out,
+    rows_at_once: usize,
     work: impl Fn(usize, usize, PanelCall) -> usize + Sync,
 ) {
     let panels = w.outputs().div_ceil(PANEL);
@@ -54,25 +64,43 @@ pub(super) fn for_panels(
         1
     };
     let each = groups.div_ceil(tasks);
+    let blocks = w.inputs().div_ceil(BLOCK);
+    // All rows are multiplied with some panels before the next ones are read, so memory would have nothing to do for all
+    // but the first of them.
+    let rounds = out.rows.div_ceil(rows_at_once).max(1);
+    let lines = match (w.format(), out.rows) {
+        // Keeps memory busy by itself.
+        (Format::Int8, 1) => 0,
+        _ => w.format().block_bytes().div_ceil(LINE * rounds),
+    };
     let task = |index: usize| {
         for group in index * each..((index + 1) * each).min(groups) {
             let first = group * TOGETHER;
             let panels = TOGETHER.min(panels - first);
-            let mut row = 0;
+            let (mut row, mut round) = (0, 0);
             while row < out.rows {
                 // SAFETY: the panel exists, and so do the rows and columns of the result.
                 let place = unsafe {
                     PanelCall {
                         weights: w.bytes().as_ptr().add(first * w.panel_bytes()),
                         panel_bytes: w.panel_bytes(),
-                        blocks: w.inputs().div_ceil(BLOCK),
+                        blocks,
                         y: out.y.get().add(row * out.stride + first * PANEL),
                         stride: out.stride,
                         columns: w.outputs() - first * PANEL,
                         load: out.load,
+                        ahead: Ahead {
+                            at: w
+                                .bytes()
+                                .as_ptr()
+                                .wrapping_add((first + panels) * w.panel_bytes())
+                                .wrapping_add(round * panels * blocks * lines * LINE),
+                            lines: if group + 1 < groups { lines } else { 0 },
+                        },
                     }
                 };
                 row += work(row, panels, place);
+                round += 1;
             }
         }
     };
@@ -90,7 +118,24 @@ impl PanelCall {
             weights: self.weights.wrapping_add(index * self.panel_bytes),
             y: self.y.wrapping_add(index * PANEL),
             columns: self.columns.saturating_sub(index * PANEL),
+            ahead: Ahead {
+                at: self
+                    .ahead
+                    .at
+                    .wrapping_add(index * self.blocks * self.ahead.lines * LINE),
+                ..self.ahead
+            },
             ..self
+        }
+    }
+
+    /// Asks for the part of a block of what comes next.
+    #[inline(always)]
+    pub(super) fn look_ahead<V: Vector>(&self, block: usize) {
+        let at = self.ahead.at.wrapping_add(block * self.ahead.lines * LINE);
+        for line in 0..self.ahead.lines {
+            // SAFETY: the address may be any.
+            unsafe { V::prefetch_far(at.wrapping_add(line * LINE)) };
         }
     }
 
@@ -142,7 +187,7 @@ pub(super) fn with_floats(isa: Isa, parallel: bool, x: Matrix, w: &Weights, out:
             x.copy_row(row, line);
         }
         let lines = &*lines;
-        for_panels(parallel, w, out, |row, panels, place| {
+        for_panels(parallel, w, out, rows, |row, panels, place| {
             let args = Floats {
                 x: lines[row * inputs..].as_ptr(),
                 inputs,
@@ -326,58 +371,64 @@ pub(super) fn for_integers(isa: Isa, format: Format) -> (Isa, i32) {
     (isa, offset)
 }
 
-/// The product with rounded activations, of any number of rows; instruction set and the integers' offset
-/// are [`for_integers`]'.
+/// Rows of rounded activations that are multiplied together, of those that are left.
+pub(super) fn rows_together(isa: Isa) -> fn(usize) -> usize {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => |left| match left {
+            8.. => 8,
+            4.. => 4,
+            2.. => 2,
+            _ => 1,
+        },
+        _ => |left| left.min(2),
+    }
+}
+
+/// The product with rounded activations, of any number of rows, which take turns as [`rows_together`] says; instruction
+/// set and the integers' offset are [`for_integers`]'.
 pub(super) fn with_integers(isa: Isa, parallel: bool, x: Integers, w: &Weights, out: Out) {
     debug_assert_eq!((x.rows, x.inputs), (out.rows, w.padded_inputs()));
-    for_panels(parallel, w, out, |row, panels, place| {
+    let together = rows_together(isa);
+    for_panels(parallel, w, out, together(x.rows), |row, panels, place| {
         let args = Bytes {
             words: x.words[row * x.stride..].as_ptr(),
-            stride: x.stride,
             starts: x.starts[row * x.inputs / 32..].as_ptr(),
             scales: x.scales[row * x.inputs / 32..].as_ptr(),
-            inputs: x.inputs,
             format: w.format(),
         };
-        let left = x.rows - row;
         // SAFETY: rows and panels exist; the caller looked for the instruction set.
         unsafe {
-            match isa {
+            match (isa, together(x.rows - row)) {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => match left {
-                    1 => args.run::<Avx512, 1, 1>(panels, place),
-                    2 | 3 => args.run::<Avx512, 2, 1>(panels, place),
-                    4..8 => args.run::<Avx512, 4, 1>(panels, place),
-                    _ => args.run::<Avx512, 8, 1>(panels, place),
-                },
+                (Isa::Avx512, 8) => args.run::<Avx512, 8, 1>(panels, place),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => match left {
-                    1 => args.run::<Avx2, 1, 2>(panels, place),
-                    _ => args.run::<Avx2, 2, 2>(panels, place),
-                },
+                (Isa::Avx512, 4) => args.run::<Avx512, 4, 1>(panels, place),
+                #[cfg(target_arch = "x86_64")]
+                (Isa::Avx512, 2) => args.run::<Avx512, 2, 1>(panels, place),
+                #[cfg(target_arch = "x86_64")]
+                (Isa::Avx512, _) => args.run::<Avx512, 1, 1>(panels, place),
+                #[cfg(target_arch = "x86_64")]
+                (Isa::Avx2, 2) => args.run::<Avx2, 2, 2>(panels, place),
+                #[cfg(target_arch = "x86_64")]
+                (Isa::Avx2, _) => args.run::<Avx2, 1, 2>(panels, place),
                 #[cfg(target_arch = "aarch64")]
-                Isa::Neon => match left {
-                    1 => args.run::<Neon, 1, 4>(panels, place),
-                    _ => args.run::<Neon, 2, 4>(panels, place),
-                },
-                _ => match left {
-                    1 => args.run::<Portable, 1, 2>(panels, place),
-                    _ => args.run::<Portable, 2, 2>(panels, place),
-                },
+                (Isa::Neon, 2) => args.run::<Neon, 2, 4>(panels, place),
+                #[cfg(target_arch = "aarch64")]
+                (Isa::Neon, _) => args.run::<Neon, 1, 4>(panels, place),
+                (_, 2) => args.run::<Portable, 2, 2>(panels, place),
+                _ => args.run::<Portable, 1, 2>(panels, place),
             }
         }
     });
 }
 
-/// Some rows of rounded activations.
+/// A block of rounded activations: rows of which the words, starts and scales take turns.
 #[derive(Clone, Copy)]
 struct Bytes {
     words: *const i32,
-    /// From a row of words to the next.
-    stride: usize,
     starts: *const i32,
     scales: *const f32,
-    inputs: usize,
     format: Format,
 }
 
@@ -420,33 +471,32 @@ impl<const R: usize, const H: usize, const INT4: bool> Kernel for ByteProduct<R,
     unsafe fn run<V: Vector>(self) {
         debug_assert_eq!(H * V::LANES, PANEL);
         let Self { args, place } = self;
-        let groups = args.inputs / 32;
         // SAFETY: the caller's, see `Bytes::run`.
         unsafe {
             let mut acc: [[V; H]; R] = std::array::from_fn(|r| place.begin(r));
             let mut at = place.weights;
             for block in 0..place.blocks {
+                place.look_ahead::<V>(block);
                 let scales_at = at;
                 at = at.add(LINE);
                 for half in 0..2 {
                     let group = 2 * block + half;
                     let mut dots: [[V::Words; H]; R] = std::array::from_fn(|r| {
-                        let start = V::splat_words(*args.starts.add(r * groups + group));
+                        let start = V::splat_words(*args.starts.add(group * R + r));
                         [start; H]
                     });
-                    let x = args.words.add(8 * group);
+                    let x = args.words.add(8 * group * R);
                     for line in 0..if INT4 { 4 } else { 8 } {
                         for h in 0..H {
                             let w = V::load_words(at.add(4 * h * V::LANES));
                             for r in 0..R {
-                                let x = x.add(r * args.stride);
                                 let dot = &mut dots[r][h];
                                 if INT4 {
-                                    let x = x.add(2 * line);
+                                    let x = x.add(2 * line * R + r);
                                     *dot = V::dot_nibbles(*dot, V::low_nibbles(w), *x);
-                                    *dot = V::dot_nibbles(*dot, V::high_nibbles(w), *x.add(1));
+                                    *dot = V::dot_nibbles(*dot, V::high_nibbles(w), *x.add(R));
                                 } else {
-                                    *dot = V::dot_bytes(*dot, w, *x.add(line));
+                                    *dot = V::dot_bytes(*dot, w, *x.add(line * R + r));
                                 }
                             }
                         }
@@ -456,7 +506,7 @@ impl<const R: usize, const H: usize, const INT4: bool> Kernel for ByteProduct<R,
                         let first = half * PANEL + h * V::LANES;
                         let scale = V::load_bf16(scales_at.add(2 * first));
                         for r in 0..R {
-                            let x_scale = V::splat(*args.scales.add(r * groups + group));
+                            let x_scale = V::splat(*args.scales.add(group * R + r));
                             let dot = V::floats(dots[r][h]).times(scale);
                             acc[r][h] = x_scale.multiply_add(dot, acc[r][h]);
                         }

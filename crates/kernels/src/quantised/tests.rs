@@ -1,7 +1,7 @@
 //! The products against `f64` and against products of floats, the layout against its description, and the
 //! errors of quantising against their bounds.
 
-use super::integers::with_integers;
+use super::integers::{Arrangement, with_integers};
 use super::*;
 use crate::gemm::gemm_with_isa;
 use crate::gemm::tests::numbers;
@@ -151,7 +151,7 @@ fn check_integers(
     let result = MatrixMut::new(&mut y, rows, outputs);
     product_with_isa(isa, x, &w, result, Output::Accumulate, Activations::Int8);
     let floats = w.dequantise();
-    with_integers(x, w.padded_inputs(), 0, |integers| {
+    with_integers(x, w.padded_inputs(), 0, Arrangement::Rows, |integers| {
         for row in 0..rows {
             for output in 0..outputs {
                 let mut exact = start[row * outputs + output] as f64;

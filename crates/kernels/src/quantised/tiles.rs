@@ -26,7 +26,7 @@ pub(super) fn offset(format: Format) -> i32 {
 /// [`amx::has_int8`].
 pub(super) unsafe fn multiply(parallel: bool, x: Integers, w: &Weights, out: Out) {
     debug_assert_eq!((x.rows, x.inputs), (out.rows, w.padded_inputs()));
-    for_panels(parallel, w, out, |row, panels, place| {
+    for_panels(parallel, w, out, TILE_ROWS, |row, panels, place| {
         let rows = TILE_ROWS.min(x.rows - row);
         let groups = x.inputs / DEPTH;
         let args = Rows {
@@ -106,6 +106,7 @@ impl Rows {
                 if block + 1 < place.blocks {
                     self.sums::<INT4>(place, block + 1, &mut sums.0[(block + 1) % 2]);
                 }
+                place.look_ahead::<crate::simd::Avx512>(block);
                 let scales = place.weights.add(block * block_bytes(INT4));
                 for (half, sums) in sums.0[block % 2].iter().enumerate() {
                     let scale = bf16s(scales.add(half * 2 * PANEL));

@@ -93,6 +93,11 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch_far(at: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn floats(words: Self::Words) -> Self {
         Self(unsafe { _mm256_cvtepi32_ps(words) })
     }

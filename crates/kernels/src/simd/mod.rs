@@ -113,6 +113,12 @@ pub(crate) trait Vector: Copy {
         let _ = at;
     }
 
+    /// The same for a second-level cache.
+    #[inline(always)]
+    unsafe fn prefetch_far(at: *const u8) {
+        let _ = at;
+    }
+
     /// The words as floats, rounded.
     unsafe fn floats(words: Self::Words) -> Self;
 

@@ -7,6 +7,7 @@ use burn::tensor::{Tensor, TensorData};
 use proptest::prelude::*;
 
 use crate::checkpoint::ModelSource;
+use crate::engine::drafts::tests::drafts_change_nothing;
 use crate::engine::{SampleSpec, likelihood, sample, sample_texts, unwatched};
 use crate::families::ModelFiles;
 use crate::import::damage::{damage, open_damaged};
@@ -173,6 +174,16 @@ fn greedy_pictures_are_those_of_the_reference_id_by_id() {
             );
             assert_eq!(alone.unwrap()[0].image_ids, reference[1], "{set} {name}");
         }
+    }
+}
+
+#[test]
+fn drafts_change_no_image() {
+    for set in SETS {
+        let model = loaded(set);
+        let ids = expected(set).metadata::<Vec<Vec<u32>>>("text_ids")[0].clone();
+        let unconditional = model.unconditional(&ids);
+        drafts_change_nothing(&model.net, &ids, &unconditional);
     }
 }
 

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use crate::checkpoint::ModelSource;
 use crate::checkpoint::config_file::CONFIG;
+use crate::engine::drafts::tests::drafts_change_nothing;
 use crate::engine::{
     AutoregressiveModel, Input, Prompted, Rows, SampleSpec, likelihood, sample_guided,
 };
@@ -199,6 +200,16 @@ fn greedy_pictures_are_those_of_the_reference_id_by_id() {
             let all = [&reference[0], &reference[0], &reference[1]].map(Clone::clone);
             assert_eq!(drawn, all, "{set} {name}");
         }
+    }
+}
+
+#[test]
+fn drafts_change_no_image() {
+    for set in SETS {
+        let model = loaded(set);
+        let ids = text_ids(&expected(set))[0].clone();
+        let unconditional = model.unconditional(&ids);
+        drafts_change_nothing(&model.net, &ids, &unconditional);
     }
 }
 

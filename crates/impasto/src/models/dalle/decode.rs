@@ -4,8 +4,8 @@ use burn::tensor::{Device, Tensor};
 
 use super::{Dalle, DalleBatch, Part, image_part, raster};
 use crate::engine::{
-    AutoregressiveModel, DecodeState, Input, ParallelPasses, Prompted, Rows, Sizes, TextModel,
-    TextSizes, TokenNll,
+    AutoregressiveModel, DecodeState, Input, ParallelPasses, Prompted, Rewind, Rows, Sizes,
+    TextModel, TextSizes, TokenNll,
 };
 use crate::models::row_groups::{CachedRows, RowGroups};
 use crate::nn::KvCache;
@@ -25,6 +25,12 @@ pub struct DalleState {
 impl DecodeState for DalleState {
     fn select_rows(&mut self, rows: &[usize]) {
         self.rows.select(rows);
+    }
+}
+
+impl Rewind for DalleState {
+    fn rewind(&mut self, inputs: usize) {
+        self.rows.rewind(inputs);
     }
 }
 
@@ -145,6 +151,10 @@ impl AutoregressiveModel for Dalle {
 
     fn nll_rows(&self) -> usize {
         8
+    }
+
+    fn rewindable<'s>(&self, state: &'s mut DalleState) -> Option<&'s mut dyn Rewind> {
+        Some(state)
     }
 
     fn token_nll(

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::{CaptionRows, CrossAttentionKv, DalleBart};
 use crate::Result;
-use crate::engine::{AutoregressiveModel, DecodeState, Prompted, Rows, Sizes, TokenNll};
+use crate::engine::{AutoregressiveModel, DecodeState, Prompted, Rewind, Rows, Sizes, TokenNll};
 use crate::nn::KvCache;
 
 /// Rows of images under their captions.
@@ -23,6 +23,15 @@ impl DecodeState for DalleBartState {
         for cache in &mut self.caches {
             cache.select_rows(rows);
         }
+    }
+}
+
+impl Rewind for DalleBartState {
+    fn rewind(&mut self, inputs: usize) {
+        for cache in &mut self.caches {
+            cache.rewind(inputs);
+        }
+        self.n_inputs -= inputs;
     }
 }
 
@@ -95,6 +104,10 @@ impl AutoregressiveModel for DalleBart {
         let states = self.decode_groups(&inputs, &positions, &rows, &mut caches)?;
         let [_, length, _] = states.dims();
         Ok(self.image_logits(states.narrow(1, length - n_logits, n_logits)))
+    }
+
+    fn rewindable<'s>(&self, state: &'s mut DalleBartState) -> Option<&'s mut dyn Rewind> {
+        Some(state)
     }
 
     /// Captions themselves have no likelihood: the model only reads them.

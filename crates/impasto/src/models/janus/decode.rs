@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::{ANSWER_LENGTH, Janus, check_ids};
 use crate::engine::{
-    AutoregressiveModel, DecodeState, Prompted, Rows, Sizes, TextModel, TextSizes, TokenNll,
+    AutoregressiveModel, DecodeState, Prompted, Rewind, Rows, Sizes, TextModel, TextSizes, TokenNll,
 };
 use crate::models::row_groups::{CachedRows, RowGroups};
 use crate::nn::KvCache;
@@ -22,6 +22,12 @@ impl DecodeState for JanusState {
     fn select_rows(&mut self, rows: &[usize]) {
         self.starts = rows.iter().map(|&row| self.starts[row]).collect();
         self.rows.select(rows);
+    }
+}
+
+impl Rewind for JanusState {
+    fn rewind(&mut self, inputs: usize) {
+        self.rows.rewind(inputs);
     }
 }
 
@@ -167,6 +173,10 @@ impl AutoregressiveModel for Janus {
         let states = self.extend(joined(inputs, 0), &mut states);
         let [_, length, _] = states.dims();
         Ok(self.image_logits(states.narrow(1, length - n_logits, n_logits)))
+    }
+
+    fn rewindable<'s>(&self, state: &'s mut JanusState) -> Option<&'s mut dyn Rewind> {
+        Some(state)
     }
 
     /// Texts of prompts have a template around them, and no likelihood of their own.

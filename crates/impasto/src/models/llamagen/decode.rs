@@ -4,7 +4,9 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::{Condition, LlamaGen, LlamaGenCondition};
 use crate::Result;
-use crate::engine::{AutoregressiveModel, DecodeState, Input, Prompted, Rows, Sizes, TokenNll};
+use crate::engine::{
+    AutoregressiveModel, DecodeState, Input, Prompted, Rewind, Rows, Sizes, TokenNll,
+};
 use crate::models::row_groups::{CachedRows, RowGroups};
 use crate::nn::KvCache;
 
@@ -40,6 +42,12 @@ impl DecodeState for LlamaGenState {
         let indices = Tensor::<1, Int>::from_data(indices, &self.starts.device());
         self.starts = self.starts.clone().select(0, indices);
         self.rows.select(rows);
+    }
+}
+
+impl Rewind for LlamaGenState {
+    fn rewind(&mut self, inputs: usize) {
+        self.rows.rewind(inputs);
     }
 }
 
@@ -157,6 +165,10 @@ impl AutoregressiveModel for LlamaGen {
         Ok(self
             .head
             .forward(states.narrow(1, length - n_logits, n_logits)))
+    }
+
+    fn rewindable<'s>(&self, state: &'s mut LlamaGenState) -> Option<&'s mut dyn Rewind> {
+        Some(state)
     }
 
     /// Captions have no likelihood.
