@@ -135,18 +135,23 @@ impl ModelFlags {
             },
             ..OpenOptions::default()
         };
-        let bar = terminal::bytes_bar()?;
-        let mut loading = |event: &Event<'_>| {
-            if let Event::Loading { done, total } = event {
-                bar.set_length(*total);
-                bar.set_position(*done);
-            }
-            terminal::go_on()
-        };
-        let model = Model::open_watched(&files, &device, &options, &mut loading);
-        bar.finish_and_clear();
-        Ok(model?)
+        open_watched(&files, &device, &options)
     }
+}
+
+/// Opens a model and shows how far it is.
+fn open_watched(files: &ModelFiles, device: &Device, options: &OpenOptions) -> Result<Model> {
+    let bar = terminal::bytes_bar()?;
+    let mut loading = |event: &Event<'_>| {
+        if let Event::Loading { done, total } = event {
+            bar.set_length(*total);
+            bar.set_position(*done);
+        }
+        terminal::go_on()
+    };
+    let model = Model::open_watched(files, device, options, &mut loading);
+    bar.finish_and_clear();
+    Ok(model?)
 }
 
 /// Whether finished pictures are enlarged, and by what.
@@ -235,6 +240,27 @@ impl ClipFlags {
         let device = self.device.select()?;
         Ok(Ranker::load(&source, &device)?)
     }
+
+    /// Loads it, or a model that sees pictures in its place.
+    pub fn load_encoder(&self) -> Result<Encoder> {
+        let source = find_model(&self.clip)?;
+        let device = self.device.select()?;
+        match ModelFiles::find(&source) {
+            Ok(files) if files.embeds_pictures() => {
+                let model = open_watched(&files, &device, &OpenOptions::default())?;
+                Ok(Encoder::Model(model))
+            }
+            _ => Ok(Encoder::Clip(Ranker::load(&source, &device)?)),
+        }
+    }
+}
+
+/// What embeds.
+pub enum Encoder {
+    /// Captions and pictures.
+    Clip(Ranker),
+    /// Pictures alone.
+    Model(Model),
 }
 
 /// What to do with captions that are too long for a CLIP.

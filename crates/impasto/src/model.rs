@@ -10,7 +10,9 @@ use burn::tensor::Device;
 
 use crate::canvas::Conditioning;
 use crate::checkpoint::{ModelSource, WeightFormat};
-use crate::families::{self, Answerer, AnyModel, Attentive, Captioner, Generator, ModelFiles};
+use crate::families::{
+    self, Answerer, AnyModel, Attentive, Captioner, Generator, ModelFiles, PictureEncoder,
+};
 use crate::files::FileAccess;
 use crate::image::Image;
 use crate::models::ImageTokenizer;
@@ -233,6 +235,17 @@ impl Model {
     pub fn answerer(&self) -> Result<&dyn Answerer> {
         self.inner.answerer().ok_or_else(|| {
             let reason = format!("{} cannot answer questions; Janus can", self.name());
+            Error::invalid("model", reason)
+        })
+    }
+
+    /// The model as one that embeds pictures.
+    ///
+    /// # Errors
+    /// Where its family does not.
+    pub fn picture_encoder(&self) -> Result<&dyn PictureEncoder> {
+        self.inner.picture_encoder().ok_or_else(|| {
+            let reason = format!("{} cannot embed pictures; CLIPs and Janus can", self.name());
             Error::invalid("model", reason)
         })
     }

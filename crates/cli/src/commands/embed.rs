@@ -8,13 +8,14 @@ use impasto::observer::NoObserver;
 use impasto::request::Embed;
 use serde::Serialize;
 
-use crate::arguments::{ClipFlags, LongCaptionFlags, prompt};
+use crate::arguments::{ClipFlags, Encoder, LongCaptionFlags, prompt};
 use crate::pictures;
 use crate::terminal;
 
 /// Embed captions and pictures with a CLIP, as unit vectors
 ///
-/// The dot product of two vectors is their cosine similarity.
+/// The dot product of two vectors is their cosine similarity. With a model that sees pictures (Janus) as
+/// --clip, pictures alone: the mean of what its vision encoder makes of the patches.
 #[derive(Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).multiple(true)))]
 pub struct Arguments {
@@ -57,13 +58,16 @@ enum EmbedInput {
 pub fn run(arguments: Arguments) -> Result<()> {
     let opened = pictures::open(&arguments.images)?;
     let images = opened.paths(&arguments.images);
-    let ranker = arguments.clip.load()?;
+    let encoder = arguments.clip.load_encoder()?;
     let request = Embed {
         texts: arguments.texts,
         long: arguments.long.what(),
         images: opened.pictures.clone(),
     };
-    let outcome = ranker.run(&request, &mut NoObserver)?;
+    let outcome = match &encoder {
+        Encoder::Clip(ranker) => ranker.run(&request, &mut NoObserver)?,
+        Encoder::Model(model) => model.run(&request, &mut NoObserver)?,
+    };
     let values = outcome.texts.into_iter().chain(outcome.images);
     let texts = request.texts.into_iter().map(EmbedInput::Text);
     let what = texts.chain(images.into_iter().map(EmbedInput::Image));

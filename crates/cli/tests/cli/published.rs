@@ -281,4 +281,12 @@ fn janus_draws_sees_and_answers_as_the_reference_does() {
     let other = published("dalle_pytorch/goldens/rotary");
     let ask = ["ask", "in.png", "What is it?", "--model", &other];
     program.refuses(1, &ask, &["cannot answer questions; Janus can"]);
+
+    let embed = ["embed", "--image", "in.png", "--clip", "mine", "--json"];
+    let embedded = program.json(&embed);
+    let numbers = embedded["embeddings"][0]["embedding"].as_array().unwrap();
+    let squares = numbers.iter().map(|x| x.as_f64().unwrap().powi(2));
+    assert!((squares.sum::<f64>() - 1.0).abs() < 1e-4, "{embedded}");
+    let words = ["embed", "--text", "a cat", "--clip", "mine"];
+    program.refuses(1, &words, &["texts: expected pictures alone"]);
 }

@@ -112,6 +112,21 @@ impl ModelFiles {
         self.config.is_none()
     }
 
+    /// Whether the model embeds pictures ([`PictureEncoder`](super::PictureEncoder)).
+    pub fn embeds_pictures(&self) -> bool {
+        struct Embeds;
+        impl FamilyVisitor for Embeds {
+            type Output = bool;
+            fn visit<F: Family>(self) -> bool {
+                F::PICTURE_ENCODER.is_some()
+            }
+        }
+        match self.kind {
+            ModelKind::Family(name) => visit(name, Embeds).unwrap_or(false),
+            ModelKind::ImageTokenizer => false,
+        }
+    }
+
     /// Whether it is one of impasto's own architecture.
     pub fn is_native(&self) -> bool {
         self.kind == ModelKind::Family(Native::NAME)

@@ -4,17 +4,20 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::captions::{check_beam, report_words, seeds};
 use super::{
     Answer, Answerer, Captioner, ContinueRequest, Family, FamilyConfig, FamilyLoss, FamilyModel,
-    GeneratedCaption, Inquiry, Language, ModelFiles, NetSizes, PublishedForm, Search, Transformer,
+    GeneratedCaption, Inquiry, Language, ModelFiles, NetSizes, PictureEncoder, PublishedForm,
+    Search, Transformer,
 };
 use crate::Result;
 use crate::engine::{SampledText, beam_search, sample_texts};
 use crate::image::Image;
 use crate::import::janus as published;
+use crate::models::clip::unit;
 use crate::models::janus::{Conversation, Part};
 use crate::models::{self, JanusConfig, image_tokenizer};
 use crate::nn::Init;
@@ -92,6 +95,9 @@ impl Family for Janus {
     const TITLE: &'static str = "Janus";
     const SIZES: &'static str = "janus";
     const WEIGHTS: &'static str = "janus.safetensors";
+
+    const PICTURE_ENCODER: Option<fn(&FamilyModel<Self>) -> &dyn PictureEncoder> =
+        Some(|model| model);
 
     type Sizes = JanusConfig;
     type Options = JanusOptions;
@@ -172,14 +178,21 @@ impl FamilyModel<Janus> {
             .encode_question(roles, question, image.is_some())?;
         let mut parts = vec![Part::Text(ids.before)];
         if let Some(image) = image {
-            let size = self.config.sizes.vision.image_size;
-            let whole = image.fit_whole_bicubic(size, PADDING, smallest_side(size))?;
-            let pixels = image_tokenizer::pixels(&[whole], size, &self.device)?;
-            let (_, seen) = self.net.see(pixels);
+            let (_, seen) = self.net.see(self.seen(std::slice::from_ref(image))?);
             parts.push(Part::Image(seen));
         }
         parts.push(Part::Text(ids.after));
         Ok(Conversation { parts })
+    }
+
+    /// Pictures as the vision encoder takes them, whole: `[pictures, 3, size, size]`.
+    fn seen(&self, pictures: &[Image]) -> Result<Tensor<4>> {
+        let size = self.config.sizes.vision.image_size;
+        let whole = pictures
+            .iter()
+            .map(|picture| picture.fit_whole_bicubic(size, PADDING, smallest_side(size)));
+        let whole: Vec<Image> = whole.collect::<Result<_>>()?;
+        image_tokenizer::pixels(&whole, size, &self.device)
     }
 
     fn described(&self, generated: &SampledText) -> Result<GeneratedCaption> {
@@ -239,6 +252,16 @@ impl Answerer for FamilyModel<Janus> {
             tokens: text.tokens,
             ended: text.ended,
         })
+    }
+}
+
+/// The mean of the patches' last states. The pooling that SigLIP has there was not trained on with the encoder, and no
+/// published program of Janus uses it.
+impl PictureEncoder for FamilyModel<Janus> {
+    fn embed_pictures(&self, pictures: &[Image]) -> Result<Tensor<2>> {
+        let (features, _) = self.net.see(self.seen(pictures)?);
+        let [pictures, _, width] = features.dims();
+        Ok(unit(features.mean_dim(1).reshape([pictures, width])))
     }
 }
 

@@ -26,6 +26,7 @@ mod rudalle;
 mod sampling;
 #[cfg(test)]
 mod toy;
+mod vision;
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -53,6 +54,7 @@ pub use native::{Native, NativeConfig, NativeModel, NativeOptions};
 pub use operations::{ImportOptions, Imported, import, open, open_native, quantise};
 pub use rudalle::RuDalle;
 pub use sampling::{AnyModel, Condition, Conditioned, Generator, Infill, PromptText, RunningBatch};
+pub use vision::PictureEncoder;
 
 use crate::Result;
 use crate::canvas::Conditioning;
@@ -122,6 +124,9 @@ pub trait Family: Copy + Debug + Send + Sync + 'static {
     const IMAGE_LOSS_WEIGHT: Option<f64> = None;
     /// How often each window of an edit is filled by default, for the best to be taken.
     const TRIES: usize = USUAL_TRIES;
+
+    /// The model as one that embeds pictures; none for families without an encoder that understands them.
+    const PICTURE_ENCODER: Option<fn(&FamilyModel<Self>) -> &dyn PictureEncoder> = None;
 
     /// Sizes of the net.
     type Sizes: NetSizes<Net = Self::Net>;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use serde_json::Value;
 
-use super::{Answerer, Attentive, Captioner, Family, FamilyModel};
+use super::{Answerer, Attentive, Captioner, Family, FamilyModel, PictureEncoder};
 use crate::canvas::{Canvas, Conditioning};
 use crate::engine::{
     self, AutoregressiveModel, FillOptions, FillRequest, ImageContext, InfillRow, Likelihood,
@@ -47,6 +47,11 @@ pub trait AnyModel: Debug + Send + Sync {
 
     /// The model as one that answers questions.
     fn answerer(&self) -> Option<&dyn Answerer> {
+        None
+    }
+
+    /// The model as one that embeds pictures.
+    fn picture_encoder(&self) -> Option<&dyn PictureEncoder> {
         None
     }
 
@@ -220,6 +225,10 @@ impl<F: Family> AnyModel for FamilyModel<F> {
 
     fn answerer(&self) -> Option<&dyn Answerer> {
         F::answerer(self)
+    }
+
+    fn picture_encoder(&self) -> Option<&dyn PictureEncoder> {
+        F::PICTURE_ENCODER.map(|encoder| encoder(self))
     }
 
     fn attentive(&self) -> Option<&dyn Attentive> {

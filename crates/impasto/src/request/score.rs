@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::Request;
+use crate::Model;
 use crate::image::Image;
 use crate::observer::{Event, Observer};
 use crate::rank::{Ranker, Scores, check_templates, rows};
@@ -107,10 +109,8 @@ pub struct EmbedOutcome {
     pub images: Vec<Vec<f32>>,
 }
 
-impl Request<Ranker> for Embed {
-    type Outcome = EmbedOutcome;
-
-    fn validate(&self) -> Result<()> {
+impl Embed {
+    fn check(&self) -> Result<()> {
         match self.texts.is_empty() && self.images.is_empty() {
             true => Err(Error::invalid(
                 "texts, images",
@@ -120,26 +120,65 @@ impl Request<Ranker> for Embed {
         }
     }
 
-    fn run(&self, ranker: &Ranker, observer: &mut dyn Observer) -> Result<EmbedOutcome> {
+    /// Adds the pictures to what is embedded of the captions.
+    fn embed_images(
+        &self,
+        model: &str,
+        texts: Vec<Vec<f32>>,
+        embed: impl Fn(&[Image]) -> Result<Tensor<2>>,
+        observer: &mut dyn Observer,
+    ) -> Result<EmbedOutcome> {
         let total = self.texts.len() + self.images.len();
         let mut outcome = EmbedOutcome {
-            model: ranker.model.name().to_owned(),
-            texts: Vec::new(),
+            model: model.to_owned(),
+            texts,
             images: Vec::with_capacity(self.images.len()),
         };
-        if !self.texts.is_empty() {
-            outcome.texts = rows(ranker.model.embed_texts(&self.texts, self.long)?)?;
-        }
         for images in self.images.chunks(TOGETHER) {
             let done = outcome.texts.len() + outcome.images.len();
             if observer.event(&Event::Items { done, total }).is_break() {
                 return Err(Error::Stopped);
             }
-            outcome
-                .images
-                .extend(rows(ranker.model.embed_pictures(images)?)?);
+            outcome.images.extend(rows(embed(images)?)?);
         }
         Ok(outcome)
+    }
+}
+
+impl Request<Ranker> for Embed {
+    type Outcome = EmbedOutcome;
+
+    fn validate(&self) -> Result<()> {
+        self.check()
+    }
+
+    fn run(&self, ranker: &Ranker, observer: &mut dyn Observer) -> Result<EmbedOutcome> {
+        let model = &ranker.model;
+        let texts = match self.texts.is_empty() {
+            true => Vec::new(),
+            false => rows(model.embed_texts(&self.texts, self.long)?)?,
+        };
+        let embed = |images: &[Image]| model.embed_pictures(images);
+        self.embed_images(model.name(), texts, embed, observer)
+    }
+}
+
+/// Pictures alone, by the vision encoder of a model that draws.
+impl Request<Model> for Embed {
+    type Outcome = EmbedOutcome;
+
+    fn validate(&self) -> Result<()> {
+        if !self.texts.is_empty() {
+            let reason = "expected pictures alone: only a CLIP embeds captions, too";
+            return Err(Error::invalid("texts", reason));
+        }
+        self.check()
+    }
+
+    fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<EmbedOutcome> {
+        let encoder = model.picture_encoder()?;
+        let embed = |images: &[Image]| encoder.embed_pictures(images);
+        self.embed_images(model.name(), Vec::new(), embed, observer)
     }
 }
 
@@ -178,6 +217,16 @@ mod tests {
             let error = request.validate().unwrap_err().to_string();
             assert!(error.starts_with(&format!("{field}: expected ")), "{error}");
         }
-        assert!(Embed::default().validate().is_err());
+        assert!(Request::<Ranker>::validate(&Embed::default()).is_err());
+        let words = Embed {
+            texts: vec!["cat".to_owned()],
+            ..Embed::default()
+        };
+        assert!(Request::<Ranker>::validate(&words).is_ok());
+        let error = Request::<Model>::validate(&words).unwrap_err().to_string();
+        assert!(
+            error.starts_with("texts: expected pictures alone"),
+            "{error}"
+        );
     }
 }

@@ -218,6 +218,29 @@ fn features_of_pictures_are_those_of_the_reference() {
     }
 }
 
+/// The mean over the patches of the reference's features, of length one.
+#[test]
+fn pictures_are_embedded_by_the_mean_of_their_features() {
+    for set in SETS {
+        let model = loaded(set);
+        let expected = expected(set);
+        let (values, shape) = expected.tensor("wide");
+        let rgb: Vec<u8> = values.iter().map(|&value| value as u8).collect();
+        let wide = crate::image::Image::new(shape[1], shape[0], rgb).unwrap();
+        let encoder = <JanusFamily as crate::families::Family>::PICTURE_ENCODER.unwrap();
+        let found = numbers(encoder(&model).embed_pictures(&[wide]).unwrap());
+        let (features, shape) = expected.tensor("features");
+        let width = shape[2];
+        let mut mean = vec![0.0; width];
+        for patch in features.chunks_exact(width) {
+            mean.iter_mut().zip(patch).for_each(|(m, x)| *m += x);
+        }
+        let length = mean.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let mean: Vec<f32> = mean.iter().map(|x| x / length).collect();
+        assert_close(&found, &mean, set);
+    }
+}
+
 /// A wide picture, whole in a padded square.
 #[test]
 fn pictures_are_prepared_as_by_the_reference() {
