@@ -182,8 +182,12 @@ impl Arguments {
     ) -> impasto::Result<Vec<NetworkReport>> {
         // Reading takes no computing.
         let (device, _) = device::select("cpu")?;
+        let stated = self
+            .licence
+            .clone()
+            .or_else(|| impasto::hub::recorded_licence(path));
         let licence = |known: &mut String| {
-            if let Some(licence) = &self.licence {
+            if let Some(licence) = &stated {
                 known.clone_from(licence);
             }
         };

@@ -9,6 +9,7 @@ use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
 use crate::program::Program;
+use crate::references::published;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -217,6 +218,30 @@ fn a_pulled_model_is_whole_and_serves_without_the_network() {
     let ran = program.run(&dead);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(ran.stderr.contains("does not answer"), "{}", ran.stderr);
+}
+
+/// What the hub says of a model's licence goes with the model.
+#[test]
+fn an_imported_model_has_the_licence_that_it_was_pulled_with() {
+    let program = Program::new();
+    let server = Server::new();
+    let golden = std::path::PathBuf::from(published("janus/goldens/pro"));
+    let files = fs::read_dir(golden).unwrap().map(|entry| {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let is_large = name.ends_with(".safetensors");
+        (name, fs::read(path).unwrap(), is_large)
+    });
+    server.state.lock().unwrap().files = files.collect();
+    let folder = program.expect(&arguments(&server)).trim().to_owned();
+    let licence = |output: &str, import: &[&str]| {
+        program.expect(&[&["import", &folder, "-o", output], import].concat());
+        let config = fs::read(program.path(output).join("config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        config["licence"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(licence("as-pulled", &[]), "cc-by-nc-4.0");
+    assert_eq!(licence("as-said", &["--licence", "MIT"]), "MIT");
 }
 
 #[test]

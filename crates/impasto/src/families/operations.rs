@@ -135,7 +135,7 @@ pub fn quantise(model: &ModelFiles, format: WeightFormat, dir: &Path) -> Result<
 pub struct ImportOptions {
     /// The model's name; that of its folder or file, if not given.
     pub name: Option<String>,
-    /// SPDX expression of the licence; what is known of it, if not given.
+    /// SPDX expression of the licence; that with which it was pulled, or what is known of it, if not given.
     pub licence: Option<String>,
     /// The folder of the image tokenizer, for models that come without one.
     pub image_tokenizer: Option<PathBuf>,
@@ -175,6 +175,11 @@ pub fn import(model: &ModelFiles, options: &ImportOptions, dir: &Path) -> Result
             })
         }
     }
+    let recorded = || crate::hub::recorded_licence(model.source.folder()?);
+    let options = &ImportOptions {
+        licence: options.licence.clone().or_else(recorded),
+        ..options.clone()
+    };
     match model.kind {
         ModelKind::Family(name) => {
             visit(name, Import(model, options, dir)).ok_or_else(|| unknown(name))?
