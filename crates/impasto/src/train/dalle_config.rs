@@ -21,10 +21,10 @@ pub struct DalleTrainingConfig {
     /// begins with. The next three are then left out.
     #[serde(default)]
     pub from: Option<String>,
-    /// Output directory of `train text-tokenizer`.
+    /// Output directory of `train text-tokenizer`, or the folder of a model whose text tokenizer is taken.
     #[serde(default)]
     pub text_tokenizer: Option<PathBuf>,
-    /// Output directory of `train image-tokenizer`.
+    /// Output directory of `train image-tokenizer`, or the folder of a model of ours whose image tokenizer is taken.
     #[serde(default)]
     pub image_tokenizer: Option<PathBuf>,
     /// Sizes of the transformer.

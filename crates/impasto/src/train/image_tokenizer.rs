@@ -160,6 +160,9 @@ fn untrained() -> Error {
     )
 }
 
+/// The file that says what the weights beside it are.
+pub(super) const CONFIG: &str = "image_tokenizer.json";
+
 /// Trains (or goes on) and writes `image_tokenizer.safetensors` and `image_tokenizer.json` into `dir`.
 pub fn run(
     config: &ImageTokenizerTrainingConfig,
@@ -246,13 +249,13 @@ pub fn run(
     weights::write(&path, &parameters::export(&trained), Precision::F32)?;
     let json = serde_json::to_vec_pretty(&config.model)
         .map_err(|e| Error::invalid("config", Reason::of(e)))?;
-    files::write_atomic(dir.join("image_tokenizer.json"), &json)?;
+    files::write_atomic(dir.join(CONFIG), &json)?;
     Ok(path)
 }
 
 /// Loads what [`run`] wrote.
 pub fn load(dir: &Path, device: &Device) -> Result<ImageTokenizer> {
-    let path = dir.join("image_tokenizer.json");
+    let path = dir.join(CONFIG);
     let text = files::read(&path)?;
     let config: ImageTokenizerConfig = serde_json::from_slice(&text).map_err(|e| {
         Error::bad_file(&path, Reason::because("not an image tokenizer's config", e))

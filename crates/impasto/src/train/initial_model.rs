@@ -1,6 +1,8 @@
 //! What the transformer's training begins with: both tokenizers and the weights, new or of a model that is
 //! trained on.
 
+use std::path::Path;
+
 use burn::tensor::Device;
 use bytes::Bytes;
 
@@ -8,6 +10,7 @@ use super::config::check_trainable;
 use super::dalle_config::{DalleTrainingConfig, Sizes};
 use super::image_tokenizer;
 use crate::checkpoint::WeightFormat;
+use crate::checkpoint::config_file::CONFIG;
 use crate::checkpoint::weights::{WeightPrecision, load, load_into};
 use crate::checkpoint::{IMAGE_TOKENIZER, ModelSource};
 use crate::families::{Family, ModelFiles, Native, NativeConfig};
@@ -46,14 +49,13 @@ impl InitialModel {
                  leave them out"
             ))),
             (None, (Some(text), Some(image), Some(sizes))) => {
-                let path = image.join(IMAGE_TOKENIZER);
                 let text = TextTokenizer::load(text)?;
-                let image = image_tokenizer::load(image, device)?;
+                let (image, image_weights) = load_image_tokenizer(image, device)?;
                 let config_of = sizes.config(&text, &image);
                 config_of.validate()?;
                 check_trainable("model", config_of.parameters())?;
                 Ok(InitialModel {
-                    image_weights: files::read(&path)?.into(),
+                    image_weights,
                     dalle: config_of.init(&mut Init::new(config.run.seed, train_device)),
                     text,
                     image,
@@ -75,19 +77,39 @@ impl InitialModel {
         let config = NativeConfig::of(&files)?;
         let (source, text) = (&files.source, Native::load_text(&files, &config)?);
         let formats = WeightPrecision::new(config.precision, Some(WeightFormat::F32))?;
-        let image_weights = source.read(IMAGE_TOKENIZER)?;
-        let image = config.image_tokenizer.init(&mut Init::empty(device));
+        let (image, image_weights) = image_tokenizer_of(&files, &config, device)?;
         let mut sizes = config.sizes.clone();
         sizes.padded_text = padded_text.unwrap_or(sizes.padded_text);
         let dalle = sizes.init(&mut Init::empty(train_device));
         let weights = source.weights(Native::WEIGHTS, files.access)?;
         Ok(InitialModel {
-            image: load_into(image, &source.path(IMAGE_TOKENIZER), &image_weights)?,
+            image,
             dalle: load(dalle, &source.path(Native::WEIGHTS), &weights, formats)?,
             text,
             image_weights,
         })
     }
+}
+
+/// What `train image-tokenizer` wrote into a folder, or the image tokenizer of a model of ours.
+fn load_image_tokenizer(folder: &Path, device: &Device) -> Result<(ImageTokenizer, Bytes)> {
+    if folder.join(CONFIG).exists() && !folder.join(image_tokenizer::CONFIG).exists() {
+        let files = ModelFiles::find(&ModelSource::Dir(folder.to_path_buf()))?;
+        return image_tokenizer_of(&files, &NativeConfig::of(&files)?, device);
+    }
+    let image = image_tokenizer::load(folder, device)?;
+    Ok((image, files::read(folder.join(IMAGE_TOKENIZER))?.into()))
+}
+
+fn image_tokenizer_of(
+    files: &ModelFiles,
+    config: &NativeConfig,
+    device: &Device,
+) -> Result<(ImageTokenizer, Bytes)> {
+    let weights = files.source.read(IMAGE_TOKENIZER)?;
+    let image = config.image_tokenizer.init(&mut Init::empty(device));
+    let image = load_into(image, &files.source.path(IMAGE_TOKENIZER), &weights)?;
+    Ok((image, weights))
 }
 
 impl Sizes {

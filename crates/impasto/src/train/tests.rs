@@ -279,6 +279,32 @@ fn resumed_transformers_without_padding_equal_uninterrupted_ones() {
     assert_eq!(draws("padded/model"), (true, 40));
 }
 
+/// A model's tokenizers, for a transformer of other sizes.
+#[test]
+fn the_tokenizers_of_a_model_are_taken() {
+    let dir = TempDir::new().unwrap();
+    let mut config = prepare(dir.path());
+    let device = Device::flex();
+    let train = |config: &dalle::DalleTrainingConfig, out: &str| {
+        let out = dir.path().join(out);
+        dalle::run(config, &out, &device, false, &mut StopAfter::steps(NEVER))
+    };
+    let first = train(&config, "first").unwrap();
+    config.text_tokenizer = Some(first.clone());
+    config.image_tokenizer = Some(first.clone());
+    let again = train(&config, "again").unwrap();
+    // The image tokenizer is written with the precision of a model the first time.
+    let read = |model: &Path, file: &str| std::fs::read(model.join(file)).unwrap();
+    for file in ["image_tokenizer.safetensors", "tokenizer.json"] {
+        assert!(read(&first, file) == read(&again, file), "{file}");
+    }
+    if let Some(sizes) = &mut config.model {
+        sizes.n_layers = 1;
+    }
+    let smaller = train(&config, "smaller").unwrap();
+    assert!(read(&smaller, "dalle.safetensors").len() < read(&first, "dalle.safetensors").len());
+}
+
 /// Pictures of an endless world that are made beside the training: the same as without a stop, too.
 #[test]
 fn streamed_pictures_resume_where_they_were() {
