@@ -8,6 +8,8 @@
 //! Nets in raster order do not see the known ids after a hole while they fill it. Several tries at one canvas are
 //! then a particle filter (see `particles.rs`): known ids after a sampled one weigh the tries.
 
+mod drafting;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use super::drafts::Drafts;
 use super::logits::Logits;
 use super::model::{AutoregressiveModel, DecodeState, Input, Prompted, Rows, Sizes};
 use super::particles::resampled;
-use super::row::{Drawn, Row};
+use super::row::Row;
 use crate::canvas::{Canvas, Conditioning};
 use crate::models::dalle::Order;
 use crate::nn::ops;
@@ -590,97 +592,6 @@ impl<M: AutoregressiveModel> Cohort<M> {
             self.weigh_all(&logits, index, first + index)?;
         }
         absorb(&mut [(self, logits)], count - 1)
-    }
-
-    /// Samples the next id of the only row, and those after it for as long as the drafts of the ones before were right.
-    fn draft(&mut self, model: &M) -> Result<()> {
-        let Some(next) = self.next else {
-            return Ok(());
-        };
-        let count = self.drafts.count(self.sizes.positions - next);
-        let state = self.state(model)?;
-        let can_rewind = model.rewindable(state).is_some();
-        let row = &self.rows[0];
-        if count == 1 || !can_rewind {
-            // Whether a draft would have been right is learned all the same.
-            let position = row.order[next] as usize;
-            let guess = self.drafts.guess(position, &row.image_ids);
-            self.step(model)?;
-            let ids = &self.rows[0].image_ids;
-            if let Some(id) = ids[position] {
-                self.drafts.observe(guess, position, id, ids);
-            }
-            return Ok(());
-        }
-        let positions: Vec<usize> = row.order[next..next + count]
-            .iter()
-            .map(|&position| position as usize)
-            .collect();
-        let mut before = row.image_ids.clone();
-        let mut guesses = Vec::with_capacity(count);
-        for &position in &positions {
-            let guess = before[position].unwrap_or_else(|| self.drafts.guess(position, &before));
-            before[position] = Some(guess);
-            guesses.push(guess);
-        }
-        let mut inputs = vec![row.input(next)];
-        inputs.extend((1..count).map(|i| Input {
-            token: Some((positions[i - 1] as u32, guesses[i - 1])),
-            target: positions[i] as u32,
-        }));
-        let inputs = vec![inputs; if self.guidance.is_some() { 2 } else { 1 }];
-        let group = Rows {
-            inputs: &inputs,
-            state: self.state(model)?,
-        };
-        let logits = Logits::of(model.step(&mut [group], count)?)?;
-        let (row, guided) = (&self.rows[0], self.guidance.is_some());
-        let codes = self.sizes.codebook_size;
-        let mut draws: Vec<_> = positions
-            .iter()
-            .enumerate()
-            .filter(|&(_, &position)| row.canvas.image_ids[position].is_none())
-            .map(|(index, &position)| {
-                let unconditional = guided.then(|| logits.at(1, index));
-                let conditional = logits.at(0, index);
-                let draw = move || row.draw(conditional, unconditional, codes, position);
-                (index, draw, None)
-            })
-            .collect();
-        impasto_kernels::for_each_item(&mut draws, |(_, draw, drawn)| *drawn = Some(draw()));
-        let mut drawn: Vec<Option<Drawn>> = vec![None; count];
-        for (index, _, result) in draws {
-            drawn[index] = result.transpose()?;
-        }
-        // Each is valid if the drafts before it were right.
-        let mut valid = 0;
-        while valid < count {
-            let Some(drawn) = drawn[valid] else {
-                valid += 1;
-                continue;
-            };
-            let (draft, position, row) = (guesses[valid], positions[valid], &mut self.rows[0]);
-            row.keep(drawn, position);
-            self.drafts
-                .observe(draft, position, drawn.id, &row.image_ids);
-            valid += 1;
-            if draft != drawn.id {
-                break;
-            }
-        }
-        for (&position, drawn) in positions.iter().zip(&drawn).skip(valid) {
-            if let Some(drawn) = drawn {
-                self.drafts.keep(position, drawn.id);
-            }
-        }
-        self.run = next + valid;
-        let state = self.state(model)?;
-        if let Some(state) = model.rewindable(state) {
-            state.rewind(count - valid);
-        }
-        self.next = Some(self.run - 1);
-        self.advance();
-        Ok(())
     }
 
     /// Finds the next place where an id is sampled.
