@@ -115,17 +115,10 @@ fn eval_judges_every_held_out_prompt() {
     assert_eq!(report["options"]["seed"], 1);
     assert_eq!(program.files().len(), 6);
     let table = program.expect(&arguments);
-    for row in [
-        "object",
-        "colour",
-        "count",
-        "place",
-        "background",
-        "one kind",
-    ] {
+    for row in ["object", "count", "background", "all", "one kind"] {
         assert!(table.contains(row), "no {row} in {table}");
     }
-    // Its captions name no style, and it holds no pairs of thing and style out.
+    // What is not asked is left out: no caption names a style. And no pairs of thing and style are held out.
     assert!(!table.contains("style"), "{table}");
     let unseen = [&arguments[..], &["--split", "unseen-pair"]].concat();
     program.refuses(1, &unseen, &["tiny", "no scenes on that side"]);
@@ -150,11 +143,11 @@ fn eval_compares_the_pictures_of_a_prompt() {
     ];
     let report = program.json(&[&arguments[..], &["--json"]].concat());
     let mean = |side: &str| report[side]["mean"].as_f64().unwrap_or_default();
-    assert!(mean("drawn") > 0.0 && mean("scenes") > 0.0, "{report}");
-    let share = report["share"].as_f64().unwrap_or_default();
-    assert!((share - mean("drawn") / mean("scenes")).abs() < 1e-9);
-    // Untrained, it draws the same kind of noise whatever the seed: two pictures are no nearer than noise.
-    assert!(program.expect(&arguments).contains("share"));
+    assert!(mean("drawn") > 0.0, "{report}");
+    // An untrained image tokenizer reconstructs whatever it is as the same.
+    assert_eq!(mean("scenes"), 0.0);
+    assert!(report["share"].is_null(), "{report}");
+    assert!(program.expect(&arguments).contains("share not known"));
     let one = [&arguments[..], &["--pictures", "1"]].concat();
     program.refuses(2, &one, &["--pictures"]);
 }

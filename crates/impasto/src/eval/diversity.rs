@@ -61,8 +61,8 @@ pub struct DiversityReport {
     /// Between as many scenes that the prompt describes ([`World::rearranged`]), as the image tokenizer reconstructs
     /// them, so that both are as blurred.
     pub scenes: Distance,
-    /// The first by the second.
-    pub share: f64,
+    /// The first by the second; none if the scenes do not differ.
+    pub share: Option<f64>,
 }
 
 /// Draws and compares. `observer` gets the prompts done and to do.
@@ -112,7 +112,7 @@ pub fn run(
         options: options.clone(),
         drawn,
         scenes,
-        share: drawn.mean / scenes.mean,
+        share: (scenes.mean > 0.0).then(|| drawn.mean / scenes.mean),
     })
 }
 

@@ -65,7 +65,7 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
         )
     };
     terminal::result(format_args!(
-        "{} on {} {} prompts of world {}, {} pictures each, seed {}\nmean distance of two pictures drawn  {}\nof two scenes of the same caption    {}\nshare {:.0} %",
+        "{} on {} {} prompts of world {}, {} pictures each, seed {}\nmean distance of two pictures drawn  {}\nof two scenes of the same caption    {}\nshare {}",
         report.model,
         report.options.prompts,
         split_name(report.options.kind.split),
@@ -74,6 +74,9 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
         report.options.seed,
         cell(report.drawn),
         cell(report.scenes),
-        100.0 * report.share,
+        report.share.map_or_else(
+            || "not known: the scenes do not differ".to_owned(),
+            |share| format!("{:.0} %", 100.0 * share)
+        ),
     ))
 }
