@@ -115,10 +115,17 @@ fn eval_judges_every_held_out_prompt() {
     assert_eq!(report["options"]["seed"], 1);
     assert_eq!(program.files().len(), 6);
     let table = program.expect(&arguments);
-    for row in ["object", "count", "background", "all", "one kind"] {
+    for row in [
+        "object",
+        "colour",
+        "count",
+        "place",
+        "background",
+        "one kind",
+    ] {
         assert!(table.contains(row), "no {row} in {table}");
     }
-    // What is not asked is left out: no caption names a style. And no pairs of thing and style are held out.
+    // Its captions name no style, and it holds no pairs of thing and style out.
     assert!(!table.contains("style"), "{table}");
     let unseen = [&arguments[..], &["--split", "unseen-pair"]].concat();
     program.refuses(1, &unseen, &["tiny", "no scenes on that side"]);

@@ -300,10 +300,9 @@ impl Tally {
         self.all_by_kinds[kinds - 1].count(Some(scores.all()));
     }
 
-    /// The rows of the table: name and accuracy, some of them never asked.
-    pub fn rows(&self) -> [(&'static str, Accuracy); 11] {
-        let [one, two, three, four] = self.all_by_kinds;
-        [
+    /// The rows of the table: name and accuracy. The style, and numbers of kinds, are left out where never asked.
+    pub fn rows(&self) -> Vec<(&'static str, Accuracy)> {
+        let mut rows = vec![
             ("object", self.object),
             ("style", self.style),
             ("colour", self.colour),
@@ -311,11 +310,11 @@ impl Tally {
             ("place", self.place),
             ("background", self.background),
             ("all", self.all),
-            ("  one kind", one),
-            ("  two kinds", two),
-            ("  three kinds", three),
-            ("  four kinds", four),
-        ]
+        ];
+        let kinds = ["  one kind", "  two kinds", "  three kinds", "  four kinds"];
+        rows.extend(kinds.into_iter().zip(self.all_by_kinds));
+        rows.retain(|(name, row)| row.asked > 0 || !(*name == "style" || name.starts_with(' ')));
+        rows
     }
 }
 

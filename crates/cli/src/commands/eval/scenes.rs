@@ -137,9 +137,6 @@ fn table(report: &ScenesReport) -> String {
     }
     text.push('\n');
     for row in 0..columns[0].1.len() {
-        if columns.iter().all(|(_, column)| column[row].1.asked == 0) {
-            continue;
-        }
         text += &format!("{:<12}", columns[0].1[row].0);
         for (_, column) in &columns {
             let cell = cell(column[row].1);

@@ -16,10 +16,12 @@ impl<M: AutoregressiveModel> Cohort<M> {
         let Some(next) = self.next else {
             return Ok(());
         };
+        if model.rewindable(self.state(model)?).is_none() {
+            return self.step(model);
+        }
         let count = self.drafts.count(self.sizes.positions - next);
-        let can_rewind = model.rewindable(self.state(model)?).is_some();
         let drafted = self.drafted(next, count);
-        if count == 1 || !can_rewind {
+        if count == 1 {
             self.step(model)?;
             // Whether the draft would have been right is learned all the same.
             let (position, ids) = (drafted.positions[0], &self.rows[0].image_ids);
