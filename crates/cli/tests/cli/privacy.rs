@@ -45,6 +45,52 @@ fn write(program: &Program, folder: &str, number: u32, picture: &Image, format: 
     .unwrap();
 }
 
+/// A run that goes on with another list of pictures that are left out has other data, and says so.
+#[test]
+fn a_resumed_training_says_that_other_pictures_are_left_out() {
+    let program = Program::new();
+    pictures(&program, "data", 0..12);
+    let config = |steps: u32| {
+        let config = serde_json::json!({
+            "model": {
+                "architecture": "vqgan", "picture_size": 32, "patch": 8, "widths": [16],
+                "n_res_blocks": 1, "groups": 4, "codebook_size": 32, "code_width": 4
+            },
+            "data": {"pairs": {"from": {"folder": "data"}, "validation_share": 0.1}},
+            "run": {"steps": steps, "batch_size": 4, "warmup_steps": 0},
+            "validation": 1
+        });
+        fs::write(program.path("c.json"), config.to_string()).unwrap();
+    };
+    let train = |list: &str| {
+        fs::write(program.path("out.txt"), list).unwrap();
+        let ran = program.run(&[
+            "train",
+            "image-tokenizer",
+            "--config",
+            "c.json",
+            "--out",
+            "out",
+            "--exclude",
+            "out.txt",
+            "--resume",
+        ]);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        ran.stderr
+    };
+    let others = "the data's pictures or captions are others than before";
+    config(1);
+    assert!(!train("003.png\n").contains(others));
+    config(2);
+    let same = train("003.png\n");
+    assert!(!same.contains(others), "{same}");
+    config(3);
+    let other = train("004.png\n");
+    assert!(other.contains(others), "{other}");
+    let more = train("003.png\n004.png\n");
+    assert!(more.contains(others), "{more}");
+}
+
 #[test]
 fn duplicates_are_found_and_left_out_of_a_training() {
     let program = Program::new();

@@ -6,12 +6,20 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use crate::error::Reason;
 use crate::{Error, Result};
 
-/// Makes numbered items in order, on a thread of its own, a few ahead of the one that is needed.
+/// Makes numbered items in order, on threads of its own, a few ahead of the one that is needed.
 pub(super) struct Ahead<T> {
     make: Arc<dyn Fn(u64) -> Result<T> + Send + Sync>,
     depth: usize,
-    /// The number that comes next, and the thread's results.
-    running: Option<(u64, Receiver<Result<T>>)>,
+    workers: usize,
+    running: Option<Running<T>>,
+}
+
+/// Threads that take turns.
+struct Running<T> {
+    first: u64,
+    next: u64,
+    /// What each of them made.
+    made: Vec<Receiver<Result<T>>>,
 }
 
 impl<T: Send + 'static> Ahead<T> {
@@ -20,41 +28,59 @@ impl<T: Send + 'static> Ahead<T> {
         Ahead {
             make: Arc::new(make),
             depth,
+            workers: 1,
             running: None,
         }
     }
 
+    /// The same with two items in the making at a time: one computes on the device while the other is drawn or read.
+    pub fn in_pairs(self) -> Self {
+        Ahead { workers: 2, ..self }
+    }
+
     /// Item `number`. Any number can be the first; after that, the next one is ready soonest.
     pub fn get(&mut self, number: u64) -> Result<T> {
-        let receiver = match self.running.take() {
-            Some((next, receiver)) if next == number => receiver,
+        let mut running = match self.running.take() {
+            Some(running) if running.next == number => running,
             _ => self.start(number)?,
         };
-        let item = receiver.recv().unwrap_or_else(|_| {
+        let turn = (number - running.first) % running.made.len() as u64;
+        let item = running.made[turn as usize].recv().unwrap_or_else(|_| {
             Err(Error::invalid(
                 "training",
                 "the thread that prepares the data has ended",
             ))
         });
-        self.running = Some((number + 1, receiver));
+        running.next += 1;
+        self.running = Some(running);
         item
     }
 
-    fn start(&self, first: u64) -> Result<Receiver<Result<T>>> {
-        let (sender, receiver) = sync_channel(self.depth);
-        let make = self.make.clone();
-        std::thread::Builder::new()
-            .name("training data".into())
-            .spawn(move || {
-                for number in first.. {
-                    // The training has ended, or wants other numbers.
-                    if sender.send(make(number)).is_err() {
-                        break;
+    fn start(&self, first: u64) -> Result<Running<T>> {
+        let worker = |turn: usize| {
+            let (sender, receiver) = sync_channel(self.depth.div_ceil(self.workers));
+            let make = self.make.clone();
+            let numbers = (first + turn as u64..).step_by(self.workers);
+            std::thread::Builder::new()
+                .name("training data".into())
+                .spawn(move || {
+                    for number in numbers {
+                        // The training has ended, or wants other numbers.
+                        if sender.send(make(number)).is_err() {
+                            break;
+                        }
                     }
-                }
-            })
-            .map_err(|e| Error::invalid("training", Reason::because("can't start a thread", e)))?;
-        Ok(receiver)
+                })
+                .map_err(|e| {
+                    Error::invalid("training", Reason::because("can't start a thread", e))
+                })?;
+            Ok(receiver)
+        };
+        Ok(Running {
+            first,
+            next: first,
+            made: (0..self.workers).map(worker).collect::<Result<_>>()?,
+        })
     }
 }
 
@@ -66,9 +92,11 @@ mod tests {
 
     #[test]
     fn items_come_in_order_from_any_number() {
-        let mut ahead = Ahead::new(2, |number| Ok(number * 10));
-        for number in [5, 6, 7, 2, 3, 9] {
-            assert_eq!(ahead.get(number).unwrap(), number * 10);
+        let ahead = || Ahead::new(3, |number| Ok(number * 10));
+        for mut ahead in [ahead(), ahead().in_pairs()] {
+            for number in [5, 6, 7, 8, 2, 3, 9] {
+                assert_eq!(ahead.get(number).unwrap(), number * 10);
+            }
         }
     }
 

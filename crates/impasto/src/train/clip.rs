@@ -14,10 +14,12 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::ahead::Ahead;
 use super::config::{RunConfig, check_count, check_trainable};
 use super::drawn::{self, SyntheticPairs};
 use super::engine::{self, Evaluation, Observer, Pass, Task};
-use super::image_tokenizer::{self, training_device};
+use super::image_tokenizer::training_device;
+use super::initial_model::load_image_tokenizer;
 use super::source::{ImageSource, SourceConfig, held_out, open};
 use crate::checkpoint::weights::Precision;
 use crate::checkpoint::{
@@ -30,7 +32,7 @@ use crate::models::clip::{
     Activation, ContrastiveLoss, EndOfText, Normalisation, TowerConfig, unit,
 };
 use crate::models::{Clip, ClipConfig, ImageTokenizer};
-use crate::nn::Init;
+use crate::nn::{Init, ops};
 use crate::rank::numbers;
 use crate::text::TextTokenizer;
 use crate::text::clip::LongCaption;
@@ -77,7 +79,7 @@ pub struct ClipTrainingConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reconstructed {
-    /// Output directory of `train image-tokenizer`.
+    /// Output directory of `train image-tokenizer`, or a model's folder.
     pub by: PathBuf,
     /// Which share of the training pictures.
     pub share: f64,
@@ -136,7 +138,7 @@ pub fn run(
             return Err(Error::invalid("training config", reason));
         }
         Some(Reconstructed { by, share }) => {
-            let image = image_tokenizer::load(by, device)?;
+            let (image, _) = load_image_tokenizer(by, device)?;
             let (made, read) = (image.config().picture_size(), clip_config.image_size);
             if made != read {
                 let reason = format!(
@@ -161,6 +163,16 @@ pub fn run(
         drawn.draw_all(source.as_ref(), &dir.join("drawn.tokens"), observer)?;
     }
     let validation = held_out(source.as_ref(), config.validation, &config.run, observer)?;
+    let batches = Batches {
+        run: config.run.clone(),
+        text_length: clip_config.text_length,
+        text: text.clone(),
+        source,
+        reconstructed,
+        drawn,
+        device: device.clone(),
+    };
+    let batches = Ahead::new(BATCHES_AHEAD, move |pass| batches.batch(pass));
     let mut task = ClipTask {
         run: config.run.clone(),
         loss: config.loss,
@@ -171,10 +183,10 @@ pub fn run(
             clip: clip_config,
         },
         text,
-        source,
-        reconstructed,
-        drawn,
-        device: device.clone(),
+        batches: match ops::is_cpu(device) {
+            true => batches,
+            false => batches.in_pairs(),
+        },
         validation,
         shared: None,
     };
@@ -249,28 +261,27 @@ struct ClipTask {
     loss: ContrastiveLoss,
     model_config: ClipModelConfig,
     text: TextTokenizer,
+    batches: Ahead<Batch>,
+    validation: Vec<Sample>,
+    shared: Option<Shared>,
+}
+
+/// Batches that are ready before they are needed.
+const BATCHES_AHEAD: usize = 4;
+
+/// What makes batches.
+struct Batches {
+    run: RunConfig,
+    text_length: usize,
+    text: TextTokenizer,
     source: Box<dyn ImageSource>,
     /// With the share of the pictures that go through it.
     reconstructed: Option<(ImageTokenizer, f64)>,
     drawn: Option<SyntheticPairs>,
     device: Device,
-    validation: Vec<Sample>,
-    shared: Option<Shared>,
 }
 
-impl ClipTask {
-    /// Writes the model, ready for use, into the run's directory.
-    fn save(&self, clip: Clip, dir: &Path) -> Result<PathBuf> {
-        let model = ClipModel {
-            config: self.model_config.clone(),
-            text: CaptionTokenizer::ByteLevel(self.text.clone()),
-            clip,
-        };
-        let path = dir.join("model");
-        model.save(&path, Precision::F16)?;
-        Ok(path)
-    }
-
+impl Batches {
     /// Which of a picture's captions is used comes from (seed, the sample's number), so that it does not
     /// depend on the size of a pass.
     fn batch(&self, pass: u64) -> Result<Batch> {
@@ -278,7 +289,7 @@ impl ClipTask {
         let mut rng = ChaCha8Rng::seed_from_u64(self.run.seed);
         let first = pass * size as u64;
         let samples = self.source.train_batch(first, size)?;
-        let length = self.model_config.clip.text_length;
+        let length = self.text_length;
         let mut batch = Batch {
             pictures: Vec::with_capacity(size),
             text_ids: Vec::with_capacity(size),
@@ -326,6 +337,20 @@ impl ClipTask {
         }
         Ok(batch)
     }
+}
+
+impl ClipTask {
+    /// Writes the model, ready for use, into the run's directory.
+    fn save(&self, clip: Clip, dir: &Path) -> Result<PathBuf> {
+        let model = ClipModel {
+            config: self.model_config.clone(),
+            text: CaptionTokenizer::ByteLevel(self.text.clone()),
+            clip,
+        };
+        let path = dir.join("model");
+        model.save(&path, Precision::F16)?;
+        Ok(path)
+    }
 
     fn embed(model: &Clip, batch: &Batch) -> Result<(Tensor<2>, Tensor<2>)> {
         let pixels = model.pixels(&batch.pictures)?;
@@ -336,12 +361,12 @@ impl ClipTask {
     }
 
     /// Embeds all pairs of a step and takes the loss's gradients.
-    fn share(&self, model: &Clip, first_pass: u64) -> Result<Shared> {
+    fn share(&mut self, model: &Clip, first_pass: u64) -> Result<Shared> {
         let plain = model.valid();
         let passes = self.run.gradient_accumulation as u64;
         let (mut images, mut texts, mut batches) = (Vec::new(), Vec::new(), Vec::new());
         for pass in first_pass..first_pass + passes {
-            let batch = self.batch(pass)?;
+            let batch = self.batches.get(pass)?;
             let (image, text) = Self::embed(&plain, &batch)?;
             images.push(image);
             texts.push(text);
@@ -415,7 +440,7 @@ impl Task for ClipTask {
         if self.run.gradient_accumulation > 1 {
             return self.shared_pass(model, pass);
         }
-        let (image, text) = Self::embed(model, &self.batch(pass)?)?;
+        let (image, text) = Self::embed(model, &self.batches.get(pass)?)?;
         let loss = model.contrastive_loss(image, text, self.loss);
         Ok(self.with_metrics(model, loss))
     }

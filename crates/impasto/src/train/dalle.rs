@@ -1,12 +1,14 @@
 //! Training the transformer on captions and encoded pictures.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use burn::module::Module;
 use burn::tensor::Device;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 use super::ahead::Ahead;
 use super::config::check_count;
@@ -23,6 +25,7 @@ use crate::families::{NativeConfig, NativeModel, NativeOptions, SaveAs};
 use crate::image::{Format, Image};
 use crate::models::dalle::{DalleBatch, Order, around_hole, raster, shuffled};
 use crate::models::{Dalle, DalleConfig, ImageTokenizer};
+use crate::nn::{ComputePrecision, ops, precision};
 use crate::observer::NoObserver;
 use crate::text::{PAD, TextTokenizer};
 use crate::{Error, Result, files};
@@ -77,11 +80,15 @@ pub fn run(
     let validation = held_out(source.as_ref(), config.validation, &config.run, observer)?;
     let validation = encoding.samples(&validation)?;
     let training = match (config.encoded_pictures, source.count()) {
-        (None, None) => Pairs::Streamed {
+        (None, None) => Pairs::Streamed(Box::new(Stream {
             source,
-            image: Box::new(image.clone()),
+            image: match config.run.precision {
+                ComputePrecision::F32 => image.clone(),
+                // Beside a training in bf16 the device encodes in bf16, too: another id of two that are as near.
+                ComputePrecision::Bf16 => precision::in_bf16(&image),
+            },
             device: device.clone(),
-        },
+        })),
         _ => {
             let count = encoded::count(config.encoded_pictures, source.as_ref())?;
             let fingerprint =
@@ -107,14 +114,19 @@ pub fn run(
         dalle: model_config.sizes.clone(),
         text: text.clone(),
         pairs: training,
+        planned: Mutex::default(),
     };
+    let batches = Ahead::new(BATCHES_AHEAD, move |pass| batches.batch(pass));
     let mut task = DalleTask {
         config: config.clone(),
         model_config,
         device: device.clone(),
         text,
         image,
-        batches: Ahead::new(BATCHES_AHEAD, move |pass| batches.batch(pass)),
+        batches: match ops::is_cpu(device) {
+            true => batches,
+            false => batches.in_pairs(),
+        },
         validation,
     };
     let trained = engine::train(&mut task, dalle, &config.run, dir, resume, observer)?.valid();
@@ -142,12 +154,39 @@ enum Pairs {
     /// Encoded before the training.
     Kept(Encoded),
     /// Made and encoded beside it.
-    Streamed {
-        source: Box<dyn ImageSource>,
-        image: Box<ImageTokenizer>,
-        device: Device,
-    },
+    Streamed(Box<Stream>),
 }
+
+/// Pairs that are made and encoded beside the training.
+struct Stream {
+    source: Box<dyn ImageSource>,
+    image: ImageTokenizer,
+    device: Device,
+}
+
+impl Stream {
+    /// The image ids of pairs, in their order.
+    fn image_ids(&self, rows: &[Row]) -> Result<Vec<Vec<u32>>> {
+        let pictures = rows.par_iter().map(|(number, _)| {
+            let mut samples = self.source.train_batch(*number, 1)?;
+            samples
+                .pop()
+                .map(|sample| sample.picture)
+                .ok_or_else(|| Error::invalid("training", format!("picture {number} is missing")))
+        });
+        let pictures: Vec<Image> = pictures.collect::<Result<_>>()?;
+        self.image.encode(&pictures, &self.device)
+    }
+}
+
+/// A pair of a pass: its number among the training pairs, and the caption that was chosen.
+type Row = (u64, Vec<u32>);
+
+/// The first of [`ALIKE`] passes, and the pairs of each of them.
+type Plan = (u64, Vec<Vec<Row>>);
+
+/// Plans that are kept: passes are made in turn by two threads, of which one may be a plan behind.
+const PLANS: usize = 2;
 
 /// What makes batches; everything random of a pass comes from (seed, pass).
 struct Batches {
@@ -155,63 +194,99 @@ struct Batches {
     dalle: DalleConfig,
     text: TextTokenizer,
     pairs: Pairs,
+    planned: Mutex<Vec<Plan>>,
 }
 
 impl Batches {
-    /// For each row of a pass of captions about as long: the caption and the image ids. [`ALIKE`] passes have the pairs
-    /// that as many passes in order would have.
-    fn rows_alike(&self, encoded: &Encoded, pass: u64) -> Vec<(Vec<u32>, Vec<u32>)> {
-        let size = self.config.run.batch_size as u64;
+    /// The pairs of a pass, of captions about as long. [`ALIKE`] passes have the pairs that as many passes in order would
+    /// have.
+    fn pairs_alike(&self, pass: u64) -> Result<Vec<Row>> {
         let first = pass / ALIKE * ALIKE;
+        let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        let pairs = |plan: &Plan| plan.1[(pass - first) as usize].clone();
+        if let Some(plan) = planned.iter().find(|plan| plan.0 == first) {
+            return Ok(pairs(plan));
+        }
+        let plan = (first, self.plan(first)?);
+        let of_pass = pairs(&plan);
+        if planned.len() == PLANS {
+            planned.remove(0);
+        }
+        planned.push(plan);
+        Ok(of_pass)
+    }
+
+    /// The pairs of [`ALIKE`] passes from `first` on.
+    fn plan(&self, first: u64) -> Result<Vec<Vec<Row>>> {
+        let size = self.config.run.batch_size as u64;
         let mut rng = ChaCha8Rng::seed_from_u64(self.config.run.seed);
         // The streams of passes are small numbers.
         rng.set_stream(u64::MAX - first);
-        let mut pairs: Vec<(usize, &Vec<u32>)> = (first * size..(first + ALIKE) * size)
-            .map(|row| {
-                let pictures = encoded.image_ids.len() as u64;
-                let sample = epoch_index(self.config.run.seed, pictures, row);
-                let captions = &encoded.text_ids[sample];
-                (sample, &captions[rng.random_range(0..captions.len())])
-            })
-            .collect();
+        let numbers = first * size..(first + ALIKE) * size;
+        let mut choose = |count: usize| rng.random_range(0..count);
+        let mut pairs: Vec<Row> = match &self.pairs {
+            Pairs::Kept(encoded) => numbers
+                .map(|number| {
+                    let captions = &encoded.text_ids[self.sample(encoded, number)];
+                    (number, captions[choose(captions.len())].clone())
+                })
+                .collect(),
+            Pairs::Streamed(stream) => {
+                let count = (ALIKE * size) as usize;
+                let captions = stream.source.train_captions(first * size, count)?;
+                let chosen: Vec<String> = captions
+                    .into_iter()
+                    .map(|mut captions| captions.swap_remove(choose(captions.len())))
+                    .collect();
+                let length = self.dalle.text_length;
+                let ids = chosen
+                    .par_iter()
+                    .map(|caption| self.text.encode_caption(caption, length, true));
+                let ids: Vec<Vec<u32>> = ids.collect::<Result<_>>()?;
+                numbers.zip(ids).collect()
+            }
+        };
         pairs.sort_by_key(|(_, ids)| length(ids));
-        let mut order: Vec<u64> = (0..ALIKE).collect();
-        order.shuffle(&mut rng);
-        let start = (order[(pass - first) as usize] * size) as usize;
-        pairs[start..start + size as usize]
-            .iter()
-            .map(|&(sample, ids)| (ids.clone(), encoded.image_ids[sample].clone()))
-            .collect()
+        let mut passes: Vec<Vec<Row>> = pairs.chunks(size as usize).map(<[Row]>::to_vec).collect();
+        passes.shuffle(&mut rng);
+        Ok(passes)
+    }
+
+    /// Which of the encoded pairs pair `number` of a training is.
+    fn sample(&self, encoded: &Encoded, number: u64) -> usize {
+        epoch_index(self.config.run.seed, encoded.image_ids.len() as u64, number)
     }
 
     /// For each row of a pass: its captions, as ids where they are kept so, and its image ids.
     fn rows(&self, pass: u64) -> Result<Vec<(Captions<'_>, Vec<u32>)>> {
         let size = self.config.run.batch_size as u64;
+        if !self.dalle.padded_text {
+            let rows = self.pairs_alike(pass)?;
+            let image_ids = match &self.pairs {
+                Pairs::Kept(encoded) => {
+                    let of = |row: &Row| encoded.image_ids[self.sample(encoded, row.0)].clone();
+                    rows.iter().map(of).collect()
+                }
+                Pairs::Streamed(stream) => stream.image_ids(&rows)?,
+            };
+            let captions = rows.into_iter().map(|(_, ids)| Captions::Chosen(ids));
+            return Ok(captions.zip(image_ids).collect());
+        }
         match &self.pairs {
-            Pairs::Kept(encoded) if !self.dalle.padded_text => Ok(self
-                .rows_alike(encoded, pass)
-                .into_iter()
-                .map(|(caption, image_ids)| (Captions::Chosen(caption), image_ids))
-                .collect()),
-            Pairs::Kept(encoded) => Ok((0..size)
-                .map(|row| {
-                    let pictures = encoded.image_ids.len() as u64;
-                    let sample = epoch_index(self.config.run.seed, pictures, pass * size + row);
+            Pairs::Kept(encoded) => Ok((pass * size..(pass + 1) * size)
+                .map(|number| {
+                    let sample = self.sample(encoded, number);
                     let captions = Captions::Encoded(&encoded.text_ids[sample]);
                     (captions, encoded.image_ids[sample].clone())
                 })
                 .collect()),
-            Pairs::Streamed {
-                source,
-                image,
-                device,
-            } => {
-                let samples = source.train_batch(pass * size, size as usize)?;
+            Pairs::Streamed(stream) => {
+                let samples = stream.source.train_batch(pass * size, size as usize)?;
                 let (pictures, captions): (Vec<Image>, Vec<Vec<String>>) = samples
                     .into_iter()
                     .map(|sample| (sample.picture, sample.captions))
                     .unzip();
-                let ids = image.encode(&pictures, device)?;
+                let ids = stream.image.encode(&pictures, &stream.device)?;
                 Ok(captions.into_iter().map(Captions::Text).zip(ids).collect())
             }
         }

@@ -92,7 +92,10 @@ impl InitialModel {
 }
 
 /// What `train image-tokenizer` wrote into a folder, or the image tokenizer of a model of ours.
-fn load_image_tokenizer(folder: &Path, device: &Device) -> Result<(ImageTokenizer, Bytes)> {
+pub(super) fn load_image_tokenizer(
+    folder: &Path,
+    device: &Device,
+) -> Result<(ImageTokenizer, Bytes)> {
     if folder.join(CONFIG).exists() && !folder.join(image_tokenizer::CONFIG).exists() {
         let files = ModelFiles::find(&ModelSource::Dir(folder.to_path_buf()))?;
         return image_tokenizer_of(&files, &NativeConfig::of(&files)?, device);

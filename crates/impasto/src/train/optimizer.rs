@@ -12,6 +12,9 @@ use super::muon;
 use crate::nn::ComputePrecision;
 use crate::nn::ops::{self, AdamW};
 
+#[cfg(test)]
+mod tests;
+
 const EPSILON: f32 = 1e-8;
 
 /// Gradients by parameter name, flattened.
@@ -47,11 +50,16 @@ impl NamedGradients {
 
     /// The norm of the whole gradient.
     pub fn norm(&self) -> f64 {
-        let total = self
-            .by_name
-            .values()
-            .map(|gradient| gradient.clone().square().sum())
-            .reduce(|a, b| a + b);
+        let mut all = self.by_name.values().cloned();
+        let total = match self.by_name.values().next() {
+            Some(first) if !ops::is_cpu(&first.device()) => {
+                Some(Tensor::cat(all.collect(), 0).square().sum())
+            }
+            _ => all
+                .by_ref()
+                .map(|gradient| gradient.square().sum())
+                .reduce(|a, b| a + b),
+        };
         total
             .map_or(0.0, |total| f64::from(total.into_scalar::<f32>()))
             .max(0.0)
@@ -105,6 +113,9 @@ pub struct Optimizer {
     ema_decay: f64,
     /// Of Muon's products.
     precision: ComputePrecision,
+    /// On any device; see [`Optimizer::moves_together`].
+    #[cfg(test)]
+    together: bool,
 }
 
 impl Optimizer {
@@ -119,7 +130,18 @@ impl Optimizer {
             beta2: config.beta2,
             ema_decay: config.ema_decay,
             precision: config.precision,
+            #[cfg(test)]
+            together: false,
         }
+    }
+
+    /// Whether parameters like this one are moved together: not on the CPU, whose kernels take one at a time.
+    fn moves_together(&self, values: &Tensor<1>) -> bool {
+        #[cfg(test)]
+        if self.together {
+            return true;
+        }
+        !ops::is_cpu(&values.device())
     }
 
     /// Whether AdamW moves this parameter, so that it needs second moments.
@@ -137,84 +159,201 @@ impl Optimizer {
         step: u64,
     ) -> M {
         let count = (step + 1) as f64;
+        let adamw = AdamW {
+            learning_rate: learning_rate as f32,
+            gradient_scale: scale as f32,
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            correction1: (1.0 - self.beta1.powf(count)) as f32,
+            correction2: (1.0 - self.beta2.powf(count)) as f32,
+            eps: EPSILON,
+            decay: 1.0,
+        };
         let mut gradients = gradients.by_name;
-        let together = self.muon_together(&module, &mut gradients, scale);
-        let mut mapper = Apply {
+        let moved = self.step_together(&module, &mut gradients, learning_rate, &adamw);
+        let module = module.map(&mut Apply {
             path: Vec::new(),
             gradients,
-            together,
+            moved,
             learning_rate,
-            adamw: AdamW {
-                learning_rate: learning_rate as f32,
-                gradient_scale: scale as f32,
-                beta1: self.beta1 as f32,
-                beta2: self.beta2 as f32,
-                correction1: (1.0 - self.beta1.powf(count)) as f32,
-                correction2: (1.0 - self.beta2.powf(count)) as f32,
-                eps: EPSILON,
-                decay: 1.0,
-            },
-            // A young average follows fast: no memory of the first, random weights.
-            ema_decay: self.ema_decay.min(count / (count + 10.0)),
+            adamw,
             optimizer: self,
-        };
-        module.map(&mut mapper)
+        });
+        if self.ema_decay > 0.0 {
+            // A young average follows fast: no memory of the first, random weights.
+            self.average(&module, self.ema_decay.min(count / (count + 10.0)));
+        }
+        module
     }
 
-    /// Muon's updates of all its matrices, by name, on devices where those of one shape are quicker together; none
-    /// on the CPU. Takes their gradients and momenta.
-    fn muon_together<M: Module>(
+    /// The new values of parameters by name, moved together with others that move alike: on devices other than the CPU,
+    /// where hundreds of small operations take longer than what they compute. Takes their gradients.
+    fn step_together<M: Module>(
         &mut self,
         module: &M,
         gradients: &mut BTreeMap<String, Tensor<1>>,
-        scale: f64,
-    ) -> BTreeMap<String, (Tensor<1>, Moments)> {
-        let mut updates = BTreeMap::new();
-        if self.kind != OptimizerKind::Muon {
-            return updates;
+        learning_rate: f64,
+        adamw: &AdamW,
+    ) -> BTreeMap<String, Tensor<1>> {
+        let mut moved = BTreeMap::new();
+        let first = gradients.values().next();
+        if !first.is_some_and(|gradient| self.moves_together(gradient)) {
+            return moved;
         }
-        let mut shapes = MatrixShapes::default();
-        module.visit(&mut shapes);
-        for (shape, names) in shapes.by_shape {
-            let found: Vec<(String, Tensor<1>)> = names
-                .into_iter()
-                .filter_map(|name| gradients.remove_entry(&name))
-                .collect();
-            let Some((_, first)) = found.first() else {
-                continue;
-            };
-            if ops::is_cpu(&first.device()) {
-                gradients.extend(found);
+        let mut by_shape: BTreeMap<[usize; 2], Vec<Parameter>> = BTreeMap::new();
+        let (mut decaying, mut others) = (Vec::new(), Vec::new());
+        for parameter in parameters(module) {
+            if !gradients.contains_key(&parameter.name) {
                 continue;
             }
-            let [rows, columns] = shape;
-            let stack = |all: Vec<Tensor<1>>| {
-                let count = all.len();
-                Tensor::cat(all, 0).reshape([count, rows, columns])
-            };
-            let known: Vec<Option<Moments>> = found
-                .iter()
-                .map(|(name, _)| self.moments.remove(name))
-                .collect();
-            // All have moments, or, at the first step, none.
-            let known: Option<Vec<Tensor<1>>> = known
-                .into_iter()
-                .map(|known| known.map(|known| known.first))
-                .collect();
-            let (names, values): (Vec<String>, Vec<Tensor<1>>) = found.into_iter().unzip();
-            let (update, momentum) =
-                muon::step_together(stack(values).mul_scalar(scale), known.map(stack));
-            let row =
-                |all: &Tensor<3>, i: usize| all.clone().narrow(0, i, 1).reshape([rows * columns]);
-            for (i, name) in names.into_iter().enumerate() {
-                let moments = Moments {
-                    first: row(&momentum, i),
-                    second: None,
-                };
-                updates.insert(name, (row(&update, i), moments));
+            if self.uses_adamw(&parameter.name) {
+                match parameter.decays {
+                    true => decaying.push(parameter),
+                    false => others.push(parameter),
+                }
+            } else {
+                by_shape
+                    .entry(parameter.matrix)
+                    .or_default()
+                    .push(parameter);
             }
         }
-        updates
+        let decay = 1.0 - learning_rate * self.weight_decay;
+        for ([rows, columns], group) in by_shape {
+            let group = self.group(group, gradients);
+            let shape = [group.names.len(), rows, columns];
+            let stack = |all: Vec<Tensor<1>>| Tensor::cat(all, 0).reshape(shape);
+            let gradients = stack(group.gradients).mul_scalar(adamw.gradient_scale);
+            let momentum = group
+                .moments
+                .map(|moments| stack(moments.into_iter().map(|moments| moments.first).collect()));
+            let (update, momentum) = muon::step_together(gradients, momentum);
+            let values = stack(group.values).mul_scalar(decay) - update.mul_scalar(learning_rate);
+            let flat = |all: Tensor<3>| all.reshape([shape.iter().product::<usize>()]);
+            let (values, first) = (flat(values), flat(momentum));
+            self.keep(&mut moved, &group.names, &group.sizes, values, first, None);
+        }
+        for (group, decay) in [(decaying, decay as f32), (others, 1.0)] {
+            if group.is_empty() {
+                continue;
+            }
+            let group = self.group(group, gradients);
+            let gradients = Tensor::cat(group.gradients, 0);
+            let (first, second) = match group.moments {
+                None => (gradients.zeros_like(), gradients.zeros_like()),
+                Some(moments) => {
+                    let second = moments.iter().map(|moments| {
+                        let second = moments.second.clone();
+                        second.unwrap_or_else(|| moments.first.zeros_like())
+                    });
+                    let second = Tensor::cat(second.collect(), 0);
+                    let first = moments.into_iter().map(|moments| moments.first);
+                    (Tensor::cat(first.collect(), 0), second)
+                }
+            };
+            let adamw = AdamW { decay, ..*adamw };
+            let values = Tensor::cat(group.values, 0);
+            let (values, first, second) = ops::adamw(values, gradients, first, second, &adamw);
+            let second = Some(second);
+            self.keep(
+                &mut moved,
+                &group.names,
+                &group.sizes,
+                values,
+                first,
+                second,
+            );
+        }
+        moved
+    }
+
+    /// What a step of `parameters` needs, without their names' gradients and moments in the maps.
+    fn group(
+        &mut self,
+        parameters: Vec<Parameter>,
+        gradients: &mut BTreeMap<String, Tensor<1>>,
+    ) -> Group {
+        let moments = parameters
+            .iter()
+            .map(|parameter| self.moments.remove(&parameter.name));
+        // All have moments, or, at the first step, none.
+        let moments = moments.collect();
+        let found = parameters
+            .iter()
+            .filter_map(|parameter| gradients.remove(&parameter.name));
+        let gradients = found.collect();
+        let mut group = Group {
+            names: Vec::new(),
+            sizes: Vec::new(),
+            values: Vec::new(),
+            gradients,
+            moments,
+        };
+        for parameter in parameters {
+            group.sizes.push(parameter.values.dims()[0]);
+            group.names.push(parameter.name);
+            group.values.push(parameter.values);
+        }
+        group
+    }
+
+    /// Parts what was moved together.
+    fn keep(
+        &mut self,
+        moved: &mut BTreeMap<String, Tensor<1>>,
+        names: &[String],
+        sizes: &[usize],
+        values: Tensor<1>,
+        first: Tensor<1>,
+        second: Option<Tensor<1>>,
+    ) {
+        let mut start = 0;
+        for (name, &size) in names.iter().zip(sizes) {
+            let part = |all: &Tensor<1>| all.clone().narrow(0, start, size);
+            let moments = Moments {
+                first: part(&first),
+                second: second.as_ref().map(part),
+            };
+            self.moments.insert(name.clone(), moments);
+            moved.insert(name.clone(), part(&values));
+            start += size;
+        }
+    }
+
+    /// Moves the averages of what is trained towards its values. What is not trained stays as it is, to the last bit.
+    fn average<M: Module>(&mut self, module: &M, decay: f64) {
+        let trained = parameters(module)
+            .into_iter()
+            .filter(|parameter| parameter.is_trained);
+        let (known, new): (Vec<_>, Vec<_>) =
+            trained.partition(|parameter| self.ema.contains_key(&parameter.name));
+        let averages: Vec<Tensor<1>> = known
+            .iter()
+            .filter_map(|parameter| self.ema.remove(&parameter.name))
+            .collect();
+        let step = |average: Tensor<1>, current: Tensor<1>| {
+            average.mul_scalar(decay) + current.mul_scalar(1.0 - decay)
+        };
+        let first = averages.first();
+        if first.is_some_and(|average| self.moves_together(average)) {
+            let current = known.iter().map(|parameter| parameter.values.clone());
+            let all = step(Tensor::cat(averages, 0), Tensor::cat(current.collect(), 0));
+            let mut start = 0;
+            for parameter in known {
+                let size = parameter.values.dims()[0];
+                let average = all.clone().narrow(0, start, size);
+                self.ema.insert(parameter.name, average);
+                start += size;
+            }
+        } else {
+            for (parameter, average) in known.into_iter().zip(averages) {
+                let average = step(average, parameter.values);
+                self.ema.insert(parameter.name, average);
+            }
+        }
+        let new = new.into_iter();
+        self.ema
+            .extend(new.map(|parameter| (parameter.name, parameter.values)));
     }
 
     /// `module` with the averaged weights; as it is when there is no average.
@@ -229,14 +368,41 @@ impl Optimizer {
     }
 }
 
-/// The names of Muon's matrices, by `[rows, columns]`.
-#[derive(Default)]
-struct MatrixShapes {
-    path: Vec<String>,
-    by_shape: BTreeMap<[usize; 2], Vec<String>>,
+/// A parameter of a model.
+struct Parameter {
+    name: String,
+    /// Flattened, without gradients.
+    values: Tensor<1>,
+    /// Its first dimension, and the product of the others.
+    matrix: [usize; 2],
+    /// Whether weight decay pulls it.
+    decays: bool,
+    is_trained: bool,
 }
 
-impl ModuleVisitor for MatrixShapes {
+/// Parameters that are moved together, one entry each.
+struct Group {
+    names: Vec<String>,
+    sizes: Vec<usize>,
+    values: Vec<Tensor<1>>,
+    gradients: Vec<Tensor<1>>,
+    moments: Option<Vec<Moments>>,
+}
+
+/// All of a module's parameters.
+fn parameters<M: Module>(module: &M) -> Vec<Parameter> {
+    let mut visitor = Visit::default();
+    module.visit(&mut visitor);
+    visitor.found
+}
+
+#[derive(Default)]
+struct Visit {
+    path: Vec<String>,
+    found: Vec<Parameter>,
+}
+
+impl ModuleVisitor for Visit {
     fn enter_module(&mut self, name: &str, _container_type: &str) {
         self.path.push(name.to_owned());
     }
@@ -247,22 +413,31 @@ impl ModuleVisitor for MatrixShapes {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let name = self.path.join(".");
-        if muon::is_hidden_matrix(&name) {
-            let dims = param.val().dims();
-            let shape = [dims[0], dims.iter().product::<usize>() / dims[0]];
-            self.by_shape.entry(shape).or_default().push(name);
-        }
+        let values = param.val();
+        let dims = values.dims();
+        let count: usize = dims.iter().product();
+        self.found.push(Parameter {
+            decays: decays::<D>(&name),
+            is_trained: values.is_require_grad(),
+            values: values.inner().reshape([count]),
+            matrix: [dims[0], count / dims[0].max(1)],
+            name,
+        });
     }
+}
+
+/// Whether weight decay pulls a parameter: matrices and kernels, not embeddings.
+fn decays<const D: usize>(name: &str) -> bool {
+    D >= 2 && !name.contains("embed") && !name.contains("position")
 }
 
 struct Apply<'a> {
     path: Vec<String>,
     gradients: BTreeMap<String, Tensor<1>>,
-    /// Muon's updates that are computed already.
-    together: BTreeMap<String, (Tensor<1>, Moments)>,
+    /// New values that are computed already.
+    moved: BTreeMap<String, Tensor<1>>,
     learning_rate: f64,
     adamw: AdamW,
-    ema_decay: f64,
     optimizer: &'a mut Optimizer,
 }
 
@@ -280,18 +455,13 @@ impl ModuleMapper for Apply<'_> {
         let dims = param.val().dims();
         let count: usize = dims.iter().product();
         let optimizer = &mut *self.optimizer;
-        let decay = if D >= 2 && !name.contains("embed") && !name.contains("position") {
+        let decay = if decays::<D>(&name) {
             1.0 - self.learning_rate * optimizer.weight_decay
         } else {
             1.0
         };
-        let param = match (self.together.remove(&name), self.gradients.remove(&name)) {
-            (Some((update, moments)), _) => param.map(|old| {
-                optimizer.moments.insert(name.clone(), moments);
-                let values = old.clone().inner().reshape([count]).mul_scalar(decay)
-                    - update.mul_scalar(self.learning_rate);
-                rewrap(old, values.reshape(dims))
-            }),
+        match (self.moved.remove(&name), self.gradients.remove(&name)) {
+            (Some(values), _) => param.map(|old| rewrap(old, values.reshape(dims))),
             (None, None) => param,
             (None, Some(gradient)) => {
                 let known = optimizer.moments.remove(&name);
@@ -315,19 +485,7 @@ impl ModuleMapper for Apply<'_> {
                     rewrap(old, values.reshape(dims))
                 })
             }
-        };
-        // What is not trained stays as it is, to the last bit.
-        if optimizer.ema_decay > 0.0 && param.val().is_require_grad() {
-            let current = param.val().inner().reshape([count]);
-            let average = match optimizer.ema.remove(&name) {
-                Some(known) => {
-                    known.mul_scalar(self.ema_decay) + current.mul_scalar(1.0 - self.ema_decay)
-                }
-                None => current,
-            };
-            optimizer.ema.insert(name, average);
         }
-        param
     }
 }
 

@@ -250,13 +250,17 @@ fn resumed_transformers_without_padding_equal_uninterrupted_ones() {
         let (out, mut observer) = (dir.path().join(out), StopAfter::steps(stop));
         dalle::run(config, &out, &Device::flex(), resume, &mut observer)
     };
-    run(&config, "whole", false, NEVER).unwrap();
-    assert!(matches!(
-        run(&config, "parts", false, 3),
-        Err(Error::Stopped)
-    ));
-    run(&config, "parts", true, NEVER).unwrap();
-    assert_same_files(&dir.path().join("whole"), &dir.path().join("parts"));
+    let mut streamed = config.clone();
+    streamed.encoded_pictures = None;
+    for (config, whole, parts) in [
+        (&streamed, "streamed whole", "streamed parts"),
+        (&config, "whole", "parts"),
+    ] {
+        run(config, whole, false, NEVER).unwrap();
+        assert!(matches!(run(config, parts, false, 3), Err(Error::Stopped)));
+        run(config, parts, true, NEVER).unwrap();
+        assert_same_files(&dir.path().join(whole), &dir.path().join(parts));
+    }
     let draws = |model: &str| {
         let files = ModelFiles::find(&ModelSource::Dir(dir.path().join(model))).unwrap();
         let model = NativeModel::load(&files, &Device::flex(), None).unwrap();
