@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::error::Reason;
@@ -44,7 +45,7 @@ pub struct RunConfig {
     /// Decay of the moving average of the weights, which is what is shipped; 0 switches it off.
     pub ema_decay: f64,
     /// In which type products are computed; weights, optimizer, norms and losses are in f32.
-    pub precision: ComputePrecision,
+    pub precision: TrainingPrecision,
     /// Recompute cheap operations in the backward pass instead of keeping their results.
     pub gradient_checkpointing: bool,
     /// Steps between lines of metrics.jsonl.
@@ -55,6 +56,45 @@ pub struct RunConfig {
     pub keep_checkpoints: usize,
     /// Where the metrics of a healthy run end; one that ends elsewhere is an error.
     pub expect: BTreeMap<String, Bounds>,
+}
+
+/// In which type a training multiplies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrainingPrecision {
+    /// Everything in f32.
+    #[default]
+    F32,
+    /// Products in bf16; refused where there is none.
+    Bf16,
+    /// Products in bf16 where both the device and the training have it, else in f32.
+    Auto,
+}
+
+impl TrainingPrecision {
+    /// What it is on `device`, for a training that has mixed precision or none.
+    ///
+    /// # Errors
+    /// If bf16 is requested where there is none.
+    pub fn on(self, device: &Device, has_mixed_precision: bool) -> Result<ComputePrecision> {
+        match self {
+            TrainingPrecision::F32 => Ok(ComputePrecision::F32),
+            TrainingPrecision::Bf16 if !has_mixed_precision => Err(Error::invalid(
+                "training config",
+                "this training has no mixed precision; expected \"precision\": \"f32\"",
+            )),
+            TrainingPrecision::Bf16 => {
+                ComputePrecision::Bf16.check(device)?;
+                Ok(ComputePrecision::Bf16)
+            }
+            TrainingPrecision::Auto => {
+                match has_mixed_precision && ComputePrecision::Bf16.check(device).is_ok() {
+                    true => Ok(ComputePrecision::Bf16),
+                    false => Ok(ComputePrecision::F32),
+                }
+            }
+        }
+    }
 }
 
 /// What turns gradients into steps.
@@ -115,7 +155,7 @@ impl Default for RunConfig {
             beta2: 0.95,
             gradient_clip: 1.0,
             ema_decay: 0.999,
-            precision: ComputePrecision::F32,
+            precision: TrainingPrecision::F32,
             gradient_checkpointing: false,
             log_every: 20,
             checkpoint_every: 1000,
@@ -233,7 +273,31 @@ pub fn read<C: DeserializeOwned>(path: &Path) -> Result<C> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+
+    #[test]
+    fn a_training_multiplies_in_what_its_device_has() {
+        let device = Device::flex();
+        let on = |precision: TrainingPrecision, mixed| precision.on(&device, mixed);
+        let best = match impasto_kernels::bf16::unit() {
+            Some(_) => ComputePrecision::Bf16,
+            None => ComputePrecision::F32,
+        };
+        assert_eq!(on(TrainingPrecision::Auto, true).unwrap(), best);
+        for precision in [TrainingPrecision::Auto, TrainingPrecision::F32] {
+            assert_eq!(on(precision, false).unwrap(), ComputePrecision::F32);
+        }
+        let error = on(TrainingPrecision::Bf16, false).unwrap_err().to_string();
+        assert!(error.contains("expected \"precision\": \"f32\""), "{error}");
+        assert_eq!(
+            on(TrainingPrecision::Bf16, true).is_ok(),
+            best == ComputePrecision::Bf16
+        );
+        let read: TrainingPrecision = serde_json::from_str("\"auto\"").unwrap();
+        assert_eq!(read, TrainingPrecision::Auto);
+    }
 
     #[test]
     fn the_learning_rate_follows_the_time_where_that_is_limited() {

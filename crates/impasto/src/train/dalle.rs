@@ -82,7 +82,7 @@ pub fn run(
     let training = match (config.encoded_pictures, source.count()) {
         (None, None) => Pairs::Streamed(Box::new(Stream {
             source,
-            image: match config.run.precision {
+            image: match config.run.precision.on(device, true)? {
                 ComputePrecision::F32 => image.clone(),
                 // Beside a training in bf16 the device encodes in bf16, too: another id of two that are as near.
                 ComputePrecision::Bf16 => precision::in_bf16(&image),

@@ -15,7 +15,7 @@ use super::timer::{self, Timer};
 use crate::checkpoint::weights::{self, LazyTensor, Precision};
 use crate::error::Hint;
 use crate::models::parameters::{self, Parameters};
-use crate::nn::precision::{self, ComputePrecision};
+use crate::nn::{ComputePrecision, precision as mixed_precision};
 use crate::observer;
 pub use crate::observer::{Observer, TrainingEvent as Event};
 use crate::{Error, Result};
@@ -106,16 +106,11 @@ pub fn train<T: Task>(
     resume: bool,
     observer: &mut dyn Observer,
 ) -> Result<T::Model> {
-    if config.precision != ComputePrecision::F32 {
-        if !task.has_mixed_precision() {
-            let reason = "this training has no mixed precision; expected \"precision\": \"f32\"";
-            return Err(Error::invalid("training config", reason));
-        }
-        let device = model.devices().into_iter().next().unwrap_or_default();
-        config.precision.check(&device.inner())?;
-    }
+    let device = model.devices().into_iter().next().unwrap_or_default();
+    let mixed = task.has_mixed_precision();
+    let precision = config.precision.on(&device.inner(), mixed)?;
     let checkpoints = Checkpoints::open(dir, config.keep_checkpoints)?;
-    let mut optimizer = Optimizer::new(config);
+    let mut optimizer = Optimizer::new(config).with_products_in(precision);
     let mut step = 0;
     let mut timer = Timer::new(config);
     let latest = checkpoints.latest(&mut |damaged| {
@@ -159,9 +154,11 @@ pub fn train<T: Task>(
         let logs = (step + 1) % config.log_every == 0 || step + 1 == config.steps;
         for micro in 0..accumulated {
             let number = step * accumulated + micro;
-            let pass = match config.precision {
+            let pass = match precision {
                 ComputePrecision::F32 => task.pass(&model, number, step)?,
-                ComputePrecision::Bf16 => task.pass(&precision::in_bf16(&model), number, step)?,
+                ComputePrecision::Bf16 => {
+                    task.pass(&mixed_precision::in_bf16(&model), number, step)?
+                }
             };
             let value: f64 = pass.loss.clone().into_scalar::<f32>().into();
             if !value.is_finite() {

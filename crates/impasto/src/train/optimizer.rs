@@ -129,10 +129,15 @@ impl Optimizer {
             beta1: config.beta1,
             beta2: config.beta2,
             ema_decay: config.ema_decay,
-            precision: config.precision,
+            precision: ComputePrecision::F32,
             #[cfg(test)]
             together: false,
         }
+    }
+
+    /// The same with Muon's products in another type.
+    pub fn with_products_in(self, precision: ComputePrecision) -> Self {
+        Optimizer { precision, ..self }
     }
 
     /// Whether parameters like this one are moved together: not on the CPU, whose kernels take one at a time.

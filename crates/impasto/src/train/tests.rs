@@ -14,8 +14,8 @@ use crate::Error;
 use crate::checkpoint::ModelSource;
 use crate::engine::AutoregressiveModel;
 use crate::families::{Family, ModelFiles, Native as NativeFamily, NativeModel};
-use crate::nn::ComputePrecision;
 use crate::observer;
+use crate::train::config::TrainingPrecision;
 
 /// Stops after this many steps.
 pub(crate) struct StopAfter(Cell<u64>);
@@ -205,17 +205,17 @@ fn a_model_is_trained_on() {
 
 #[test]
 fn resumed_transformers_equal_uninterrupted_ones() {
-    resumed_equal_uninterrupted(ComputePrecision::F32);
+    resumed_equal_uninterrupted(TrainingPrecision::F32);
 }
 
 #[test]
 fn resumed_transformers_equal_uninterrupted_ones_in_bf16() {
     if impasto_kernels::bf16::unit().is_some() {
-        resumed_equal_uninterrupted(ComputePrecision::Bf16);
+        resumed_equal_uninterrupted(TrainingPrecision::Bf16);
     }
 }
 
-fn resumed_equal_uninterrupted(precision: ComputePrecision) {
+fn resumed_equal_uninterrupted(precision: TrainingPrecision) {
     let dir = TempDir::new().unwrap();
     let mut config = prepare(dir.path());
     config.run.precision = precision;
@@ -385,7 +385,7 @@ fn bf16_is_refused_where_the_kernels_have_none() {
         configs.push(vqgan());
     }
     for mut config in configs {
-        config.run.precision = ComputePrecision::Bf16;
+        config.run.precision = TrainingPrecision::Bf16;
         let error = train_image_tokenizer(&config, dir.path(), false, NEVER).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("expected \"precision\": \"f32\""), "{text}");
