@@ -31,6 +31,10 @@ pub fn select(name: &str) -> Result<(Device, String)> {
     }
 }
 
+/// The variable of the environment that allows LibTorch to round the factors of products in `f32` to tf32.
+#[cfg(feature = "tch")]
+const ALLOW_TF32: &str = "IMPASTO_ALLOW_TF32";
+
 fn cpu() -> (Device, String) {
     (
         Device::flex(),
@@ -59,7 +63,14 @@ fn named(name: &str) -> Option<Result<(Device, String)>> {
     #[cfg(feature = "tch")]
     #[allow(deprecated)]
     match name {
-        "tch-cuda" => return Some(tried(name, || Device::libtorch_cuda(0))),
+        "tch-cuda" => {
+            return Some(tried(name, || {
+                // Numbers in 32 bits are multiplied as such: LibTorch's own default lets convolutions round them.
+                let asked = std::env::var_os(ALLOW_TF32).is_some_and(|value| value == "1");
+                impasto_torch::allow_tf32(asked);
+                Device::libtorch_cuda(0)
+            }));
+        }
         "tch" => return Some(tried(name, Device::libtorch)),
         _ => {}
     }
