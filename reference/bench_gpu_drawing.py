@@ -14,8 +14,8 @@ squares of pictures, so several are nine. transformers' are the steps of `genera
 `DynamicCache`, both rows of guidance in one batch: some steps at the beginning, the middle and the end of a picture, whose
 mean is taken 576 times. Everything is run once before it is timed, and the device is waited for.
 
-FOLDER holds wheels that this Python lacks (`pip download --no-deps -d FOLDER min-dalle==0.4.11`); pure ones are
-imported as they are.
+FOLDER holds packages that this Python lacks (`pip download --no-deps -d FOLDER min-dalle==0.4.11`), wheels or source
+archives of plain Python, which are imported as they are.
 """
 
 import argparse
@@ -24,6 +24,8 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
+import tempfile
 import threading
 import time
 import traceback
@@ -58,6 +60,16 @@ class Clock:
 
 def show(**row):
     print(json.dumps(row, ensure_ascii=False), flush=True)
+
+
+def import_from(folder):
+    for wheel in folder.glob("*.whl"):
+        sys.path.append(str(wheel.resolve()))
+    for archive in folder.glob("*.tar.gz"):
+        unpacked = tempfile.mkdtemp()
+        with tarfile.open(archive) as tar:
+            tar.extractall(unpacked, filter="data")
+        sys.path.extend(str(inner) for inner in Path(unpacked).iterdir())
 
 
 # impasto
@@ -331,7 +343,7 @@ def measure(options, clock, model, painter, Peer, precision, pictures, ours, pee
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--impasto", default="target/release/impasto")
-    parser.add_argument("--wheels", type=Path, help="a folder of wheels that this Python lacks")
+    parser.add_argument("--wheels", type=Path, help="a folder of packages that this Python lacks")
     parser.add_argument("--limit", type=float, default=75, help="seconds of all")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="as many layers, narrow: a rehearsal of what the host does")
@@ -340,8 +352,8 @@ def main():
     options = parser.parse_args()
     clock = Clock(options.limit)
     warnings.filterwarnings("ignore")
-    for wheel in sorted(options.wheels.glob("*.whl")) if options.wheels else []:
-        sys.path.insert(0, str(wheel))
+    if options.wheels:
+        import_from(options.wheels)
     import torch
 
     torch.set_grad_enabled(False)

@@ -31,10 +31,6 @@ pub fn select(name: &str) -> Result<(Device, String)> {
     }
 }
 
-/// The variable of the environment that allows LibTorch to round the factors of products in `f32` to tf32.
-#[cfg(feature = "tch")]
-const ALLOW_TF32: &str = "IMPASTO_ALLOW_TF32";
-
 fn cpu() -> (Device, String) {
     (
         Device::flex(),
@@ -66,8 +62,7 @@ fn named(name: &str) -> Option<Result<(Device, String)>> {
         "tch-cuda" => {
             return Some(tried(name, || {
                 // Numbers in 32 bits are multiplied as such: LibTorch's own default lets convolutions round them.
-                let asked = std::env::var_os(ALLOW_TF32).is_some_and(|value| value == "1");
-                impasto_torch::allow_tf32(asked);
+                impasto_torch::allow_tf32(false);
                 Device::libtorch_cuda(0)
             }));
         }
@@ -118,6 +113,14 @@ fn tried(name: &str, make: impl FnOnce() -> Device) -> Result<(Device, String)> 
             reason: crate::error::Reason::because("no such device answers on this machine", caught),
         }),
     }
+}
+
+/// Whether `f32` products and convolutions of the device `tch-cuda` may round their factors to tf32, with 10 bits of mantissa;
+/// they may not until this is called after [`select`]. For the whole process; other devices stay as they are.
+#[allow(unused_variables)]
+pub fn allow_tf32(allowed: bool) {
+    #[cfg(feature = "tch")]
+    impasto_torch::allow_tf32(allowed);
 }
 
 /// Keeps the memory that a step frees for the next one, instead of giving it back to the system: on glibc,

@@ -2,7 +2,7 @@
 //! names that C++ compilers other than Microsoft's give them. They are exported by LibTorch 2.9 to 2.11.
 
 #[cfg(not(target_env = "msvc"))]
-mod context {
+mod symbols {
     use std::ffi::c_void;
 
     unsafe extern "C" {
@@ -37,7 +37,7 @@ mod context {
 }
 
 #[cfg(target_env = "msvc")]
-mod context {
+mod symbols {
     pub fn allow_tf32(_allowed: bool) {}
     pub fn use_cudnn_attention(_used: bool) {}
 }
@@ -45,7 +45,7 @@ mod context {
 /// Whether products and convolutions of `f32` may round their factors to tf32, 10 bits of mantissa instead of 23.
 /// LibTorch's default allows it for convolutions. For the whole process.
 pub fn allow_tf32(allowed: bool) {
-    context::allow_tf32(allowed);
+    symbols::allow_tf32(allowed);
 }
 
 /// Calls `work` while LibTorch chooses attention among its own kernels and not cuDNN's, which plans anew for every
@@ -54,10 +54,10 @@ pub fn without_cudnn_attention<T>(work: impl FnOnce() -> T) -> T {
     struct Restored;
     impl Drop for Restored {
         fn drop(&mut self) {
-            context::use_cudnn_attention(true);
+            symbols::use_cudnn_attention(true);
         }
     }
-    context::use_cudnn_attention(false);
+    symbols::use_cudnn_attention(false);
     let _restored = Restored;
     work()
 }
