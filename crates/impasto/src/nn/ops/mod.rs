@@ -270,6 +270,7 @@ pub struct Turns {
     cos: Tensor<4>,
     sin: Tensor<4>,
     /// On LibTorch: cosines twice, and sines with their signs, `[batch, length, 1, dim]`.
+    #[cfg(feature = "tch")]
     wide: Option<[Tensor<4>; 2]>,
 }
 
@@ -291,6 +292,7 @@ impl Turns {
         Turns {
             cos: tensor(cos),
             sin: tensor(sin),
+            #[cfg(feature = "tch")]
             wide: None,
         }
     }
