@@ -1,6 +1,6 @@
 """Drawing on a GPU: impasto beside min-dalle and transformers on the same card, random weights in exact sizes.
 
-    python3 reference/bench_gpu_drawing.py --impasto target/release/impasto [--wheels FOLDER] [--limit 75]
+    python3 reference/bench_gpu_drawing.py --impasto target/release/impasto [--packages FOLDER] [--limit 75]
     python3 reference/bench_gpu_drawing.py --impasto target/release/impasto --device cpu --tiny    # a rehearsal
 
 Prints one JSON line a row: DALL·E mini (256 ids) against min-dalle, Janus-Pro-1B (576 ids) against transformers; in f32 and
@@ -343,7 +343,7 @@ def measure(options, clock, model, painter, Peer, precision, pictures, ours, pee
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--impasto", default="target/release/impasto")
-    parser.add_argument("--wheels", type=Path, help="a folder of packages that this Python lacks")
+    parser.add_argument("--packages", type=Path, help="a folder of packages that this Python lacks")
     parser.add_argument("--limit", type=float, default=75, help="seconds of all")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="as many layers, narrow: a rehearsal of what the host does")
@@ -352,8 +352,8 @@ def main():
     options = parser.parse_args()
     clock = Clock(options.limit)
     warnings.filterwarnings("ignore")
-    if options.wheels:
-        import_from(options.wheels)
+    if options.packages:
+        import_from(options.packages)
     import torch
 
     torch.set_grad_enabled(False)
@@ -380,8 +380,9 @@ def main():
             try:
                 # The peers' memory is free meanwhile.
                 peers.clear()
-                ours.update(impasto(options, clock, painter, precisions, pictures, options.runs))
-                for (precision, count, unit), seconds in ours.items():
+                new = impasto(options, clock, painter, precisions, pictures, options.runs)
+                ours.update(new)
+                for (precision, count, unit), seconds in new.items():
                     if unit == "picture":
                         show(impasto=painter, precision=precision, pictures=count, seconds=round(seconds, 4))
             except Exception as error:
