@@ -81,6 +81,9 @@ pub fn data_folder() -> Result<PathBuf> {
     })
 }
 
+/// The variable of the environment that lets LibTorch round the factors of products in `f32` to tf32.
+const ALLOW_TF32: &str = "IMPASTO_ALLOW_TF32";
+
 /// Where the work is done.
 #[derive(Args)]
 pub struct DeviceFlags {
@@ -102,6 +105,9 @@ impl DeviceFlags {
     pub fn select_described(&self) -> Result<(Device, String)> {
         self.use_threads()?;
         let (device, description) = device::select(&self.device)?;
+        if std::env::var_os(ALLOW_TF32).is_some_and(|value| value == "1") {
+            device::allow_tf32(true);
+        }
         terminal::note(format_args!("device: {description}"));
         Ok((device, description))
     }

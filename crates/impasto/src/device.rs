@@ -59,7 +59,13 @@ fn named(name: &str) -> Option<Result<(Device, String)>> {
     #[cfg(feature = "tch")]
     #[allow(deprecated)]
     match name {
-        "tch-cuda" => return Some(tried(name, || Device::libtorch_cuda(0))),
+        "tch-cuda" => {
+            return Some(tried(name, || {
+                // Numbers in 32 bits are multiplied as such: LibTorch's own default lets convolutions round them.
+                impasto_torch::allow_tf32(false);
+                Device::libtorch_cuda(0)
+            }));
+        }
         "tch" => return Some(tried(name, Device::libtorch)),
         _ => {}
     }
@@ -107,6 +113,14 @@ fn tried(name: &str, make: impl FnOnce() -> Device) -> Result<(Device, String)> 
             reason: crate::error::Reason::because("no such device answers on this machine", caught),
         }),
     }
+}
+
+/// Whether `f32` products and convolutions of the device `tch-cuda` may round their factors to tf32, with 10 bits of mantissa;
+/// they may not until this is called after [`select`]. For the whole process; other devices stay as they are.
+#[allow(unused_variables)]
+pub fn allow_tf32(allowed: bool) {
+    #[cfg(feature = "tch")]
+    impasto_torch::allow_tf32(allowed);
 }
 
 /// Keeps the memory that a step frees for the next one, instead of giving it back to the system: on glibc,

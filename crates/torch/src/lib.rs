@@ -10,9 +10,13 @@
 
 #![cfg(feature = "libtorch")]
 
+mod attention;
+mod context;
 mod module;
 
-use module::{Argument, Module};
+pub use attention::{attention, extend, rotate_heads};
+pub use context::{allow_tf32, without_cudnn_attention};
+use module::{Argument, Kernels, Module};
 use tch::{Device, Kind, Tensor};
 
 /// Width of the heads that [`rotated_heads`] takes.
@@ -117,7 +121,7 @@ fn width_module(x: &Tensor, weight: &Tensor) -> Option<(i64, &'static Module)> {
     if !fits {
         return None;
     }
-    Some((width, Module::get(width)?))
+    Some((width, Module::get(Kernels::Block { width })?))
 }
 
 /// How queries or keys are normalised and rotated.
@@ -166,7 +170,7 @@ pub fn rotated_heads(
     eps: f64,
 ) -> Option<(Tensor, Tensor)> {
     let tokens = tokens(qkv, heads, query, key)?;
-    let module = Module::get(WIDTH_STEP)?;
+    let module = Module::get(Kernels::Block { width: WIDTH_STEP })?;
     let size = qkv.size();
     let out = || {
         Tensor::empty(
@@ -213,7 +217,7 @@ pub fn rotated_heads_backward(
     eps: f64,
 ) -> Option<(Tensor, Tensor, Tensor)> {
     let tokens = tokens(qkv, heads, query, key)?;
-    let module = Module::get(WIDTH_STEP)?;
+    let module = Module::get(Kernels::Block { width: WIDTH_STEP })?;
     let size = qkv.size();
     let [dq, dk, dv] = gradients.map(|gradient| gradient.to_kind(Kind::BFloat16).contiguous());
     let shape = [size[0], size[1], heads, HEAD];
@@ -258,7 +262,7 @@ pub fn rotated_heads_backward(
 /// - returns: `[.., hidden]` in bf16
 pub fn swiglu(x: &Tensor) -> Option<Tensor> {
     let (rows, hidden) = halves(x)?;
-    let module = Module::get(WIDTH_STEP)?;
+    let module = Module::get(Kernels::Block { width: WIDTH_STEP })?;
     let mut size = x.size();
     *size.last_mut()? = hidden;
     let y = Tensor::empty(&size, (Kind::BFloat16, x.device()));
@@ -278,7 +282,7 @@ pub fn swiglu(x: &Tensor) -> Option<Tensor> {
 /// The gradient of [`swiglu`].
 pub fn swiglu_backward(gradient: &Tensor, x: &Tensor) -> Option<Tensor> {
     let (rows, hidden) = halves(x)?;
-    let module = Module::get(WIDTH_STEP)?;
+    let module = Module::get(Kernels::Block { width: WIDTH_STEP })?;
     let gradient = gradient.to_kind(Kind::BFloat16).contiguous();
     if !is_ready(&gradient) || gradient.numel() as i64 != rows * hidden {
         return None;

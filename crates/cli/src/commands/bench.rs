@@ -2,9 +2,12 @@
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use impasto::bench::{BenchPart, BenchReport, Figure, Options, run as measure};
+use impasto::bench::{
+    BenchPart, BenchReport, Figure, Options, Painter, PictureOptions, pictures, run as measure,
+};
 use impasto::checkpoint::WeightFormat;
 
+use crate::failure::Usage;
 use crate::terminal;
 
 /// Measure the speed of loading, decoding, CLIP and training on the CPU
@@ -29,6 +32,25 @@ pub struct Arguments {
     /// CPU threads [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Measure whole pictures on this device, from caption to pixels: cpu, cuda, vulkan, metal, tch-cuda or tch
+    #[arg(long, value_name = "NAME", conflicts_with = "tokens")]
+    pictures_on: Option<String>,
+    /// With --pictures-on: which models draw [default: both]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "MODEL",
+        requires = "pictures_on"
+    )]
+    painter: Vec<Drawer>,
+    /// With --pictures-on: numbers of pictures that are drawn together
+    #[arg(long, value_delimiter = ',', value_name = "N", requires = "pictures_on", default_values = ["1", "8"],
+          value_parser = clap::value_parser!(u16).range(1..=64))]
+    pictures: Vec<u16>,
+    /// With --pictures-on: as many layers, but narrow ones; on a GPU that is what a token costs the host
+    #[arg(long, requires = "pictures_on")]
+    narrow: bool,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -41,6 +63,21 @@ enum Part {
     Pixels,
     Clip,
     Training,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Drawer {
+    DalleMini,
+    Janus,
+}
+
+impl From<Drawer> for Painter {
+    fn from(drawer: Drawer) -> Self {
+        match drawer {
+            Drawer::DalleMini => Painter::DalleMini,
+            Drawer::Janus => Painter::Janus,
+        }
+    }
 }
 
 impl From<Part> for BenchPart {
@@ -65,6 +102,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     // As training does: what a step frees the next one wants again.
     impasto::device::keep_freed_memory();
+    if let Some(device) = &arguments.pictures_on {
+        return arguments.draw(device);
+    }
     let what = match arguments.what[..] {
         [] => BenchPart::ALL.to_vec(),
         ref parts => parts.iter().map(|&part| part.into()).collect(),
@@ -84,6 +124,41 @@ pub fn run(arguments: Arguments) -> Result<()> {
         return terminal::json(&report);
     }
     terminal::result(table(&report))
+}
+
+impl Arguments {
+    /// Measures whole pictures; each figure is printed at once.
+    fn draw(&self, device: &str) -> Result<()> {
+        if !self.what.is_empty() {
+            return Err(Usage::new(
+                "--pictures-on and --what measure different things",
+                "leave one of them out",
+            )
+            .into());
+        }
+        let (device, description) = impasto::device::select(device)?;
+        terminal::note(format_args!("device: {description}"));
+        let painters = match self.painter[..] {
+            [] => vec![Painter::DalleMini, Painter::Janus],
+            ref drawers => drawers.iter().map(|&drawer| drawer.into()).collect(),
+        };
+        let options = PictureOptions {
+            painters,
+            formats: self.precision.clone(),
+            batches: self.pictures.iter().map(|&n| n.into()).collect(),
+            runs: self.runs.into(),
+            narrow: self.narrow,
+        };
+        terminal::catch_interrupts()?;
+        let figures = pictures(&options, &device, &mut |figure| {
+            terminal::note(line(figure));
+            terminal::go_on()
+        })?;
+        match self.json {
+            true => terminal::json(&figures),
+            false => terminal::result(figures.iter().map(line).collect::<Vec<_>>().join("\n")),
+        }
+    }
 }
 
 fn line(figure: &Figure) -> String {

@@ -166,6 +166,9 @@ fn bench_prints_what_it_measures_in() {
     let program = Program::new();
     program.refuses(2, &["bench", "--what", "sleep"], &["sleep"]);
     program.refuses(2, &["bench", "--tokens", "3"], &["3 is not in 4..=256"]);
+    program.refuses(2, &["bench", "--narrow"], &["--pictures-on"]);
+    let both = ["bench", "--pictures-on", "cpu", "--what", "load"];
+    program.refuses(2, &both, &["--what measure different things"]);
 }
 
 /// Mapped or read whole, the numbers are the same.

@@ -13,7 +13,10 @@
 mod decode;
 mod load;
 mod passes;
+mod pictures;
 mod sizes;
+
+pub use pictures::{Painter, PictureOptions, pictures};
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -42,10 +45,12 @@ pub enum BenchPart {
     Clip,
     /// A step of training.
     Training,
+    /// Whole pictures on any device: [`pictures`] alone measures them.
+    Pictures,
 }
 
 impl BenchPart {
-    /// All of them.
+    /// Those of [`run`].
     pub const ALL: [Self; 5] = [
         Self::Load,
         Self::Decode,
@@ -164,6 +169,12 @@ pub fn run(
     };
     for what in &options.what {
         match what {
+            BenchPart::Pictures => {
+                return Err(Error::invalid(
+                    "bench",
+                    "whole pictures are measured alone, expected no other part",
+                ));
+            }
             BenchPart::Load => bench.loads()?,
             BenchPart::Decode => {
                 for &format in &options.formats {

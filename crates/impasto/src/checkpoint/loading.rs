@@ -187,6 +187,13 @@ pub fn held(
     place: &ParameterSlot<'_>,
     format: WeightFormat,
 ) -> Value {
+    if format == WeightFormat::Bf16 && packed::computes_in_bf16(place.device) {
+        // Finite numbers can always be rounded.
+        if let Ok(bytes) = packed::pack(&values, [1, values.len()], format) {
+            let bytes = TensorBytes::from_elems(bytes);
+            return Value::Data(TensorData::from_bytes(bytes, shape, DType::BF16));
+        }
+    }
     if let (false, true, &[rows, width]) = (format.is_f32(), place.is_table, &shape[..])
         && place.shape == shape
     {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, FloatDType, Tensor};
 
 use crate::error::Reason;
 use crate::{Error, Result};
@@ -52,6 +52,11 @@ impl Logits {
 
 /// The numbers of a tensor, row-major.
 pub(crate) fn to_host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
+    // On a GPU it is there that numbers of another type are widened: the host would do it one by one.
+    let tensor = match tensor.dtype() {
+        DType::BF16 => tensor.cast(FloatDType::F32),
+        _ => tensor,
+    };
     tensor
         .into_data()
         .convert::<f32>()

@@ -123,6 +123,8 @@ pub enum ImageTokenizer {
 const BATCH: usize = 16;
 /// Likewise on a GPU, which is idle with fewer.
 const GPU_BATCH: usize = 256;
+/// Taming's on a GPU: about 1 GiB at 256 pixels a side.
+const TAMING_GPU_BATCH: usize = 8;
 
 impl ImageTokenizer {
     /// Which autoencoder, and its sizes.
@@ -178,7 +180,8 @@ impl ImageTokenizer {
     /// picture's full size.
     fn batch(&self, device: &Device) -> usize {
         match self {
-            ImageTokenizer::TamingVqgan(_) => 1,
+            ImageTokenizer::TamingVqgan(_) if ops::is_cpu(device) => 1,
+            ImageTokenizer::TamingVqgan(_) => TAMING_GPU_BATCH,
             _ if ops::is_cpu(device) => BATCH,
             _ => GPU_BATCH,
         }

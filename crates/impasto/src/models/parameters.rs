@@ -229,7 +229,10 @@ impl<F: FnMut(&ParameterSlot<'_>) -> Option<Value>> ModuleMapper for Load<F> {
         self.report.applied += 1;
         param.map(|old| {
             let tensor = match value {
-                Value::Data(data) => Tensor::from_data(data, &device),
+                Value::Data(data) => {
+                    let dtype = data.dtype();
+                    Tensor::from_data(data, (&device, dtype))
+                }
                 Value::Packed(weight) => return Tensor::from_dispatch(weight.into_dispatch()),
                 Value::Misshapen(_) => return old,
             };

@@ -64,15 +64,18 @@ impl KvCache {
             return;
         }
         let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
-        for slot in [&mut self.keys, &mut self.values] {
-            *slot = slot.take().map(|all| {
-                let indices = Tensor::<1, Int>::from_data(
-                    TensorData::new(rows.clone(), [rows.len()]),
-                    &all.device(),
-                );
-                all.select(0, indices)
-            });
-        }
+        let indices = |all: &Tensor<4>| {
+            let rows = TensorData::new(rows.clone(), [rows.len()]);
+            Tensor::<1, Int>::from_data(rows, &all.device())
+        };
+        self.keys = self.keys.take().map(|all| {
+            let indices = indices(&all);
+            ops::select_keys(all, indices)
+        });
+        self.values = self.values.take().map(|all| {
+            let indices = indices(&all);
+            all.select(0, indices)
+        });
     }
 
     /// Appends `[batch, heads, n, head_width]` and returns all keys and values so far, for attention of
@@ -109,11 +112,12 @@ impl KvCache {
         head_width: usize,
         place: (&Device, DType),
     ) -> (Tensor<4>, Tensor<4>) {
-        let room = |slot: &mut Option<Tensor<4>>, shape: [usize; 4]| {
-            slot.take().unwrap_or_else(|| Tensor::zeros(shape, place))
-        };
-        let keys = room(&mut self.keys, [batch, heads, head_width, self.capacity]);
-        let values = room(&mut self.values, [batch, heads, self.capacity, head_width]);
+        let (keys, values) = (self.keys.take(), self.values.take());
+        let keys = keys.unwrap_or_else(|| {
+            ops::room_for_keys([batch, heads, head_width, self.capacity], place)
+        });
+        let values = values
+            .unwrap_or_else(|| Tensor::zeros([batch, heads, self.capacity, head_width], place));
         (keys, values)
     }
 

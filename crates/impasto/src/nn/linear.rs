@@ -95,14 +95,14 @@ impl VocabularyEmbedding {
 
     /// # Shapes
     /// - `ids`: `[batch, seq]`
-    /// - returns: `[batch, seq, width]`, in f32
+    /// - returns: `[batch, seq, width]`, in f32 on the CPU, as the table is elsewhere
     pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let [batch, seq] = ids.dims();
         let [_, width] = self.weight.dims();
         let rows = self.weight.val().select(0, ids.reshape([batch * seq]));
         let rows = match rows.dtype() {
-            DType::F32 => rows,
-            _ => rows.cast(FloatDType::F32),
+            DType::BF16 if ops::is_cpu(&rows.device()) => rows.cast(FloatDType::F32),
+            _ => rows,
         };
         rows.reshape([batch, seq, width])
     }

@@ -5,17 +5,12 @@
 //! the SwiGLU.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 use super::{Adaptable, CacheRows, Init, Linear, RmsNorm, extend_groups, ops};
 
 /// The rotations of the places of a sequence.
-#[derive(Clone, Debug)]
-pub struct Rotation {
-    /// `[batch, seq, 1, head_width / 2]` each.
-    cos: Tensor<4>,
-    sin: Tensor<4>,
-}
+pub use super::ops::Turns as Rotation;
 
 /// The frequencies of a head's pairs.
 #[derive(Clone, Debug)]
@@ -85,49 +80,6 @@ impl GridFrequencies {
     }
 }
 
-impl Rotation {
-    /// Of the cosine and the sine of each pair of each place.
-    fn new(
-        turns: impl Iterator<Item = [f32; 2]>,
-        [batch, half]: [usize; 2],
-        device: &Device,
-    ) -> Self {
-        let (cos, sin): (Vec<f32>, Vec<f32>) = turns.map(|[cos, sin]| (cos, sin)).unzip();
-        let seq = cos.len() / (batch * half).max(1);
-        let tensor =
-            |values| Tensor::from_data(TensorData::new(values, [batch, seq, 1, half]), device);
-        Rotation {
-            cos: tensor(cos),
-            sin: tensor(sin),
-        }
-    }
-
-    /// Rotates the pairs (i, i + head_width / 2) of queries and keys; values stay as they are.
-    ///
-    /// # Shapes
-    /// - `qkv`: `[batch, seq, 3 · width]`
-    fn apply(&self, qkv: Tensor<3>, n_heads: usize) -> Tensor<3> {
-        let [batch, seq, joint] = qkv.dims();
-        let width = joint / 3;
-        let half = width / n_heads / 2;
-        let heads =
-            qkv.clone()
-                .narrow(2, 0, 2 * width)
-                .reshape([batch, seq, 2 * n_heads, 2 * half]);
-        let first = heads.clone().narrow(3, 0, half);
-        let second = heads.narrow(3, half, half);
-        let dtype = first.dtype();
-        let (cos, sin) = match self.cos.dtype() == dtype {
-            true => (self.cos.clone(), self.sin.clone()),
-            false => (self.cos.clone().cast(dtype), self.sin.clone().cast(dtype)),
-        };
-        let left = first.clone() * cos.clone() - second.clone() * sin.clone();
-        let right = second * cos + first * sin;
-        let rotated = Tensor::cat(vec![left, right], 3).reshape([batch, seq, 2 * width]);
-        Tensor::cat(vec![rotated, qkv.narrow(2, 2 * width, width)], 2)
-    }
-}
-
 /// One layer.
 #[derive(Module, Debug)]
 pub struct LlamaBlock {
@@ -182,7 +134,7 @@ impl LlamaBlock {
         groups: &mut [CacheRows<'_>],
     ) -> Tensor<3> {
         let qkv = self.qkv.forward(self.normal(&self.attention_norm, &x));
-        let qkv = rotation.apply(qkv, self.n_heads);
+        let qkv = ops::rotate_heads(qkv, rotation, self.n_heads);
         let seen = match groups {
             [] => self.attend(qkv),
             groups => extend_groups(groups, qkv, None, self.n_heads),

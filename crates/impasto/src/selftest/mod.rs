@@ -8,6 +8,7 @@
 mod check;
 mod compare;
 mod drawing;
+mod inference;
 mod llamagen;
 mod masked;
 mod models;
@@ -178,6 +179,7 @@ pub fn run(
 ) -> Result<SelfTestReport> {
     let all = [
         ops::checks(),
+        inference::checks(),
         models::checks(),
         drawing::checks(),
         training::checks(),

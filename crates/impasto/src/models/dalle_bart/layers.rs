@@ -24,11 +24,10 @@ impl PreNorm {
 
     pub(super) fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let bias = self.bias.val();
-        let weight = match &self.weight {
-            Some(weight) => weight.val(),
-            None => Tensor::ones(bias.dims(), &bias.device()),
-        };
-        ops::layer_norm(x, weight, bias, EPSILON)
+        match &self.weight {
+            Some(weight) => ops::layer_norm(x, weight.val(), bias, EPSILON),
+            None => ops::layer_norm_shifted(x, bias, EPSILON),
+        }
     }
 }
 

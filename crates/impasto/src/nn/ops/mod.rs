@@ -20,7 +20,7 @@ mod torch;
 
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::prelude::*;
-use burn::tensor::{DType, FloatDType};
+use burn::tensor::{DType, FloatDType, TensorData};
 use flex::KernelOps;
 pub use impasto_kernels::adamw::AdamW;
 use inference::InferenceOps;
@@ -65,7 +65,12 @@ fn has_inference<const D: usize>(x: &Tensor<D>) -> bool {
 /// - returns: `[.., outputs]`
 pub fn linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
     if !has_kernels(&x) || !(has_kernels(&w) || packed::is_packed(&w) || packed::is_in_bf16(&w)) {
-        return plain::linear(like_weight(x, &w), w, bias);
+        let x = like_weight(x, &w);
+        #[cfg(feature = "tch")]
+        if torch::infers(&x) && x.dtype() == w.dtype() {
+            return torch::inference::linear(x, w, bias);
+        }
+        return plain::linear(x, w, bias);
     }
     let [inputs, _] = w.dims();
     assert_eq!(
@@ -99,6 +104,10 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tens
         "causal queries are the last of the keys"
     );
     if !(has_kernels(&q) && has_kernels(&k) && has_kernels(&v)) || keys == 0 {
+        #[cfg(feature = "tch")]
+        if torch::infers(&q) && keys > 0 {
+            return torch::inference::attention(q, k, v, causal);
+        }
         #[cfg(feature = "tch")]
         if torch::has(&q) && keys > 0 {
             return torch::attention(q, k, v, causal);
@@ -227,10 +236,100 @@ pub fn extend(
             .flat_map(|(query, key)| [&query.cos, &query.sin, &key.cos, &key.sin]);
         has_inference(&qkv) && cached.chain(turning).all(has_inference)
     };
+    #[cfg(feature = "tch")]
+    if batch * length > 0 && torch::infers(&qkv) {
+        return torch::inference::extend(qkv, turns, held, eps);
+    }
     match batch * length > 0 && has {
         true => inference::extend(qkv, turns, held, eps),
         false => plain::extend(qkv, turns, held, eps),
     }
+}
+
+/// Empty room for keys, `[rows, heads, dim, capacity]`, in memory as [`extend`] reads them on the device.
+pub(crate) fn room_for_keys(shape: [usize; 4], place: (&Device, DType)) -> Tensor<4> {
+    #[cfg(feature = "tch")]
+    if torch::is_libtorch(place.0) {
+        return torch::inference::room_for_keys(shape, place);
+    }
+    Tensor::zeros(shape, place)
+}
+
+/// Rows of a cache's keys, `[rows, heads, dim, capacity]`, in memory as [`room_for_keys`] made them.
+pub(crate) fn select_keys(keys: Tensor<4>, rows: Tensor<1, Int>) -> Tensor<4> {
+    match is_cpu(&keys.device()) {
+        true => keys.select(0, rows),
+        false => keys.swap_dims(2, 3).select(0, rows).swap_dims(2, 3),
+    }
+}
+
+/// The angles by which [`rotate_heads`] turns, as cosines and sines.
+#[derive(Clone, Debug)]
+pub struct Turns {
+    /// `[batch, length, 1, dim / 2]` each.
+    cos: Tensor<4>,
+    sin: Tensor<4>,
+    /// On LibTorch: cosines twice, and sines with their signs, `[batch, length, 1, dim]`.
+    #[cfg(feature = "tch")]
+    wide: Option<[Tensor<4>; 2]>,
+}
+
+impl Turns {
+    /// Of the cosine and the sine of each of the `half` pairs of each place, row after row.
+    pub fn new(
+        turns: impl Iterator<Item = [f32; 2]>,
+        [batch, half]: [usize; 2],
+        device: &Device,
+    ) -> Self {
+        let (cos, sin): (Vec<f32>, Vec<f32>) = turns.map(|[cos, sin]| (cos, sin)).unzip();
+        let seq = cos.len() / (batch * half).max(1);
+        #[cfg(feature = "tch")]
+        if torch::is_libtorch(device) && !cos.is_empty() {
+            return Turns::wide(&cos, &sin, [batch, seq, half], device);
+        }
+        let tensor =
+            |values| Tensor::from_data(TensorData::new(values, [batch, seq, 1, half]), device);
+        Turns {
+            cos: tensor(cos),
+            sin: tensor(sin),
+            #[cfg(feature = "tch")]
+            wide: None,
+        }
+    }
+
+    /// All in one piece: one copy to the device.
+    #[cfg(feature = "tch")]
+    fn wide(cos: &[f32], sin: &[f32], [batch, seq, half]: [usize; 3], device: &Device) -> Self {
+        let mut values = Vec::with_capacity(4 * cos.len());
+        for cos in cos.chunks_exact(half) {
+            values.extend_from_slice(cos);
+            values.extend_from_slice(cos);
+        }
+        for sin in sin.chunks_exact(half) {
+            values.extend(sin.iter().map(|sin| -sin));
+            values.extend_from_slice(sin);
+        }
+        let shape = [2 * batch, seq, 1, 2 * half];
+        let all = Tensor::<4>::from_data(TensorData::new(values, shape), device);
+        let [wide_cos, wide_sin] = [0, batch].map(|first| all.clone().narrow(0, first, batch));
+        Turns {
+            cos: wide_cos.clone().narrow(3, half, half),
+            sin: wide_sin.clone().narrow(3, half, half),
+            wide: Some([wide_cos, wide_sin]),
+        }
+    }
+}
+
+/// Rotates the pairs `(i, i + dim / 2)` of the queries' and keys' heads of a joint projection; values stay as they are.
+///
+/// # Shapes
+/// - `qkv`: `[batch, length, 3 · width]`, `width` = `heads · dim`
+pub fn rotate_heads(qkv: Tensor<3>, turns: &Turns, heads: usize) -> Tensor<3> {
+    #[cfg(feature = "tch")]
+    if let (Some([cos, sin]), true) = (&turns.wide, torch::infers(&qkv)) {
+        return torch::inference::rotate_heads(qkv, [cos, sin], heads);
+    }
+    plain::rotate_heads(qkv, &turns.cos, &turns.sin, heads)
 }
 
 /// `x / √(mean(x²) + eps) · weight` over the last dimension.
@@ -245,6 +344,10 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
         "last dimension of x against the weight"
     );
     if !has_kernels(&x) || !has_kernels(&weight) {
+        #[cfg(feature = "tch")]
+        if torch::infers(&x) && x.dtype() == weight.dtype() {
+            return torch::inference::rms_norm(x, weight, eps);
+        }
         #[cfg(feature = "tch")]
         if torch::has(&x) {
             return torch::rms_norm(x, weight, eps);
@@ -281,6 +384,10 @@ pub fn layer_norm<const D: usize>(
         );
         return Tensor::from_dispatch(Dispatch::kernel_layer_norm(x, weight, bias, eps));
     }
+    #[cfg(feature = "tch")]
+    if torch::infers(&x) && torch::infers(&weight) && torch::infers(&bias) {
+        return torch::inference::layer_norm(x, Some(weight), bias, eps);
+    }
     // Centred values have the variance for their mean square: the rest is the other normalisation.
     // In f32, as all normalisations; nothing is cast where all is.
     let dtype = x.dtype();
@@ -290,9 +397,23 @@ pub fn layer_norm<const D: usize>(
     (rms_norm(centred, weight, eps) + bias.unsqueeze()).cast(dtype)
 }
 
+/// [`layer_norm`] with a scale of 1.
+pub fn layer_norm_shifted<const D: usize>(x: Tensor<D>, bias: Tensor<1>, eps: f64) -> Tensor<D> {
+    #[cfg(feature = "tch")]
+    if torch::infers(&x) && torch::infers(&bias) {
+        return torch::inference::layer_norm(x, None, bias, eps);
+    }
+    let weight = Tensor::ones(bias.dims(), &bias.device());
+    layer_norm(x, weight, bias, eps)
+}
+
 /// `x · Φ(x)` with the exact normal distribution function (Hendrycks and Gimpel 2016, arXiv:1606.08415).
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if !has_kernels(&x) {
+        #[cfg(feature = "tch")]
+        if torch::infers(&x) {
+            return torch::inference::gelu(x);
+        }
         return plain::gelu(x);
     }
     Tensor::from_dispatch(Dispatch::kernel_gelu(x.into_dispatch()))
@@ -326,6 +447,10 @@ pub fn gelu_gate<const D: usize>(x: Tensor<D>) -> Tensor<D> {
         "last dimension has two halves"
     );
     if !has_kernels(&x) {
+        #[cfg(feature = "tch")]
+        if torch::infers(&x) {
+            return torch::inference::gelu_gate(x);
+        }
         return plain::gelu_gate(x);
     }
     Tensor::from_dispatch(Dispatch::kernel_gelu_gate(x.into_dispatch()))

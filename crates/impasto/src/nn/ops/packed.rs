@@ -118,6 +118,16 @@ pub fn can_hold(device: &Device) -> bool {
     matches!(device.as_dispatch(), DispatchDevice::Flex(_))
 }
 
+/// Whether a net in bfloat16 is wholly in it on `device`, norms, embeddings and what passes between its layers among
+/// them, as PyTorch has it.
+pub fn computes_in_bf16(device: &Device) -> bool {
+    match device.as_dispatch() {
+        #[cfg(feature = "tch")]
+        DispatchDevice::LibTorch(_) => true,
+        _ => false,
+    }
+}
+
 /// Whether a weight is held in fewer bits than `f32`.
 pub fn is_packed(weight: &Tensor<2>) -> bool {
     can_hold(&weight.device()) && WeightFormat::of(weight).is_some_and(|format| !format.is_f32())

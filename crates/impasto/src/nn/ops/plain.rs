@@ -84,6 +84,28 @@ fn turned(x: Tensor<4>, turn: QkNormRope, eps: f64) -> Tensor<4> {
     Tensor::cat(vec![left, right], 3).swap_dims(1, 2)
 }
 
+/// See [`super::rotate_heads`].
+pub fn rotate_heads(qkv: Tensor<3>, cos: &Tensor<4>, sin: &Tensor<4>, n_heads: usize) -> Tensor<3> {
+    let [batch, seq, joint] = qkv.dims();
+    let width = joint / 3;
+    let half = width / n_heads / 2;
+    let heads = qkv
+        .clone()
+        .narrow(2, 0, 2 * width)
+        .reshape([batch, seq, 2 * n_heads, 2 * half]);
+    let first = heads.clone().narrow(3, 0, half);
+    let second = heads.narrow(3, half, half);
+    let dtype = first.dtype();
+    let (cos, sin) = match cos.dtype() == dtype {
+        true => (cos.clone(), sin.clone()),
+        false => (cos.clone().cast(dtype), sin.clone().cast(dtype)),
+    };
+    let left = first.clone() * cos.clone() - second.clone() * sin.clone();
+    let right = second * cos + first * sin;
+    let rotated = Tensor::cat(vec![left, right], 3).reshape([batch, seq, 2 * width]);
+    Tensor::cat(vec![rotated, qkv.narrow(2, 2 * width, width)], 2)
+}
+
 /// See [`super::extend`].
 pub fn extend(
     qkv: Tensor<3>,

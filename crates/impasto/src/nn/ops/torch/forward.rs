@@ -31,7 +31,7 @@ pub fn attention(q: &Torch, k: &Torch, v: &Torch, causal: bool) -> Torch {
 }
 
 /// `[batch, length, heads, dim]`, normalised and rotated, as `[batch, heads, length, dim]`.
-fn rotated(x: &Torch, weight: &Torch, cos: &Torch, sin: &Torch, eps: f64) -> Torch {
+pub fn rotated(x: &Torch, weight: &Torch, cos: &Torch, sin: &Torch, eps: f64) -> Torch {
     let x = rms_norm(x, weight, eps);
     let (cos, sin) = (cos.to_kind(x.kind()), sin.to_kind(x.kind()));
     // (a, b) → (a·cos − b·sin, a·sin + b·cos): the halves exchanged, times signed sines.

@@ -9,6 +9,7 @@
 #![allow(deprecated)] // Burn marks this backend as deprecated; it has the fastest products on NVIDIA GPUs.
 
 mod forward;
+pub(super) mod inference;
 mod tape;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -78,6 +79,16 @@ pub(super) fn has<const D: usize>(x: &Tensor<D>) -> bool {
         DispatchDevice::Autodiff(inner) => matches!(&**inner, DispatchDevice::LibTorch(_)),
         _ => false,
     }
+}
+
+/// Whether the tensor lives in LibTorch and has no gradients.
+pub(super) fn infers<const D: usize>(x: &Tensor<D>) -> bool {
+    is_libtorch(&x.device())
+}
+
+/// Whether tensors of a device live in LibTorch and have no gradients.
+pub(super) fn is_libtorch(device: &Device) -> bool {
+    matches!(device.as_dispatch(), DispatchDevice::LibTorch(_))
 }
 
 /// See [`super::attention`].
