@@ -17,13 +17,15 @@ pub mod packed;
 pub mod plain;
 #[cfg(feature = "tch")]
 mod torch;
+mod turns;
 
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::prelude::*;
-use burn::tensor::{DType, FloatDType, TensorData};
+use burn::tensor::{DType, FloatDType};
 use flex::KernelOps;
 pub use impasto_kernels::adamw::AdamW;
 use inference::InferenceOps;
+pub use turns::{Turns, rotate_heads};
 
 /// Whether the kernels can take it: it is on the CPU, in `f32`.
 fn has_kernels<const D: usize>(x: &Tensor<D>) -> bool {
@@ -261,75 +263,6 @@ pub(crate) fn select_keys(keys: Tensor<4>, rows: Tensor<1, Int>) -> Tensor<4> {
         true => keys.select(0, rows),
         false => keys.swap_dims(2, 3).select(0, rows).swap_dims(2, 3),
     }
-}
-
-/// The angles by which [`rotate_heads`] turns, as cosines and sines.
-#[derive(Clone, Debug)]
-pub struct Turns {
-    /// `[batch, length, 1, dim / 2]` each.
-    cos: Tensor<4>,
-    sin: Tensor<4>,
-    /// On LibTorch: cosines twice, and sines with their signs, `[batch, length, 1, dim]`.
-    #[cfg(feature = "tch")]
-    wide: Option<[Tensor<4>; 2]>,
-}
-
-impl Turns {
-    /// Of the cosine and the sine of each of the `half` pairs of each place, row after row.
-    pub fn new(
-        turns: impl Iterator<Item = [f32; 2]>,
-        [batch, half]: [usize; 2],
-        device: &Device,
-    ) -> Self {
-        let (cos, sin): (Vec<f32>, Vec<f32>) = turns.map(|[cos, sin]| (cos, sin)).unzip();
-        let seq = cos.len() / (batch * half).max(1);
-        #[cfg(feature = "tch")]
-        if torch::is_libtorch(device) && !cos.is_empty() {
-            return Turns::wide(&cos, &sin, [batch, seq, half], device);
-        }
-        let tensor =
-            |values| Tensor::from_data(TensorData::new(values, [batch, seq, 1, half]), device);
-        Turns {
-            cos: tensor(cos),
-            sin: tensor(sin),
-            #[cfg(feature = "tch")]
-            wide: None,
-        }
-    }
-
-    /// All in one piece: one copy to the device.
-    #[cfg(feature = "tch")]
-    fn wide(cos: &[f32], sin: &[f32], [batch, seq, half]: [usize; 3], device: &Device) -> Self {
-        let mut values = Vec::with_capacity(4 * cos.len());
-        for cos in cos.chunks_exact(half) {
-            values.extend_from_slice(cos);
-            values.extend_from_slice(cos);
-        }
-        for sin in sin.chunks_exact(half) {
-            values.extend(sin.iter().map(|sin| -sin));
-            values.extend_from_slice(sin);
-        }
-        let shape = [2 * batch, seq, 1, 2 * half];
-        let all = Tensor::<4>::from_data(TensorData::new(values, shape), device);
-        let [wide_cos, wide_sin] = [0, batch].map(|first| all.clone().narrow(0, first, batch));
-        Turns {
-            cos: wide_cos.clone().narrow(3, half, half),
-            sin: wide_sin.clone().narrow(3, half, half),
-            wide: Some([wide_cos, wide_sin]),
-        }
-    }
-}
-
-/// Rotates the pairs `(i, i + dim / 2)` of the queries' and keys' heads of a joint projection; values stay as they are.
-///
-/// # Shapes
-/// - `qkv`: `[batch, length, 3 · width]`, `width` = `heads · dim`
-pub fn rotate_heads(qkv: Tensor<3>, turns: &Turns, heads: usize) -> Tensor<3> {
-    #[cfg(feature = "tch")]
-    if let (Some([cos, sin]), true) = (&turns.wide, torch::infers(&qkv)) {
-        return torch::inference::rotate_heads(qkv, [cos, sin], heads);
-    }
-    plain::rotate_heads(qkv, &turns.cos, &turns.sin, heads)
 }
 
 /// `x / √(mean(x²) + eps) · weight` over the last dimension.
