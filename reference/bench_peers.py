@@ -266,7 +266,7 @@ def cold(options):
         torch.save({"dalle": sizes, "vae": vae, "weights": weights}, folder / "dalle.pt")
         for number in range(options.rounds + 1):
             drawing = [options.impasto, "generate", "a turtle on a yellow background", "--seed", "1"]
-            drawing += ["--threads", threads, "--device", "cpu", "-o", folder / f"{number}.png"]
+            drawing += ["--model", Path(__file__).parent.parent / "models/impasto-mini", "--threads", threads, "--device", "cpu", "-o", folder / f"{number}.png"]
             peer = [sys.executable, "-c", COLD, folder / "dalle.pt", threads, folder / "peer.png"]
             times = []
             for command in (drawing, peer):

@@ -3,7 +3,7 @@
 //! Each model is a checkpoint folder; its card, `MODEL_CARD.md`, says what it is and under which licence.
 
 /// The model that draws.
-pub const IMPASTO_MINI: &str = "impasto-mini";
+pub const IMPASTO_STYLES: &str = "impasto-styles";
 /// The CLIP.
 pub const IMPASTO_CLIP: &str = "impasto-clip";
 
@@ -21,8 +21,8 @@ macro_rules! embedded {
 
 const MODELS: [(&str, Files); 2] = [
     (
-        IMPASTO_MINI,
-        embedded!("impasto-mini": "config.json", "tokenizer.json", "dalle.safetensors",
+        IMPASTO_STYLES,
+        embedded!("impasto-styles": "config.json", "tokenizer.json", "dalle.safetensors",
             "image_tokenizer.safetensors", "MODEL_CARD.md"),
     ),
     (
@@ -54,13 +54,14 @@ mod tests {
 
     #[test]
     fn models_are_found_by_their_names() {
-        for model in [IMPASTO_MINI, IMPASTO_CLIP] {
+        for model in [IMPASTO_STYLES, IMPASTO_CLIP] {
             assert_eq!(find(model), Some(model));
             let config = file(model, "config.json").unwrap_or_default();
             assert!(config.starts_with(b"{"), "{model}");
         }
         assert_eq!(find("dalle-mini"), None);
-        assert_eq!(file(IMPASTO_MINI, "clip.safetensors"), None);
+        assert_eq!(find("impasto-mini"), None);
+        assert_eq!(file(IMPASTO_STYLES, "clip.safetensors"), None);
         assert_eq!(file("x", "config.json"), None);
     }
 }

@@ -294,10 +294,11 @@ impl LongCaptionFlags {
 /// Which composed scenes, and what they are drawn from.
 #[derive(Args)]
 pub struct WorldFlags {
-    /// tiny (8 things, needs no font), small (48 things, 64 px), full (all things, 128 px) or styles (a thousand
-    /// things by five artists, 128 px)
-    #[arg(long, default_value = "small")]
-    world: String,
+    /// tiny (8 things, needs no font), small (48 things, 64 px), full (all things, 128 px), styles (a thousand things
+    /// by five artists, 128 px) or styles-small (150 of them by three) [default: styles-small for eval, which the
+    /// embedded model draws, else small]
+    #[arg(long, value_name = "NAME")]
+    world: Option<String>,
     /// A colour emoji font [default: where Debian's fonts-noto-color-emoji puts it]
     #[arg(long, value_name = "FILE")]
     font: Option<PathBuf>,
@@ -310,13 +311,16 @@ pub struct WorldFlags {
 }
 
 impl WorldFlags {
-    /// The world and the files to draw it from.
-    pub fn open(&self) -> Result<(World, Sources)> {
+    /// The world, `default` where none is named, and the files to draw it from.
+    pub fn open(&self, default: &str) -> Result<(World, Sources)> {
         let mut sources = Sources::default();
         sources.font = self.font.clone().unwrap_or(sources.font);
         sources.cldr = self.cldr.clone().unwrap_or(sources.cldr);
         sources.art = self.art.clone().unwrap_or(sources.art);
-        Ok((World::preset(&self.world, &sources)?, sources))
+        Ok((
+            World::preset(self.world.as_deref().unwrap_or(default), &sources)?,
+            sources,
+        ))
     }
 }
 

@@ -16,7 +16,7 @@ fn main() -> impasto::Result<()> {
     let path = std::env::args().nth(1);
     let picture = Image::open(path.unwrap_or("docs/pictures/turtle.png".into()))?;
     let (device, _) = device::select("auto")?;
-    let model = Model::open("impasto-mini", &device, &OpenOptions::default())?;
+    let model = Model::open("impasto-styles", &device, &OpenOptions::default())?;
     let request = Caption {
         n: 3,
         ..Caption::new(picture.clone())

@@ -14,7 +14,7 @@ use impasto::{Error, device};
 
 fn main() -> impasto::Result<()> {
     let (device, _) = device::select("cpu")?;
-    let files = ModelFiles::find(&ModelSource::parse("impasto-mini")?)?;
+    let files = ModelFiles::find(&ModelSource::parse("impasto-styles")?)?;
     let model = open_native(&files, &device, None)?;
     let text_ids = model.encode_caption("two red turtles", false)?;
     let prompt = model.net.read(&text_ids)?;

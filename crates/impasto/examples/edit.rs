@@ -20,7 +20,7 @@ fn main() -> impasto::Result<()> {
     let path = next("edited.png");
 
     let (device, _) = device::select("auto")?;
-    let model = Model::open("impasto-mini", &device, &OpenOptions::default())?;
+    let model = Model::open("impasto-styles", &device, &OpenOptions::default())?;
     let mut request = Edit::new(picture, Region::Box(area), 3);
     request.prompt = Some(prompt);
     let outcome = model.run(&request, &mut NoObserver)?;

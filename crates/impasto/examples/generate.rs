@@ -19,7 +19,7 @@ fn main() -> impasto::Result<()> {
 
     let (device, description) = device::select("auto")?;
     println!("device: {description}");
-    let model = Model::open("impasto-mini", &device, &OpenOptions::default())?;
+    let model = Model::open("impasto-styles", &device, &OpenOptions::default())?;
     let mut rows = 0;
     let outcome = model.run(&Generate::new(prompt, 7), &mut |event: &Event<'_>| {
         // Every event has the ids so far: enough for a preview.

@@ -43,10 +43,11 @@ fn main() -> impasto::Result<()> {
         env!("CARGO_MANIFEST_DIR"),
         "/src/import/dalle_mini/goldens/flax_stacked"
     );
+    let small = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/impasto-mini");
     // Weights in a file are mapped; this folder has one of its own.
     let folder = std::env::temp_dir().join(format!("impasto-shared-{}", std::process::id()));
     let (device, _) = device::select("cpu")?;
-    let files = ModelFiles::find(&ModelSource::parse("impasto-mini")?)?;
+    let files = ModelFiles::find(&ModelSource::Dir(small.into()))?;
     let stored = open_native(&files, &device, None)?;
     stored.save(&folder, SaveAs::Floats(Precision::F32))?;
     drop(stored);

@@ -13,7 +13,7 @@
 //! use impasto::{Generate, Model, OpenOptions, device, image::Format};
 //!
 //! let (device, _) = device::select("cpu")?;
-//! let model = Model::open("impasto-mini", &device, &OpenOptions::default())?;
+//! let model = Model::open("impasto-styles", &device, &OpenOptions::default())?;
 //! let request = Generate::new("two red turtles", 7);
 //! let outcome = model.run(&request, &mut NoObserver)?;
 //! let png = outcome.images[0].picture.encode(Format::Png, 100)?;
@@ -35,7 +35,7 @@
 //! use impasto::observer::NoObserver;
 //! # use impasto::{Caption, Edit, Model, OpenOptions, device};
 //! # let (device, _) = device::select("cpu")?;
-//! # let model = Model::open("impasto-mini", &device, &OpenOptions::default())?;
+//! # let model = Model::open("impasto-styles", &device, &OpenOptions::default())?;
 //!
 //! let picture = Image::filled(100, 80, [240, 220, 60]);
 //! let hole = Region::Box(Area { x: 20, y: 20, width: 40, height: 40 });

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 ///     threads: Some(Threads::new(1)?),
 ///     ..OpenOptions::default()
 /// };
-/// let model = Model::open("impasto-mini", &device, &options)?;
+/// let model = Model::open("impasto-styles", &device, &options)?;
 /// assert_eq!(model.threads().unwrap().count(), 1);
 /// # Ok::<(), impasto::Error>(())
 /// ```

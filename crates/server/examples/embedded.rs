@@ -22,7 +22,7 @@ fn main() -> Result<(), ServeError> {
         options.max_queue = most;
     }
     let (device, _) = impasto::device::select("cpu")?;
-    let models = vec![ModelFiles::find(&ModelSource::parse("impasto-mini")?)?];
+    let models = vec![ModelFiles::find(&ModelSource::parse("impasto-styles")?)?];
     let server = Server::open(options, models, device)?;
     server.run(|address| println!("http://{address}/"), &|| false)
 }

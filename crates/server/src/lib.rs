@@ -9,7 +9,7 @@
 //!
 //! let options = ServeOptions::new("data".into());
 //! let (device, _) = impasto::device::select("cpu")?;
-//! let source = impasto::checkpoint::ModelSource::parse("impasto-mini")?;
+//! let source = impasto::checkpoint::ModelSource::parse("impasto-styles")?;
 //! let models = vec![impasto::families::ModelFiles::find(&source)?];
 //! let server = Server::open(options, models, device)?;
 //! server.run(|address| println!("http://{address}"), &|| false)?;

@@ -462,7 +462,7 @@ mod tests {
             id: crate::random_id(),
             job: job.into(),
             place,
-            model: "impasto-mini".into(),
+            model: "impasto-styles".into(),
             kind: "generate".into(),
             prompt: "a Red cat".into(),
             seed: u64::MAX.to_string(),
@@ -481,7 +481,7 @@ mod tests {
         JobRecord {
             id: id.into(),
             client: "ada".into(),
-            model: "impasto-mini".into(),
+            model: "impasto-styles".into(),
             task: Task::Generate {
                 request: impasto::Generate::new("a cat", 7),
             },

@@ -71,9 +71,12 @@ fn options(folder: &Path) -> ServeOptions {
     }
 }
 
+/// A model that draws 64 px in some hundredths of a second.
+const SMALL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/impasto-mini");
+
 fn start(options: ServeOptions) -> Running {
     let (device, _) = device::select("cpu").unwrap();
-    let files = ModelFiles::find(&ModelSource::parse("impasto-mini").unwrap()).unwrap();
+    let files = ModelFiles::find(&ModelSource::parse(SMALL).unwrap()).unwrap();
     let server = Server::open(options, vec![files], device).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let (sender, receiver) = mpsc::channel();
@@ -218,7 +221,7 @@ fn model() -> &'static Model {
     static MODEL: OnceLock<Model> = OnceLock::new();
     MODEL.get_or_init(|| {
         let (device, _) = device::select("cpu").unwrap();
-        Model::open("impasto-mini", &device, &OpenOptions::default()).unwrap()
+        Model::open(SMALL, &device, &OpenOptions::default()).unwrap()
     })
 }
 

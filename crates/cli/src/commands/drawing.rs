@@ -46,7 +46,7 @@ pub struct DrawingFlags {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep: Option<u32>,
     /// Also rank tries and candidates by a CLIP's similarity of picture and prompt (sum of both ranks); or none
-    /// [default: impasto-clip for impasto-mini, none for other models]
+    /// [default: impasto-clip for impasto-styles, none for other models]
     #[arg(long, value_name = "NAME|DIR", num_args = 0..=1, default_missing_value = EMBEDDED_CLIP)]
     clip: Option<String>,
     /// Seed of the first candidate [default: random, printed to stderr]

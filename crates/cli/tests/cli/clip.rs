@@ -2,7 +2,7 @@
 
 use impasto::image::{Format, Image};
 
-use crate::program::{Program, clip, model};
+use crate::program::{Program, SMALL_CLIP, SMALL_MODEL, clip, model};
 use crate::references::{expected, metadata, published, unpack};
 
 fn numbers(value: &serde_json::Value) -> Vec<f64> {
@@ -145,9 +145,9 @@ fn a_clip_trains_on_what_a_model_draws() {
     let program = Program::new();
     let train = |pictures: u64, steps: u64, more: &[&'static str]| {
         let config = serde_json::json!({
-            "name": "tiny-clip", "licence": "CC0-1.0", "from": "impasto-clip",
+            "name": "tiny-clip", "licence": "CC0-1.0", "from": SMALL_CLIP,
             "data": {"scenes": {"world": "small", "seed": 5, "family": 4}},
-            "drawn": {"by": "impasto-mini", "pictures": pictures, "share": 0.5},
+            "drawn": {"by": SMALL_MODEL, "pictures": pictures, "share": 0.5},
             "run": {"steps": steps, "batch_size": 8, "checkpoint_every": 1},
             "validation": 8,
         });

@@ -30,7 +30,7 @@ fn the_page_says_what_is_here_and_nothing_personal() {
     for part in [
         concat!("impasto ", env!("CARGO_PKG_VERSION")),
         "device cpu",
-        "impasto-mini (embedded)",
+        "impasto-styles (embedded)",
         "~/.cache/huggingface/hub",
         "openai/clip-vit-base-patch32",
         "world tiny      usable",
@@ -71,7 +71,7 @@ fn models_are_found_and_judged() {
     };
     assert!(find("whole")["error"].is_null());
     assert!(find("broken")["error"].as_str().unwrap().contains("config"));
-    assert_eq!(find("impasto-mini")["kind"], "embedded");
+    assert_eq!(find("impasto-styles")["kind"], "embedded");
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn examples_do_what_they_say() {
     );
     let text = run("published_model", &[]);
     assert!(text.contains("DALL·E mini draws"), "{text}");
-    assert!(run("custom_sampler", &[]).contains("drew 64 x 64 px"));
+    assert!(run("custom_sampler", &[]).contains("drew 128 x 128 px"));
     assert!(run("clip_similarity", &[]).contains("similarity loss"));
 }
 

@@ -41,7 +41,7 @@ fn list_shows_good_and_bad_models() {
         text.contains("models/broken\tunusable: models/broken/config.json: "),
         "{text}"
     );
-    assert!(text.contains("impasto-mini\t"), "{text}");
+    assert!(text.contains("impasto-styles\t"), "{text}");
     let list = program.json(&["model", "list", "models", "--json"]);
     assert_eq!(list.as_array().unwrap().len(), 3);
 }

@@ -199,6 +199,14 @@ pub fn model() -> &'static str {
     })
 }
 
+/// A model that draws 64 px in some hundredths of a second.
+pub const SMALL_MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/impasto-mini");
+/// A CLIP of the world that it draws, `small`.
+pub const SMALL_CLIP: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../models/impasto-mini-clip"
+);
+
 /// A tiny CLIP's folder: 64 px, captions of 80 tokens, 8 dimensions.
 pub fn clip() -> &'static str {
     static CLIP: OnceLock<String> = OnceLock::new();

@@ -293,7 +293,7 @@ fn signed_files_hold_until_a_byte_changes() {
             found["manifest"]["state"], "valid_unknown_signer",
             "{found}"
         );
-        assert_eq!(found["manifest"]["model"]["model"], "impasto-mini");
+        assert_eq!(found["manifest"]["model"]["model"], "impasto-styles");
         assert_eq!(found["manifest"]["actions"][0]["action"], "c2pa.created");
         assert_eq!(found["watermarks"][0]["found"], true);
         let mut bytes = fs::read(program.path(name)).unwrap();

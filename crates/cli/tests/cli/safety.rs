@@ -6,7 +6,7 @@ use impasto::image::Image;
 use impasto::provenance::read_parameters;
 use serde_json::Value;
 
-use crate::program::Program;
+use crate::program::{Program, SMALL_CLIP};
 
 /// A published checker with random weights: its probabilities of "nsfw" are anything.
 fn classifier() -> PathBuf {
@@ -287,8 +287,9 @@ fn a_concept_is_calibrated_and_found() {
         turtles.push(is_turtle);
     }
     std::fs::write(program.path("labelled/others/broken.png"), b"no picture").unwrap();
-    let concepts =
-        "concepts: [{name: turtle, category: violence, texts: [a turtle, two turtles, 乌龟]}]";
+    let concepts = format!(
+        "clip: {SMALL_CLIP}\nconcepts: [{{name: turtle, category: violence, texts: [a turtle, two turtles, 乌龟]}}]"
+    );
     std::fs::write(program.path("concepts.yaml"), concepts).unwrap();
     let policy = "pictures: {concepts: found.json}\ncategories: {violence: refuse}";
     std::fs::write(program.path("policy.yaml"), policy).unwrap();

@@ -1,8 +1,8 @@
-//! `index` and `search` over a folder of scenes, with the CLIP that is in the program.
+//! `index` and `search` over a folder of scenes of the world `small`, with a CLIP that knows them.
 
 use std::fs;
 
-use crate::program::Program;
+use crate::program::{Program, SMALL_CLIP};
 
 /// Twelve scenes with their captions below `s`.
 fn with_scenes() -> Program {
@@ -22,7 +22,7 @@ fn hits(program: &Program, arguments: &[&str]) -> Vec<String> {
 #[test]
 fn captions_and_pictures_find_pictures() {
     let program = with_scenes();
-    let report = program.json(&["index", "build", "s", "--json"]);
+    let report = program.json(&["index", "build", "s", "--clip", SMALL_CLIP, "--json"]);
     assert_eq!(
         (&report["added"], &report["skipped"]),
         (&12.into(), &0.into())
@@ -35,23 +35,20 @@ fn captions_and_pictures_find_pictures() {
         .collect();
     pictures.sort();
     assert_eq!(pictures.len(), 12);
+    let found = |words: &[&str]| hits(&program, &[words, &["--clip", SMALL_CLIP]].concat());
     for name in &pictures {
         let path = format!("s/{name}");
         let text = fs::read_to_string(program.path(&path).with_extension("txt")).unwrap();
         let caption = text.lines().next().unwrap();
-        assert_eq!(
-            hits(&program, &[caption, "s", "-n", "1"]),
-            [&*path],
-            "{caption}"
-        );
-        assert_eq!(hits(&program, &[&path, "s", "-n", "2"])[0], path);
+        assert_eq!(found(&[caption, "s", "-n", "1"]), [&*path], "{caption}");
+        assert_eq!(found(&[&path, "s", "-n", "2"])[0], path);
     }
-    assert_eq!(hits(&program, &["a cat", "s"]).len(), 10);
+    assert_eq!(found(&["a cat", "s"]).len(), 10);
     // Words that are a file's name, too.
     fs::write(program.path("cat"), "no picture").unwrap();
-    assert_eq!(hits(&program, &["cat", "s", "--text", "-n", "3"]).len(), 3);
+    assert_eq!(found(&["cat", "s", "--text", "-n", "3"]).len(), 3);
     program.refuses(1, &["search", "cat", "s"], &["cat"]);
-    let table = program.expect(&["search", "a cat", "s", "-n", "2"]);
+    let table = program.expect(&["search", "a cat", "s", "-n", "2", "--clip", SMALL_CLIP]);
     assert_eq!(table.lines().count(), 2, "{table}");
 }
 

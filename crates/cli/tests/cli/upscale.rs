@@ -257,7 +257,7 @@ fn bad_requests_are_refused_before_any_work() {
     );
     program.refuses(
         1,
-        &["upscale", "a.png", "--model", "impasto-mini"],
+        &["upscale", "a.png", "--model", "impasto-styles"],
         &["expected an upscaler"],
     );
     program.refuses(2, &["upscale"], &["<FILE>"]);

@@ -27,7 +27,7 @@ pub enum ModelSource {
 }
 
 /// The embedded model that draws.
-pub const EMBEDDED_NAME: &str = impasto_models::IMPASTO_MINI;
+pub const EMBEDDED_NAME: &str = impasto_models::IMPASTO_STYLES;
 /// The embedded CLIP.
 pub const EMBEDDED_CLIP: &str = impasto_models::IMPASTO_CLIP;
 

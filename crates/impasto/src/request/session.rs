@@ -21,7 +21,7 @@ use crate::sampling::SamplingOptions;
 /// use impasto::{Generate, Model, OpenOptions, Session, device, observer::NoObserver};
 ///
 /// # let (device, _) = device::select("cpu")?;
-/// # let model = Model::open("impasto-mini", &device, &OpenOptions::default())?;
+/// # let model = Model::open("impasto-styles", &device, &OpenOptions::default())?;
 /// let (cat, hat) = (Generate::new("a red cat", 1), Generate::new("a hat", 2));
 /// let mut session = Session::new(&model)?;
 /// let first = session.join(&cat)?;

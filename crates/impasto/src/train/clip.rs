@@ -189,6 +189,7 @@ pub fn run(
         },
         validation,
         shared: None,
+        is_on_cpu: ops::is_cpu(device),
     };
     let trained = engine::train(&mut task, clip, &config.run, dir, resume, observer)?.valid();
     task.save(trained, dir)
@@ -264,6 +265,7 @@ struct ClipTask {
     batches: Ahead<Batch>,
     validation: Vec<Sample>,
     shared: Option<Shared>,
+    is_on_cpu: bool,
 }
 
 /// Batches that are ready before they are needed.
@@ -443,6 +445,11 @@ impl Task for ClipTask {
         let (image, text) = Self::embed(model, &self.batches.get(pass)?)?;
         let loss = model.contrastive_loss(image, text, self.loss);
         Ok(self.with_metrics(model, loss))
+    }
+
+    /// On the CPU, whose products in bf16 read and write f32: elsewhere the towers would mix types.
+    fn has_mixed_precision(&self) -> bool {
+        self.is_on_cpu
     }
 
     fn describe_pass(&self, pass: u64) -> String {

@@ -385,6 +385,10 @@ impl Task for DalleTask {
     }
 
     fn pass_operations(&self) -> Option<f64> {
+        // Without padding a pass is as long as its captions are.
+        if !self.model_config.sizes.padded_text {
+            return None;
+        }
         let batch = self.config.run.batch_size as f64;
         let captioned = (batch * self.config.captioning_share).round();
         Some((batch + captioned) * self.model_config.sizes.training_operations())

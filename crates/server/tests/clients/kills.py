@@ -40,9 +40,12 @@ def pixels(source):
         return image.size, image.convert("RGB").tobytes()
 
 
+SMALL = os.path.join(os.path.dirname(__file__), "../../../../models/impasto-mini")
+
+
 def start(data):
     """The server, and its port once it answers."""
-    server = subprocess.Popen([impasto, "serve", "--port", "0", "--device", "cpu", "--quiet", "--data", data],
+    server = subprocess.Popen([impasto, "serve", SMALL, "--port", "0", "--device", "cpu", "--quiet", "--data", data],
                               stdout=subprocess.PIPE, text=True)
     return server, int(server.stdout.readline().strip().rstrip("/").rsplit(":", 1)[1])
 

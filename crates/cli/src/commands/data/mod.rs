@@ -92,7 +92,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 fn scenes(flags: &ScenesFlags) -> Result<()> {
     std::fs::create_dir_all(&flags.out).map_err(Error::io("create", &flags.out))?;
     files::check_writable(&flags.out)?;
-    let (world, sources) = flags.world.open()?;
+    let (world, sources) = flags.world.open("small")?;
     let glyphs = Glyphs::load(&world, &sources)?;
     let what = Export {
         world,

@@ -59,7 +59,7 @@ struct SceneFlags {
 
 impl SceneFlags {
     fn open(&self) -> Result<(World, Glyphs)> {
-        let (world, sources) = self.world.open()?;
+        let (world, sources) = self.world.open("styles-small")?;
         let glyphs = Glyphs::load(&world, &sources)?;
         Ok((world, glyphs))
     }
