@@ -45,7 +45,7 @@ fn write(program: &Program, folder: &str, number: u32, picture: &Image, format: 
     .unwrap();
 }
 
-/// A run that goes on with another list of pictures that are left out has other data, and says so.
+/// A run that is resumed with another `--exclude` list has other data, and says so.
 #[test]
 fn a_resumed_training_says_that_other_pictures_are_left_out() {
     let program = Program::new();

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
+use burn::tensor::Device;
+
 use crate::error::Reason;
+use crate::nn::ops;
 use crate::{Error, Result};
 
 /// Makes numbered items in order, on threads of its own, a few ahead of the one that is needed.
@@ -34,8 +37,16 @@ impl<T: Send + 'static> Ahead<T> {
     }
 
     /// The same with two items in the making at a time: one computes on the device while the other is drawn or read.
-    pub fn in_pairs(self) -> Self {
+    fn in_pairs(self) -> Self {
         Ahead { workers: 2, ..self }
+    }
+
+    /// In pairs on devices other than the CPU, whose cores train.
+    pub fn on(self, device: &Device) -> Self {
+        match ops::is_cpu(device) {
+            true => self,
+            false => self.in_pairs(),
+        }
     }
 
     /// Item `number`. Any number can be the first; after that, the next one is ready soonest.

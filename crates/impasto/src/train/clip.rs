@@ -183,10 +183,7 @@ pub fn run(
             clip: clip_config,
         },
         text,
-        batches: match ops::is_cpu(device) {
-            true => batches,
-            false => batches.in_pairs(),
-        },
+        batches: batches.on(device),
         validation,
         shared: None,
         is_on_cpu: ops::is_cpu(device),

@@ -25,7 +25,7 @@ use crate::families::{NativeConfig, NativeModel, NativeOptions, SaveAs};
 use crate::image::{Format, Image};
 use crate::models::dalle::{DalleBatch, Order, around_hole, raster, shuffled};
 use crate::models::{Dalle, DalleConfig, ImageTokenizer};
-use crate::nn::{ComputePrecision, ops, precision};
+use crate::nn::{ComputePrecision, precision};
 use crate::observer::NoObserver;
 use crate::text::{PAD, TextTokenizer};
 use crate::{Error, Result, files};
@@ -123,10 +123,7 @@ pub fn run(
         device: device.clone(),
         text,
         image,
-        batches: match ops::is_cpu(device) {
-            true => batches,
-            false => batches.in_pairs(),
-        },
+        batches: batches.on(device),
         validation,
     };
     let trained = engine::train(&mut task, dalle, &config.run, dir, resume, observer)?.valid();
@@ -185,7 +182,7 @@ type Row = (u64, Vec<u32>);
 /// The first of [`ALIKE`] passes, and the pairs of each of them.
 type Plan = (u64, Vec<Vec<Row>>);
 
-/// Plans that are kept: passes are made in turn by two threads, of which one may be a plan behind.
+/// Plans kept in memory: two threads make the passes alternately, and one of them may still need the plan before.
 const PLANS: usize = 2;
 
 /// What makes batches; everything random of a pass comes from (seed, pass).

@@ -50,13 +50,12 @@ impl NamedGradients {
 
     /// The norm of the whole gradient.
     pub fn norm(&self) -> f64 {
-        let mut all = self.by_name.values().cloned();
+        let all = self.by_name.values().cloned();
         let total = match self.by_name.values().next() {
             Some(first) if !ops::is_cpu(&first.device()) => {
                 Some(Tensor::cat(all.collect(), 0).square().sum())
             }
             _ => all
-                .by_ref()
                 .map(|gradient| gradient.square().sum())
                 .reduce(|a, b| a + b),
         };
