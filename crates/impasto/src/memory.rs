@@ -35,7 +35,8 @@ pub struct SamplingMemory {
     /// Bytes of weights that stay in memory in the place where they were found: files used in place, weights in the
     /// program.
     pub in_place: u64,
-    /// Keys and values of a sequence: numbers of all layers and of all positions that are decoded, both of them.
+    /// Keys and values of a sequence: numbers of all layers and of all positions that are decoded, both of them; those
+    /// of 16 bits count half.
     pub cache: u64,
     /// Numbers of the residual stream of a caption: its tokens times the width.
     pub caption: u64,

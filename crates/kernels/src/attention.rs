@@ -5,6 +5,7 @@
 use crate::bf16::{self, Unit};
 use crate::gemm::{Matrix, MatrixMut, Output, gemm_serial};
 use crate::shared::{SharedPtr, fresh, with_scratch};
+use crate::stored::{Stored, View};
 use crate::team;
 use crate::vector::{dot, exp, maximum, sum_of, vectorised};
 
@@ -12,9 +13,9 @@ use crate::vector::{dot, exp, maximum, sum_of, vectorised};
 /// that is not one. So `[batch, length, heads, dim]` in memory needs no copy. The scores of a single query are
 /// computed where the keys are if those lie `[batch, heads, dim, length]` in memory.
 #[derive(Clone, Copy, Debug)]
-pub struct Heads<'a> {
+pub struct Heads<'a, E = f32> {
     /// The elements; the first one of the view is the first one of the slice.
-    pub data: &'a [f32],
+    pub data: &'a [E],
     /// Elements from a batch entry to the next one.
     pub batch_stride: usize,
     /// Elements from a head to the next one.
@@ -23,6 +24,18 @@ pub struct Heads<'a> {
     pub row_stride: usize,
     /// Elements from a component of a position to the next one.
     pub dim_stride: usize,
+}
+
+impl<'a, E> Heads<'a, E> {
+    fn view(&self, batch: usize, head: usize, rows: usize, dim: usize) -> View<'a, E> {
+        View {
+            data: &self.data[batch * self.batch_stride + head * self.head_stride..],
+            rows,
+            cols: dim,
+            row_stride: self.row_stride,
+            col_stride: self.dim_stride,
+        }
+    }
 }
 
 impl<'a> Heads<'a> {
@@ -79,7 +92,7 @@ impl Shape {
     }
 
     /// A product on the calling thread.
-    fn product(&self, a: Matrix, b: Matrix, c: MatrixMut, output: Output) {
+    pub(crate) fn product(&self, a: Matrix, b: Matrix, c: MatrixMut, output: Output) {
         match self.unit {
             Some(unit) => bf16::gemm_serial(unit, a, b, c, output),
             None => gemm_serial(a, b, c, output),
@@ -128,6 +141,21 @@ impl Target {
         (a, b): (Matrix, Matrix),
         output: Output,
     ) {
+        // SAFETY: the caller's.
+        let part = unsafe { self.part((batch, head), (length, dim), (first, rows)) };
+        shape.product(a, b, part, output);
+    }
+
+    /// Rows `first..first + rows` of a head.
+    ///
+    /// # Safety
+    /// As for [`Self::product`].
+    unsafe fn part(
+        &self,
+        (batch, head): (usize, usize),
+        (length, dim): (usize, usize),
+        (first, rows): (usize, usize),
+    ) -> MatrixMut<'_> {
         let start = (batch * length + first) * self.row_stride + head * dim;
         let span = (rows - 1) * self.row_stride + dim;
         assert!(
@@ -135,17 +163,15 @@ impl Target {
             "gradient or output of the attention's shape"
         );
         // SAFETY: the rows lie within the slice, and only this task touches them.
-        let part =
-            unsafe { MatrixMut::from_raw(self.data.get().add(start), rows, dim, self.row_stride) };
-        shape.product(a, b, part, output);
+        unsafe { MatrixMut::from_raw(self.data.get().add(start), rows, dim, self.row_stride) }
     }
 }
 
 /// Keys and values that some consecutive entries of a batch attend to.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Part<'a> {
-    pub keys: Heads<'a>,
-    pub values: Heads<'a>,
+pub(crate) struct Part<'a, E> {
+    pub keys: Heads<'a, E>,
+    pub values: Heads<'a, E>,
     /// That of these entries alone.
     pub shape: Shape,
 }
@@ -168,7 +194,7 @@ pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32
 const TASK: usize = 1 << 14;
 
 /// [`forward`] of entries that have keys of their own number, part by part; all else is alike in their shapes.
-pub(crate) fn forward_parts(q: Heads, parts: &[Part<'_>]) -> (Vec<f32>, Vec<f32>) {
+pub(crate) fn forward_parts<E: Stored>(q: Heads, parts: &[Part<'_, E>]) -> (Vec<f32>, Vec<f32>) {
     assert_eq!(
         q.dim_stride, 1,
         "components of the queries beside each other"
@@ -217,31 +243,24 @@ pub(crate) fn forward_parts(q: Heads, parts: &[Part<'_>]) -> (Vec<f32>, Vec<f32>
         let keys = shape.visible(first + rows - 1);
         with_scratch(rows * keys, |scores| {
             let qm = Matrix::with_strides(q.row_block(entry, h, first), rows, dim, q.row_stride, 1);
-            let km = k.matrix(b, h, keys, dim);
-            let vm = v.matrix(b, h, keys, dim);
-            shape.product(
-                qm,
-                km.transposed(),
-                MatrixMut::new(scores, rows, keys),
-                Output::Overwrite,
-            );
+            let transposed = k.view(b, h, keys, dim).transposed();
+            let to = MatrixMut::new(scores, rows, keys);
+            E::product(&shape, qm, transposed, to, Output::Overwrite);
             for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
                 let normaliser = softmax(row, shape.visible(first + i), shape.scale);
                 // SAFETY: this row is this task's alone.
                 unsafe { *norms.get().add(unit * queries + first + i) = normaliser };
             }
-            let factors = (Matrix::new(scores, rows, keys), vm);
             // SAFETY: tasks have rows of their own.
-            unsafe {
-                target.product(
-                    shape,
-                    (entry, h),
-                    (queries, dim),
-                    (first, rows),
-                    factors,
-                    Output::Overwrite,
-                )
-            };
+            let to = unsafe { target.part((entry, h), (queries, dim), (first, rows)) };
+            let probabilities = Matrix::new(scores, rows, keys);
+            E::product(
+                &shape,
+                probabilities,
+                v.view(b, h, keys, dim),
+                to,
+                Output::Overwrite,
+            );
         });
     };
     let pieces = batch * heads * blocks;

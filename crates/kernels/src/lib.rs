@@ -33,10 +33,12 @@ pub mod rms_norm;
 pub mod self_attention;
 mod shared;
 mod simd;
+mod stored;
 pub mod swiglu;
 mod team;
 mod vector;
 
 pub use isa::{Isa, extensions, has_vnni, isa};
 pub use shared::for_each_item;
+pub use stored::Stored;
 pub use team::Threads;

@@ -6,6 +6,7 @@
 use crate::attention::{self, Heads, Part, Shape, Target};
 use crate::bf16::Unit;
 use crate::shared::{SharedPtr, for_rows, fresh, rows_mut, with_scratch};
+use crate::stored::Stored;
 use crate::vector::{dot, dot3, multiply_add, vectorised};
 
 /// What is done to queries or keys.
@@ -123,15 +124,15 @@ pub fn forward(
     )
 }
 
-/// Keys and values of earlier positions of some entries of a batch.
+/// Keys and values of earlier positions of some entries of a batch, in `f32` or bfloat16.
 #[derive(Debug)]
-pub struct Cache<'a> {
+pub struct Cache<'a, E = f32> {
     /// How many entries.
     pub batch: usize,
     /// Keys, `[batch, heads, dim, capacity]`: as the scores of one more query read them.
-    pub keys: &'a mut [f32],
+    pub keys: &'a mut [E],
     /// Values, `[batch, heads, capacity, dim]`.
-    pub values: &'a mut [f32],
+    pub values: &'a mut [E],
     /// Positions that there is room for.
     pub capacity: usize,
     /// Positions that are there.
@@ -141,10 +142,10 @@ pub struct Cache<'a> {
 /// [`forward`] of positions after those that caches hold: their keys and values join them. The caches are those of
 /// consecutive entries of the batch, which need not have the same number of positions in front. Without turns, queries and
 /// keys attend as they are. Gives the joined heads.
-pub fn extend(
+pub fn extend<E: Stored>(
     qkv: &[f32],
     turns: Option<(&QkNormRope, &QkNormRope)>,
-    caches: &mut [Cache],
+    caches: &mut [Cache<E>],
     sizes: &Sizes,
 ) -> Vec<f32> {
     let width = sizes.width();
@@ -195,19 +196,19 @@ pub fn extend(
 }
 
 /// Writes keys and values of the new positions into the caches; gives the turned queries, if they are turned.
-fn append(
+fn append<E: Stored>(
     qkv: &[f32],
     turns: Option<(&QkNormRope, &QkNormRope)>,
-    caches: &mut [Cache],
+    caches: &mut [Cache<E>],
     sizes: &Sizes,
 ) -> Vec<f32> {
     /// A cache that tasks write to.
-    struct Room {
+    struct Room<E> {
         /// The entry after its last one.
         end: usize,
         batch: usize,
-        keys: SharedPtr<f32>,
-        values: SharedPtr<f32>,
+        keys: SharedPtr<E>,
+        values: SharedPtr<E>,
         capacity: usize,
         known: usize,
     }
@@ -216,7 +217,7 @@ fn append(
     } = sizes;
     let (width, half, positions) = (sizes.width(), dim / 2, sizes.batch * length);
     let mut end = 0;
-    let rooms: Vec<Room> = caches
+    let rooms: Vec<Room<E>> = caches
         .iter_mut()
         .map(|cache| {
             end += cache.batch;
@@ -266,10 +267,12 @@ fn append(
             unsafe {
                 let column = room.keys.get().add(start + place);
                 for (i, &key) in key.iter().enumerate() {
-                    *column.add(i * room.capacity) = key;
+                    *column.add(i * room.capacity) = E::nearest(key);
                 }
                 let row = room.values.get().add(start + place * dim);
-                row.copy_from_nonoverlapping(value.as_ptr(), dim);
+                for (i, &value) in value.iter().enumerate() {
+                    *row.add(i) = E::nearest(value);
+                }
             }
         }
     };
@@ -442,6 +445,7 @@ vectorised! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bf16::{nearest, widened};
     use crate::gemm::tests::numbers;
     use crate::rms_norm;
 
@@ -476,6 +480,12 @@ mod tests {
 
     #[test]
     fn positions_one_by_one_equal_all_at_once() {
+        one_by_one::<f32>(f32::NAN);
+        one_by_one::<u16>(nearest(f32::NAN));
+    }
+
+    /// Room that was never written to holds `empty`.
+    fn one_by_one<E: Stored>(empty: E) {
         let (batch, length, heads, dim, capacity) = (2, 21, 3, 8, 24);
         let (width, eps) = (heads * dim, 1e-5);
         let qkv = numbers(batch * length * 3 * width, 1);
@@ -496,7 +506,7 @@ mod tests {
             unit: None,
         };
         for turned in [true, false] {
-            let run = |first: usize, count: usize, cache: &mut Cache| {
+            let run = |first: usize, count: usize, cache: &mut Cache<E>| {
                 let (cos, sin) = (
                     part(&cos, dim / 2, first, count),
                     part(&sin, dim / 2, first, count),
@@ -511,7 +521,7 @@ mod tests {
                 cache.known = first;
                 extend(&qkv, turns, std::slice::from_mut(cache), &sizes(count))
             };
-            let room = || vec![f32::NAN; batch * capacity * width];
+            let room = || vec![empty; batch * capacity * width];
             let (mut keys, mut values) = (room(), room());
             let mut cache = Cache {
                 batch,
@@ -534,7 +544,9 @@ mod tests {
                     sin: &sin,
                 });
                 let (whole, _) = forward(&qkv, &turns[0], &turns[1], &sizes(length));
-                assert_eq!(all, whole);
+                let error = all.iter().zip(&whole).map(|(a, b)| (a - b).abs());
+                let most = if size_of::<E>() == 4 { 0.0 } else { 1e-2 };
+                assert!(error.fold(0.0, f32::max) <= most);
             }
         }
     }
@@ -542,6 +554,11 @@ mod tests {
     /// Caches of different lengths in one call: the same bits as each by itself.
     #[test]
     fn caches_together_equal_each_alone() {
+        together::<f32>(|x| x);
+        together::<u16>(nearest);
+    }
+
+    fn together<E: Stored + std::fmt::Debug + PartialEq>(of: impl Fn(f32) -> E) {
         let (heads, dim, capacity) = (4, 16, 160);
         let width = heads * dim;
         let rows = [(2, 150), (1, 3), (3, 77), (4, 0)];
@@ -554,14 +571,17 @@ mod tests {
                 eps: 1e-5,
                 unit: None,
             };
-            let room = |batch: usize, seed| numbers(batch * capacity * width, seed);
+            let room = |batch: usize, seed| -> Vec<E> {
+                let numbers = numbers(batch * capacity * width, seed);
+                numbers.into_iter().map(&of).collect()
+            };
             let qkv = numbers(10 * length * 3 * width, 1);
             let run = |rows: &[(usize, usize)], qkv: &[f32], seed: u64| {
                 let mut stored: Vec<_> = (seed..)
                     .zip(rows)
                     .map(|(seed, &(batch, _))| (room(batch, seed), room(batch, seed + 9)))
                     .collect();
-                let mut caches: Vec<Cache> = stored
+                let mut caches: Vec<Cache<E>> = stored
                     .iter_mut()
                     .zip(rows)
                     .map(|((keys, values), &(batch, known))| Cache {
@@ -586,6 +606,51 @@ mod tests {
                 assert_eq!(alone.1[0], stored[number]);
                 first += one.0;
             }
+        }
+    }
+
+    /// What bfloat16 holds exactly is attended to with the same bits from it, for one query, some, and many.
+    #[test]
+    fn from_bf16_it_is_the_attention_to_what_that_holds() {
+        let (batch, heads, dim, capacity) = (2, 3, 24, 64);
+        let width = heads * dim;
+        for length in [1, 3, 16, 17, 40] {
+            let rounded = |mut x: Vec<f32>| {
+                x.iter_mut().for_each(|x| *x = widened(nearest(*x)));
+                x
+            };
+            let qkv = rounded(numbers(batch * length * 3 * width, 1));
+            let before = rounded(numbers(2 * batch * capacity * width, 2));
+            let sizes = Sizes {
+                batch,
+                length,
+                heads,
+                dim,
+                eps: 1e-5,
+                unit: None,
+            };
+            let (keys, values) = before.split_at(batch * capacity * width);
+            fn run<E: Stored>(
+                (keys, values): (Vec<E>, Vec<E>),
+                qkv: &[f32],
+                sizes: &Sizes,
+            ) -> Vec<f32> {
+                let (mut keys, mut values) = (keys, values);
+                let cache = Cache {
+                    batch: sizes.batch,
+                    keys: &mut keys,
+                    values: &mut values,
+                    capacity: 64,
+                    known: 21,
+                };
+                extend(qkv, None, &mut [cache], sizes)
+            }
+            let halves = |x: &[f32]| x.iter().map(|&x| nearest(x)).collect::<Vec<_>>();
+            assert_eq!(
+                run((halves(keys), halves(values)), &qkv, &sizes),
+                run((keys.to_vec(), values.to_vec()), &qkv, &sizes),
+                "{length} queries"
+            );
         }
     }
 

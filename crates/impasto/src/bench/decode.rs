@@ -76,7 +76,7 @@ impl Bench<'_> {
                 (2 * pictures, "Dalle 12 x 768, guided")
             };
             let known = config.text_length + self.options.tokens / 2;
-            let bytes = weights + cached(rows, config.n_layers, known, config.width);
+            let bytes = weights + cached(rows, config.n_layers, known, config.width, format);
             let drawings: Vec<SampleSpec> = (0..pictures)
                 .map(|seed| SampleSpec {
                     text_ids: (3..3 + config.text_length as u32).collect(),
@@ -103,8 +103,14 @@ impl Bench<'_> {
         let text_ids: Vec<u32> = (3..20).collect();
         for pictures in [1, 8] {
             let known = text_ids.len() + self.options.tokens / 2;
-            let bytes =
-                weights + cached(2 * pictures, config.decoder.n_layers, known, config.width);
+            let bytes = weights
+                + cached(
+                    2 * pictures,
+                    config.decoder.n_layers,
+                    known,
+                    config.width,
+                    format,
+                );
             let specs: Vec<SampleSpec> = (0..pictures as u64)
                 .map(|seed| SampleSpec {
                     text_ids: text_ids.clone(),
@@ -135,8 +141,8 @@ fn draw<M: AutoregressiveModel>(
 }
 
 /// Bytes of keys and values of `known` tokens.
-fn cached(rows: usize, layers: usize, known: usize, width: usize) -> f64 {
-    (2 * rows * layers * known * width * size_of::<f32>()) as f64
+fn cached(rows: usize, layers: usize, known: usize, width: usize, format: WeightFormat) -> f64 {
+    (2 * rows * layers * known * width * format.cache_width()) as f64
 }
 
 fn sampling(guidance_scale: f32) -> SamplingOptions {

@@ -9,6 +9,7 @@ use super::{
     Family, FamilyConfig, FamilyLoss, ModelFiles, NetSizes, PublishedForm, Transformer, padded,
 };
 use crate::canvas::Conditioning;
+use crate::checkpoint::WeightFormat;
 use crate::import::amused as published;
 use crate::models::dalle::Order;
 use crate::models::{self, AmusedConfig};
@@ -63,7 +64,7 @@ impl NetSizes for AmusedConfig {
     }
 
     /// There are none but the caption's; the logits of all ids take more.
-    fn cache_bytes(&self) -> u64 {
+    fn cache_bytes(&self, _format: WeightFormat) -> u64 {
         let caption = self.text.length * (2 * self.n_layers * self.width);
         let blocks = self.text.length * (8 * self.n_blocks * self.block_width);
         // On the device, and on the host.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Family, FamilyConfig, FamilyLoss, ModelFiles, NetSizes, PublishedForm, Transformer};
+use crate::checkpoint::WeightFormat;
 use crate::error::Reason;
 use crate::import::dalle_mini as published;
 use crate::models::dalle_bart::CaptionRows;
@@ -93,9 +94,10 @@ impl NetSizes for DalleBartConfig {
     }
 
     /// The caption's keys and values and the image's.
-    fn cache_bytes(&self) -> u64 {
-        let positions = self.text_length + self.image_length();
-        (4 * 2 * self.decoder.n_layers * positions * self.width) as u64
+    fn cache_bytes(&self, format: WeightFormat) -> u64 {
+        let position = 2 * self.decoder.n_layers * self.width;
+        let of_image = format.cache_width() * position * self.image_length();
+        (4 * position * self.text_length + of_image) as u64
     }
 
     fn describe(&self) -> Transformer {

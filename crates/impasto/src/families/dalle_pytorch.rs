@@ -11,6 +11,7 @@ use super::{
     TextFamily, Transformer,
 };
 use crate::Result;
+use crate::checkpoint::WeightFormat;
 use crate::engine::SampledText;
 use crate::import::dalle_pytorch as published;
 use crate::models::{self, DallePytorchConfig};
@@ -58,7 +59,7 @@ impl NetSizes for DallePytorchConfig {
         self.width
     }
 
-    fn cache_bytes(&self) -> u64 {
+    fn cache_bytes(&self, _format: WeightFormat) -> u64 {
         let positions = self.prefix_length() + self.image_length();
         (4 * 2 * self.n_layers * self.n_heads * self.head_width * positions) as u64
     }

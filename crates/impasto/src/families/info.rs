@@ -133,7 +133,7 @@ fn of_family<F: Family>(files: &ModelFiles) -> Result<ModelInfo> {
     let drawing = SamplingMemory {
         linear,
         format: config.precision,
-        cache: config.sizes.cache_bytes() / 4,
+        cache: config.sizes.cache_bytes(config.precision) / 4,
         caption: (config.sizes.text_length() * config.sizes.width()) as u64,
         guided: config.sampling.needs_unconditional(),
         ..stored.drawing(&image)

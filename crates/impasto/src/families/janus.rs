@@ -14,6 +14,7 @@ use super::{
     Search, Transformer,
 };
 use crate::Result;
+use crate::checkpoint::WeightFormat;
 use crate::engine::{SampledText, beam_search, sample_texts};
 use crate::image::Image;
 use crate::import::janus as published;
@@ -68,9 +69,9 @@ impl NetSizes for JanusConfig {
         self.width
     }
 
-    fn cache_bytes(&self) -> u64 {
+    fn cache_bytes(&self, format: WeightFormat) -> u64 {
         let positions = self.text_length + self.image_length();
-        (4 * 2 * self.n_layers * positions * self.width) as u64
+        (format.cache_width() * 2 * self.n_layers * positions * self.width) as u64
     }
 
     fn describe(&self) -> Transformer {

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{
     Family, FamilyConfig, FamilyLoss, ModelFiles, NetSizes, NoOptions, PublishedForm, Transformer,
 };
+use crate::checkpoint::WeightFormat;
 use crate::import::llamagen as published;
 use crate::models::llamagen::{LlamaGenCondition, LlamaGenPrompt, NO_CAPTION};
 use crate::models::{self, LlamaGenConfig};
@@ -58,9 +59,9 @@ impl NetSizes for LlamaGenConfig {
         self.width
     }
 
-    fn cache_bytes(&self) -> u64 {
+    fn cache_bytes(&self, format: WeightFormat) -> u64 {
         let positions = LlamaGenConfig::text_length(self) + self.image_length();
-        (4 * 2 * self.n_layers * positions * self.width) as u64
+        (format.cache_width() * 2 * self.n_layers * positions * self.width) as u64
     }
 
     fn describe(&self) -> Transformer {

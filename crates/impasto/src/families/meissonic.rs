@@ -9,6 +9,7 @@ use super::{
     Family, FamilyConfig, FamilyLoss, ModelFiles, NetSizes, PublishedForm, Transformer, padded,
 };
 use crate::canvas::Conditioning;
+use crate::checkpoint::WeightFormat;
 use crate::import::meissonic as published;
 use crate::models::dalle::Order;
 use crate::models::{self, MeissonicConfig};
@@ -62,7 +63,7 @@ impl NetSizes for MeissonicConfig {
     }
 
     /// There are none; the logits of all ids take more than the caption, and the units of a layer's MLP.
-    fn cache_bytes(&self) -> u64 {
+    fn cache_bytes(&self, _format: WeightFormat) -> u64 {
         // On the device, and on the host.
         let logits = 2 * self.image_length() * self.codebook_size;
         let tokens = self.image_length() / if self.halved { 4 } else { 1 } + self.text.length;

@@ -90,8 +90,8 @@ pub trait NetSizes: Clone + Debug + Serialize + DeserializeOwned + Send + Sync {
     /// Width of the residual stream.
     fn width(&self) -> usize;
 
-    /// Bytes of the keys and values of one row.
-    fn cache_bytes(&self) -> u64;
+    /// Bytes of the keys and values of one row, where linear layers are in `format`.
+    fn cache_bytes(&self, format: WeightFormat) -> u64;
 
     /// What [`crate::families::info`] reports of it.
     fn describe(&self) -> Transformer;

@@ -10,6 +10,7 @@ use super::{
     TextFamily, Transformer,
 };
 use crate::canvas::Conditioning;
+use crate::checkpoint::WeightFormat;
 use crate::engine::{AutoregressiveModel, Prompted, SampledText};
 use crate::error::Reason;
 use crate::models::{Dalle, DalleConfig};
@@ -78,8 +79,8 @@ impl NetSizes for DalleConfig {
         self.width
     }
 
-    fn cache_bytes(&self) -> u64 {
-        (4 * 2 * self.n_layers * self.sequence_length() * self.width) as u64
+    fn cache_bytes(&self, format: WeightFormat) -> u64 {
+        (format.cache_width() * 2 * self.n_layers * self.sequence_length() * self.width) as u64
     }
 
     fn describe(&self) -> Transformer {

@@ -7,6 +7,7 @@ use super::{
     Family, FamilyConfig, FamilyLoss, ModelFiles, NetSizes, NoOptions, PublishedForm, Transformer,
 };
 use crate::Result;
+use crate::checkpoint::WeightFormat;
 use crate::import::rudalle as published;
 use crate::models::rudalle::{BEGIN, END};
 use crate::models::{self, RuDalleConfig};
@@ -48,7 +49,7 @@ impl NetSizes for RuDalleConfig {
         self.width
     }
 
-    fn cache_bytes(&self) -> u64 {
+    fn cache_bytes(&self, _format: WeightFormat) -> u64 {
         let positions = self.prefix_length() + self.image_length();
         (4 * 2 * self.n_layers * self.width * positions) as u64
     }

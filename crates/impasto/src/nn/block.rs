@@ -10,7 +10,8 @@ use super::norm::EPSILON;
 use super::rope::Rotation;
 use super::{Adaptable, Init, Linear, RmsNorm, ops};
 
-/// Keys and values of one layer, allocated once for the longest sequence.
+/// Keys and values of one layer, allocated once for the longest sequence, in the type of what is cached or, from
+/// [`extend_groups`] with packed weights, in bfloat16.
 #[derive(Clone, Debug)]
 pub struct KvCache {
     /// `[batch, heads, head_width, capacity]`; taken out while it is written, so that it is never copied.
@@ -132,11 +133,12 @@ impl KvCache {
         let (Some(known_keys), Some(known_values)) = (&self.keys, &self.values) else {
             return (keys, values);
         };
+        let type_of_new = keys.dtype();
         let known_keys = known_keys.clone().narrow(3, 0, self.length).swap_dims(2, 3);
         let known_values = known_values.clone().narrow(2, 0, self.length);
         (
-            Tensor::cat(vec![known_keys, keys], 2),
-            Tensor::cat(vec![known_values, values], 2),
+            Tensor::cat(vec![known_keys.cast(type_of_new), keys], 2),
+            Tensor::cat(vec![known_values.cast(type_of_new), values], 2),
         )
     }
 }
@@ -171,16 +173,18 @@ impl<'a> CacheRows<'a> {
 /// on the others.
 ///
 /// # Shapes
-/// - `qkv`: `[batch, n, 3 · width]`, `batch` the sum of the groups' rows
+/// - `qkv`: `[batch, n, 3 · width]`, `batch` the sum of the groups' rows; what `projection` made
 /// - returns: `[batch, n, width]`
 pub fn extend_groups(
     groups: &mut [CacheRows<'_>],
     qkv: Tensor<3>,
+    projection: &Linear,
     turns: Option<(ops::QkNormRope, ops::QkNormRope)>,
     n_heads: usize,
 ) -> Tensor<3> {
     let [_, n, joint] = qkv.dims();
-    let place = (&qkv.device(), qkv.dtype());
+    let stored = ops::packed::cache_type(&projection.weight.val(), qkv.dtype());
+    let place = (&qkv.device(), stored);
     let held = groups.iter_mut().map(|CacheRows { cache, rows }| {
         let (known, capacity) = (cache.length, cache.capacity);
         assert!(
@@ -299,7 +303,7 @@ impl Block {
                 ops::self_attention(qkv, query, key, self.n_heads, EPSILON, in_bf16)
             }
             (groups, AttentionMask::Causal) => {
-                extend_groups(groups, qkv, Some(turns()), self.n_heads)
+                extend_groups(groups, qkv, &self.qkv, Some(turns()), self.n_heads)
             }
             (groups, AttentionMask::QueryOnly) => {
                 assert!(groups.len() <= 1, "queries have one cache");
@@ -421,4 +425,113 @@ fn causal_attention(
         None => weights.clone(),
     };
     (used.matmul(value), weights, leaf)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::nn::ops::packed::{self, Memory, WeightFormat};
+    use burn::module::Param;
+
+    /// Values in −1 to 1, `[rows, n, 3 · width]`.
+    fn numbers(shape: [usize; 3], seed: u32) -> Tensor<3> {
+        let mut state = seed;
+        let values: Vec<f32> = (0..shape.iter().product())
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            })
+            .collect();
+        Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+    }
+
+    fn projection(width: usize, format: WeightFormat) -> Linear {
+        let mut linear = Linear::new(&mut Init::new(1, &Device::flex()), width, 3 * width, 0.02);
+        if !format.is_f32() {
+            let shape = [width, 3 * width];
+            let values: Vec<f32> = linear.weight.val().into_data().try_to_vec().unwrap();
+            let bytes = packed::pack(&values, shape, format).unwrap();
+            linear.weight = Param::from_tensor(packed::weight(Memory::Lent(&bytes), shape, format));
+        }
+        linear
+    }
+
+    fn extended(cache: &mut KvCache, rows: usize, qkv: Tensor<3>, of: &Linear) -> Tensor<3> {
+        extend_groups(&mut [CacheRows { cache, rows }], qkv, of, None, 2)
+    }
+
+    /// What packed weights made is cached in bfloat16, near what `f32` holds, with the same bits in steps, in one pass,
+    /// and for rows that were chosen.
+    #[test]
+    fn what_packed_weights_made_is_cached_in_half_the_memory() {
+        let (rows, n, width, capacity) = (2, 9, 32, 12);
+        let qkv = numbers([rows, n, 3 * width], 5);
+        let run = |format: WeightFormat, parts: &[usize]| {
+            let (of, mut cache) = (projection(width, format), KvCache::new(capacity));
+            let mut seen = Vec::new();
+            for &part in parts {
+                let qkv = qkv.clone().narrow(1, cache.len(), part);
+                seen.push(extended(&mut cache, rows, qkv, &of));
+            }
+            (Tensor::cat(seen, 1), cache, of)
+        };
+        let values = |x: &Tensor<3>| -> Vec<f32> { x.to_data().try_to_vec().unwrap() };
+        let exact = values(&run(WeightFormat::F32, &[n]).0);
+        for format in [WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
+            let (whole, mut cache, of) = run(format, &[n]);
+            let held = cache.keys.as_ref().unwrap();
+            assert_eq!(held.dtype(), DType::BF16, "{format}");
+            assert_eq!(cache.values.as_ref().unwrap().dtype(), DType::BF16);
+            let (stepped, ..) = run(format, &[4, 1, 1, 3]);
+            assert_eq!(values(&whole), values(&stepped), "{format}");
+            for (x, exact) in values(&whole).iter().zip(&exact) {
+                assert!((x - exact).abs() < 1e-2, "{format}: {x} for {exact}");
+            }
+
+            let next = numbers([rows, 1, 3 * width], 6);
+            let mut chosen = cache.clone();
+            let after = extended(&mut cache, rows, next.clone(), &of);
+            chosen.select_rows(&[1, 1, 0]);
+            let row = |x: &Tensor<3>, row: usize| x.clone().narrow(0, row, 1);
+            let of_chosen = [1, 1, 0].map(|number| row(&next, number));
+            let of_chosen = Tensor::cat(of_chosen.to_vec(), 0);
+            let after_chosen = extended(&mut chosen, 3, of_chosen, &of);
+            for (place, number) in [1, 1, 0].into_iter().enumerate() {
+                assert_eq!(
+                    values(&row(&after_chosen, place)),
+                    values(&row(&after, number))
+                );
+            }
+
+            // Taken back, it is as before.
+            cache.rewind(1);
+            let again = extended(&mut cache, rows, next, &of);
+            assert_eq!(values(&again), values(&after), "{format}");
+        }
+    }
+
+    /// Questions see what is held in bfloat16 as the numbers that these are.
+    #[test]
+    fn questions_read_a_cache_in_bf16() {
+        let (rows, n, width) = (1, 5, 32);
+        let of = projection(width, WeightFormat::Int8);
+        let mut cache = KvCache::new(8);
+        extended(&mut cache, rows, numbers([rows, n, 3 * width], 7), &of);
+        let new = numbers([rows, 2, width], 8)
+            .reshape([rows, 2, 2, 16])
+            .swap_dims(1, 2);
+        let (keys, values) = cache.peek(new.clone(), new.clone());
+        assert_eq!(
+            (keys.dtype(), keys.dims()),
+            (DType::F32, [rows, 2, n + 2, 16])
+        );
+        assert_eq!(values.dtype(), DType::F32);
+        let held = cache.keys.clone().unwrap().narrow(3, 0, n).swap_dims(2, 3);
+        let held: Vec<f32> = held.cast(DType::F32).into_data().try_to_vec().unwrap();
+        let seen = keys.clone().narrow(2, 0, n).into_data();
+        assert_eq!(seen.try_to_vec::<f32>().unwrap(), held);
+        let last: Vec<f32> = keys.narrow(2, n, 2).into_data().try_to_vec().unwrap();
+        assert_eq!(last, new.into_data().try_to_vec::<f32>().unwrap());
+    }
 }

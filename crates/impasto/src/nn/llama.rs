@@ -137,7 +137,7 @@ impl LlamaBlock {
         let qkv = ops::rotate_heads(qkv, rotation, self.n_heads);
         let seen = match groups {
             [] => self.attend(qkv),
-            groups => extend_groups(groups, qkv, None, self.n_heads),
+            groups => extend_groups(groups, qkv, &self.qkv, None, self.n_heads),
         };
         let x = x + self.attention_out.forward(seen);
         let inner = self.gate_up.forward(self.normal(&self.mlp_norm, &x));

@@ -75,17 +75,27 @@ impl<'a> Weights<'a> {
 pub fn round(floats: &[f32]) -> Vec<u8> {
     floats
         .iter()
-        .flat_map(|x| {
-            let bits = x.to_bits();
-            let rounded = if x.is_nan() {
-                // Quiet, so that the payload's upper bits can't all be zero.
-                bits >> 16 | 0x40
-            } else {
-                (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-            };
-            (rounded as u16).to_le_bytes()
-        })
+        .flat_map(|&x| nearest(x).to_le_bytes())
         .collect()
+}
+
+/// The bits of the nearest bfloat16; see [`round`].
+#[inline(always)]
+pub(crate) fn nearest(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = if x.is_nan() {
+        // Quiet, so that the payload's upper bits can't all be zero.
+        bits >> 16 | 0x40
+    } else {
+        (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    };
+    rounded as u16
+}
+
+/// The number of which these are the bits.
+#[inline(always)]
+pub(crate) fn widened(bits: u16) -> f32 {
+    f32::from_bits((bits as u32) << 16)
 }
 
 /// `x·w + bias`, row-major; each element's chain begins with its bias.
@@ -113,7 +123,7 @@ pub fn widen(w: &Weights) -> Vec<f32> {
     let (pairs, _) = w.bytes.as_chunks::<2>();
     pairs
         .iter()
-        .map(|pair| f32::from_bits((u16::from_le_bytes(*pair) as u32) << 16))
+        .map(|pair| widened(u16::from_le_bytes(*pair)))
         .collect()
 }
 
@@ -157,8 +167,8 @@ pub fn product_with_isa(isa: Isa, x: Matrix, w: &Weights, y: MatrixMut, output: 
     }
 }
 
-/// How a sweep reads the weights.
-struct Half;
+/// How a sweep reads bfloat16s.
+pub(crate) struct Half;
 
 impl Element for Half {
     const SIZE: usize = 2;
@@ -193,7 +203,7 @@ impl Columns for Weights<'_> {
             for (panel, from) in row.chunks(width).enumerate() {
                 let to = &mut target[(panel * kc + p) * width..][..width];
                 for (to, from) in to.iter_mut().zip(from) {
-                    *to = f32::from_bits((u16::from_le_bytes(*from) as u32) << 16);
+                    *to = widened(u16::from_le_bytes(*from));
                 }
                 to[from.len()..].fill(0.0);
             }

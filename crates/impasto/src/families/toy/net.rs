@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::WeightFormat;
 use crate::engine::{AutoregressiveModel, DecodeState, Prompted, Rows, Sizes, TokenNll};
 use crate::families::{NetSizes, Transformer};
 use crate::nn::{
@@ -70,8 +71,8 @@ impl NetSizes for ToySizes {
         self.width
     }
 
-    fn cache_bytes(&self) -> u64 {
-        (4 * 2 * self.grid * self.grid * self.width) as u64
+    fn cache_bytes(&self, format: WeightFormat) -> u64 {
+        (format.cache_width() * 2 * self.grid * self.grid * self.width) as u64
     }
 
     fn describe(&self) -> Transformer {
@@ -147,7 +148,7 @@ impl ToyNet {
         let x = self.codes.forward(self.ids(&ids, rows));
         let x = x + self.positions.forward(self.ids(&targets, rows)) + captions;
         let qkv = self.qkv.forward(x.clone());
-        let seen = extend_groups(groups, qkv, None, 1);
+        let seen = extend_groups(groups, qkv, &self.qkv, None, 1);
         self.head.forward(x + self.out.forward(seen))
     }
 

@@ -70,7 +70,7 @@ impl SelfAttention {
         let qkv = self.qkv.forward(self.pre_norm.forward(x));
         self.finish(match groups {
             [] => self.attend(qkv, true),
-            groups => extend_groups(groups, qkv, None, self.n_heads),
+            groups => extend_groups(groups, qkv, &self.qkv, None, self.n_heads),
         })
     }
 

@@ -4,9 +4,11 @@
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, backend_extension};
-use burn::tensor::{Shape, Tensor};
-use impasto_kernels as kernels;
+use burn::tensor::{DType, Element, Shape, Tensor};
+use bytemuck::Pod;
+use half::bf16;
 use impasto_kernels::self_attention::{Cache, Sizes};
+use impasto_kernels::{self as kernels, Stored};
 
 use super::Held;
 use super::flex::{contiguous, floats, own, tensor, turn, with_last};
@@ -31,8 +33,22 @@ pub trait InferenceOps: Backend {
     fn kernel_upsample2(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// [`super::extend`] of tensors on the CPU. An extension of the backend can't take a list of tensors.
+/// [`super::extend`] of tensors on the CPU, whose caches are of one type. An extension of the backend can't take a list of
+/// tensors.
 pub(super) fn extend(
+    qkv: Tensor<3>,
+    turns: Option<(super::QkNormRope, super::QkNormRope)>,
+    held: Vec<Held>,
+    eps: f64,
+) -> (Tensor<3>, Vec<Held>) {
+    match held.first().map(|one| one.keys.dtype()) {
+        Some(DType::BF16) => extend_stored::<bf16, u16>(qkv, turns, held, eps),
+        _ => extend_stored::<f32, f32>(qkv, turns, held, eps),
+    }
+}
+
+/// [`extend`] with caches of `B` in Burn's words, of `S` in the kernels'.
+fn extend_stored<B: Element + Pod, S: Stored + Pod>(
     qkv: Tensor<3>,
     turns: Option<(super::QkNormRope, super::QkNormRope)>,
     held: Vec<Held>,
@@ -65,13 +81,13 @@ pub(super) fn extend(
         })
     });
     let turns = turns.as_ref().map(|turns| turns.each_ref().map(turn));
-    let mut caches: Vec<Cache<'_>> = stored
+    let mut caches: Vec<Cache<'_, S>> = stored
         .iter_mut()
         .zip(&shapes)
         .map(|((keys, values), &(batch, capacity, known))| Cache {
             batch,
-            keys: keys.storage_mut(),
-            values: values.storage_mut(),
+            keys: bytemuck::cast_slice_mut(keys.storage_mut::<B>()),
+            values: bytemuck::cast_slice_mut(values.storage_mut::<B>()),
             capacity,
             known,
         })

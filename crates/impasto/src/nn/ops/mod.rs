@@ -193,7 +193,7 @@ pub fn self_attention(
     ))
 }
 
-/// What a cache holds of some rows of a batch.
+/// What a cache holds of some rows of a batch, in the type of what is cached or in bfloat16 ([`packed::cache_type`]).
 #[derive(Clone, Debug)]
 pub struct Held {
     /// `[rows, heads, dim, capacity]`.
@@ -232,11 +232,11 @@ pub fn extend(
     }
     assert_eq!(entries, batch, "rows of the caches against qkv");
     let has = {
-        let cached = held.iter().flat_map(|one| [&one.keys, &one.values]);
         let turning = turns
             .iter()
             .flat_map(|(query, key)| [&query.cos, &query.sin, &key.cos, &key.sin]);
-        has_inference(&qkv) && cached.chain(turning).all(has_inference)
+        let stored = held.iter().flat_map(|one| [&one.keys, &one.values]);
+        has_inference(&qkv) && { turning }.all(has_inference) && packed::can_attend_to(stored)
     };
     #[cfg(feature = "tch")]
     if batch * length > 0 && torch::infers(&qkv) {

@@ -55,6 +55,11 @@ impl WeightFormat {
         }
     }
 
+    /// Bytes of a number of the keys and values that decoding caches; see [`cache_type`].
+    pub fn cache_width(self) -> usize {
+        if self.is_f32() { 4 } else { 2 }
+    }
+
     fn quantised(self) -> Option<quantised::Format> {
         match self {
             Self::F32 | Self::Bf16 => None,
@@ -131,6 +136,25 @@ pub fn computes_in_bf16(device: &Device) -> bool {
 /// Whether a weight is held in fewer bits than `f32`.
 pub fn is_packed(weight: &Tensor<2>) -> bool {
     can_hold(&weight.device()) && WeightFormat::of(weight).is_some_and(|format| !format.is_f32())
+}
+
+/// The type in which decoding caches keys and values that a product with `weight` made, `made` of its own: bfloat16 where
+/// the weights are packed, which reads half as much at every token. Their digits are as many as those of bf16 weights, as
+/// in PyTorch's caches of a model in bfloat16.
+pub fn cache_type(weight: &Tensor<2>, made: DType) -> DType {
+    match is_packed(weight) {
+        true => DType::BF16,
+        false => made,
+    }
+}
+
+/// Whether the kernels attend to caches of these keys and values.
+pub(super) fn can_attend_to<'a>(mut stored: impl Iterator<Item = &'a Tensor<4>>) -> bool {
+    let Some(first) = stored.next().map(Tensor::dtype) else {
+        return true;
+    };
+    matches!(first, DType::F32 | DType::BF16) && { stored }
+        .all(|one| one.dtype() == first && can_hold(&one.device()))
 }
 
 /// The memory of weights `[inputs, outputs]`, row-major, in `format`.

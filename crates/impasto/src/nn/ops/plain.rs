@@ -153,12 +153,14 @@ fn extend_one(
         Some((query, key)) => (turned(part(0), query, eps), turned(part(1), key, eps)),
         None => (part(0).swap_dims(1, 2), part(1).swap_dims(1, 2)),
     };
+    let (computed, stored) = (qkv.dtype(), keys.dtype());
     let place = [0..batch, 0..heads, 0..dim, known..end];
-    let keys = keys.slice_assign(place, key.swap_dims(2, 3));
+    let keys = keys.slice_assign(place, key.swap_dims(2, 3).cast(stored));
     let place = [0..batch, 0..heads, known..end, 0..dim];
-    let values = values.slice_assign(place, part(2).swap_dims(1, 2));
+    let values = values.slice_assign(place, part(2).swap_dims(1, 2).cast(stored));
     let all_keys = keys.clone().narrow(3, 0, end).swap_dims(2, 3);
-    let all_values = values.clone().narrow(2, 0, end);
+    let all_keys = all_keys.cast(computed);
+    let all_values = values.clone().narrow(2, 0, end).cast(computed);
     let seen = attention(query, all_keys, all_values, true)
         .swap_dims(1, 2)
         .reshape([batch, length, joint / 3]);

@@ -201,6 +201,6 @@ pub(super) fn self_attention(
 pub(in super::super) fn own(x: FlexTensor) -> FlexTensor {
     let whole = x.is_contiguous()
         && x.layout().start_offset() == 0
-        && x.storage::<f32>().len() == x.layout().num_elements();
+        && x.bytes().len() == x.layout().num_elements() * x.dtype().size();
     if whole { x } else { x.to_contiguous() }
 }
