@@ -4,6 +4,8 @@
 
 - decode: min-dalle's own modules with random weights, in f32 and in int8 (the better of PyTorch's dynamic one and of
   torchao's, where torchao is installed); DALLE-pytorch's `generate_images` with its cache;
+- prefill: the blocks of a plain transformer with fused attention, in f32 and in bf16 (autocast, or bf16 weights:
+  the quicker);
 - pixels: taming-transformers' decoder, in the better of PyTorch's two memory formats, in f32 and in bf16 (autocast);
 - clip: `CLIPVisionModelWithProjection` of transformers, likewise;
 - training: a plain transformer with fused attention and a fused AdamW, likewise;
@@ -15,6 +17,7 @@ taming-transformers-rom1504.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import subprocess
@@ -178,7 +181,7 @@ class ClipTower:
             return timed(lambda: self.model(pixel_values=pixels), runs)
 
 
-# training
+# prefill and training
 
 
 class Block(nn.Module):
@@ -199,6 +202,23 @@ class Block(nn.Module):
         x = x + self.out(seen.transpose(1, 2).reshape(batch, length, width))
         gate, up = self.gate_up(self.norms[1](x)).chunk(2, -1)
         return x + self.down(F.silu(gate) * up)
+
+
+class Prefill:
+    """A caption of 64 ids and the 256 of an image, through all blocks; what attention would cache is made on the way."""
+
+    def __init__(self):
+        self.blocks = {"f32": nn.Sequential(*[Block(768, 12, 2048) for _ in range(12)]).eval()}
+        self.blocks["bf16"] = copy.deepcopy(self.blocks["f32"]).bfloat16()
+
+    def seconds(self, batch, runs, precision):
+        x = torch.randn(batch, 320, 768)
+        with torch.inference_mode():
+            if precision == "f32":
+                return timed(lambda: self.blocks["f32"](x), runs)
+            whole = timed(lambda: self.blocks["bf16"](x.bfloat16()), runs)
+            with in_precision(precision):
+                return min(whole, timed(lambda: self.blocks["f32"](x), runs))
 
 
 class Training:
@@ -342,6 +362,19 @@ def clip_rows(options):
     ]
 
 
+def prefill_rows(options):
+    prefill = Prefill()
+    return [
+        (
+            ("Dalle 12 x 768, 320 ids", precision, batch, "pass"),
+            f"plain PyTorch {precision}",
+            lambda batch=batch, precision=precision: prefill.seconds(batch, options.runs, precision),
+        )
+        for precision in ("f32", "bf16")
+        for batch in (1, 8)
+    ]
+
+
 def training_rows(options):
     training = Training()
     return [
@@ -354,7 +387,13 @@ def training_rows(options):
     ]
 
 
-PARTS = {"decode": decode_rows, "pixels": pixel_rows, "clip": clip_rows, "training": training_rows}
+PARTS = {
+    "decode": decode_rows,
+    "prefill": prefill_rows,
+    "pixels": pixel_rows,
+    "clip": clip_rows,
+    "training": training_rows,
+}
 
 # In what impasto is run; rows of bf16 are left out where it has none, as on processors that do not multiply it.
 PRECISIONS = {part: ["f32", "int8"] if part == "decode" else ["f32", "bf16"] for part in PARTS}

@@ -60,6 +60,7 @@ pub struct Arguments {
 enum Part {
     Load,
     Decode,
+    Prefill,
     Pixels,
     Clip,
     Training,
@@ -85,6 +86,7 @@ impl From<Part> for BenchPart {
         match part {
             Part::Load => BenchPart::Load,
             Part::Decode => BenchPart::Decode,
+            Part::Prefill => BenchPart::Prefill,
             Part::Pixels => BenchPart::Pixels,
             Part::Clip => BenchPart::Clip,
             Part::Training => BenchPart::Training,

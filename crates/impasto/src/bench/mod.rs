@@ -39,6 +39,8 @@ pub enum BenchPart {
     Load,
     /// Drawing ids, token by token.
     Decode,
+    /// Reading what is known before the first id is drawn, all of it at once.
+    Prefill,
     /// Ids to pixels.
     Pixels,
     /// Pictures to CLIP's space.
@@ -51,9 +53,10 @@ pub enum BenchPart {
 
 impl BenchPart {
     /// Those of [`run`].
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Load,
         Self::Decode,
+        Self::Prefill,
         Self::Pixels,
         Self::Clip,
         Self::Training,
@@ -180,6 +183,11 @@ pub fn run(
                 for &format in &options.formats {
                     bench.own_decode(format)?;
                     bench.bart_decode(format)?;
+                }
+            }
+            BenchPart::Prefill => {
+                for &format in &options.formats {
+                    bench.prefill(format)?;
                 }
             }
             BenchPart::Pixels => {

@@ -1,13 +1,15 @@
-//! What is computed in one pass: pixels, CLIP's pictures, a training step.
+//! What is computed in one pass: known ids, pixels, CLIP's pictures, a training step.
 
 use burn::tensor::{Tensor, TensorData};
 
 use super::sizes::{
-    TRAINING_ROWS, clip_config, linear_sizes, pixels_config, random, training_config,
+    TRAINING_ROWS, clip_config, linear_sizes, own_config, pixels_config, random, training_config,
 };
 use super::{Bench, BenchPart, Of};
 use crate::Result;
 use crate::checkpoint::WeightFormat;
+use crate::engine::{AutoregressiveModel, Input, ParallelPasses, Prompted};
+use crate::models::Dalle;
 use crate::models::dalle::{DalleBatch, LossWeights, raster};
 use crate::models::parameters::shapes;
 use crate::models::{ImageTokenizer, ImageTokenizerConfig};
@@ -17,6 +19,49 @@ use crate::train::config::RunConfig;
 use crate::train::optimizer::{NamedGradients, Optimizer};
 
 impl Bench<'_> {
+    /// A caption and all ids of an image, read into the caches in one pass, as before a hole is filled.
+    pub(super) fn prefill(&mut self, format: WeightFormat) -> Result<()> {
+        let config = own_config();
+        let model: Dalle = random(config.init(&mut Init::empty(&self.device)), format);
+        let (text, positions) = (config.text_length, config.image_length());
+        let length = text + positions;
+        let weights: usize = linear_sizes(&model, |name| !name.contains("head"))
+            .iter()
+            .map(|[inputs, outputs]| inputs * outputs)
+            .sum();
+        let attention = 2 * length * length * config.width * config.n_layers;
+        let prompt: Vec<u32> = (3..3 + text as u32).collect();
+        let inputs: Vec<Input> = (0..positions as u32)
+            .map(|target| Input {
+                token: target.checked_sub(1).map(|before| (before, before)),
+                target,
+            })
+            .collect();
+        for batch in [1, 8] {
+            let rows = vec![inputs.clone(); batch];
+            let seconds = self.timed(|| {
+                let prompted = Prompted {
+                    prompt: &prompt,
+                    rows: batch,
+                };
+                let mut state = model.prefill(&[prompted])?;
+                ParallelPasses::append(&model, &rows, &mut state)
+            })?;
+            let of = Of {
+                what: BenchPart::Prefill,
+                model: "Dalle 12 x 768, 320 ids",
+                precision: format,
+                batch,
+                unit: "pass",
+                count: 1.0,
+                bytes: None,
+                operations: Some((batch * (2 * weights * length + attention)) as f64),
+            };
+            self.record(of, seconds)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn pixels(&mut self, format: WeightFormat) -> Result<()> {
         let config = pixels_config();
         let (size, grid) = (config.picture_size, config.grid());
