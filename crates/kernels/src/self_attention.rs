@@ -195,6 +195,9 @@ pub fn extend<E: Stored>(
     attention::forward_parts(queries, &parts.collect::<Vec<_>>()).0
 }
 
+/// Positions whose keys are written together: a cache line of each component, or half of one.
+const BLOCK: usize = 16;
+
 /// Writes keys and values of the new positions into the caches; gives the turned queries, if they are turned.
 fn append<E: Stored>(
     qkv: &[f32],
@@ -243,44 +246,60 @@ fn append<E: Stored>(
         let sin = &turn.sin[position * half..][..half];
         turn_position(y, x, turn.weight, cos, sin, sizes.eps);
     };
-    let one = |position: usize, scratch: &mut [f32]| {
-        let x = &qkv[position * 3 * width..][..3 * width];
-        let (query, rest) = x.split_at(width);
-        let (mut key, value) = rest.split_at(width);
-        if let Some((of_query, of_key)) = turns {
-            // SAFETY: each task has positions of its own.
-            let y = unsafe { rows_mut(shared, position, 1, width) };
-            turned(query, y, of_query, position);
-            turned(key, scratch, of_key, position);
-            key = scratch;
-        }
-        let entry = position / length;
+    let blocks = length.div_ceil(BLOCK);
+    let block = |index: usize, scratch: &mut [f32]| {
+        let (entry, first) = (index / blocks, index % blocks * BLOCK);
+        let count = BLOCK.min(length - first);
+        let position = entry * length + first;
         let room = &rooms[rooms.partition_point(|room| room.end <= entry)];
-        let (entry, place) = (
-            entry + room.batch - room.end,
-            room.known + position % length,
-        );
+        let entry = entry + room.batch - room.end;
+        let place = room.known + first;
+        let x = &qkv[position * 3 * width..][..count * 3 * width];
+        // Keys with this much from a position to the next one.
+        let mut keys = (&x[width..], 3 * width);
+        if let Some((of_query, of_key)) = turns {
+            for (i, (x, key)) in x
+                .chunks_exact(3 * width)
+                .zip(scratch.chunks_exact_mut(width))
+                .enumerate()
+            {
+                // SAFETY: each task has positions of its own.
+                let y = unsafe { rows_mut(shared, position + i, 1, width) };
+                turned(&x[..width], y, of_query, position + i);
+                turned(&x[width..2 * width], key, of_key, position + i);
+            }
+            keys = (&*scratch, width);
+        }
         for head in 0..heads {
             let start = (entry * heads + head) * dim * room.capacity;
-            let (key, value) = (&key[head * dim..][..dim], &value[head * dim..][..dim]);
-            // SAFETY: the place is within the cache, see `extend`, and no other task has this position.
-            unsafe {
-                let column = room.keys.get().add(start + place);
-                for (i, &key) in key.iter().enumerate() {
-                    *column.add(i * room.capacity) = E::nearest(key);
+            for i in 0..dim {
+                let numbers = keys.0[head * dim + i..].iter().step_by(keys.1);
+                // SAFETY: the places are within the cache, see `extend`, and no other task has these positions.
+                unsafe {
+                    let column = room.keys.get().add(start + i * room.capacity + place);
+                    for (at, &key) in numbers.take(count).enumerate() {
+                        *column.add(at) = E::nearest(key);
+                    }
                 }
-                let row = room.values.get().add(start + place * dim);
-                for (i, &value) in value.iter().enumerate() {
-                    *row.add(i) = E::nearest(value);
+            }
+            for (at, x) in x.chunks_exact(3 * width).enumerate() {
+                let value = &x[2 * width + head * dim..][..dim];
+                // SAFETY: as above.
+                unsafe {
+                    let row = room.values.get().add(start + (place + at) * dim);
+                    for (i, &value) in value.iter().enumerate() {
+                        *row.add(i) = E::nearest(value);
+                    }
                 }
             }
         }
     };
     // A key's numbers lie far from each other: as slow as this many beside each other.
     const SPREAD: usize = 8;
-    for_rows(positions, SPREAD * width, |first, count| {
-        with_scratch(width, |scratch| {
-            (first..first + count).for_each(|position| one(position, scratch));
+    let work = SPREAD * width * BLOCK.min(length);
+    for_rows(sizes.batch * blocks, work, |first, count| {
+        with_scratch(BLOCK * width, |scratch| {
+            (first..first + count).for_each(|index| block(index, scratch));
         });
     });
     queries
