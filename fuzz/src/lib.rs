@@ -10,6 +10,7 @@ pub mod models;
 pub mod mutate;
 mod readers;
 mod seeds;
+mod trust;
 
 use std::fs;
 use std::path::{Path, PathBuf};

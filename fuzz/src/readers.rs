@@ -28,10 +28,10 @@ use impasto::train::{self, config};
 use impasto::{Upscaler, device, families, provenance};
 use serde::de::DeserializeOwned;
 
-use super::{Kind, Reader, copy, models, root, seeds};
+use super::{Kind, Reader, copy, models, root, seeds, trust};
 
 /// A text with letters, digits, marks and characters beyond ASCII.
-const TEXT: &str = "A red turtle's 2 cats, 夜空下的龟 👩‍👩‍👧";
+pub(crate) const TEXT: &str = "A red turtle's 2 cats, 夜空下的龟 👩‍👩‍👧";
 
 /// All of them.
 pub const READERS: &[Kind] = &[
@@ -563,6 +563,34 @@ pub const READERS: &[Kind] = &[
             let set = "upscaler/goldens/compact_x3";
             published(folder, set, "realesr-animevideov3.pth", open_upscaler)
         },
+    },
+    Kind {
+        name: "safety_policy",
+        make: trust::safety_policy,
+    },
+    Kind {
+        name: "safety_list",
+        make: trust::safety_list,
+    },
+    Kind {
+        name: "safety_concepts",
+        make: trust::safety_concepts,
+    },
+    Kind {
+        name: "prompt",
+        make: trust::prompt,
+    },
+    Kind {
+        name: "exclude_list",
+        make: trust::exclude_list,
+    },
+    Kind {
+        name: "names_list",
+        make: trust::names_list,
+    },
+    Kind {
+        name: "caption",
+        make: trust::caption,
     },
 ];
 

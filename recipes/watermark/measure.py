@@ -3,21 +3,23 @@
 
 Makes seeded sets of pictures (drawn by the embedded model, composed scenes, photographs of other packages, noise), marks
 them with `examples/watermark.rs`, changes them as in ATTACKS with Pillow, and prints tables. With invisible-watermark
-installed, its `dwtDct` and `dwtDctSvd` are measured on the same pictures. See README.md for how to run it.
+installed, its `dwtDct` and `dwtDctSvd` are measured on the same pictures. Works in blocks of 100 pictures of all kinds and
+keeps what is done, so that it can be ended and started again. See README.md for how to run it.
 """
 import argparse
+import functools
 import io
 import json
 import random
+import shutil
 import subprocess
-import sys
-import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+BLOCK = 100
 PHOTOGRAPHS = "astronaut brick camera chelsea coffee coins grass gravel hubble_deep_field ihc moon motorcycle_left " \
     "retina rocket china flower page".split()
 
@@ -57,6 +59,12 @@ ATTACKS = {
 }
 
 
+@functools.cache
+def pictures_in(folder):
+    return sorted(Path(folder).rglob("*.png"))
+
+
+@functools.cache
 def photographs(wheels):
     found = {}
     for wheel in sorted(Path(wheels).glob("*.whl")):
@@ -83,36 +91,29 @@ def noise(draw, size):
     return Image.fromarray(np.clip(np.stack(channels, -1), 0, 255).astype(np.uint8))
 
 
-def sources(arguments, size, kind, count):
-    """Pictures of a kind, seeded."""
-    draw = random.Random(f"{kind} {size}")
+def source(arguments, size, kind, i):
+    """The i-th picture of a kind, seeded."""
+    draw = random.Random(f"{kind} {size} {i}")
     if kind == "noise":
-        for _ in range(count):
-            yield noise(draw, size)
-    elif kind == "photographs":
-        found = photographs(arguments.wheels)
-        for i in range(count):
-            picture = found[PHOTOGRAPHS[i % len(PHOTOGRAPHS)]]
-            shorter = min(picture.size)
-            side = max(int(shorter * draw.uniform(0.3, 1)), min(size, shorter))
-            x, y = draw.randint(0, picture.width - side), draw.randint(0, picture.height - side)
-            yield picture.crop((x, y, x + side, y + side)).resize((size, size), Image.LANCZOS)
-    else:
-        folder = {"drawn": arguments.drawn, "scenes": arguments.scenes}[kind]
-        paths = sorted(Path(folder).rglob("*.png"))
-        across = {64: 1, 256: 2, 512: 4}[size]
-        for i in range(count):
-            # A picture alone, scaled, or several side by side.
-            tiles = 1 if i % 2 else across
-            tile = size // tiles
-            picture = Image.new("RGB", (size, size))
-            for k in range(tiles * tiles):
-                path = paths[i % len(paths)] if size == 64 else draw.choice(paths)
-                part = Image.open(path).convert("RGB").resize((tile, tile), Image.LANCZOS)
-                if size == 64 and i >= len(paths):
-                    part = part.transpose(Image.FLIP_LEFT_RIGHT)
-                picture.paste(part, (k % tiles * tile, k // tiles * tile))
-            yield picture
+        return noise(draw, size)
+    if kind == "photographs":
+        picture = photographs(arguments.wheels)[PHOTOGRAPHS[i % len(PHOTOGRAPHS)]]
+        shorter = min(picture.size)
+        side = max(int(shorter * draw.uniform(0.3, 1)), min(size, shorter))
+        x, y = draw.randint(0, picture.width - side), draw.randint(0, picture.height - side)
+        return picture.crop((x, y, x + side, y + side)).resize((size, size), Image.LANCZOS)
+    paths = pictures_in({"drawn": arguments.drawn, "scenes": arguments.scenes}[kind])
+    # A picture alone, scaled, or several side by side.
+    tiles = 1 if i % 2 else max(1, size // 128)
+    tile = size // tiles
+    picture = Image.new("RGB", (size, size))
+    for k in range(tiles * tiles):
+        path = draw.choice(paths) if size > 128 else paths[i % len(paths)]
+        part = Image.open(path).convert("RGB").resize((tile, tile), Image.LANCZOS)
+        if size <= 128 and i >= len(paths):
+            part = part.transpose(Image.FLIP_LEFT_RIGHT)
+        picture.paste(part, (k % tiles * tile, k // tiles * tile))
+    return picture
 
 
 def lines(command):
@@ -156,72 +157,110 @@ def peer(name, folder, names, draw_seed):
     return {"psnr": float(np.mean(ratios)), "least": float(np.min(ratios)), **{k: float(np.mean(v)) for k, v in found.items()}}
 
 
+def fresh(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def measure_block(arguments, size, shares, block):
+    """Marks, changes and searches the pictures of a block: what its lines in the report are made of."""
+    work = Path(arguments.work) / f"{size}"
+    original, marked = fresh(work / "original"), work / "marked"
+    names = []
+    for kind, part in shares.items():
+        each = round(part * BLOCK)
+        for i in range(block * each, (block + 1) * each):
+            names.append(f"{kind}-{i:05}.png")
+            source(arguments, size, kind, i).save(original / names[-1])
+    shutil.rmtree(marked, ignore_errors=True)
+    rows = {line["name"]: line for line in lines([arguments.tool, "mark", "measured", original, marked])}
+    kept = {name: {"psnr": rows[name]["psnr"], "seconds": rows[name]["seconds"], "scores": {}} for name in names}
+    for attack, change in ATTACKS.items():
+        folder = fresh(work / "attacked")
+        draw = random.Random(f"{attack} {size} {block}")
+        for name in names:
+            change(Image.open(marked / name).convert("RGB"), draw).save(folder / name, compress_level=1)
+        for line in lines([arguments.tool, "score", "measured", "--", folder]):
+            kept[line["name"]]["scores"][attack] = line["scores"][0]
+    every = max(1, arguments.count // max(1, arguments.unmarked))
+    some = fresh(work / "some")
+    for name in names[::every]:
+        shutil.copy(original / name, some / name)
+    keys = ["measured", *(f"wrong {i}" for i in range(arguments.keys))]
+    unmarked = [line["scores"] for line in lines([arguments.tool, "score", *keys, "--", some])]
+    return {"pictures": kept, "unmarked": unmarked}
+
+
+def report(size, shares, blocks, keys):
+    """Prints the tables of a size, and returns their numbers."""
+    rows = {name: row for block in blocks for name, row in block["pictures"].items()}
+    kinds = np.array([name.split("-")[0] for name in rows])
+    ratios = np.array([row["psnr"] for row in rows.values()])
+    seconds = np.array([row["seconds"] for row in rows.values()])
+    print(f"\n{size} px, {len(rows)} pictures: PSNR at least {ratios.min():.2f} dB, mean {ratios.mean():.2f} dB "
+          f"({', '.join(f'{kind} {ratios[kinds == kind].mean():.1f}' for kind in shares)}); marking "
+          f"{seconds.mean() * 1000:.0f} ms")
+    print("| change | found at 1e-3 false positives | at 1e-6 | " + " | ".join(f"{kind} (1e-3)" for kind in shares) + " |")
+    print("|---|---|---|" + "---|" * len(shares))
+    attacks = {}
+    for attack in ATTACKS:
+        scores = np.array([row["scores"][attack] for row in rows.values()])
+        attacks[attack] = {kind: share(scores[kinds == kind], 3) for kind in shares}
+        row = [share(scores, 3), share(scores, 6), *attacks[attack].values()]
+        print(f"| {attack} | " + " | ".join(f"{value:.2%}" for value in row) + " |", flush=True)
+    scores = np.array([scores for block in blocks for scores in block["unmarked"]])
+    for name, values in [("the key", scores[:, 0]), (f"{keys} other keys", scores[:, 1:].ravel())]:
+        if not len(values):
+            continue
+        above = [f"{(values >= t).mean():.2e}" for t in (1, 2, 3)] + [int((values >= 6).sum())]
+        print(f"unmarked, {name}: {len(values)} searches; share with a score of 1, 2, 3 or more, number of 6 or more: {above}; highest {values.max():.2f}")
+    return {"pictures": len(rows), "psnr": {"least": ratios.min(), "mean": ratios.mean()}, "attacks": attacks}
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--tool", required=True, help="the program of examples/watermark.rs")
-    parser.add_argument("--drawn", required=True, help="a folder of pictures that a model drew, 64 px")
-    parser.add_argument("--scenes", required=True, help="a folder of composed scenes, 64 px or more")
+    parser.add_argument("--drawn", required=True, help="a folder of pictures that a model drew")
+    parser.add_argument("--scenes", required=True, help="a folder of composed scenes")
     parser.add_argument("--wheels", required=True, help="a folder with the wheels of scikit-image and scikit-learn")
     parser.add_argument("--work", required=True, help="where pictures are written")
     parser.add_argument("--count", type=int, default=2000, help="pictures of each size")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256, 512])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256, 512])
     parser.add_argument("--keys", type=int, default=64, help="wrong keys in each unmarked picture")
     parser.add_argument("--unmarked", type=int, default=2000, help="pictures of each size that are searched unmarked")
+    parser.add_argument("--report", action="store_true", help="tables of the blocks that are done, without measuring more")
     parser.add_argument("--noise", action="store_true", help="noise alone: the hardest pictures")
     parser.add_argument("--peers", type=int, default=0, help="pictures of each size that invisible-watermark gets")
     arguments = parser.parse_args()
-    work = Path(arguments.work)
     shares = {"drawn": 0.4, "scenes": 0.4, "photographs": 0.2}
     if arguments.noise:
         shares = {"noise": 1.0}
-    report = {}
+    numbers = {}
     for size in arguments.sizes:
-        original, marked = work / f"{size}/original", work / f"{size}/marked"
-        original.mkdir(parents=True, exist_ok=True)
-        names = []
-        for kind, part in shares.items():
-            for i, picture in enumerate(sources(arguments, size, kind, round(part * arguments.count))):
-                names.append(f"{kind}-{i:05}.png")
-                if not (original / names[-1]).exists():
-                    picture.save(original / names[-1])
-        kinds = np.array([name.split("-")[0] for name in names])
-        rows = {line["name"]: line for line in lines([arguments.tool, "mark", "measured", original, marked])}
-        ratios = np.array([rows[name]["psnr"] for name in names])
-        seconds = np.array([rows[name]["seconds"] for name in names])
-        report[size] = {"pictures": len(names), "psnr": {"least": ratios.min(), "mean": ratios.mean()}, "attacks": {}}
-        print(f"\n{size} px, {len(names)} pictures: PSNR at least {ratios.min():.2f} dB, mean {ratios.mean():.2f} dB "
-              f"({', '.join(f'{kind} {ratios[kinds == kind].mean():.1f}' for kind in shares)}); marking "
-              f"{seconds.mean() * 1000:.0f} ms")
-        print("| change | found at 1e-3 false positives | at 1e-6 | " + " | ".join(f"{kind} (1e-3)" for kind in shares) + " |")
-        print("|---|---|---|" + "---|" * len(shares))
-        for attack, change in ATTACKS.items():
-            folder = work / f"{size}/attacked"
-            folder.mkdir(exist_ok=True)
-            draw = random.Random(f"{attack} {size}")
-            for name in names:
-                change(Image.open(marked / name).convert("RGB"), draw).save(folder / name, compress_level=1)
-            scores = {line["name"]: line["scores"][0] for line in lines([arguments.tool, "score", "measured", "--", folder])}
-            scores = np.array([scores[name] for name in names])
-            report[size]["attacks"][attack] = {kind: share(scores[kinds == kind], 3) for kind in shares}
-            row = [share(scores, 3), share(scores, 6), *(share(scores[kinds == kind], 3) for kind in shares)]
-            print(f"| {attack} | " + " | ".join(f"{value:.2%}" for value in row) + " |", flush=True)
-        keys = ["measured", *(f"wrong {i}" for i in range(arguments.keys))]
-        some = work / f"{size}/some"
-        some.mkdir(exist_ok=True)
-        for name in names[:: max(1, len(names) // arguments.unmarked)]:
-            (some / name).write_bytes((original / name).read_bytes())
-        scores = np.array([line["scores"] for line in lines([arguments.tool, "score", *keys, "--", some])])
-        for name, values in [("the key", scores[:, 0]), (f"{arguments.keys} other keys", scores[:, 1:].ravel())]:
-            above = [f"{(values >= t).mean():.2e}" for t in (1, 2, 3)] + [int((values >= 6).sum())]
-            print(f"unmarked, {name}: {len(values)} searches; share with a score of 1, 2, 3 or more, number of 6 or more: {above}; highest {values.max():.2f}")
+        done = Path(arguments.work) / f"{size}" / "done"
+        done.mkdir(parents=True, exist_ok=True)
+        for block in range(0 if arguments.report else -(-arguments.count // BLOCK)):
+            path = done / f"{block:03}.json"
+            if not path.exists():
+                found = measure_block(arguments, size, shares, block)
+                path.with_suffix(".part").write_text(json.dumps(found))
+                path.with_suffix(".part").rename(path)
+        blocks = [json.loads(path.read_text()) for path in sorted(done.glob("*.json"))]
+        if blocks:
+            numbers[size] = report(size, shares, blocks, arguments.keys)
         if arguments.peers:
-            some = names[:: max(1, len(names) // arguments.peers)]
+            original = fresh(Path(arguments.work) / f"{size}" / "peers")
+            some = [f"{kind}-{i:05}.png" for kind, part in shares.items() for i in range(round(part * arguments.peers))]
+            for name in some:
+                kind, i = name.removesuffix(".png").split("-")
+                source(arguments, size, kind, int(i)).save(original / name)
             for method in ("dwtDct", "dwtDctSvd"):
                 try:
                     print(f"invisible-watermark {method}, {len(some)} pictures:", json.dumps(peer(method, original, some, size)))
                 except Exception as error:
                     print(f"invisible-watermark {method}: does not run: {type(error).__name__}: {error}")
-    (work / "report.json").write_text(json.dumps(report, indent=1))
+    (Path(arguments.work) / "report.json").write_text(json.dumps(numbers, indent=1))
 
 
 if __name__ == "__main__":

@@ -62,6 +62,39 @@ impl Separation {
     }
 }
 
+/// The membership test that gives away most.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct StrongestTest {
+    /// The score's name.
+    pub score: &'static str,
+    /// Whether the score is *lower* for members, as the difference of likelihoods is where a model has learnt its pictures
+    /// without their captions, too.
+    pub lower: bool,
+    /// The area under the curve of the test in its direction, above 0.5.
+    pub auc: Estimate,
+}
+
+/// The strongest of several tests, in the direction in which it tells; of equal ones the first. None where every interval
+/// holds 0.5.
+pub fn strongest(tests: &[(&'static str, Separation)]) -> Option<StrongestTest> {
+    let telling = tests.iter().filter_map(|&(score, Separation { auc, .. })| {
+        let lower = auc.high < 0.5;
+        let auc = match lower {
+            false => auc,
+            true => Estimate {
+                value: 1.0 - auc.value,
+                low: 1.0 - auc.high,
+                high: 1.0 - auc.low,
+            },
+        };
+        (auc.low > 0.5).then_some(StrongestTest { score, lower, auc })
+    });
+    telling.reduce(|best, test| match test.auc.value > best.auc.value {
+        true => test,
+        false => best,
+    })
+}
+
 fn estimate(value: f64, mut rounds: Vec<f64>) -> Estimate {
     rounds.sort_by(f64::total_cmp);
     let at = |share: f64| rounds[((rounds.len() - 1) as f64 * share).round() as usize];
@@ -149,5 +182,31 @@ mod tests {
         // 1 − 0.8²/2 for two uniform distributions 0.2 apart.
         assert!((narrow.auc.value - 0.68).abs() < 0.01, "{narrow:?}");
         assert_eq!(Separation::of(&[], &[1.0], 1), None);
+    }
+
+    /// A score may be lower for what was learnt by heart: that gives it away no less.
+    #[test]
+    fn the_strongest_test_is_the_one_that_gives_away_most_in_either_direction() {
+        let of = |values: [(f64, f64); 3]| {
+            let named = ["conditional", "unconditional", "difference"];
+            let tests = named.into_iter().zip(values).map(|(name, (value, width))| {
+                let (low, high) = (value - width, (value + width).min(1.0));
+                let auc = Estimate { value, low, high };
+                let separation = Separation {
+                    members: 9,
+                    others: 9,
+                    auc,
+                    tpr_at_1_percent_fpr: auc,
+                };
+                (name, separation)
+            });
+            strongest(&tests.collect::<Vec<_>>())
+        };
+        assert_eq!(of([(0.52, 0.03), (0.49, 0.02), (0.5, 0.1)]), None);
+        let found = of([(0.6, 0.05), (0.55, 0.01), (0.07, 0.02)]).unwrap();
+        assert_eq!((found.score, found.lower), ("difference", true));
+        assert!((found.auc.value - 0.93).abs() < 1e-9 && found.auc.low < found.auc.high);
+        let found = of([(1.0, 0.0), (1.0, 0.0), (0.07, 0.02)]).unwrap();
+        assert_eq!((found.score, found.lower), ("conditional", false));
     }
 }

@@ -35,6 +35,8 @@ pub struct Lists {
     /// A term within one of these is no find.
     pub allowed: Vec<Term>,
     groups: HashMap<String, Vec<Term>>,
+    /// Terms that were taken in so far.
+    n_terms: usize,
 }
 
 /// The lists that are part of the program.
@@ -82,6 +84,10 @@ const EMBEDDED: [(Category, &str); 13] = [
 const MOST_BYTES: usize = 1 << 22;
 /// The longest line.
 const MOST_LINE: usize = 1 << 16;
+/// The longest term in bytes: a phrase. To prepare the search takes more than linear time in it.
+const MOST_TERM: usize = 256;
+/// The most terms of all rules and groups together, each as often as it is named: a group of groups has those of all.
+const MOST_TERMS: usize = 1 << 20;
 
 impl Lists {
     /// The lists that are part of the program.
@@ -135,7 +141,8 @@ impl Lists {
                 None => (line, 1.0),
             };
             let parts = line.split(" + ").map(|part| self.terms(part));
-            let parts = parts.collect::<Result<Vec<_>, String>>().map_err(bad)?;
+            let parts = parts.collect::<Result<Vec<_>, String>>();
+            let parts = parts.map_err(|reason| Error::line(path, number, reason))?;
             self.rules.push(Rule {
                 category,
                 parts,
@@ -188,22 +195,29 @@ impl Lists {
         Ok(true)
     }
 
-    fn terms(&self, part: &str) -> Result<Vec<Term>, String> {
+    fn terms(&mut self, part: &str) -> Result<Vec<Term>, String> {
         let mut terms = Vec::new();
         for term in part.split('|').map(str::trim) {
-            match term.strip_prefix('@') {
-                Some(name) => {
-                    let group = self.groups.get(name);
-                    terms.extend(
-                        group
-                            .ok_or_else(|| format!("there is no group @{name}"))?
-                            .iter()
-                            .cloned(),
-                    );
-                }
-                None if term.chars().any(char::is_alphanumeric) => terms.push(term.to_owned()),
-                None => return Err(format!("expected a term, got {term:?}")),
+            if term.len() > MOST_TERM {
+                let length = term.len();
+                return Err(format!(
+                    "a term has {length} bytes, expected {MOST_TERM} at most"
+                ));
             }
+            let group = match term.strip_prefix('@') {
+                Some(name) => match self.groups.get(name) {
+                    Some(group) => &group[..],
+                    None => return Err(format!("there is no group @{name}")),
+                },
+                None if term.chars().any(char::is_alphanumeric) => &[term.to_owned()][..],
+                None => return Err(format!("expected a term, got {term:?}")),
+            };
+            self.n_terms += group.len();
+            if self.n_terms > MOST_TERMS {
+                let reason = "with this line, rules and groups have more than";
+                return Err(format!("{reason} {MOST_TERMS} terms"));
+            }
+            terms.extend_from_slice(group);
         }
         Ok(terms)
     }
@@ -241,4 +255,37 @@ pub(crate) fn read(path: &PathBuf) -> Result<String> {
         ));
     }
     std::fs::read_to_string(path).map_err(|source| Error::read(path, source))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A few lines would otherwise make more terms than memory holds.
+    #[test]
+    fn groups_of_groups_do_not_grow_without_end() {
+        let mut text = "@a = cat | dog\n".to_owned();
+        for _ in 0..60 {
+            text += "@a = @a | @a | @a\n";
+        }
+        let mut lists = Lists::default();
+        let error = lists.add(Category::Hate, Path::new("mine.txt"), &text);
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains("mine.txt") && error.contains("1048576 terms"),
+            "{error}"
+        );
+        let long = format!("child {}小孩", "\"".repeat(40_000));
+        for text in [
+            long.clone(),
+            format!("a + b | {long}"),
+            format!("@b = {long}"),
+        ] {
+            let error = Lists::default().add(Category::Hate, Path::new("a"), &text);
+            assert!(error.unwrap_err().to_string().contains("256 at most"));
+        }
+        // The program's own lists are far below.
+        assert!(Lists::embedded().unwrap().n_terms < MOST_TERMS / 16);
+    }
 }

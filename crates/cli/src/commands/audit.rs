@@ -7,8 +7,8 @@ use clap::{Args, Subcommand};
 use impasto::data::pairs::{Exclusions, ScanReport};
 use impasto::files;
 use impasto::image::Image;
-use impasto::privacy::membership::{Estimate, Separation};
-use impasto::privacy::memorization::{AuditOptions, AuditReport, AuditedSet, audit};
+use impasto::privacy::membership::{Estimate, Separation, StrongestTest};
+use impasto::privacy::memorization::{AuditOptions, AuditReport, AuditedSet, Membership, audit};
 
 use super::data::source;
 use crate::arguments::ModelFlags;
@@ -115,6 +115,31 @@ fn memorization(flags: MemorizationFlags) -> Result<()> {
     }
 }
 
+const CONDITIONAL: &str = "ln p(picture | caption)";
+const UNCONDITIONAL: &str = "ln p(picture)";
+const DIFFERENCE: &str = "ln p(picture | caption) - ln p(picture)";
+
+/// What the membership tests come to.
+fn verdict(membership: &Membership) -> String {
+    let Some(StrongestTest { score, lower, auc }) = membership.strongest else {
+        return "membership: no test tells training pictures from held-out ones (the intervals of all AUCs hold 0.5)"
+            .to_owned();
+    };
+    let score = match score {
+        "conditional" => CONDITIONAL,
+        "unconditional" => UNCONDITIONAL,
+        _ => DIFFERENCE,
+    };
+    format!(
+        "membership: the strongest test is that {score} is {} for a training picture than for a held-out one, in \
+         {:.1} % [{:.1}, {:.1}] of the pairs of them (chance: 50 %)",
+        if lower { "lower" } else { "higher" },
+        100.0 * auc.value,
+        100.0 * auc.low,
+        100.0 * auc.high
+    )
+}
+
 /// Rows of the grid.
 const SHOWN: usize = 16;
 
@@ -158,7 +183,7 @@ fn print(report: &AuditReport) -> Result<()> {
             )
         };
         format!(
-            "{name:<34} AUC {:.3} [{:.3}, {:.3}]  TPR at 1 % FPR {}",
+            "{name:<39} AUC {:.3} [{:.3}, {:.3}]  TPR at 1 % FPR {}",
             of.auc.value,
             of.auc.low,
             of.auc.high,
@@ -167,15 +192,19 @@ fn print(report: &AuditReport) -> Result<()> {
     };
     terminal::result(format_args!(
         "{}: {} of {} training pictures are memorized\n\
-         threshold: ln p {:.1} without a caption, the highest of a held-out picture is {:.1}; {} false alarms among \
-         held-out pictures\n\
+         threshold: ln p {:.1} without a caption, the highest of a held-out picture is {:.1}; {}\n\
+         {}\n\
          {:<9} {:>8} {:>8} {:>18} {:>18} {:>9}\n{}\n{}\n{}\n{}\n{}",
         in_line(&report.model),
         report.memorized.len(),
         report.training.pictures,
         report.threshold.nats,
         report.threshold.highest_held_out,
-        report.false_alarms,
+        match report.false_alarms {
+            Some(count) => format!("{count} false alarms among held-out pictures"),
+            None => "false alarms were not counted, which takes 40 held-out pictures".to_owned(),
+        },
+        verdict(&report.membership),
         "",
         "pictures",
         "pairs",
@@ -184,12 +213,9 @@ fn print(report: &AuditReport) -> Result<()> {
         "distances",
         set("training", &report.training),
         set("held out", &report.held_out),
-        membership(
-            "ln p(picture | caption) - ln p(picture)",
-            &report.membership.difference
-        ),
-        membership("ln p(picture | caption)", &report.membership.conditional),
-        membership("ln p(picture)", &report.membership.unconditional),
+        membership(CONDITIONAL, &report.membership.conditional),
+        membership(UNCONDITIONAL, &report.membership.unconditional),
+        membership(DIFFERENCE, &report.membership.difference),
     ))?;
     if report.held_out_copies > 0 {
         terminal::note(format_args!(

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use impasto::explain::{Explanation, Method, heat_map, page};
+use impasto::checkpoint::ClipModel;
+use impasto::explain::{Explanation, Method, clip_relevance, heat_map, load_clip, page};
 use impasto::files;
 use impasto::image::{Format, Image};
 use impasto::model::Model;
@@ -14,7 +15,7 @@ use impasto::provenance::{self, Settings};
 use impasto::request::{Explain, ExplainOutcome, Generate};
 use serde::Serialize;
 
-use crate::arguments::{ModelFlags, prompt, random_seed};
+use crate::arguments::{ModelFlags, find_model, prompt, random_seed};
 use crate::failure::Usage;
 use crate::terminal::{self, shown};
 use crate::{outputs, pictures};
@@ -41,13 +42,17 @@ pub struct Arguments {
     /// rollout or gradient; see docs/trust.md [default: the best one that the model can do]
     #[arg(long, value_name = "METHOD")]
     method: Option<Method>,
+    /// Also show where a CLIP looks: how much each patch and each word counts for the similarity of picture and prompt
+    /// (`impasto-clip` is embedded; or a pulled one, or a folder or file)
+    #[arg(long, value_name = "NAME|DIR")]
+    clip: Option<String>,
     /// Shorten a prompt that is too long for the model instead of refusing it
     #[arg(long)]
     truncate: bool,
     /// The page (replaced if it exists), or a folder (ending with /) [default: a new file in the current folder]
     #[arg(short, long, value_name = "FILE|DIR")]
     output: Option<PathBuf>,
-    /// Also write a heat map of each word, and one of the entropies, as PNG into this folder
+    /// Also write a heat map of each word, one of the entropies, and with --clip the CLIP's, as PNG into this folder
     #[arg(long, value_name = "DIR")]
     maps: Option<PathBuf>,
     /// Print one JSON document: maps (nats), probabilities, entropies (nats), alternatives, paths
@@ -83,7 +88,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
     if let Some(method) = arguments.method {
         method.check(&model)?;
     }
+    let clip = match &arguments.clip {
+        Some(clip) => Some(load_clip(&find_model(clip)?, model.device())?),
+        None => None,
+    };
     terminal::catch_interrupts()?;
+    let opened = (&model, clip.as_ref());
     let mut report = ExplainReport {
         pictures: Vec::new(),
     };
@@ -91,14 +101,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let (request, stem) = arguments.drawn(&model)?;
         report
             .pictures
-            .push(arguments.explain(&model, &request, &stem, None, &target)?);
+            .push(arguments.explain(opened, &request, &stem, None, &target)?);
     }
     let mut left_out = 0;
     for path in &arguments.images {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let explained = arguments
             .request(path)
-            .and_then(|request| arguments.explain(&model, &request, &stem, Some(path), &target));
+            .and_then(|request| arguments.explain(opened, &request, &stem, Some(path), &target));
         match explained {
             Ok(explained) => report.pictures.push(explained),
             Err(error) if count == 1 || terminal::stop_requested() => return Err(error),
@@ -178,13 +188,17 @@ impl Arguments {
 
     fn explain(
         &self,
-        model: &Model,
+        (model, clip): (&Model, Option<&ClipModel>),
         request: &Explain,
         stem: &str,
         path: Option<&Path>,
         target: &PageTarget,
     ) -> Result<Reported> {
-        let outcome = explained(model, request)?;
+        let mut outcome = explained(model, request)?;
+        if let Some(clip) = clip {
+            let found = clip_relevance(clip, &request.prompt, &outcome.picture, self.truncate)?;
+            outcome.explanation.clip = Some(found);
+        }
         let html = page(model, &outcome.explanation, &outcome.picture)?;
         let page = target.write(html.as_bytes(), stem)?;
         if let Some(folder) = &self.maps {
@@ -209,12 +223,13 @@ pub fn explained(model: &Model, request: &Explain) -> Result<ExplainOutcome> {
     Ok(outcome?)
 }
 
-/// A heat map of each word, numbered in their order, and one of the entropies.
+/// A heat map of each word, numbered in their order, one of the entropies, and one of the CLIP's patches.
 fn write_maps(folder: &Path, stem: &str, outcome: &ExplainOutcome) -> Result<()> {
     let Explanation {
         words,
         patches,
         grid,
+        clip,
         ..
     } = &outcome.explanation;
     let entropies: Vec<f64> = patches.iter().map(|patch| patch.entropy).collect();
@@ -224,11 +239,13 @@ fn write_maps(folder: &Path, stem: &str, outcome: &ExplainOutcome) -> Result<()>
             number + 1,
             outputs::file_stem(&word.word)
         );
-        (name, &word.map)
+        (name, &word.map, *grid)
     });
-    let all = words.chain(std::iter::once((format!("{stem}.entropy.png"), &entropies)));
-    for (name, map) in all {
-        let heat = heat_map(&outcome.picture, map, *grid)?;
+    let entropy = (format!("{stem}.entropy.png"), &entropies, *grid);
+    let clip = clip.as_ref();
+    let clip = clip.map(|clip| (format!("{stem}.clip.png"), &clip.patches, clip.grid));
+    for (name, map, grid) in words.chain(std::iter::once(entropy)).chain(clip) {
+        let heat = heat_map(&outcome.picture, map, grid)?;
         files::write_atomic(folder.join(name), &heat.encode(Format::Png, 100)?)?;
     }
     Ok(())

@@ -115,6 +115,75 @@ fn a_prompt_is_drawn_and_explained_as_generate_does() {
     assert_eq!(data(&page)["explanation"]["words"], explained["words"]);
 }
 
+/// Where a CLIP looks: on the page, as a heat map, and as numbers.
+#[test]
+fn a_clip_says_what_its_similarity_rests_on() {
+    let program = Program::new();
+    let folders = concat!(env!("CARGO_MANIFEST_DIR"), "/../impasto/src/import/");
+    let published = format!("{folders}clip/goldens/hugging_face");
+    for clip in ["impasto-clip", &published] {
+        let flags = [
+            "explain",
+            "--prompt",
+            "a red turtle",
+            "--seed",
+            "3",
+            "--model",
+            model(),
+        ];
+        let out = [
+            "--clip",
+            clip,
+            "--maps",
+            "maps",
+            "-o",
+            "page.html",
+            "--json",
+        ];
+        let printed = program.json(&[&flags[..], &out[..]].concat());
+        let found = &printed["pictures"][0]["clip"];
+        let grid = found["grid"].as_u64().unwrap() as usize;
+        let patches = found["patches"].as_array().unwrap();
+        assert_eq!(patches.len(), grid * grid);
+        assert!(patches.iter().all(|patch| patch.as_f64().unwrap() >= 0.0));
+        let words = found["words"].as_array().unwrap();
+        let named: Vec<&str> = words
+            .iter()
+            .map(|word| word["word"].as_str().unwrap())
+            .collect();
+        assert_eq!(named, ["a", "red", "turtle"]);
+        assert!(
+            words
+                .iter()
+                .all(|word| word["relevance"].as_f64().unwrap() > 0.0),
+            "{found}"
+        );
+        let page = std::fs::read_to_string(program.path("page.html")).unwrap();
+        let data = data(&page);
+        assert_eq!(data["explanation"]["clip"]["words"], found["words"]);
+        // One number for each patch of the model's own grid.
+        assert_eq!(
+            data["clip"].as_array().unwrap().len(),
+            data["explanation"]["patches"].as_array().unwrap().len()
+        );
+        assert!(page.contains("What CLIP looks at") && page.contains("CLIP 看哪里"));
+        let maps = std::fs::read_dir(program.path("maps")).unwrap();
+        let mut names = maps.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert!(names.any(|name| name.ends_with(".clip.png")));
+    }
+    let other = format!("{folders}dalle_pytorch/clip_goldens/half");
+    let flags = [
+        "explain",
+        "--prompt",
+        "a",
+        "--model",
+        model(),
+        "--clip",
+        &other,
+    ];
+    program.refuses(1, &flags, &["DALLE-pytorch's CLIP", "impasto-clip"]);
+}
+
 #[test]
 fn attention_is_a_method_of_our_own_models() {
     let program = Program::new();

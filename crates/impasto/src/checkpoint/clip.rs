@@ -1,6 +1,7 @@
 //! A CLIP with its text tokenizer: `config.json`, `tokenizer.json`, `clip.safetensors`. Where one is named, a
 //! published folder or file will do as well ([`crate::import::clip`]).
 
+use std::ops::Range;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ModelSource, config_file, weights};
 use crate::error::Reason;
+use crate::explain::meeting;
 use crate::image::Image;
 use crate::import::clip::{self as import, PublishedClip};
 use crate::models::clip::unit;
@@ -95,6 +97,23 @@ impl CaptionTokenizer {
         }
         let truncate = long == LongCaption::Truncate;
         Ok(vec![tokenizer.encode_caption(caption, limit, truncate)?])
+    }
+
+    /// For each of the words (byte ranges of the caption, in their order) its ids, numbered as in
+    /// [`Self::encode_caption`] without the start.
+    pub fn ids_of(&self, caption: &str, words: &[Range<usize>]) -> Result<Vec<Range<usize>>> {
+        match self {
+            CaptionTokenizer::Clip(tokenizer) => tokenizer.ids_of(caption, words),
+            CaptionTokenizer::ByteLevel(tokenizer) => {
+                let mut end = 0;
+                let bytes = tokenizer.byte_lengths(caption)?.into_iter().map(|length| {
+                    end += length;
+                    end - length..end
+                });
+                let bytes: Vec<Range<usize>> = bytes.collect();
+                Ok(words.iter().map(|word| meeting(&bytes, word)).collect())
+            }
+        }
     }
 
     fn from_json(json: &[u8], kind: TextTokenizerKind) -> Result<Self> {

@@ -13,8 +13,9 @@ use serde::Serialize;
 
 use super::detector::Detector;
 use super::scenes::{Accuracy, held_out_prompts};
+use crate::checkpoint::ClipModel;
 use crate::data::scenes::{Glyphs, Kind, Language, World, render};
-use crate::explain::{Method, maps, strongest, words};
+use crate::explain::{Method, clip_relevance, maps, resized_map, strongest, words};
 use crate::image::Image;
 use crate::model::Model;
 use crate::observer::{Event, Observer};
@@ -38,7 +39,7 @@ pub struct Options {
 /// What was found of one method.
 #[derive(Clone, Debug, Serialize)]
 pub struct MethodReport {
-    /// Its name; "random" are random maps.
+    /// Its name; "random" are random maps, "clip" is a CLIP's relevance.
     pub method: String,
     /// Pointing game (Zhang et al. 2016, arXiv:1608.00507, section 4.2): things whose map has its largest value at a patch
     /// whose middle is in one of the thing's boxes.
@@ -60,6 +61,8 @@ pub struct MethodReport {
 pub struct ExplainReport {
     /// The model's name.
     pub model: String,
+    /// The CLIP's name, where one was measured, too.
+    pub clip: Option<String>,
     /// The world's name.
     pub world: String,
     /// The settings.
@@ -86,9 +89,10 @@ struct Thing {
     maps: Vec<Vec<f64>>,
 }
 
-/// Measures. `observer` gets the scenes done and to do.
+/// Measures; with a CLIP also its relevance of patches for the thing's name alone. `observer` gets the scenes done and to do.
 pub fn run(
     model: &Model,
+    clip: Option<&ClipModel>,
     world: &World,
     glyphs: &Glyphs,
     options: &Options,
@@ -112,13 +116,15 @@ pub fn run(
         }
     };
     // Thresholds are chosen on scenes of another seed.
-    let mut tried = vec![[0.0; THRESHOLDS]; 1 + options.methods.len()];
+    let rows = 1 + options.methods.len() + usize::from(clip.is_some());
+    let mut tried = vec![[0.0; THRESHOLDS]; rows];
     let language = options.language;
     for prompt in held_out_prompts(world, options.seed.wrapping_add(1), calibration, language) {
         next()?;
         let picture = render(&prompt.scene, glyphs);
         for thing in things(
             model,
+            clip,
             world,
             &prompt.scene.kinds,
             &prompt.caption,
@@ -135,6 +141,7 @@ pub fn run(
     let names = options.methods.iter().map(|method| method.name());
     let mut methods: Vec<MethodReport> = std::iter::once("random")
         .chain(names)
+        .chain(clip.map(|_| "clip"))
         .zip(&tried)
         .map(|(name, sums)| MethodReport {
             method: name.to_owned(),
@@ -154,6 +161,7 @@ pub fn run(
         let bare = glyphs.background(prompt.scene.background);
         for thing in things(
             model,
+            clip,
             world,
             &prompt.scene.kinds,
             &prompt.caption,
@@ -195,6 +203,7 @@ pub fn run(
     }
     Ok(ExplainReport {
         model: model.name().to_owned(),
+        clip: clip.map(|clip| clip.config.name.clone()),
         world: world.name.clone(),
         options: options.clone(),
         things: count as usize,
@@ -210,6 +219,7 @@ fn threshold(number: usize) -> f64 {
 /// The things of a picture that its caption names, with their maps.
 fn things(
     model: &Model,
+    clip: Option<&ClipModel>,
     world: &World,
     kinds: &[Kind],
     caption: &str,
@@ -248,6 +258,10 @@ fn things(
             let maps = maps(model, caption, &spans, &image_ids, method, false, go_on)?;
             let sum = |position: usize| -> f64 { maps.iter().map(|map| map[position]).sum() };
             of_thing.push((0..positions).map(sum).collect());
+        }
+        if let Some(clip) = clip {
+            let found = clip_relevance(clip, &caption[name], picture, false)?;
+            of_thing.push(resized_map(&found.patches, found.grid, grid));
         }
         let patch = picture.width / grid;
         let inside = |position: usize| {

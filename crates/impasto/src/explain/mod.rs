@@ -6,6 +6,7 @@
 //! default was chosen.
 
 mod atlas;
+mod clip;
 mod heat;
 mod page;
 mod words;
@@ -15,6 +16,8 @@ use std::ops::{ControlFlow, Range};
 use serde::{Deserialize, Serialize};
 
 pub use atlas::{Atlas, atlas};
+pub(crate) use clip::meeting;
+pub use clip::{ClipExplanation, ClipWord, clip_relevance, load_clip, resized_map};
 pub use heat::heat_map;
 pub use page::page;
 pub use words::{without, words};
@@ -195,6 +198,9 @@ pub struct Explanation {
     pub words: Vec<WordMap>,
     /// The picture's patches, row-major.
     pub patches: Vec<Patch>,
+    /// What a CLIP says of the same picture and prompt, where one was asked ([`clip_relevance`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip: Option<ClipExplanation>,
 }
 
 /// Alternatives of each patch.
@@ -246,6 +252,7 @@ pub fn explain(
         log_likelihood,
         words: words.collect(),
         patches,
+        clip: None,
     })
 }
 

@@ -14,7 +14,8 @@ const texts = {
     none: "The word did not make any patch likelier.", wordTitle: "“{0}”", top: "Its patches",
     atlas: "The codes of this picture", atlasNote: "Each code decoded on its own. Point at one to see where it stands.", times: "× {0}",
     about: "Model {0}, method {1}, ln p(picture | prompt) = {2} nats. Patches are predicted in raster order, without guidance. A map says what this model's predictions depend on, not what a person would point at.",
-    start: "Point at a word or at a patch.", code: "Code {0}",
+    start: "Point at a word or at a patch.", code: "Code {0}", clipButton: "What CLIP looks at", clipTitle: "By {0}",
+    clipCaption: "Patches that CLIP's similarity of picture and prompt rests on.", clipCosine: "Cosine of picture and prompt: {0}", clipWords: "Words that it rests on",
   },
   zh: {
     title: "这张图为什么是这样", hint: "指向一个词，查看它影响的图块；指向一个图块，查看与它有关的词，以及模型差一点选用的编码。点击或按回车键可固定选择。",
@@ -26,7 +27,8 @@ const texts = {
     none: "这个词没有使任何图块更可能出现。", wordTitle: "“{0}”", top: "它的图块",
     atlas: "这张图的编码", atlasNote: "每个编码单独解码的样子。指向一个编码，查看它出现的位置。", times: "× {0}",
     about: "模型 {0}，方法 {1}，ln p(图像 | 提示词) = {2} nat。图块按光栅顺序预测，不用引导。热图说明模型的预测依赖什么，而不是人会指向哪里。",
-    start: "请指向一个词或一个图块。", code: "编码 {0}",
+    start: "请指向一个词或一个图块。", code: "编码 {0}", clipButton: "CLIP 看哪里", clipTitle: "由 {0} 得出",
+    clipCaption: "CLIP 判断图像与提示词相似时所依据的图块。", clipCosine: "图像与提示词的余弦相似度：{0}", clipWords: "它所依据的词",
   },
 };
 let language = (navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en";
@@ -129,6 +131,15 @@ const show = {
     $("detail").append(element("h2", say("entropyButton")));
     $("detail").append(bars(order(entropies).slice(0, 8).map((i) => ({ name: at(i).join(", "), value: entropies[i], text: entropies[i].toFixed(2) + " " + say("nats") }))));
   },
+  clip() {
+    shade(data.clip);
+    const { clip } = explanation;
+    $("caption").textContent = say("clipCaption");
+    $("detail").append(element("h2", say("clipTitle", clip.model)), element("p", say("clipCosine", clip.cosine.toFixed(3)), "note"), element("h3", say("clipWords")));
+    const values = clip.words.map((word) => word.relevance);
+    $("detail").append(bars(order(values).slice(0, 8).map((i) => ({ name: clip.words[i].word, value: values[i], text: values[i].toPrecision(2) }))));
+    for (const [i, node] of wordButtons.entries()) node.classList.toggle("lit", values[i] > 0 && i === order(values)[0]);
+  },
 };
 
 function draw(view) {
@@ -137,7 +148,7 @@ function draw(view) {
   for (const node of wordButtons) node.classList.remove("lit");
   for (const cell of cells) cell.classList.remove("chosen");
   wordButtons.forEach((node, i) => node.setAttribute("aria-pressed", String(same(kept, { kind: "word", index: i }))));
-  $("entropy").setAttribute("aria-pressed", String(kept?.kind === "entropy"));
+  for (const kind of ["entropy", "clip"]) $(kind).setAttribute("aria-pressed", String(kept?.kind === kind));
   if (view) {
     if (view.kind === "word") wordButtons[view.index].classList.add("lit");
     show[view.kind](view.index);
@@ -210,6 +221,8 @@ const codeButtons = [...counts].sort((a, b) => b[1] - a[1] || a[0] - b[0]).map((
   return { node, code, count };
 });
 follow($("entropy"), "entropy");
+follow($("clip"), "clip");
+$("clip").hidden = !data.clip;
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") { kept = null; draw(null); } });
 
 function translate() {

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use super::{Atlas, Explanation, atlas};
+use super::{Atlas, Explanation, atlas, resized_map};
 use crate::Result;
 use crate::image::{Format, Image};
 use crate::model::Model;
@@ -25,6 +25,7 @@ pub fn page(model: &Model, explanation: &Explanation, picture: &Image) -> Result
 }
 
 fn write(explanation: &Explanation, picture: &Image, atlas: &Atlas) -> Result<String> {
+    let clip = explanation.clip.as_ref();
     let data = json!({
         "explanation": explanation,
         "picture": data_uri(picture)?,
@@ -35,6 +36,8 @@ fn write(explanation: &Explanation, picture: &Image, atlas: &Atlas) -> Result<St
             "sheet": data_uri(&atlas.sheet)?,
         },
         "side": picture.width,
+        // The CLIP's map on the picture's own patches.
+        "clip": clip.map(|clip| resized_map(&clip.patches, clip.grid, explanation.grid)),
     });
     // Within a script's element only "<" can end it.
     let data = data.to_string().replace('<', "\\u003c");
@@ -70,7 +73,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::{Method, Patch, WordMap};
+    use super::super::{ClipExplanation, Method, Patch, WordMap};
     use super::*;
 
     fn explanation(prompt: &str) -> Explanation {
@@ -92,6 +95,14 @@ mod tests {
                 entropy: 1.0,
                 alternatives: Vec::new(),
             }],
+            clip: Some(ClipExplanation {
+                model: "</script>".into(),
+                cosine: 0.5,
+                logit: 5.0,
+                grid: 2,
+                patches: vec![1.0, 2.0, 3.0, 6.0],
+                words: Vec::new(),
+            }),
         }
     }
 
@@ -112,6 +123,7 @@ mod tests {
             let data = data.split("</script>").next().unwrap();
             let read: serde_json::Value = serde_json::from_str(data).unwrap();
             assert_eq!(read["explanation"]["prompt"], prompt);
+            assert_eq!(read["clip"], serde_json::json!([3.0]));
             assert_eq!(page.matches("<script").count(), 2, "{prompt}");
             assert_eq!(page.matches("</script>").count(), 2, "{prompt}");
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::NativeModel;
 use crate::Result;
 use crate::engine::to_host;
-use crate::models::dalle::LayerAttention;
+use crate::nn::recorded::LayerAttention;
 use crate::text::EOS;
 
 /// How attention of all layers and heads becomes one number for each word and patch.
@@ -80,7 +80,7 @@ impl Attentive for NativeModel {
 }
 
 /// One number for each pair of places of the sequence, `[sequence, sequence]`: of the row's by the column's.
-fn relevance(layers: Vec<LayerAttention>, rule: AttentionRule) -> Result<Vec<f64>> {
+pub(crate) fn relevance(layers: Vec<LayerAttention>, rule: AttentionRule) -> Result<Vec<f64>> {
     let mut relevance: Vec<f64> = Vec::new();
     let n_layers = layers.len() as f64;
     for layer in layers {

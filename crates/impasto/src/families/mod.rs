@@ -38,6 +38,7 @@ use serde::de::DeserializeOwned;
 pub use adapted::merge;
 pub use amused::{Amused, AmusedOptions};
 pub use answers::{Answer, Answerer, Inquiry};
+pub(crate) use attention::relevance;
 pub use attention::{AttentionRule, Attentive};
 pub use captions::{Captioner, ContinueRequest, GeneratedCaption, Search, TextFamily};
 pub use checkpoint::{FamilyConfig, FamilyModel, NetworkReport, SaveAs};

@@ -7,6 +7,7 @@ use burn::module::Module;
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData, activation};
 
 use super::norm::EPSILON;
+use super::recorded::{self, Recorded};
 use super::rope::Rotation;
 use super::{Adaptable, Init, Linear, RmsNorm, ops};
 
@@ -316,25 +317,25 @@ impl Block {
         x + self.down.forward(inner)
     }
 
-    /// [`Self::forward`] of one causal pass over whole sequences, with the attention's weights, `[batch, heads, seq, seq]`,
-    /// and with `gradient` the leaf whose gradient is theirs.
+    /// [`Self::forward`] of one causal pass over a whole sequence, with the attention's weights, and with `gradient` the
+    /// leaf whose gradient is theirs.
     pub(crate) fn forward_with_attention(
         &self,
         x: Tensor<3>,
         own: &Rotation,
         target: &Rotation,
         gradient: bool,
-    ) -> (Tensor<3>, Tensor<4>, Option<Tensor<4>>) {
+    ) -> (Tensor<3>, Recorded) {
         let qkv = self.qkv.forward(self.attention_norm.forward(x.clone()));
         let (query, key, value) = self.heads(qkv, own, target);
         let [batch, _, seq, head_width] = query.dims();
-        let (seen, weights, leaf) = causal_attention(query, key, value, gradient);
+        let (seen, recorded) = recorded::attention(query, key, value, true, gradient);
         let seen = seen
             .swap_dims(1, 2)
             .reshape([batch, seq, self.n_heads * head_width]);
         let x = x + self.attention_out.forward(seen);
         let inner = ops::swiglu(self.gate_up.forward(self.mlp_norm.forward(x.clone())));
-        (x + self.down.forward(inner), weights, leaf)
+        (x + self.down.forward(inner), recorded)
     }
 
     /// Queries, keys and values, normalised and rotated, `[batch, heads, seq, head_width]` each.
@@ -400,31 +401,6 @@ fn attend_questions(
         3,
     );
     probs.matmul(values)
-}
-
-/// Softmax attention with its weights. `leaf` is what the gradient by them is taken of.
-fn causal_attention(
-    query: Tensor<4>,
-    key: Tensor<4>,
-    value: Tensor<4>,
-    gradient: bool,
-) -> (Tensor<4>, Tensor<4>, Option<Tensor<4>>) {
-    let [_, _, n, head_width] = query.dims();
-    let device = query.device();
-    let hidden: Vec<bool> = (0..n).flat_map(|i| (0..n).map(move |j| j > i)).collect();
-    let hidden = Tensor::<4, Bool>::from_data(TensorData::new(hidden, [1, 1, n, n]), &device);
-    let scores = query
-        .matmul(key.swap_dims(2, 3))
-        .div_scalar((head_width as f32).sqrt());
-    let shape = scores.dims();
-    let weights = activation::softmax(scores.mask_fill(hidden.expand(shape), f32::NEG_INFINITY), 3);
-    // A sum's gradient is that of its parts: of a leaf that adds nothing.
-    let leaf = gradient.then(|| Tensor::<4>::zeros(shape, &device).require_grad());
-    let used = match &leaf {
-        Some(leaf) => weights.clone() + leaf.clone(),
-        None => weights.clone(),
-    };
-    (used.matmul(value), weights, leaf)
 }
 
 #[cfg(test)]

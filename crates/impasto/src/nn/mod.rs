@@ -11,6 +11,7 @@ pub mod lora;
 pub mod norm;
 pub mod ops;
 pub mod precision;
+pub mod recorded;
 pub mod rope;
 
 pub use block::{Block, CacheRows, KvCache, extend_groups};

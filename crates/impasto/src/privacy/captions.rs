@@ -50,12 +50,22 @@ pub struct CaptionReport {
 
 /// Names of persons from files, in the place of or beside the lists in the program.
 pub fn names(listed: Option<&Path>, allowed: Option<&Path>) -> Result<Names> {
+    let read = |path: &Path| {
+        let text = files::read_to_string(path)?;
+        match captions::overlong_name(&text) {
+            Some(line) => Err(Error::bad_file(
+                path,
+                format!("line {line} is too long for a name, expected 256 bytes at most"),
+            )),
+            None => Ok(text),
+        }
+    };
     let mut names = Names::default();
     if let Some(path) = listed {
-        names.list(&files::read_to_string(path)?);
+        names.list(&read(path)?);
     }
     if let Some(path) = allowed {
-        names.allow(&files::read_to_string(path)?);
+        names.allow(&read(path)?);
     }
     Ok(names)
 }

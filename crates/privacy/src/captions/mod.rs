@@ -16,7 +16,7 @@ use std::ops::Range;
 use serde::Serialize;
 
 pub use checksums::{iban, luhn, payment_card, resident_identity, social_security};
-pub use people::Names;
+pub use people::{Names, overlong_name};
 
 use view::View;
 

@@ -70,7 +70,7 @@ impl Names {
         }
     }
 
-    /// Adds whole names, one a line; lines that start with `#` are comments.
+    /// Adds whole names, one a line; lines that start with `#` are comments. See [`overlong_name`].
     pub fn list(&mut self, text: &str) {
         self.listed.extend(entries(text));
     }
@@ -90,10 +90,20 @@ fn words(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// The longest name of a list in bytes. To prepare the search takes more than linear time in it.
+const MOST_NAME: usize = 256;
+
+/// The number of the first line of a list that is too long to be a name, from 1 on; such lines name nobody.
+pub fn overlong_name(text: &str) -> Option<usize> {
+    let mut lines = text.lines().map(str::trim);
+    let place = lines.position(|line| line.len() > MOST_NAME && !line.starts_with('#'));
+    place.map(|place| place + 1)
+}
+
 fn entries(text: &str) -> Vec<String> {
     let lines = text.lines().map(str::trim);
     lines
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .filter(|line| !line.is_empty() && line.len() <= MOST_NAME && !line.starts_with('#'))
         .map(str::to_lowercase)
         .collect()
 }

@@ -189,3 +189,18 @@ proptest! {
 }
 
 static SCANNER: std::sync::OnceLock<Scanner> = std::sync::OnceLock::new();
+
+/// The search of a list with one endless line took minutes to prepare.
+#[test]
+fn a_line_that_is_too_long_names_nobody() {
+    let text = format!(
+        "# a comment {}\nJane Roe\n{}\n",
+        "-".repeat(400),
+        "(".repeat(40_000)
+    );
+    assert_eq!(overlong_name(&text), Some(3));
+    assert_eq!(overlong_name("Jane Roe\n王小明"), None);
+    let mut names = Names::none();
+    names.list(&text);
+    assert_eq!(names.listed, ["jane roe"]);
+}

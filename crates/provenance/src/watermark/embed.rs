@@ -2,14 +2,14 @@
 
 use super::feature::{LARGE, LOW, Whitened};
 use super::plane::Plane;
-use super::{Key, MIN_SIDE, THRESHOLD, score_of_whole, waves_of};
+use super::{Key, MIN_SIDE, score_of_whole, waves_of, z_of_whole};
 
 /// The least peak signal-to-noise ratio, in dB over 8-bit RGB, of a picture and itself with a watermark.
 pub const MIN_PSNR: f64 = 40.1;
 /// Ratios that are tried, the gentlest first.
 const RATIOS: [f64; 4] = [44.0, 42.5, 41.2, MIN_PSNR];
-/// A score at which the next ratio is not needed: it has to remain after a blur and at half the size.
-const ENOUGH: f64 = 4.0 * THRESHOLD;
+/// A z at which the next ratio is not needed: it has to remain after a blur and at half the size. Its score is about 25.
+const ENOUGH: f64 = 10.644_091;
 /// Steps for each ratio.
 const STEPS: usize = 4;
 /// How far a step goes, in levels (root mean square).
@@ -78,14 +78,20 @@ pub fn embed(
             marked.rgb = picture.with(&change);
         }
         let luma = Plane::luma(width, height, &marked.rgb);
-        marked.score = score_of_whole(&luma, key);
-        let weakest = marked.score.min(score_of_whole(&luma.reduced(2, 2), key));
-        if weakest >= ENOUGH {
+        let z = whole(&luma, key);
+        marked.score = score_of_whole(z);
+        if z.min(whole(&luma.reduced(2, 2), key)) >= ENOUGH {
             break;
         }
     }
     marked.psnr = picture.psnr(&marked.rgb);
     Some(marked)
+}
+
+fn whole(luma: &Plane, key: &Key) -> f64 {
+    let waves = waves_of(luma.width, luma.height);
+    let features = Whitened::new(luma, LARGE, waves).features(waves);
+    z_of_whole(&features, waves, key)
 }
 
 struct Picture<'a> {

@@ -5,11 +5,12 @@
 //!
 //! **How it is found.** Features f of the picture (limited coefficients in which edges and patterns of the picture count
 //! little, `feature.rs`) are correlated with the key's signs s: z = Σ s f / ‖f‖. The features are a function of the
-//! picture alone, so for a picture that was made without the key, each sign is a fair coin, and Hoeffding's inequality
-//! for sums of independent bounded variables (1963, theorem 2) gives P(z ≥ t) ≤ exp(−t²/2), whatever the picture is. The
-//! picture as a whole, and parts of a larger original that it may be, are each a try; the bound of each is multiplied by
-//! the number of tries (Bonferroni). [`Detection::score`] is −log10 of that bound: a score of 6 or more is reached by at
-//! most one unmarked picture in a million.
+//! picture alone, so for a picture that was made without the key, each sign is a fair coin, and z is a weighted sum of
+//! them. For such sums P(z ≥ t) ≤ 3.178 · Q(t), where Q is the tail of the normal distribution (Bentkus & Dzindzalieta
+//! 2015, "A tight Gaussian bound for weighted sums of Rademacher random variables", Bernoulli 21(2), arXiv:1307.3451),
+//! whatever the picture is. The picture as a whole, and parts of a larger original that it may be, are each a try; the
+//! bound of each is multiplied by the number of tries (Bonferroni). [`Detection::score`] is −log10 of that bound: a score
+//! of 6 or more is reached by at most one unmarked picture in a million.
 //!
 //! **How it is put in.** By steps in the direction in which z grows most, until the score survives a blur and half the
 //! size, or the difference reaches [`MIN_PSNR`]: the detector is known while embedding (informed embedding; Cox,
@@ -20,10 +21,11 @@
 
 mod embed;
 mod feature;
+mod parts;
 mod plane;
 
-use feature::{LARGE, LOW, WAVES, Whitened, normalise};
-use plane::{Basis, Plane};
+use feature::{LARGE, LOW, WAVES, Whitened};
+use plane::Plane;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use sha2::{Digest, Sha256};
@@ -141,12 +143,22 @@ impl Detection {
     }
 }
 
+/// ln of a bound on the probability of a `z` or more of coins: the smaller one of exp(−z²/2) (Hoeffding 1963, theorem 2)
+/// and c Q(z) with c = 1 / (4 Q(√2)) (Bentkus & Dzindzalieta 2015, theorem 1.1), where Q(z) ≤ 2 φ(z) / (z + √(z² + 8/π))
+/// (Pollak 1956).
+fn ln_tail(z: f64) -> f64 {
+    const C: f64 = 3.1787;
+    let root = (z * z + 8.0 / std::f64::consts::PI).sqrt();
+    let factor = 2.0 * C / ((2.0 * std::f64::consts::PI).sqrt() * (z + root));
+    -z * z / 2.0 + factor.min(1.0).ln()
+}
+
 /// −log10 of the bound on the probability of a `z` in `tries` tries, which have `share` of the false positives.
 fn score(z: f64, tries: usize, share: f64) -> f64 {
     if z <= 0.0 {
         return 0.0;
     }
-    let bound = -z * z / 2.0 + (tries as f64 / share).ln();
+    let bound = ln_tail(z) + (tries as f64 / share).ln();
     (-bound / std::f64::consts::LN_10).max(0.0)
 }
 
@@ -159,12 +171,15 @@ fn waves_of(width: usize, height: usize) -> usize {
     }
 }
 
-/// The score of the picture as a whole, which has half of the false positives.
-fn score_of_whole(luma: &Plane, key: &Key) -> f64 {
-    let waves = waves_of(luma.width, luma.height);
-    let features = Whitened::new(luma, LARGE, waves).features(waves);
-    let z = [LOW, waves].map(|limit| key.correlation(&features, waves, limit));
-    score(z[0].max(z[1]), 2, 0.5)
+/// The z of the picture as a whole: the larger one of two tries.
+fn z_of_whole(features: &[f32], waves: usize, key: &Key) -> f64 {
+    let z = [LOW, waves].map(|limit| key.correlation(features, waves, limit));
+    z[0].max(z[1])
+}
+
+/// The score of a [`z_of_whole`], which has half of the false positives.
+fn score_of_whole(z: f64) -> f64 {
+    score(z, 2, 0.5)
 }
 
 /// Looks for a key's watermark in 8-bit RGB: in the whole, and if it is not there, in the picture as a part of a
@@ -195,132 +210,15 @@ pub fn detect_keys(
     let features = Whitened::new(&luma, LARGE, waves).features(waves);
     let mut found: Vec<Detection> = keys
         .iter()
-        .map(|key| {
-            let z = [LOW, waves].map(|limit| key.correlation(&features, waves, limit));
-            Detection {
-                score: score(z[0].max(z[1]), 2, 0.5),
-                part: None,
-            }
+        .map(|key| Detection {
+            score: score_of_whole(z_of_whole(&features, waves, key)),
+            part: None,
         })
         .collect();
     if found.iter().any(|detection| !detection.found()) {
         parts::search(&luma, keys, &mut found);
     }
     Some(found)
-}
-
-/// The search for cropped pictures.
-mod parts {
-    use super::*;
-
-    /// A coarse step of a kept side, as a share of the original.
-    const STEP: f64 = 1.0 / 30.0;
-    /// How many sides are tried: 100 % to 80 %.
-    const SIDES: usize = 7;
-    /// A fine step of each end.
-    const FINE: f64 = 1.0 / 128.0;
-    /// Coarse places whose neighbourhood is searched.
-    const REFINED: usize = 4;
-    /// The z of a coarse place from which its neighbourhood is searched: most pictures without the key have one or none.
-    const PROMISING: f64 = 3.0;
-
-    /// A line: where it begins and ends on the original.
-    type Line = (f64, f64);
-
-    fn lines() -> Vec<Line> {
-        let mut lines = Vec::new();
-        for i in 0..SIDES {
-            let missing = i as f64 * STEP;
-            let offsets = (missing * 64.0).round() as usize;
-            for k in 0..=offsets {
-                let from = missing * k as f64 / offsets.max(1) as f64;
-                lines.push((from, from + 1.0 - missing));
-            }
-        }
-        lines
-    }
-
-    /// A line and those around it.
-    fn around((from, to): Line) -> impl Iterator<Item = Line> {
-        let shifts = [-FINE, 0.0, FINE];
-        shifts
-            .into_iter()
-            .flat_map(move |a| shifts.into_iter().map(move |b| (from + a, to + b)))
-    }
-
-    /// Raises the scores of what is found in a part.
-    pub(super) fn search(luma: &Plane, keys: &[Key], found: &mut [Detection]) {
-        let whitened = Whitened::new(luma, LARGE / 2, LOW);
-        let (width, height) = (whitened.plane.width, whitened.plane.height);
-        let lines = lines();
-        let bases = |samples: usize| -> Vec<Basis> {
-            lines
-                .iter()
-                .map(|line| Basis::new(LOW, samples, line.0, line.1))
-                .collect()
-        };
-        let (down, across) = (bases(height), bases(width));
-        let coarse = lines.len() * lines.len();
-        let mut best: Vec<Vec<(f64, usize, usize)>> = vec![Vec::new(); keys.len()];
-        let mut features = vec![0.0; LOW * LOW];
-        for (row, down) in down.iter().enumerate() {
-            let half = down.along_columns(&whitened.plane.values, width);
-            for (column, across) in across.iter().enumerate() {
-                features.fill(0.0);
-                across.along_rows(&half, &mut features);
-                normalise(&mut features, LOW);
-                for (key, best) in keys.iter().zip(&mut best) {
-                    let z = key.correlation(&features, LOW, LOW);
-                    if best.len() == REFINED {
-                        if best[REFINED - 1].0 >= z {
-                            continue;
-                        }
-                        best.pop();
-                    }
-                    let at = best.partition_point(|other| other.0 >= z);
-                    best.insert(at, (z, row, column));
-                }
-            }
-        }
-        let waves = waves_of(luma.width, luma.height);
-        let whitened = Whitened::new(luma, LARGE, waves);
-        let (width, height) = (whitened.plane.width, whitened.plane.height);
-        let part = |down: Line, across: Line| Part {
-            left: across.0,
-            top: down.0,
-            width: across.1 - across.0,
-            height: down.1 - down.0,
-        };
-        let mut features = vec![0.0; waves * waves];
-        for ((key, best), found) in keys.iter().zip(&best).zip(found) {
-            let mut raise = |score: f64, part: Part| {
-                if score > found.score {
-                    (found.score, found.part) = (score, Some(part));
-                }
-            };
-            for &(z, row, column) in best {
-                raise(score(z, coarse, 0.25), part(lines[row], lines[column]));
-                if z < PROMISING {
-                    break;
-                }
-                let bases = around(lines[column])
-                    .map(|line| (line, Basis::new(waves, width, line.0, line.1)))
-                    .collect::<Vec<_>>();
-                for line in around(lines[row]) {
-                    let down = Basis::new(waves, height, line.0, line.1);
-                    let half = down.along_columns(&whitened.plane.values, width);
-                    for (other, across) in &bases {
-                        features.fill(0.0);
-                        across.along_rows(&half, &mut features);
-                        normalise(&mut features, waves);
-                        let z = key.correlation(&features, waves, waves);
-                        // Every place that could have been refined counts as tried.
-                        raise(score(z, coarse * 81, 0.25), part(line, *other));
-                    }
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -479,6 +377,57 @@ mod tests {
             .map(|&sign| if sign > 0.0 { '+' } else { '-' })
             .collect();
         assert_eq!((key.name(), &first[..]), ("6d0b26b3", "-++--++++--+++-+"));
+    }
+
+    /// A picture of the embedded model, marked by the first version of the program.
+    #[test]
+    fn marks_of_earlier_versions_are_found_whole_and_cropped() {
+        let marked = image::load_from_memory(include_bytes!("marked.png")).unwrap();
+        let marked = marked.to_rgb8();
+        let (key, side) = (Key::secret(b"measured"), 128);
+        let found = detect(side, side, &marked, &key).unwrap();
+        assert!(found.score > 400.0, "{found:?}");
+        for (x, y, w, h) in [(5, 9, 115, 115), (0, 20, 128, 104), (13, 0, 108, 120)] {
+            let part = cropped(&marked, side, (x, y, w, h));
+            let found = detect(w, h, &part, &key).unwrap();
+            assert!(found.score > 30.0, "{found:?}");
+            let place = found.part.unwrap();
+            let (left, width) = (x as f64 / 128.0, w as f64 / 128.0);
+            assert!(
+                (place.left - left).abs() < 0.02 && (place.width - width).abs() < 0.03,
+                "{place:?}"
+            );
+        }
+    }
+
+    /// Photographs hold the mark in fast frequencies; here a texture takes the slow ones.
+    #[test]
+    fn a_mark_beside_a_strong_texture_is_found_in_a_part() {
+        let (side, key) = (160, Key::secret(b"t"));
+        let mut rgb = picture(side, side, 9);
+        for (i, pixel) in rgb.chunks_exact_mut(3).enumerate() {
+            let (x, y) = ((i % side) as f32, (i / side) as f32);
+            let wave = 9.0 * ((0.43 * x + 0.2 * y).sin() + (0.31 * y - 0.37 * x).sin());
+            pixel
+                .iter_mut()
+                .for_each(|value| *value = (f32::from(*value) + wave) as u8);
+        }
+        let marked = embed(side, side, &rgb, &key, None).unwrap().rgb;
+        let part = cropped(&marked, side, (11, 4, 144, 144));
+        assert!(detect(144, 144, &part, &key).unwrap().found());
+    }
+
+    #[test]
+    fn the_bound_is_the_smaller_one_and_never_below_the_normal_tail() {
+        for (z, tail) in [(1.0, 0.158_655), (3.0, 0.001_349_898), (6.0, 9.865_876e-10)] {
+            let bound = ln_tail(z).exp();
+            assert!(
+                bound >= tail && bound <= (-z * z / 2.0f64).exp(),
+                "{z}: {bound}"
+            );
+            // Not more than 3.18 times, and the approximation of the tail is near.
+            assert!(bound <= 3.2 * 1.05 * tail || z < 2.0, "{z}: {bound}");
+        }
     }
 
     proptest! {

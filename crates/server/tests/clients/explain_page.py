@@ -130,6 +130,18 @@ assert view() == "entropy:"
 entropies = [patch["entropy"] for patch in patches]
 assert strengths()[entropies.index(max(entropies))] == 1
 ActionChains(driver).send_keys(Keys.ESCAPE).perform()
+# Where a CLIP looks, where one was asked.
+clip = explanation.get("clip")
+assert find("#clip").is_displayed() == bool(clip)
+if clip:
+    find("#clip").click()
+    ActionChains(driver).move_to_element(find("h1")).perform()
+    assert view() == "clip:" and find("#clip").get_attribute("aria-pressed") == "true"
+    assert strengths()[data["clip"].index(max(data["clip"]))] == 1
+    listed = [row.text for row in all_of("#detail li > :first-child")]
+    assert listed[0] == max(clip["words"], key=lambda word: word["relevance"])["word"], listed
+    shot("explain-clip")
+    ActionChains(driver).send_keys(Keys.ESCAPE).perform()
 codes = all_of("#atlas button")
 assert len(codes) == len({patch["id"] for patch in patches})
 driver.execute_script("arguments[0].scrollIntoView()", codes[0])

@@ -3,10 +3,10 @@
 use anyhow::Result;
 use clap::Args;
 use impasto::eval::explain;
-use impasto::explain::Method;
+use impasto::explain::{Method, load_clip};
 
 use super::{SceneFlags, cell};
-use crate::arguments::ModelFlags;
+use crate::arguments::{ModelFlags, find_model};
 use crate::terminal;
 
 /// See [`super::EvalTask`].
@@ -25,6 +25,9 @@ pub(super) struct Flags {
     /// Measure this method only; may be given several times [default: all that the model can do]
     #[arg(long = "method", value_name = "METHOD")]
     methods: Vec<Method>,
+    /// Also measure where this CLIP looks for the thing's name: an embedded or a pulled one, or a folder or file
+    #[arg(long, value_name = "NAME|DIR")]
+    clip: Option<String>,
 }
 
 /// Measures and reports.
@@ -38,6 +41,10 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
             all.filter(|method| method.check(&model).is_ok()).collect()
         }
     };
+    let clip = match &flags.clip {
+        Some(clip) => Some(load_clip(&find_model(clip)?, model.device())?),
+        None => None,
+    };
     let options = explain::Options {
         scenes: flags.count as usize,
         erased: flags.erased as usize,
@@ -49,6 +56,7 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
     let bar = terminal::bar(1, "scenes")?;
     let report = explain::run(
         &model,
+        clip.as_ref(),
         &world,
         &glyphs,
         &options,

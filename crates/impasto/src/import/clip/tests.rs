@@ -506,3 +506,42 @@ proptest! {
         }
     }
 }
+
+/// `reference/write_clip_relevance_goldens.py`: transformers and open_clip with PyTorch's gradients.
+#[test]
+fn relevance_is_that_of_the_references() {
+    for folder in FOLDERS {
+        let expected = Expected::of(folder);
+        let (shape, all) = expected.words("pixels");
+        let bytes = fs::read(golden(folder).join("relevance.safetensors")).unwrap();
+        let relevance = Expected { bytes };
+        let clip = load_golden(folder).clip;
+        let per_picture = all.len() / shape[0];
+        let mut compared = 0;
+        for (p, words) in all.chunks(per_picture).enumerate() {
+            let values: Vec<f32> = words.iter().map(|&word| f32::from_le_bytes(word)).collect();
+            let data = TensorData::new(values, [1, shape[1], shape[2], shape[3]]);
+            for (c, ids) in expected.ids("text_ids").iter().enumerate() {
+                let pixels = Tensor::from_data(data.clone(), &Device::flex());
+                let found = clip.relevance(pixels, ids).unwrap();
+                for (name, ours) in [("patches", &found.patches), ("ids", &found.ids)] {
+                    let (_, theirs) = relevance.words(&format!("{p}.{c}.{name}"));
+                    assert_eq!(ours.len(), theirs.len(), "{folder} {p}.{c}.{name}");
+                    let theirs: Vec<f64> = theirs
+                        .iter()
+                        .map(|&word| f64::from(f32::from_le_bytes(word)))
+                        .collect();
+                    let largest = theirs.iter().copied().fold(0.0, f64::max);
+                    for (a, b) in ours.iter().zip(&theirs) {
+                        assert!(
+                            (a - b).abs() <= 1e-3 * largest + 1e-9,
+                            "{folder} {p}.{c}.{name}: {a} {b}"
+                        );
+                    }
+                    compared += theirs.len();
+                }
+            }
+        }
+        assert!(compared > 50, "{folder}: {compared}");
+    }
+}

@@ -32,6 +32,7 @@
 
 mod config;
 mod loss;
+mod relevance;
 mod towers;
 
 use burn::module::{Module, Param};
@@ -41,6 +42,7 @@ pub use config::{
     Activation, ClipConfig, ClipImageConfig, ClipTextConfig, EndOfText, Normalisation, TowerConfig,
 };
 pub use loss::ContrastiveLoss;
+pub use relevance::PairRelevance;
 pub(crate) use towers::{Block, Blocks, in_patches};
 pub use towers::{ImageTower, TextTower};
 

@@ -5,6 +5,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 
 use super::{Activation, ClipImageConfig, ClipTextConfig, TowerConfig};
 use crate::nn::layer_norm::EPSILON;
+use crate::nn::recorded::{self, Recorded};
 use crate::nn::{Embedding, Init, LayerNorm, Linear, ops};
 use crate::{Error, Result};
 
@@ -25,6 +26,25 @@ impl ImageTower {
     /// - `pixels`: `[batch, 3, image_size, image_size]`
     /// - returns: `[batch, projection_width]`
     pub fn forward(&self, pixels: Tensor<4>, config: &ClipImageConfig) -> Tensor<2> {
+        let mut x = self.embed(pixels, config);
+        for block in &self.blocks {
+            x = block.forward(x, false);
+        }
+        self.project(x)
+    }
+
+    /// [`Self::forward`] of one picture, and the attention of each block.
+    pub(super) fn attended(
+        &self,
+        pixels: Tensor<4>,
+        config: &ClipImageConfig,
+    ) -> (Tensor<2>, Vec<Recorded>) {
+        let (x, recorded) = attended(&self.blocks, self.embed(pixels, config), false);
+        (self.project(x), recorded)
+    }
+
+    /// The class token and the patches: `[batch, 1 + patches, width]`.
+    fn embed(&self, pixels: Tensor<4>, config: &ClipImageConfig) -> Tensor<3> {
         let batch = pixels.dims()[0];
         let patch = config.patch_size;
         let width = config.tower.width;
@@ -37,12 +57,13 @@ impl ImageTower {
             ],
             1,
         );
-        let mut x = self
-            .pre_norm
-            .forward(tokens + self.position_embedding.val().unsqueeze());
-        for block in &self.blocks {
-            x = block.forward(x, false);
-        }
+        self.pre_norm
+            .forward(tokens + self.position_embedding.val().unsqueeze())
+    }
+
+    /// The embeddings of pictures with these final states: those of the class token.
+    fn project(&self, x: Tensor<3>) -> Tensor<2> {
+        let [batch, _, width] = x.dims();
         let class = x.narrow(1, 0, 1).reshape([batch, width]);
         self.projection.forward(self.post_norm.forward(class))
     }
@@ -83,6 +104,18 @@ impl TextTower {
             x = block.forward(x, true);
         }
         Ok(self.project(x, &ends))
+    }
+
+    /// [`Self::forward`] of one caption, the attention of each block up to the caption's end, and the place of its end.
+    pub(super) fn attended(
+        &self,
+        text_ids: &[u32],
+        config: &ClipTextConfig,
+    ) -> Result<(Tensor<2>, Vec<Recorded>, usize)> {
+        let end = end(text_ids, config)?;
+        let x = self.embed(&[text_ids.to_vec()], end + 1);
+        let (x, recorded) = attended(&self.blocks, x, true);
+        Ok((self.project(x, &[end]), recorded, end))
     }
 
     /// What text-to-image models read of captions: the states of all ids before the last block, padding included, and
@@ -235,6 +268,18 @@ impl Block {
     /// # Shapes
     /// - `x`: `[batch, seq, width]`
     pub fn forward(&self, x: Tensor<3>, causal: bool) -> Tensor<3> {
+        self.with(x, |query, key, value| {
+            (ops::attention(query, key, value, causal), ())
+        })
+        .0
+    }
+
+    /// The layer with this attention, and what it returns beside its result, `[batch, heads, seq, head_width]`.
+    fn with<T>(
+        &self,
+        x: Tensor<3>,
+        attention: impl FnOnce(Tensor<4>, Tensor<4>, Tensor<4>) -> (Tensor<4>, T),
+    ) -> (Tensor<3>, T) {
         let [batch, seq, width] = x.dims();
         let heads = self.n_heads;
         let qkv = self
@@ -242,15 +287,27 @@ impl Block {
             .forward(self.attention_norm.forward(x.clone()))
             .reshape([batch, seq, 3 * heads, width / heads]);
         let part = |i: usize| qkv.clone().narrow(2, i * heads, heads).swap_dims(1, 2);
-        let seen = ops::attention(part(0), part(1), part(2), causal)
-            .swap_dims(1, 2)
-            .reshape([batch, seq, width]);
+        let (seen, more) = attention(part(0), part(1), part(2));
+        let seen = seen.swap_dims(1, 2).reshape([batch, seq, width]);
         let x = x + self.attention_out.forward(seen);
         let inner = self.up.forward(self.mlp_norm.forward(x.clone()));
         let inner = match self.activation {
             Activation::QuickGelu => ops::quick_gelu(inner),
             Activation::Gelu => ops::gelu(inner),
         };
-        x + self.down.forward(inner)
+        (x + self.down.forward(inner), more)
     }
+}
+
+/// The states after these blocks, and the attention of each with the leaf that its gradient is taken of.
+fn attended(blocks: &[Block], mut x: Tensor<3>, causal: bool) -> (Tensor<3>, Vec<Recorded>) {
+    let mut all = Vec::with_capacity(blocks.len());
+    for block in blocks {
+        let (next, recorded) = block.with(x, |query, key, value| {
+            recorded::attention(query, key, value, causal, true)
+        });
+        x = next;
+        all.push(recorded);
+    }
+    (x, all)
 }

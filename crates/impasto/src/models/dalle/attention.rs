@@ -1,29 +1,11 @@
 //! What the layers of a [`Dalle`] attend to: for explaining pictures, not for drawing them.
 
-use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 
 use super::{Dalle, DalleBatch, Part, image_part, raster};
 use crate::Result;
+use crate::nn::recorded::{LayerAttention, recording};
 use crate::nn::rope::Rotation;
-
-/// Attention of one layer in a pass over a caption and an image, and its gradient.
-#[derive(Clone, Debug)]
-pub struct LayerAttention {
-    /// Softmax of the scores, `[heads, sequence, sequence]`: of each query over the keys.
-    pub weights: Tensor<3>,
-    /// Derivative of the image's log-likelihood by them, of the same shape.
-    pub gradient: Option<Tensor<3>>,
-}
-
-/// Has all operations with a net's weights recorded.
-struct Recording;
-
-impl ModuleMapper for Recording {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.map(Tensor::autodiff)
-    }
-}
 
 impl Dalle {
     /// The attention of every layer in one pass over a caption and the image after it in raster order. With
@@ -48,8 +30,7 @@ impl Dalle {
         gradient: bool,
     ) -> Result<(Tensor<3>, Vec<LayerAttention>)> {
         if gradient && !self.device().is_autodiff() {
-            let recording = self.clone().map(&mut Recording);
-            return recording.attended(text_ids, image_ids, true);
+            return recording(self).attended(text_ids, image_ids, true);
         }
         let device = self.device();
         let (positions, length) = (self.config.image_length(), text_ids.len());
@@ -82,26 +63,18 @@ impl Dalle {
         }
         let mut layers = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
-            let (next, weights, leaf) = block.forward_with_attention(x, &own, &target, gradient);
+            let (next, recorded) = block.forward_with_attention(x, &own, &target, gradient);
             x = next;
-            layers.push((weights, leaf));
+            layers.push(recorded);
         }
         let states = self.final_norm.forward(x);
         let gradients = gradient.then(|| {
             let states = states.clone().narrow(1, length, positions);
             self.image_nll(states, &batch, 1).sum().neg().backward()
         });
-        let layers = layers.into_iter().map(|(weights, leaf)| {
-            let [_, heads, queries, keys] = weights.dims();
-            let gradient = gradients
-                .as_ref()
-                .zip(leaf)
-                .and_then(|(gradients, leaf)| leaf.grad(gradients));
-            LayerAttention {
-                weights: weights.reshape([heads, queries, keys]),
-                gradient: gradient.map(|gradient| gradient.reshape([heads, queries, keys])),
-            }
-        });
+        let layers = layers
+            .into_iter()
+            .map(|recorded| LayerAttention::of(recorded, gradients.as_ref()));
         Ok((states, layers.collect()))
     }
 

@@ -17,7 +17,6 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-pub use attention::LayerAttention;
 pub use decode::DalleState;
 pub use loss::{DalleBatch, LossWeights, Losses};
 pub use sequence::{Order, Part, around_hole, image_part, raster, shuffled};

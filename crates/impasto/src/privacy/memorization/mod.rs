@@ -15,7 +15,7 @@
 mod measure;
 mod verdict;
 
-use impasto_privacy::membership::Separation;
+use impasto_privacy::membership::{Separation, StrongestTest, strongest};
 use impasto_privacy::pictures::{Fingerprint, TwinOptions, twins};
 use serde::Serialize;
 
@@ -100,12 +100,32 @@ pub struct AuditedSet {
 /// How well scores separate training pictures from held-out ones.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Membership {
-    /// ln p given the caption minus ln p given none.
-    pub difference: Separation,
     /// ln p given the caption.
     pub conditional: Separation,
     /// ln p given no caption.
     pub unconditional: Separation,
+    /// ln p given the caption minus ln p given none.
+    pub difference: Separation,
+    /// The best of the three; none where all of their intervals hold 0.5.
+    pub strongest: Option<StrongestTest>,
+}
+
+impl Membership {
+    /// Of the three scores.
+    fn of(conditional: Separation, unconditional: Separation, difference: Separation) -> Self {
+        // Of equal ones the first: the likelihood with the caption is the test that was named before.
+        let strongest = strongest(&[
+            ("conditional", conditional),
+            ("unconditional", unconditional),
+            ("difference", difference),
+        ]);
+        Membership {
+            conditional,
+            unconditional,
+            difference,
+            strongest,
+        }
+    }
 }
 
 /// What an audit found.
@@ -124,8 +144,8 @@ pub struct AuditReport {
     /// Where memorized begins.
     pub threshold: Threshold,
     /// Half of the held-out pictures judged by a threshold from the other half, and the other way round: those that are
-    /// called memorized, wrongly.
-    pub false_alarms: usize,
+    /// called memorized, wrongly. None where there are fewer than 40, which are too few for it.
+    pub false_alarms: Option<usize>,
     /// The training pictures that are memorized, the likeliest first.
     pub memorized: Vec<AuditedPicture>,
     /// How well the model gives away what it was trained on.
@@ -237,13 +257,13 @@ pub fn audit(
         held_out: summary(&held_out_pictures),
         held_out_copies,
         threshold: all,
-        false_alarms: false_alarms.unwrap_or_default(),
+        false_alarms,
         memorized,
-        membership: Membership {
-            difference: separation(|found| found.conditional - found.unconditional)?,
-            conditional: separation(|found| found.conditional)?,
-            unconditional: separation(|found| found.unconditional)?,
-        },
+        membership: Membership::of(
+            separation(|found| found.conditional)?,
+            separation(|found| found.unconditional)?,
+            separation(|found| found.conditional - found.unconditional)?,
+        ),
         training_pictures,
         held_out_pictures,
         shown,

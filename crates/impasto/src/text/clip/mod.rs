@@ -11,6 +11,7 @@ mod gzip;
 mod tests;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,7 @@ pub use cleaning::Cleaning;
 pub(crate) use gzip::MAGIC as GZIP;
 
 use crate::error::Reason;
+use crate::explain::meeting;
 use crate::{Error, Result, files};
 
 /// Ends a word's last symbol.
@@ -327,6 +329,32 @@ impl ClipTokenizer {
             .encode_fast(self.cleaning.clean(text), false)
             .map_err(|e| Error::invalid("text", e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// For each of the words (byte ranges of the text, in their order) its ids, numbered as in [`Self::encode`]: none for a
+    /// word that cleaning changes together with what is around it.
+    pub fn ids_of(&self, text: &str, words: &[Range<usize>]) -> Result<Vec<Range<usize>>> {
+        let cleaned = self.cleaning.clean(text);
+        let encoding = self
+            .tokenizer
+            .encode(&cleaned[..], false)
+            .map_err(|e| Error::invalid("text", e.to_string()))?;
+        let bytes: Vec<Range<usize>> = encoding
+            .get_offsets()
+            .iter()
+            .map(|&(start, end)| start..end)
+            .collect();
+        let mut from = 0;
+        let ids = words.iter().map(|word| {
+            let own = self.cleaning.clean(&text[word.clone()]);
+            let Some(start) = cleaned[from..].find(&own).filter(|_| !own.is_empty()) else {
+                return 0..0;
+            };
+            let start = from + start;
+            from = start + own.len();
+            meeting(&bytes, &(start..from))
+        });
+        Ok(ids.collect())
     }
 
     /// The text of ids, lower-cased as it was read, a space between words.
