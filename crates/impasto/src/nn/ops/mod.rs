@@ -232,11 +232,11 @@ pub fn extend(
     }
     assert_eq!(entries, batch, "rows of the caches against qkv");
     let has = {
-        let turning = turns
+        let mut turning = turns
             .iter()
             .flat_map(|(query, key)| [&query.cos, &query.sin, &key.cos, &key.sin]);
         let stored = held.iter().flat_map(|one| [&one.keys, &one.values]);
-        has_inference(&qkv) && { turning }.all(has_inference) && packed::can_attend_to(stored)
+        has_inference(&qkv) && turning.all(has_inference) && packed::can_attend_to(stored)
     };
     #[cfg(feature = "tch")]
     if batch * length > 0 && torch::infers(&qkv) {

@@ -153,8 +153,8 @@ pub(super) fn can_attend_to<'a>(mut stored: impl Iterator<Item = &'a Tensor<4>>)
     let Some(first) = stored.next().map(Tensor::dtype) else {
         return true;
     };
-    matches!(first, DType::F32 | DType::BF16) && { stored }
-        .all(|one| one.dtype() == first && can_hold(&one.device()))
+    let is_known = matches!(first, DType::F32 | DType::BF16);
+    is_known && stored.all(|one| one.dtype() == first && can_hold(&one.device()))
 }
 
 /// The memory of weights `[inputs, outputs]`, row-major, in `format`.
