@@ -135,13 +135,17 @@ impl ModelFlags {
         let options = OpenOptions {
             precision: self.precision,
             adapter: self.adapter.clone(),
-            access: match self.no_mmap {
-                true => FileAccess::Copy,
-                false => FileAccess::Map,
-            },
+            access: self.access(),
             ..OpenOptions::default()
         };
         open_watched(&files, &device, &options)
+    }
+
+    fn access(&self) -> FileAccess {
+        match self.no_mmap {
+            true => FileAccess::Copy,
+            false => FileAccess::Map,
+        }
     }
 }
 
@@ -269,13 +273,14 @@ pub enum Encoder {
     Model(Model),
 }
 
-/// What to do with captions that are too long for a CLIP.
+/// What to do with captions that are too long.
 #[derive(Args)]
 pub struct LongCaptionFlags {
     /// Shorten a caption that is too long for the model instead of refusing it
     #[arg(long, conflicts_with = "chunks")]
     truncate: bool,
-    /// Split a caption that is too long for the model into chunks and average their embeddings
+    /// Split a caption that is too long into chunks: a CLIP averages their embeddings; models that draw after a CLIP or T5
+    /// text encoder (aMUSEd, Meissonic, LlamaGen) read one chunk after the other
     #[arg(long)]
     chunks: bool,
 }

@@ -7,6 +7,7 @@ use super::scenes::held_out_prompts;
 use crate::data::scenes::{Glyphs, Language, World, render};
 use crate::model::Model;
 use crate::observer::{Event, Observer};
+use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// Which pairs are measured.
@@ -60,7 +61,7 @@ pub fn run(
         }
         let picture = render(&prompt.scene, glyphs);
         let image_ids = model.encode(&picture)?;
-        let found = generator.likelihood(&prompt.caption, &image_ids, false)?;
+        let found = generator.likelihood(&prompt.caption, &image_ids, LongCaption::Refuse)?;
         image.0 -= found.image_log_likelihood;
         image.1 += found.image_tokens;
         text.0 -= found.text_log_likelihood;

@@ -18,8 +18,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::decode::NO_CAPTION;
 pub use self::decode::{LlamaGenPrompt, LlamaGenState};
+pub(crate) use self::decode::{NEXT_CHUNK, NO_CAPTION};
 use super::ids::{check_ids, ids};
 use super::t5::{T5Config, T5Encoder};
 use crate::nn::llama::{GridFrequencies, LlamaBlock};
@@ -257,13 +257,19 @@ impl LlamaGen {
             }
             (Condition::Caption(text_ids), _, Some(caption)) => {
                 let limit = self.config.text_length();
-                if text_ids.len() > limit {
-                    return bad(format!(
-                        "expected at most {limit} ids, got {}",
-                        text_ids.len()
-                    ));
+                let chunks = text_ids.split(|&id| id == NEXT_CHUNK);
+                let mut features = Vec::with_capacity(1);
+                for chunk in chunks {
+                    if chunk.len() > limit {
+                        return bad(format!("expected at most {limit} ids, got {}", chunk.len()));
+                    }
+                    features.push(caption.text.forward(chunk)?);
                 }
-                Ok(caption.project(caption.text.forward(text_ids)?))
+                let features = match features.len() {
+                    1 => features.remove(0),
+                    _ => Tensor::cat(features, 1),
+                };
+                Ok(caption.project(features))
             }
             (Condition::Nothing(places), _, Some(caption)) => {
                 let limit = self.config.text_length();

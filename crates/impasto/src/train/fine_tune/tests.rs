@@ -13,6 +13,7 @@ use crate::families::{self, AnyModel, DalleMini, FamilyLoss};
 use crate::image::Image;
 use crate::models::parameters::Parameters;
 use crate::models::{DalleBart, DallePytorch, RuDalle};
+use crate::text::clip::LongCaption;
 use crate::train::optimizer::{NamedGradients, Optimizer};
 use crate::train::tests::{NEVER, StopAfter, assert_same_files};
 
@@ -429,7 +430,7 @@ fn nats(model: &dyn AnyModel) -> f64 {
     let picture = Image::filled(size, size, [200, 40, 90]);
     let ids = model.image_tokenizer().encode(&[picture], model.device());
     let generator = model.generator().unwrap();
-    let likelihood = generator.likelihood("a red turtle", &ids.unwrap()[0], false);
+    let likelihood = generator.likelihood("a red turtle", &ids.unwrap()[0], LongCaption::Refuse);
     -likelihood.unwrap().image_log_likelihood
 }
 
