@@ -223,10 +223,12 @@ impl LlamaGen {
         self.norm.weight.val().device()
     }
 
-    /// With a text encoder whose weights keep no gradients: it is no part of what is trained.
+    /// With a text encoder whose weights keep no gradients, and vectors of no caption that keep none: they are no part of
+    /// what is trained. (The reference draws the vectors at random and has them as a buffer.)
     pub fn for_training(mut self) -> Self {
         self.caption = self.caption.map(|caption| Caption {
             text: caption.text.no_grad(),
+            nothing: caption.nothing.no_grad(),
             ..caption
         });
         self
