@@ -141,6 +141,22 @@ impl ModelFlags {
         open_watched(&files, &device, &options)
     }
 
+    /// Opens another model on the device of an open one.
+    pub fn open_beside(
+        &self,
+        name: &str,
+        precision: Option<WeightFormat>,
+        device: &Device,
+    ) -> Result<Model> {
+        let files = ModelFiles::find(&find_model(name)?)?;
+        let options = OpenOptions {
+            precision,
+            access: self.access(),
+            ..OpenOptions::default()
+        };
+        open_watched(&files, device, &options)
+    }
+
     fn access(&self) -> FileAccess {
         match self.no_mmap {
             true => FileAccess::Copy,
