@@ -116,7 +116,7 @@ def adapt(model, parts_of, rank, alpha, targets):
                 named[f"{place}.a"], named[f"{place}.b"] = pair
             additions.append(pair)
         if any(additions):
-            way, leaf = name.rsplit(".", 1)
+            way, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(way), leaf, Adapted(layer, parts, additions, alpha / rank))
     return named
 

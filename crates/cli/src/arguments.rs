@@ -135,13 +135,33 @@ impl ModelFlags {
         let options = OpenOptions {
             precision: self.precision,
             adapter: self.adapter.clone(),
-            access: match self.no_mmap {
-                true => FileAccess::Copy,
-                false => FileAccess::Map,
-            },
+            access: self.access(),
             ..OpenOptions::default()
         };
         open_watched(&files, &device, &options)
+    }
+
+    /// Opens another model on the device of an open one.
+    pub fn open_beside(
+        &self,
+        name: &str,
+        precision: Option<WeightFormat>,
+        device: &Device,
+    ) -> Result<Model> {
+        let files = ModelFiles::find(&find_model(name)?)?;
+        let options = OpenOptions {
+            precision,
+            access: self.access(),
+            ..OpenOptions::default()
+        };
+        open_watched(&files, device, &options)
+    }
+
+    fn access(&self) -> FileAccess {
+        match self.no_mmap {
+            true => FileAccess::Copy,
+            false => FileAccess::Map,
+        }
     }
 }
 
@@ -269,13 +289,14 @@ pub enum Encoder {
     Model(Model),
 }
 
-/// What to do with captions that are too long for a CLIP.
+/// What to do with captions that are too long.
 #[derive(Args)]
 pub struct LongCaptionFlags {
     /// Shorten a caption that is too long for the model instead of refusing it
     #[arg(long, conflicts_with = "chunks")]
     truncate: bool,
-    /// Split a caption that is too long for the model into chunks and average their embeddings
+    /// Split a caption that is too long into chunks: a CLIP averages their embeddings; models that draw after a CLIP or T5
+    /// text encoder (aMUSEd, Meissonic, LlamaGen) read one chunk after the other
     #[arg(long)]
     chunks: bool,
 }

@@ -137,7 +137,7 @@ fn hint(error: &Error) -> Option<String> {
 fn in_flags(hint: Hint) -> String {
     match hint {
         Hint::Do(text) => text,
-        Hint::Truncate => "shorten it, or pass --truncate".to_owned(),
+        Hint::Truncate => "shorten it, or pass --truncate; a CLIP or T5 text encoder also reads it with --chunks".to_owned(),
         Hint::Pull(name) => format!("impasto pull {name} brings it"),
         Hint::ListPublished => "impasto pull --list shows the known names".to_owned(),
         Hint::Resume => {

@@ -28,7 +28,7 @@ fn main() -> impasto::Result<()> {
     let (device, _) = device::select("auto")?;
     let model = Model::open_files(&files, &device, &OpenOptions::default())?;
     let mut request = Generate::new(prompt, 1);
-    request.truncate = true;
+    request.long = impasto::text::clip::LongCaption::Truncate;
     let outcome = model.run(&request, &mut NoObserver)?;
     let image = &outcome.images[0];
     println!(

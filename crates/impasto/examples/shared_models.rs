@@ -14,6 +14,7 @@ use std::thread;
 use impasto::checkpoint::{ModelSource, weights::Precision};
 use impasto::families::{ModelFiles, SaveAs, open_native};
 use impasto::observer::NoObserver;
+use impasto::text::clip::LongCaption;
 use impasto::{Device, Generate, Model, OpenOptions, device};
 
 /// The resident memory of this process in bytes; none where the system does not say it.
@@ -30,7 +31,7 @@ fn open(name: &str, device: &Device) -> impasto::Result<Model> {
 /// The ids of a picture of `model`.
 fn draw(model: &Model, seed: u64) -> impasto::Result<Vec<u32>> {
     let mut request = Generate::new("a red turtle", seed);
-    request.truncate = true;
+    request.long = LongCaption::Truncate;
     let outcome = model.run(&request, &mut NoObserver)?;
     Ok(outcome.images[0].image_ids.clone())
 }

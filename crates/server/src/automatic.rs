@@ -18,6 +18,7 @@ use impasto::image::{Format, Image, Original};
 use impasto::models::dalle::Order;
 use impasto::provenance::Encoding;
 use impasto::request::SamplingOverrides;
+use impasto::text::clip::LongCaption;
 use impasto::{Edit, Generate, Vary, provenance};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -224,7 +225,7 @@ async fn txt2img(
         n: request.n()?,
         sampling: request.sampling(),
         order: request.order()?,
-        truncate: true,
+        long: LongCaption::Truncate,
         negative_prompt: request.negative_prompt(),
         ..Generate::new(request.prompt().unwrap_or_default(), request.seed()?)
     };
@@ -269,7 +270,7 @@ async fn img2img(
                 n: request.n()?,
                 sampling: request.sampling(),
                 order: request.order()?,
-                truncate: true,
+                long: LongCaption::Truncate,
                 negative_prompt: request.negative_prompt(),
                 image: None,
                 ..Edit::new((&nothing).into(), Region::Transparent, request.seed()?)
@@ -289,7 +290,7 @@ async fn img2img(
                 n: request.n()?,
                 sampling: request.sampling(),
                 order: request.order()?,
-                truncate: true,
+                long: LongCaption::Truncate,
                 negative_prompt: request.negative_prompt(),
                 image: None,
                 ..Vary::new(

@@ -24,7 +24,7 @@ use crate::body::{Name, Params, RequestBody};
 use crate::clip::{self, Query};
 use crate::error::{ApiError, ApiResult, JobError};
 use crate::jobs::{Job, JobState};
-use crate::openai::random_seed;
+use crate::openai::{long_caption, random_seed};
 use crate::records::{JobRecord, Picture, Status, Task};
 use crate::security::Client;
 use crate::store::PictureFilter;
@@ -81,6 +81,7 @@ struct JobRequest {
     top_p: Option<f32>,
     order: Option<String>,
     truncate: Option<bool>,
+    chunks: Option<bool>,
     /// A data URL, or base64.
     image: Option<String>,
     /// The name of a picture in the gallery.
@@ -208,7 +209,10 @@ async fn add_job(
     let (n, seed) = (request.n.unwrap_or(1), request.seed()?);
     let mut inputs = Vec::new();
     let (sampling, order) = (request.sampling(), request.order()?);
-    let (truncate, upscale) = (request.truncate.unwrap_or(false), request.upscale);
+    let (long, upscale) = (
+        long_caption(request.truncate, request.chunks)?,
+        request.upscale,
+    );
     request.check(kind)?;
     if kind != "generate" {
         let image =
@@ -229,7 +233,7 @@ async fn add_job(
                 best_of: request.best_of,
                 sampling,
                 order,
-                truncate,
+                long,
                 negative_prompt,
                 upscale,
                 ..Generate::new(prompt.unwrap_or_default(), seed)
@@ -258,7 +262,7 @@ async fn add_job(
                     n,
                     sampling,
                     order,
-                    truncate,
+                    long,
                     negative_prompt,
                     tries: request.tries,
                     upscale,
@@ -275,7 +279,7 @@ async fn add_job(
                     n,
                     sampling,
                     order,
-                    truncate,
+                    long,
                     negative_prompt,
                     choice: request.choice.unwrap_or_default(),
                     tries: request.tries,

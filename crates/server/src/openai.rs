@@ -13,6 +13,7 @@ use impasto::image::{Format, Image};
 use impasto::models::dalle::Order;
 use impasto::provenance::{Policy, Settings};
 use impasto::request::SamplingOverrides;
+use impasto::text::clip::LongCaption;
 use impasto::{Edit, Generate, Vary};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -84,6 +85,7 @@ struct ImageRequest {
     order: Option<String>,
     best_of: Option<usize>,
     truncate: Option<bool>,
+    chunks: Option<bool>,
     #[serde(rename = "box")]
     area: Option<String>,
     outpaint: Option<String>,
@@ -229,7 +231,7 @@ impl ImageRequest {
             n,
             sampling: self.sampling(),
             order: self.order()?,
-            truncate: self.truncate.unwrap_or(false),
+            long: long_caption(self.truncate, self.chunks)?,
             negative_prompt: self.negative_prompt.clone(),
             image: None,
             ..Vary::new(
@@ -247,6 +249,19 @@ pub fn random_seed() -> u64 {
     // Any seed will do where the system has no random numbers.
     let _ = getrandom::fill(&mut bytes);
     u64::from(u32::from_le_bytes(bytes))
+}
+
+/// What is done with prompts that are too long.
+pub fn long_caption(truncate: Option<bool>, chunks: Option<bool>) -> ApiResult<LongCaption> {
+    match (truncate.unwrap_or(false), chunks.unwrap_or(false)) {
+        (false, false) => Ok(LongCaption::Refuse),
+        (true, false) => Ok(LongCaption::Truncate),
+        (false, true) => Ok(LongCaption::Chunks),
+        (true, true) => Err(ApiError::invalid(
+            "chunks",
+            "Give truncate or chunks, not both.",
+        )),
+    }
 }
 
 async fn generations(
@@ -274,7 +289,7 @@ async fn generations(
         best_of: request.best_of,
         sampling: request.sampling(),
         order: request.order()?,
-        truncate: request.truncate.unwrap_or(false),
+        long: long_caption(request.truncate, request.chunks)?,
         negative_prompt: request.negative_prompt.clone(),
         ..Generate::new(request.prompt()?, request.seed())
     };
@@ -355,7 +370,7 @@ async fn edits(
         sampling: request.sampling(),
         order: request.order()?,
         tries: request.tries,
-        truncate: request.truncate.unwrap_or(false),
+        long: long_caption(request.truncate, request.chunks)?,
         negative_prompt: request.negative_prompt.clone(),
         upscale: request.upscale,
         image: None,
@@ -496,7 +511,7 @@ fn scalar(name: &str, text: &str) -> ApiResult<Value> {
         "strength",
         "tries",
     ];
-    let flags = ["stream", "truncate"];
+    let flags = ["stream", "truncate", "chunks"];
     if !numbers.contains(&name) && !flags.contains(&name) {
         return Ok(text.into());
     }

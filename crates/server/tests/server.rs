@@ -391,6 +391,27 @@ fn errors_have_openais_form() {
         ),
         (
             "/v1/images/generations",
+            json!({"prompt": "a", "chunks": true}),
+            400,
+            "invalid_value",
+            json!("chunks"),
+        ),
+        (
+            "/v1/images/generations",
+            json!({"prompt": "a", "chunks": true, "truncate": true}),
+            400,
+            "invalid_value",
+            json!("chunks"),
+        ),
+        (
+            "/api/jobs",
+            json!({"prompt": "a", "chunks": true}),
+            400,
+            "invalid_value",
+            json!("chunks"),
+        ),
+        (
+            "/v1/images/generations",
             json!({"prompt": "a", "background": "transparent"}),
             400,
             "invalid_value",

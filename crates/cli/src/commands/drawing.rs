@@ -23,7 +23,8 @@ use impasto::text::clip::LongCaption;
 use serde::Serialize;
 
 use crate::arguments::{
-    FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, find_model, random_seed,
+    FoundUpscaler, LongCaptionFlags, ModelFlags, SamplingFlags, UpscaleFlags, find_model,
+    random_seed,
 };
 use crate::failure::Usage;
 use crate::provenance::{self, ProvenanceFlags};
@@ -68,9 +69,8 @@ pub struct DrawingFlags {
     /// the hole]
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..))]
     window: Option<u32>,
-    /// Shorten a prompt that is too long for the model instead of refusing it
-    #[arg(long)]
-    truncate: bool,
+    #[command(flatten)]
+    long: LongCaptionFlags,
     #[command(flatten)]
     upscale: UpscaleFlags,
     /// Output file (replaced if it exists), or a folder (ending with /) [default: a new file in the current folder,
@@ -168,7 +168,7 @@ impl DrawingFlags {
     fn ranker(&self, prompt: Option<&str>, model: &Model) -> Result<Option<Ranker>> {
         let (clip, long) = match (&self.clip, prompt) {
             (Some(clip), _) if clip == NO_CLIP => return Ok(None),
-            (Some(clip), Some(_)) => (clip.as_str(), LongCaption::cut_if(self.truncate)),
+            (Some(clip), Some(_)) => (clip.as_str(), self.long.what()),
             (Some(_), None) => {
                 return Err(Usage::new(
                     "--clip compares pictures with a prompt, and there is none",
@@ -233,7 +233,7 @@ impl DrawingFlags {
             order: self.order,
             tries: self.tries.map(|tries| tries as usize),
             window: self.window.map(|side| side as usize).or(window),
-            truncate: self.truncate,
+            long: self.long.what(),
             ranker: ranker.map(Arc::new),
             upscale: enlarging.factor,
             upscaler: enlarging.upscaler.clone(),

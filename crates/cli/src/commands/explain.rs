@@ -13,6 +13,7 @@ use impasto::model::Model;
 use impasto::observer::Event;
 use impasto::provenance::{self, Settings};
 use impasto::request::{Explain, ExplainOutcome, Generate};
+use impasto::text::clip::LongCaption;
 use serde::Serialize;
 
 use crate::arguments::{ModelFlags, find_model, prompt, random_seed};
@@ -163,7 +164,7 @@ impl Arguments {
         let seed = self.seed.unwrap_or_else(random_seed);
         terminal::note(format_args!("seed: {seed}"));
         let request = Generate {
-            truncate: self.truncate,
+            long: LongCaption::cut_if(self.truncate),
             ..Generate::new(prompt, seed)
         };
         let bar = terminal::bar(1, "tokens")?;

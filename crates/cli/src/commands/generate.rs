@@ -18,13 +18,14 @@ use impasto::rank::Ranker;
 use impasto::request::{Explain, Generate, GeneratedImage, Timings};
 use impasto::safety::{Action, Verdict};
 use impasto::sampling::SamplingOptions;
+use impasto::text::clip::LongCaption;
 use serde::Serialize;
 
 use super::explain::explained;
 use super::words::Finishing;
 use crate::arguments::{
-    Enlarging, FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, find_model, prompt,
-    random_seed,
+    Enlarging, FoundUpscaler, LongCaptionFlags, ModelFlags, SamplingFlags, UpscaleFlags,
+    find_model, prompt, random_seed,
 };
 use crate::failure::Usage;
 use crate::provenance::{self, ProvenanceFlags};
@@ -70,9 +71,8 @@ pub struct Arguments {
     /// confidence:STEPS: likewise, the most confident tokens first [default: raster; confidence:12 for aMUSEd]
     #[arg(long, value_name = "ORDER")]
     order: Option<Order>,
-    /// Shorten a prompt that is too long for the model instead of refusing it
-    #[arg(long)]
-    truncate: bool,
+    #[command(flatten)]
+    long: LongCaptionFlags,
     /// Picture whose upper rows the new pictures start with
     #[arg(long, value_name = "IMAGE")]
     begin_with: Option<PathBuf>,
@@ -110,7 +110,7 @@ pub struct Arguments {
     #[arg(long)]
     preview: bool,
     /// Also write a page beside each picture that shows which patches each word shaped: NAME.explain.html
-    #[arg(long, conflicts_with_all = ["grid", "text_only"])]
+    #[arg(long, conflicts_with_all = ["grid", "text_only", "chunks"])]
     explain: bool,
     /// Print one JSON document: paths, seeds, log-likelihoods (nats), timings (seconds)
     #[arg(long)]
@@ -210,8 +210,6 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         for prompt in &mut arguments.prompts {
             *prompt = finishing.finished(prompt)?;
         }
-        // The model's own words are never too long.
-        arguments.truncate = true;
         let texts: Vec<&str> = arguments.prompts.iter().map(String::as_str).collect();
         screened.prompts = screened.screen(&texts)?;
     }
@@ -232,7 +230,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         negative_prompt: arguments.negative.clone(),
         sampling: arguments.sampling.overrides(),
         order: arguments.order,
-        truncate: arguments.truncate,
+        long: arguments.long(),
         prefix_ids: prefix_ids.clone(),
         ranker: ranker.clone(),
         upscale: enlarging.factor,
@@ -316,6 +314,14 @@ impl Arguments {
         let mut ids = model.encode(&Image::open(path)?)?;
         ids.truncate(rows * grid);
         Ok(ids)
+    }
+
+    /// The model's own words are never too long.
+    fn long(&self) -> LongCaption {
+        match self.finish {
+            true => LongCaption::Truncate,
+            false => self.long.what(),
+        }
     }
 
     /// A seamless picture becomes large: what the decoder needs for it grows with its size.
@@ -495,7 +501,7 @@ impl Work<'_> {
             };
             let request = Explain {
                 prompt: made.prompt.clone(),
-                truncate: self.arguments.truncate,
+                truncate: self.arguments.long() == LongCaption::Truncate,
                 image_ids: made.image.image_ids.clone(),
                 ..Explain::default()
             };

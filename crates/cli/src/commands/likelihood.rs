@@ -9,7 +9,7 @@ use impasto::observer::NoObserver;
 use impasto::request::PairLikelihood;
 use serde::Serialize;
 
-use crate::arguments::{ModelFlags, prompt};
+use crate::arguments::{LongCaptionFlags, ModelFlags, prompt};
 use crate::pictures;
 use crate::terminal::{self, shown};
 
@@ -27,9 +27,8 @@ pub struct Arguments {
     caption: String,
     #[command(flatten)]
     model: ModelFlags,
-    /// Shorten a caption that is too long for the model instead of refusing it
-    #[arg(long)]
-    truncate: bool,
+    #[command(flatten)]
+    long: LongCaptionFlags,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -56,7 +55,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let model = arguments.model.open()?;
     let request = PairLikelihood {
         caption: arguments.caption,
-        truncate: arguments.truncate,
+        long: arguments.long.what(),
         images: opened.pictures.clone(),
     };
     let likelihoods = model.run(&request, &mut NoObserver)?;

@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use super::drawing::note_conditioning;
 use crate::arguments::{
-    FoundUpscaler, ModelFlags, SamplingFlags, UpscaleFlags, prompt, random_seed,
+    FoundUpscaler, LongCaptionFlags, ModelFlags, SamplingFlags, UpscaleFlags, prompt, random_seed,
 };
 use crate::provenance::{self, ProvenanceFlags};
 use crate::safety::SafetyFlags;
@@ -62,9 +62,8 @@ pub struct Arguments {
     /// only]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
     tries: Option<u32>,
-    /// Shorten a prompt that is too long for the model instead of refusing it
-    #[arg(long)]
-    truncate: bool,
+    #[command(flatten)]
+    long: LongCaptionFlags,
     #[command(flatten)]
     upscale: UpscaleFlags,
     /// Output file (replaced if it exists), or a folder (ending with /) [default: a new file in the current folder,
@@ -152,7 +151,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         sampling: arguments.sampling.overrides(),
         order: arguments.order,
         tries: arguments.tries.map(|tries| tries as usize),
-        truncate: arguments.truncate,
+        long: arguments.long.what(),
         upscale: enlarging.factor,
         upscaler: enlarging.upscaler.clone(),
         ..Vary::new(

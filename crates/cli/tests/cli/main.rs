@@ -7,6 +7,7 @@
 mod amused;
 mod bad_input;
 mod bounds;
+mod chunks;
 mod clip;
 mod dalle_mini;
 mod data;

@@ -152,6 +152,7 @@ fn scenes_are_measured_in_every_format() {
             "--json",
         ]);
         assert_eq!(report["image_tokens"], 2 * 16);
+        assert!(report["against"].is_null());
         report["image_nats_per_token"].as_f64().unwrap()
     };
     // An untrained model finds all 32 codes about as likely, in any format.
@@ -159,6 +160,55 @@ fn scenes_are_measured_in_every_format() {
         let found = nats(precision);
         assert!((found - 32f64.ln()).abs() < 0.1, "{precision}: {found}");
     }
+}
+
+/// How far predictions are from the same model's in more bits.
+#[test]
+fn predictions_in_fewer_bits_are_compared() {
+    let program = Program::new();
+    let common = [
+        "eval",
+        "likelihood",
+        "--world",
+        "tiny",
+        "--scenes",
+        "2",
+        "--model",
+    ];
+    let compared = |precision: &str| {
+        let flags = [
+            model(),
+            "--precision",
+            precision,
+            "--against",
+            model(),
+            "--json",
+        ];
+        program.json(&[&common[..], &flags].concat())["against"].clone()
+    };
+    let same = compared("f32");
+    assert_eq!(
+        (&same["divergence"], &same["agreement"]),
+        (&0.0.into(), &1.0.into())
+    );
+    let of = |found: &serde_json::Value| found["divergence"].as_f64().unwrap();
+    let (int8, int4) = (compared("int8"), compared("int4"));
+    assert!(
+        0.0 < of(&int8) && of(&int8) < of(&int4) && of(&int4) < 0.01,
+        "{int8} {int4}"
+    );
+    assert!((same["entropy"].as_f64().unwrap() - 32f64.ln()).abs() < 0.1);
+    let lines = program.expect(&[&common[..], &[model(), "--against", model()]].concat());
+    assert!(lines.contains("Kullback-Leibler"), "{lines}");
+    let other = published("dalle_mini/goldens/flax_stacked");
+    let flags = [model(), "--against", &other];
+    program.refuses(
+        1,
+        &[&common[..], &flags].concat(),
+        &["encodes pictures otherwise"],
+    );
+    let alone = [&common[..], &[model(), "--against-precision", "f32"]].concat();
+    program.refuses(2, &alone, &["--against"]);
 }
 
 #[test]

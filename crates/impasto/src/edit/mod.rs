@@ -58,8 +58,8 @@ pub struct EditRequest<'a> {
     pub ranker: Option<&'a Ranker>,
     /// Side of the windows in pixels of the picture; by the hole's thickness if not given.
     pub window: Option<usize>,
-    /// Cut a prompt that is too long instead of refusing it.
-    pub truncate: bool,
+    /// What is done with a prompt that is too long.
+    pub long: LongCaption,
 }
 
 /// A candidate.
@@ -127,7 +127,7 @@ pub fn edit(
     let text = PromptText {
         prompt: request.prompt.as_deref(),
         negative: request.negative_prompt.as_deref(),
-        truncate: request.truncate,
+        long: request.long,
     };
     let words = Words::of(model, text, &request.sampling)?;
     let side = request.window.unwrap_or_else(|| window_for(mask, model));

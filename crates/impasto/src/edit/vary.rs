@@ -17,6 +17,7 @@ use crate::observer::GeneratedImage;
 use crate::observer::{Event, Observer};
 use crate::random::RandomStream;
 use crate::sampling::SamplingOptions;
+use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// Which ids are drawn anew.
@@ -55,8 +56,8 @@ pub struct VaryRequest {
     /// Fillings of each variation, of which the likeliest is taken; 1 or more. Models of one order find by it what
     /// goes with the ids that stay.
     pub tries: usize,
-    /// Cut a prompt that is too long instead of refusing it.
-    pub truncate: bool,
+    /// What is done with a prompt that is too long.
+    pub long: LongCaption,
 }
 
 /// Variations drawn in one batch.
@@ -86,7 +87,7 @@ pub fn vary(
     let text = PromptText {
         prompt: request.prompt.as_deref(),
         negative: request.negative_prompt.as_deref(),
-        truncate: request.truncate,
+        long: request.long,
     };
     let words = Words::of(model, text, &request.sampling)?;
     let image = model.image_tokenizer();

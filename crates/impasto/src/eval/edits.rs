@@ -22,6 +22,7 @@ use crate::models::dalle::Order;
 use crate::observer::{Event, NoObserver, Observer};
 use crate::rank::Ranker;
 use crate::sampling::SamplingOptions;
+use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// How the measurement is run.
@@ -185,7 +186,7 @@ pub fn run(
                 tries,
                 ranker,
                 window: None,
-                truncate: false,
+                long: LongCaption::Refuse,
             };
             let mask = Mask::of_area(size, size, case.hole)?;
             let broken = Original::from(&blanked(picture, case.hole));
@@ -252,7 +253,7 @@ pub fn run(
                 order: options.order,
                 conditioning: prefix,
                 tries: 1,
-                truncate: false,
+                long: LongCaption::Refuse,
             };
             let variations = vary(model, picture, &request, &mut NoObserver)?;
             let pictures: Vec<&Image> = variations.iter().map(|drawn| &drawn.picture).collect();

@@ -27,6 +27,7 @@ use crate::families::{AttentionRule, Condition, Conditioned, PromptText};
 use crate::model::Model;
 use crate::models::dalle::{raster, shuffled};
 use crate::random::RandomStream;
+use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// How the map of a word is computed. In the first four, the word is left out of the prompt, and the predictions at each
@@ -264,7 +265,7 @@ fn read<'a>(
     model.generator()?.read(PromptText {
         prompt,
         negative: None,
-        truncate,
+        long: LongCaption::cut_if(truncate),
     })
 }
 

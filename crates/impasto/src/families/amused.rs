@@ -122,6 +122,15 @@ impl Family for Amused {
         padded::encode(text, caption, length, pad_id, truncate)
     }
 
+    fn encode_chunks(
+        text: &ClipTokenizer,
+        config: &FamilyConfig<Self>,
+        caption: &str,
+    ) -> Result<Vec<u32>> {
+        let (length, pad_id) = (config.sizes.text.length, config.options.pad_id);
+        padded::encode_chunks(text, caption, length, pad_id)
+    }
+
     fn unconditional(
         text: &ClipTokenizer,
         config: &FamilyConfig<Self>,

@@ -18,6 +18,7 @@ use crate::models::parameters::export;
 use crate::models::{ImageTokenizer, ImageTokenizerConfig};
 use crate::nn::Init;
 use crate::sampling::SamplingOptions;
+use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// What a model is: `config.json`.
@@ -232,7 +233,17 @@ impl<F: Family> FamilyModel<F> {
 
     /// The text ids of a caption, as the net reads them.
     pub fn encode_caption(&self, caption: &str, truncate: bool) -> Result<Vec<u32>> {
-        F::encode(&self.text, &self.config, caption, truncate)
+        self.text_ids(caption, LongCaption::cut_if(truncate))
+    }
+
+    /// The same with a choice of what is done with one that is too long.
+    pub fn text_ids(&self, caption: &str, long: LongCaption) -> Result<Vec<u32>> {
+        let encode = |truncate| F::encode(&self.text, &self.config, caption, truncate);
+        match long {
+            LongCaption::Refuse => encode(false),
+            LongCaption::Truncate => encode(true),
+            LongCaption::Chunks => F::encode_chunks(&self.text, &self.config, caption),
+        }
     }
 
     /// The text ids of no caption, for guidance beside one of these ids; without ids, of no caption at all.

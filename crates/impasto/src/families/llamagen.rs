@@ -7,7 +7,7 @@ use super::{
 };
 use crate::checkpoint::WeightFormat;
 use crate::import::llamagen as published;
-use crate::models::llamagen::{LlamaGenCondition, LlamaGenPrompt, NO_CAPTION};
+use crate::models::llamagen::{LlamaGenCondition, LlamaGenPrompt, NEXT_CHUNK, NO_CAPTION};
 use crate::models::{self, LlamaGenConfig};
 use crate::nn::Init;
 use crate::text::t5::T5Tokenizer;
@@ -146,7 +146,23 @@ impl Family for LlamaGen {
         }
     }
 
-    /// As long as the caption: the reference masks the rest.
+    /// Each chunk is a caption of its own to the text encoder, its end included; their states stand one after the other.
+    fn encode_chunks(
+        text: &LlamaGenText,
+        config: &FamilyConfig<Self>,
+        caption: &str,
+    ) -> Result<Vec<u32>> {
+        let LlamaGenText::Caption(text) = text else {
+            return Err(Error::invalid(
+                "chunks",
+                "this model draws classes, not captions",
+            ));
+        };
+        let chunks = text.encode_chunks(caption, config.sizes.text_length())?;
+        Ok(chunks.join(&NEXT_CHUNK))
+    }
+
+    /// As long as the caption: the reference masks the rest. Beside a caption in chunks all of the learned places.
     fn unconditional(
         _text: &LlamaGenText,
         config: &FamilyConfig<Self>,
@@ -155,10 +171,9 @@ impl Family for LlamaGen {
         match config.sizes.condition {
             LlamaGenCondition::Classes { n_classes } => vec![n_classes as u32],
             LlamaGenCondition::Caption { length, .. } => {
-                let places = if caption.is_empty() {
-                    length
-                } else {
-                    caption.len()
+                let places = match caption.len() {
+                    0 => length,
+                    places => places.min(length),
                 };
                 vec![NO_CAPTION; places]
             }

@@ -57,13 +57,15 @@ pub use rudalle::RuDalle;
 pub use sampling::{AnyModel, Condition, Conditioned, Generator, Infill, PromptText, RunningBatch};
 pub use vision::PictureEncoder;
 
-use crate::Result;
 use crate::canvas::Conditioning;
 use crate::checkpoint::WeightFormat;
 use crate::engine::AutoregressiveModel;
 use crate::files::FileAccess;
 use crate::models::dalle::Order;
 use crate::nn::{Adapt, Init};
+#[cfg(doc)]
+use crate::text::clip::MAX_CHUNKS;
+use crate::{Error, Result};
 
 /// The sizes of a net: what a checkpoint's config says of it.
 pub trait NetSizes: Clone + Debug + Serialize + DeserializeOwned + Send + Sync {
@@ -154,6 +156,27 @@ pub trait Family: Copy + Debug + Send + Sync + 'static {
         caption: &str,
         truncate: bool,
     ) -> Result<Vec<u32>>;
+
+    /// The text ids of a caption of any length: those of [`Self::encode`] where it fits, else chunks that the text encoder
+    /// reads apart and whose states the net attends to one after the other. For families whose text encoder is a CLIP or a
+    /// T5, which the rest of the net was trained on as it is.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] from all other families; [`crate::Error::CaptionTooLong`] from [`MAX_CHUNKS`] on.
+    fn encode_chunks(
+        _text: &Self::Text,
+        config: &FamilyConfig<Self>,
+        _caption: &str,
+    ) -> Result<Vec<u32>> {
+        Err(Error::invalid(
+            "chunks",
+            format!(
+                "{} is a {} model, whose transformer reads the caption itself: only captions of a CLIP or T5 text encoder can be read in chunks",
+                config.name,
+                Self::TITLE
+            ),
+        ))
+    }
 
     /// The text ids of no caption, for guidance beside a caption of these ids; without ids, of no caption at all.
     fn unconditional(text: &Self::Text, config: &FamilyConfig<Self>, caption: &[u32]) -> Vec<u32>;

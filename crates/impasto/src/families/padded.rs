@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::models::clip::ClipTextConfig;
-use crate::text::clip::{Cleaning, ClipTokenizer, LongCaption};
+use crate::text::clip::{Cleaning, ClipTokenizer, LongCaption, MAX_CHUNKS};
 use crate::{Error, Result};
 
 /// Reads the tokenizer of a folder in our format.
@@ -28,10 +28,35 @@ pub(super) fn encode(
     pad_id: u32,
     truncate: bool,
 ) -> Result<Vec<u32>> {
-    let mut rows = text.encode_caption(caption, length, LongCaption::cut_if(truncate))?;
-    let mut ids = rows.swap_remove(0);
-    ids.resize(length, pad_id);
-    Ok(ids)
+    let rows = text.encode_caption(caption, length, LongCaption::cut_if(truncate))?;
+    Ok(padded(rows, length, pad_id))
+}
+
+/// The ids of a caption of any length: chunks, each padded, one after the other.
+pub(super) fn encode_chunks(
+    text: &ClipTokenizer,
+    caption: &str,
+    length: usize,
+    pad_id: u32,
+) -> Result<Vec<u32>> {
+    let rows = text.encode_caption(caption, length, LongCaption::Chunks)?;
+    if rows.len() > MAX_CHUNKS {
+        return Err(Error::CaptionTooLong {
+            tokens: rows.iter().map(Vec::len).sum(),
+            limit: MAX_CHUNKS * length,
+            caption: crate::text::shortened(caption),
+        });
+    }
+    Ok(padded(rows, length, pad_id))
+}
+
+fn padded(rows: Vec<Vec<u32>>, length: usize, pad_id: u32) -> Vec<u32> {
+    let mut ids = Vec::with_capacity(rows.len() * length);
+    for mut row in rows {
+        row.resize(length, pad_id);
+        ids.extend(row);
+    }
+    ids
 }
 
 /// Those of a caption without words.

@@ -16,6 +16,7 @@ use crate::models::ImageTokenizer;
 use crate::models::dalle::Order;
 use crate::observer::Observer;
 use crate::sampling::SamplingOptions;
+use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// A model of any kind. What it can do besides turning pictures into ids and back are traits of their own.
@@ -68,8 +69,8 @@ pub struct PromptText<'a> {
     pub prompt: Option<&'a str>,
     /// What guidance leads away from; without it, the family's caption of nothing in particular.
     pub negative: Option<&'a str>,
-    /// Cut texts that are too long instead of refusing them.
-    pub truncate: bool,
+    /// What is done with texts that are too long.
+    pub long: LongCaption,
 }
 
 impl PromptText<'_> {
@@ -100,7 +101,7 @@ pub trait Generator: Sync {
     fn tries(&self) -> usize;
 
     /// Returns an error that says why the model can't read a prompt.
-    fn check_prompt(&self, prompt: &str, truncate: bool) -> Result<()>;
+    fn check_prompt(&self, prompt: &str, long: LongCaption) -> Result<()>;
 
     /// Reads what is drawn.
     fn read<'a>(&'a self, text: PromptText<'_>) -> Result<Box<dyn Conditioned + 'a>>;
@@ -116,7 +117,8 @@ pub trait Generator: Sync {
     ) -> Result<Vec<SampledTokens>>;
 
     /// ln p of a caption, where the model generates any, and of an image given it.
-    fn likelihood(&self, caption: &str, image_ids: &[u32], truncate: bool) -> Result<Likelihood>;
+    fn likelihood(&self, caption: &str, image_ids: &[u32], long: LongCaption)
+    -> Result<Likelihood>;
 
     /// A running batch without requests.
     fn batch(&self) -> Box<dyn RunningBatch + '_>;
@@ -253,8 +255,8 @@ impl<F: Family> Generator for FamilyModel<F> {
         F::TRIES
     }
 
-    fn check_prompt(&self, prompt: &str, truncate: bool) -> Result<()> {
-        self.encode_caption(prompt, truncate).map(drop)
+    fn check_prompt(&self, prompt: &str, long: LongCaption) -> Result<()> {
+        self.text_ids(prompt, long).map(drop)
     }
 
     fn read<'a>(&'a self, text: PromptText<'_>) -> Result<Box<dyn Conditioned + 'a>> {
@@ -292,8 +294,13 @@ impl<F: Family> Generator for FamilyModel<F> {
         engine::sample_guided(net, &specs, &unconditional, sampling, order, observer)
     }
 
-    fn likelihood(&self, caption: &str, image_ids: &[u32], truncate: bool) -> Result<Likelihood> {
-        let prompt = self.net.read(&self.encode_caption(caption, truncate)?)?;
+    fn likelihood(
+        &self,
+        caption: &str,
+        image_ids: &[u32],
+        long: LongCaption,
+    ) -> Result<Likelihood> {
+        let prompt = self.net.read(&self.text_ids(caption, long)?)?;
         engine::likelihood(&self.net, &prompt, image_ids)
     }
 
@@ -314,7 +321,7 @@ struct PromptIds {
 
 impl PromptIds {
     fn of<F: Family>(model: &FamilyModel<F>, text: PromptText<'_>) -> Result<Self> {
-        let encode = |words| model.encode_caption(words, text.truncate);
+        let encode = |words| model.text_ids(words, text.long);
         let prompt = text.prompt.map(encode).transpose()?;
         let negative = text.negative.map(encode).transpose()?;
         let beside = prompt.as_deref().unwrap_or_default();

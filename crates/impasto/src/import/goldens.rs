@@ -18,6 +18,11 @@ pub fn golden(family: &str, set: &str) -> PathBuf {
     sources.join(family).join("goldens").join(set)
 }
 
+/// Where `reference/write_long_caption_goldens.py` wrote what it makes of a caption in chunks.
+pub fn chunk_golden(family: &str, set: &str) -> PathBuf {
+    golden(family, "../chunk_goldens").join(set)
+}
+
 /// A copy of a folder, to be damaged.
 pub fn copied(folder: &Path) -> TempDir {
     fn copy(from: &Path, to: &Path) {

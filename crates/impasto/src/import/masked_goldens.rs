@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::Deserialize;
 
 use super::goldens::{Expected, assert_close, assert_within, numbers};
+use crate::Error;
 use crate::canvas::{Canvas, Conditioning};
 use crate::engine::{
     AutoregressiveModel, Batch, FillOptions, FillRequest, InfillRow, MaskSchedule, Prompted,
@@ -17,7 +18,7 @@ use crate::families::{Family, FamilyModel};
 use crate::models::dalle::Order;
 use crate::models::masked::{Masked, MaskedNet, logits};
 use crate::sampling::SamplingOptions;
-use crate::text::clip::ClipTokenizer;
+use crate::text::clip::{ClipTokenizer, LongCaption};
 
 /// A model, what the reference made of its set, and the set's name.
 pub struct Golden<'a, F: Family> {
@@ -100,6 +101,52 @@ where
         let start = (targets.len() + 3) * codes;
         let found = numbers(logits(net, &[some]).unwrap());
         assert_eq!(found, together[start..start + 2 * codes], "{set}");
+    }
+
+    /// A caption in chunks (`reference/write_long_caption_goldens.py`), of the same pictures; alone, and in one pass with
+    /// one that fits, whose bits stay.
+    pub fn chunks_are_those_of_the_reference(&self, chunks: &Expected, left: [Option<usize>; 2]) {
+        let &Golden {
+            model,
+            expected,
+            set,
+        } = self;
+        let long: String = chunks.metadata("caption");
+        let ids: Vec<u32> = chunks.metadata("text_ids");
+        assert_eq!(model.text_ids(&long, LongCaption::Chunks).unwrap(), ids);
+        let error = model.text_ids(&long, LongCaption::Refuse).unwrap_err();
+        assert!(matches!(error, Error::CaptionTooLong { .. }), "{error}");
+        let endless = model.text_ids(&long.repeat(40), LongCaption::Chunks);
+        let error = endless.unwrap_err();
+        assert!(matches!(error, Error::CaptionTooLong { .. }), "{error}");
+        let short: Vec<String> = expected.metadata("captions");
+        for caption in &short[..2] {
+            let cut = model.text_ids(caption, LongCaption::Truncate).unwrap();
+            if model.encode_caption(caption, false).is_ok() {
+                assert_eq!(model.text_ids(caption, LongCaption::Chunks).unwrap(), cut);
+            }
+        }
+
+        let net = &model.net;
+        let prompts = [&ids, &self.text_ids()[1]].map(|ids| net.prompt_of(ids).unwrap());
+        let canvases = masked(expected, "canvas");
+        let targets: Vec<u32> = (0..canvases[0].len() as u32).collect();
+        let mut pictures = Vec::new();
+        for prompt in &prompts {
+            for (image_ids, left) in canvases.iter().zip(left) {
+                pictures.push(Masked {
+                    left,
+                    ..Masked::new(prompt, image_ids, &targets)
+                });
+            }
+        }
+        let (of_long, of_short) = pictures.split_at(2);
+        let found = numbers(logits(net, of_long).unwrap());
+        assert_close(&found, &chunks.floats("logits"), set);
+        let alone = numbers(logits(net, of_short).unwrap());
+        let together = numbers(logits(net, &pictures).unwrap());
+        assert_eq!(together, [found, alone].concat(), "{set}");
+        assert!(net.prompt_of(&ids[1..]).is_err() && net.prompt_of(&[]).is_err());
     }
 
     pub fn pixels_and_ids_are_those_of_the_reference(&self) {

@@ -12,7 +12,7 @@ pub(crate) mod damage;
 mod diffusers;
 pub(crate) mod foreign;
 #[cfg(test)]
-mod goldens;
+pub(crate) mod goldens;
 pub mod image_tokenizer;
 pub mod janus;
 pub mod llamagen;

@@ -49,9 +49,9 @@ pub struct Edit {
     /// Side of the windows in pixels of the picture; by the hole's thickness if not given.
     #[serde(default)]
     pub window: Option<usize>,
-    /// Cut a prompt that is too long instead of refusing it.
+    /// What is done with a prompt that is too long: refused, cut, or read in chunks.
     #[serde(default)]
-    pub truncate: bool,
+    pub long: LongCaption,
     /// How many times as large finished images become; needs an `upscaler`.
     #[serde(default)]
     pub upscale: Option<usize>,
@@ -122,7 +122,7 @@ impl Edit {
             order: None,
             tries: None,
             window: None,
-            truncate: false,
+            long: LongCaption::default(),
             upscale: None,
             image: Some(Arc::new(image)),
             ranker: None,
@@ -202,7 +202,7 @@ impl Request<Model> for Edit {
             tries: self.tries.unwrap_or(generator.tries()),
             ranker,
             window: self.window.or(found.window),
-            truncate: self.truncate,
+            long: self.long,
         };
         let edits = edit::edit(model, &found.original, &found.mask, &request, observer)?;
         let mut outcome = EditOutcome {

@@ -9,6 +9,7 @@ use crate::explain::{self, Explanation, Method};
 use crate::image::Image;
 use crate::model::Model;
 use crate::observer::{Event, Observer};
+use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// A request to explain pictures by their prompts.
@@ -58,7 +59,7 @@ impl Request<Model> for Explain {
         let method = self.method.unwrap_or_else(|| Method::best_of(model));
         model
             .generator()?
-            .check_prompt(&self.prompt, self.truncate)?;
+            .check_prompt(&self.prompt, LongCaption::cut_if(self.truncate))?;
         let image_ids = match &self.image {
             Some(image) if self.image_ids.is_empty() => model.encode(image)?,
             _ => self.image_ids.clone(),

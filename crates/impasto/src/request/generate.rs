@@ -43,9 +43,9 @@ pub struct Generate {
     /// In which order, and how many at a time, ids are sampled; the model's own if not given.
     #[serde(default)]
     pub order: Option<Order>,
-    /// Cut a prompt that is too long instead of refusing it.
+    /// What is done with a prompt that is too long: refused, cut, or read in chunks.
     #[serde(default)]
-    pub truncate: bool,
+    pub long: LongCaption,
     /// Row-major ids that every image starts with.
     #[serde(default)]
     pub prefix_ids: Vec<u32>,
@@ -104,7 +104,7 @@ impl Generate {
             sampling: SamplingOverrides::default(),
             negative_prompt: None,
             order: None,
-            truncate: false,
+            long: LongCaption::default(),
             prefix_ids: Vec::new(),
             upscale: None,
             ranker: None,
@@ -115,18 +115,14 @@ impl Generate {
     /// Returns an error that says why the model, or the CLIP, can't read the prompt.
     pub fn check_prompt(&self, model: &Model) -> Result<()> {
         let generator = model.generator()?;
-        generator.check_prompt(&self.prompt, self.truncate)?;
+        generator.check_prompt(&self.prompt, self.long)?;
         if let Some(negative) = &self.negative_prompt {
-            generator.check_prompt(negative, self.truncate)?;
+            generator.check_prompt(negative, self.long)?;
         }
         match &self.ranker {
-            Some(ranker) => ranker.check_caption(&self.prompt, self.long()),
+            Some(ranker) => ranker.check_caption(&self.prompt, self.long),
             None => Ok(()),
         }
-    }
-
-    fn long(&self) -> LongCaption {
-        LongCaption::cut_if(self.truncate)
     }
 
     /// How many images are sampled.
@@ -258,7 +254,7 @@ impl Generate {
         PromptText {
             prompt: Some(&self.prompt),
             negative: self.negative_prompt.as_deref(),
-            truncate: self.truncate,
+            long: self.long,
         }
     }
 
@@ -285,7 +281,7 @@ impl Generate {
         };
         let pictures: Vec<Image> = images.iter().map(|image| image.picture.clone()).collect();
         let caption = std::slice::from_ref(&self.prompt);
-        let scores = ranker.score(caption, &pictures, self.long())?;
+        let scores = ranker.score(caption, &pictures, self.long)?;
         let mut images: Vec<Option<GeneratedImage>> = images.into_iter().map(Some).collect();
         let best = scores.best_pictures(0);
         let kept = best.into_iter().take(self.n).filter_map(|index| {

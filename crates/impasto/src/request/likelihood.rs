@@ -9,6 +9,7 @@ use crate::engine::Likelihood;
 use crate::image::Image;
 use crate::model::Model;
 use crate::observer::{Event, Observer};
+use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// A request for ln p of a caption, where the model predicts captions, and of each picture given it.
@@ -17,9 +18,9 @@ use crate::{Error, Result};
 pub struct PairLikelihood {
     /// What the pictures show.
     pub caption: String,
-    /// Shorten a caption that is too long for the model instead of refusing it.
+    /// What is done with a caption that is too long for the model.
     #[serde(default)]
-    pub truncate: bool,
+    pub long: LongCaption,
     /// The pictures; the middle square of each is taken.
     #[serde(skip)]
     pub images: Arc<[Image]>,
@@ -41,7 +42,7 @@ impl Request<Model> for PairLikelihood {
         let mut likelihoods = Vec::with_capacity(self.images.len());
         for image in self.images.iter() {
             let image_ids = model.encode(image)?;
-            likelihoods.push(generator.likelihood(&self.caption, &image_ids, self.truncate)?);
+            likelihoods.push(generator.likelihood(&self.caption, &image_ids, self.long)?);
             let event = Event::Items {
                 done: likelihoods.len(),
                 total: self.images.len(),

@@ -13,6 +13,7 @@ use crate::model::Model;
 use crate::models::dalle::Order;
 use crate::observer::{Event, Observer};
 use crate::sampling::SamplingOptions;
+use crate::text::clip::LongCaption;
 use crate::upscale::Upscaler;
 use crate::{Error, Result};
 
@@ -46,9 +47,9 @@ pub struct Vary {
     /// only, which find by it what goes with the ids that stay.
     #[serde(default)]
     pub tries: Option<usize>,
-    /// Cut a prompt that is too long instead of refusing it.
+    /// What is done with a prompt that is too long: refused, cut, or read in chunks.
     #[serde(default)]
-    pub truncate: bool,
+    pub long: LongCaption,
     /// How many times as large finished images become; needs an `upscaler`.
     #[serde(default)]
     pub upscale: Option<usize>,
@@ -92,7 +93,7 @@ impl Vary {
             negative_prompt: None,
             order: None,
             tries: None,
-            truncate: false,
+            long: LongCaption::default(),
             upscale: None,
             image: Some(Arc::new(image)),
             upscaler: None,
@@ -138,7 +139,7 @@ impl Request<Model> for Vary {
             order: self.order.unwrap_or(generator.order()),
             conditioning,
             tries: self.tries.unwrap_or(usual),
-            truncate: self.truncate,
+            long: self.long,
         };
         let picture = image.fit_square(model.picture_size())?;
         let enlarging = (self.upscale, self.upscaler.as_deref());

@@ -8,6 +8,7 @@ pub mod janus;
 pub mod normalizer;
 mod precompiled;
 pub mod rudalle;
+pub mod sentencepiece;
 pub mod t5;
 pub mod youtokentome;
 

@@ -27,6 +27,7 @@ use crate::progress::Progress;
 use crate::request::Generate;
 use crate::sampling::SamplingOptions;
 use crate::text::TextTokenizer;
+use crate::text::clip::LongCaption;
 use crate::train::fine_tune;
 use crate::train::tests::{NEVER, StopAfter};
 
@@ -117,8 +118,24 @@ fn drawn(model: &Model) -> Vec<Vec<u32>> {
 fn likelihood(model: &Model) -> f64 {
     let ids: Vec<u32> = (0..16).map(|id| id * 7 % 32).collect();
     let found = model.generator().unwrap();
-    let found = found.likelihood("two blue fish", &ids, false).unwrap();
+    let found = found
+        .likelihood("two blue fish", &ids, LongCaption::Refuse)
+        .unwrap();
     found.image_log_likelihood
+}
+
+/// Only CLIPs and T5s read chunks: the net was trained on what they make of any caption.
+#[test]
+fn chunks_are_for_text_encoders() {
+    let place = published();
+    let model = open(place.path(), None);
+    let request = Generate {
+        long: LongCaption::Chunks,
+        ..Generate::new("a cat", 1)
+    };
+    let error = model.run(&request, &mut NoObserver).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("CLIP or T5 text encoder"), "{error}");
 }
 
 #[test]
@@ -171,7 +188,7 @@ fn a_family_of_three_files_does_all_that_a_model_does() {
         tries: edit::TRIES,
         ranker: None,
         window: None,
-        truncate: false,
+        long: LongCaption::Refuse,
     };
     let edits = edit(&loaded, &picture, &mask, &request, &mut NoObserver).unwrap();
     let mut edited = picture.clone();

@@ -26,6 +26,10 @@ fn expected(set: &str) -> Expected {
     Expected::of(&golden(set))
 }
 
+fn chunks(set: &str) -> Expected {
+    Expected::of(&goldens::chunk_golden("amused", set))
+}
+
 fn open(path: &Path) -> Result<Published<AmusedFamily>> {
     let files = PublishedFiles {
         path,
@@ -71,6 +75,7 @@ fn figures_are_those_of_the_reference() {
         let golden = of(&model, &expected, set);
         golden.captions_become_the_reference_ids();
         golden.logits_are_those_of_the_reference([None; 2]);
+        golden.chunks_are_those_of_the_reference(&chunks(set), [None; 2]);
         golden.pixels_and_ids_are_those_of_the_reference();
         golden.every_pass_keeps_what_the_reference_keeps();
         golden.likelihoods_sum_over_passes();

@@ -18,8 +18,11 @@ use crate::import::goldens::{
     self, Expected, assert_close, assert_within, copied, numbers, refusal, refusal_of_changed,
 };
 use crate::models::dalle::Order;
+use crate::models::llamagen::NEXT_CHUNK;
 use crate::observer::NoObserver;
+use crate::text::clip::LongCaption;
 use crate::text::t5::clean;
+use crate::text::t5::tests::letters;
 
 const SETS: [&str; 4] = ["t2i", "t2i_half", "c2i", "hub"];
 
@@ -133,6 +136,86 @@ fn logits_and_likelihoods_are_those_of_the_reference() {
         }
         assert_close(&found, &expected.floats("logits"), set);
     }
+}
+
+/// `reference/write_long_caption_goldens.py`: each chunk is read apart, their states stand one after the other.
+#[test]
+fn captions_in_chunks_are_those_of_the_reference() {
+    let set = "t2i_half";
+    let (model, expected) = (loaded(set), expected(set));
+    let chunks = Expected::of(&goldens::chunk_golden("llamagen", set));
+    let long: String = chunks.metadata("caption");
+    let rows: Vec<Vec<u32>> = chunks.metadata("text_ids");
+    let ids = model.text_ids(&long, LongCaption::Chunks).unwrap();
+    assert_eq!(ids, rows.join(&NEXT_CHUNK));
+    let prompt = model.net.read(&ids).unwrap();
+    let images = expected.ids("image_ids");
+    let logits = numbers(model.net.whole_logits(&prompt, &images).unwrap());
+    assert_close(&logits, &chunks.floats("logits"), set);
+    // Drawn with guidance, beside a caption that fits: both as they are alone.
+    let spec = |text_ids: &[u32]| SampleSpec {
+        text_ids: text_ids.to_vec(),
+        seed: 3,
+    };
+    let short = model.text_ids("a hat", LongCaption::Chunks).unwrap();
+    assert_eq!(short, model.encode_caption("a hat", false).unwrap());
+    let drawn = |specs: &[SampleSpec]| {
+        let nothing = |ids: &[u32]| model.unconditional(ids);
+        let sampling = &model.config.sampling;
+        let net = &model.net;
+        sample_guided(
+            net,
+            specs,
+            &nothing,
+            sampling,
+            Order::Raster,
+            &mut NoObserver,
+        )
+        .unwrap()
+    };
+    let together = drawn(&[spec(&ids), spec(&short)]);
+    for (spec, found) in [spec(&ids), spec(&short)].into_iter().zip(together) {
+        assert_eq!(drawn(&[spec])[0].image_ids, found.image_ids);
+    }
+    // A whole word longer than a chunk, one that ends with a chunk, and far too many.
+    let word = model.text_ids(&"turtlecat".repeat(20), LongCaption::Chunks);
+    let word = word.unwrap();
+    assert!(
+        word.split(|&id| id == NEXT_CHUNK)
+            .all(|chunk| chunk.len() <= 24)
+    );
+    assert!(word.contains(&NEXT_CHUNK));
+    let error = model.text_ids(&"a hat ".repeat(900), LongCaption::Chunks);
+    let error = error.unwrap_err();
+    assert!(matches!(error, Error::CaptionTooLong { .. }), "{error}");
+    let error = loaded("c2i")
+        .text_ids("3", LongCaption::Chunks)
+        .unwrap_err();
+    assert!(error.to_string().contains("draws classes"), "{error}");
+}
+
+/// A T5 with `spiece.model` alone.
+#[test]
+fn a_text_encoder_without_tokenizer_json_is_read() {
+    let folder = copied(&golden("t2i"));
+    let of_text = folder.path().join("flan-t5");
+    std::fs::remove_file(of_text.join("tokenizer.json")).unwrap();
+    std::fs::write(of_text.join("spiece.model"), letters()).unwrap();
+    let model = open(folder.path()).unwrap().model;
+    let ids = model
+        .encode_caption("A red turtle on a hat", false)
+        .unwrap();
+    // Letters and spaces, and the end.
+    assert!(ids.len() == 23 && model.net.read(&ids).is_ok());
+    let saved = tempfile::tempdir().unwrap();
+    model.save(saved.path(), SaveAs::Held).unwrap();
+    assert!(saved.path().join("tokenizer.json").is_file());
+    std::fs::write(of_text.join("spiece.model"), [0xff; 40]).unwrap();
+    let error = refusal(folder.path(), open);
+    assert!(
+        error.contains("spiece.model") && error.contains("not a model of"),
+        "{error}"
+    );
 }
 
 /// From the caches, along the reference's own picture.

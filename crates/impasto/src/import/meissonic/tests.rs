@@ -34,6 +34,10 @@ fn expected(set: &str) -> Expected {
     Expected::of(&golden(set))
 }
 
+fn chunks(set: &str) -> Expected {
+    Expected::of(&goldens::chunk_golden("meissonic", set))
+}
+
 fn open_with(path: &Path, others: Option<&Path>) -> Result<Published<MeissonicFamily>> {
     let files = PublishedFiles {
         path,
@@ -85,6 +89,7 @@ fn figures_are_those_of_the_reference() {
         assert_close(&numbers(states), &expected.floats("text_states"), set);
         assert_close(&numbers(embeddings), &expected.floats("text_embeds"), set);
         golden.logits_are_those_of_the_reference([Some(1), Some(40)]);
+        golden.chunks_are_those_of_the_reference(&chunks(set), [Some(1), Some(40)]);
         golden.pixels_and_ids_are_those_of_the_reference();
         golden.every_pass_keeps_what_the_reference_keeps();
         golden.likelihoods_sum_over_passes();

@@ -260,19 +260,9 @@ impl Amused {
         self.text.states(text_ids, &self.config.text)
     }
 
-    /// What the net computes of a caption, padding included: `text.length` ids.
+    /// What the net computes of a caption, padding included: `text.length` ids, or as many for each of its chunks.
     pub fn read_prompt(&self, text_ids: &[u32]) -> Result<AmusedPrompt> {
-        let expected = self.config.text.length;
-        if text_ids.len() != expected {
-            return Err(Error::invalid(
-                "text ids",
-                format!(
-                    "expected {expected} ids, padding included, got {}",
-                    text_ids.len()
-                ),
-            ));
-        }
-        let (states, embedding) = self.read_text(&[text_ids.to_vec()])?;
+        let (states, embedding) = self.text.chunks(text_ids, &self.config.text)?;
         let states = self.normal(&self.caption_norm, self.caption.forward(states));
         let numbers = conditions(self.config.picture_size);
         let numbers = sinusoids(&numbers, self.config.number_width, &self.device());

@@ -146,6 +146,32 @@ impl TextTower {
         Ok((before_last, self.project(x, &ends)))
     }
 
+    /// What it makes of one caption in chunks of `config.length` ids each, padding included: the states of all chunks one
+    /// after the other, and the embedding of the first, which stands for the caption as a whole (as AUTOMATIC1111's
+    /// `FrozenCLIPEmbedderWithCustomWords` has it).
+    ///
+    /// # Shapes
+    /// - `text_ids`: `[chunks · config.length]`
+    /// - returns: `[1, chunks · config.length, width]` and `[1, projection_width]`
+    pub fn chunks(
+        &self,
+        text_ids: &[u32],
+        config: &ClipTextConfig,
+    ) -> Result<(Tensor<3>, Tensor<2>)> {
+        let (found, length) = (text_ids.len(), config.length);
+        if found == 0 || !found.is_multiple_of(length) {
+            return Err(Error::invalid(
+                "text ids",
+                format!("expected {length} ids, padding included, for each chunk, got {found}"),
+            ));
+        }
+        let rows: Vec<Vec<u32>> = text_ids.chunks(length).map(<[u32]>::to_vec).collect();
+        let (states, embeddings) = self.states(&rows, config)?;
+        let [.., width] = states.dims();
+        let states = states.reshape([1, found, width]);
+        Ok((states, embeddings.narrow(0, 0, 1)))
+    }
+
     /// The first `length` ids of each caption, with any id where there are fewer: `[batch, length, width]`.
     fn embed(&self, text_ids: &[Vec<u32>], length: usize) -> Tensor<3> {
         let ids: Vec<i32> = text_ids

@@ -12,6 +12,8 @@ use crate::nn::KvCache;
 
 /// The text id that stands for no caption, as often as the caption beside it has ids.
 pub(crate) const NO_CAPTION: u32 = u32::MAX;
+/// The text id that stands between the chunks of a caption.
+pub(crate) const NEXT_CHUNK: u32 = u32::MAX - 1;
 
 /// What stands before an image.
 #[derive(Clone, Debug)]

@@ -18,8 +18,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::decode::NO_CAPTION;
 pub use self::decode::{LlamaGenPrompt, LlamaGenState};
+pub(crate) use self::decode::{NEXT_CHUNK, NO_CAPTION};
 use super::ids::{check_ids, ids};
 use super::t5::{T5Config, T5Encoder};
 use crate::nn::llama::{GridFrequencies, LlamaBlock};
@@ -223,10 +223,12 @@ impl LlamaGen {
         self.norm.weight.val().device()
     }
 
-    /// With a text encoder whose weights keep no gradients: it is no part of what is trained.
+    /// With a text encoder whose weights keep no gradients, and vectors of no caption that keep none: they are no part of
+    /// what is trained. (The reference draws the vectors at random and has them as a buffer.)
     pub fn for_training(mut self) -> Self {
         self.caption = self.caption.map(|caption| Caption {
             text: caption.text.no_grad(),
+            nothing: caption.nothing.no_grad(),
             ..caption
         });
         self
@@ -257,13 +259,19 @@ impl LlamaGen {
             }
             (Condition::Caption(text_ids), _, Some(caption)) => {
                 let limit = self.config.text_length();
-                if text_ids.len() > limit {
-                    return bad(format!(
-                        "expected at most {limit} ids, got {}",
-                        text_ids.len()
-                    ));
+                let chunks = text_ids.split(|&id| id == NEXT_CHUNK);
+                let mut features = Vec::with_capacity(1);
+                for chunk in chunks {
+                    if chunk.len() > limit {
+                        return bad(format!("expected at most {limit} ids, got {}", chunk.len()));
+                    }
+                    features.push(caption.text.forward(chunk)?);
                 }
-                Ok(caption.project(caption.text.forward(text_ids)?))
+                let features = match features.len() {
+                    1 => features.remove(0),
+                    _ => Tensor::cat(features, 1),
+                };
+                Ok(caption.project(features))
             }
             (Condition::Nothing(places), _, Some(caption)) => {
                 let limit = self.config.text_length();

@@ -249,6 +249,14 @@ pub struct MeissonicPrompt {
     condition: Tensor<2>,
 }
 
+impl MeissonicPrompt {
+    /// Of the caption, in tokens.
+    fn length(&self) -> usize {
+        let [_, length, _] = self.states.dims();
+        length
+    }
+}
+
 /// Tensors of prompts, once for each row.
 fn repeated<const D: usize>(
     rows: &[Of<'_, MeissonicPrompt>],
@@ -311,17 +319,7 @@ impl MaskedNet for Meissonic {
     }
 
     fn prompt_of(&self, text_ids: &[u32]) -> Result<MeissonicPrompt> {
-        let expected = self.config.text.length;
-        if text_ids.len() != expected {
-            return Err(Error::invalid(
-                "text ids",
-                format!(
-                    "expected {expected} ids, padding included, got {}",
-                    text_ids.len()
-                ),
-            ));
-        }
-        let (states, embedding) = self.read_text(&[text_ids.to_vec()])?;
+        let (states, embedding) = self.text.chunks(text_ids, &self.config.text)?;
         let states = self.caption.forward(states);
         let numbers = super::amused::conditions(self.config.picture_size);
         let numbers = sinusoids(&numbers, NUMBER_WIDTH, &self.weights_device());
@@ -336,6 +334,41 @@ impl MaskedNet for Meissonic {
     }
 
     fn states(
+        &self,
+        ids: Tensor<2, Int>,
+        rows: &[Of<'_, MeissonicPrompt>],
+        left: &[usize],
+    ) -> Tensor<3> {
+        // Caption and picture are one sequence: captions of as many chunks go together.
+        let groups = rows.chunk_by(|a, b| a.prompt.length() == b.prompt.length());
+        let mut first = 0;
+        let mut parts: Vec<Tensor<3>> = groups
+            .map(|group| {
+                let count: usize = group.iter().map(|of| of.rows).sum();
+                let ids = ids.clone().narrow(0, first, count);
+                let found = self.states_of(ids, group, &left[first..first + count]);
+                first += count;
+                found
+            })
+            .collect();
+        match parts.len() {
+            1 => parts.remove(0),
+            _ => Tensor::cat(parts, 0),
+        }
+    }
+
+    fn head(&self, states: Tensor<3>) -> Tensor<3> {
+        predicted(
+            states,
+            (&self.head_in, &self.head_norm, &self.head),
+            EPSILON,
+        )
+    }
+}
+
+impl Meissonic {
+    /// [`MaskedNet::states`] of prompts of one length.
+    fn states_of(
         &self,
         ids: Tensor<2, Int>,
         rows: &[Of<'_, MeissonicPrompt>],
@@ -387,14 +420,6 @@ impl MaskedNet for Meissonic {
             Some(upsample) => upsample.forward(x),
             None => x,
         }
-    }
-
-    fn head(&self, states: Tensor<3>) -> Tensor<3> {
-        predicted(
-            states,
-            (&self.head_in, &self.head_norm, &self.head),
-            EPSILON,
-        )
     }
 }
 

@@ -15,6 +15,7 @@ use crate::image::Image;
 use crate::model::Model;
 use crate::observer::{Event, Observer};
 use crate::request::{Generate, SamplingOverrides, Session};
+use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// A picture of one of the sets, once for all of its copies.
@@ -161,7 +162,7 @@ pub(super) fn measure(
         let read = generator.read(PromptText {
             prompt: Some(&subject.caption),
             negative: None,
-            truncate: true,
+            long: LongCaption::Truncate,
         })?;
         let ids = std::slice::from_ref(&subject.image_ids);
         let of = |condition| -> Result<f64> {
@@ -213,7 +214,7 @@ pub(super) fn completion(model: &Model, subject: &Subject) -> Generate {
             ..SamplingOverrides::default()
         },
         prefix_ids: subject.image_ids[..prefix(model)].to_vec(),
-        truncate: true,
+        long: LongCaption::Truncate,
         ..Generate::new(subject.caption.as_str(), 0)
     }
 }
@@ -221,7 +222,7 @@ pub(super) fn completion(model: &Model, subject: &Subject) -> Generate {
 /// A picture of the caption, as an attacker would draw it: by the model's own settings.
 pub(super) fn draw(subject: &Subject, seed: u64) -> Generate {
     Generate {
-        truncate: true,
+        long: LongCaption::Truncate,
         ..Generate::new(subject.caption.as_str(), seed)
     }
 }

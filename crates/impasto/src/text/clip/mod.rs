@@ -53,9 +53,13 @@ pub enum LongCaption {
     Refuse,
     /// Cut before its end, as the references do.
     Truncate,
-    /// Cut into pieces at the ends of words; their embeddings are averaged.
+    /// Cut into chunks at the ends of words, each with its start and end: embeddings are averaged; models that draw read
+    /// the states of one chunk after the other.
     Chunks,
 }
+
+/// The most chunks that models draw from: more text than any caption has.
+pub const MAX_CHUNKS: usize = 16;
 
 impl LongCaption {
     /// Cut or refused.
