@@ -50,6 +50,13 @@ const SCHEMA: &[&str] = &["
         created REAL NOT NULL,
         UNIQUE (job, place)
     );
+",
+    // Requests say by a word what is done with a long prompt, no longer whether it is cut.
+    "
+    UPDATE jobs SET task = json_remove(
+        json_set(task, '$.request.long', iif(json_extract(task, '$.request.truncate'), 'truncate', 'refuse')),
+        '$.request.truncate'
+    ) WHERE json_type(task, '$.request.truncate') IS NOT NULL;
 "];
 
 /// The data folder.
@@ -569,6 +576,35 @@ mod tests {
         assert!(store.remove_picture(&pictures[2].id).unwrap());
         assert!(!store.remove_picture(&pictures[2].id).unwrap());
         assert_eq!(places(all()), [1, 0]);
+    }
+
+    /// Jobs as the first schema's program wrote them.
+    #[test]
+    fn jobs_of_the_first_schema_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = Connection::open(folder.path().join("impasto.sqlite")).unwrap();
+        connection.execute_batch(SCHEMA[0]).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        for (id, cut) in [("a", "true"), ("b", "false")] {
+            let task = format!(
+                r#"{{"kind":"generate","request":{{"prompt":"红色 \"cat\"","n":1,"seed":18446744073709551615,"sampling":{{}},"truncate":{cut}}}}}"#
+            );
+            let values = params![id, "ada", "impasto-styles", task, false, "queued", 1.0];
+            let insert = "INSERT INTO jobs (id, client, model, task, attached, status, created) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+            connection.execute(insert, values).unwrap();
+        }
+        drop(connection);
+        let store = Store::open(folder.path()).unwrap();
+        let long = |id: &str| match store.job(id).unwrap().unwrap().task {
+            Task::Generate { request } => {
+                let prompt = "红色 \"cat\"";
+                assert_eq!((request.prompt.as_str(), request.seed), (prompt, u64::MAX));
+                request.long
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(long("a"), impasto::text::clip::LongCaption::Truncate);
+        assert_eq!(long("b"), impasto::text::clip::LongCaption::Refuse);
     }
 
     #[test]
