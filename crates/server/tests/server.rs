@@ -404,8 +404,9 @@ fn errors_have_openais_form() {
             json!("chunks"),
         ),
         (
+            // What only the model can refuse fails the job.
             "/api/jobs",
-            json!({"prompt": "a", "chunks": true}),
+            json!({"prompt": "a", "chunks": true, "truncate": true}),
             400,
             "invalid_value",
             json!("chunks"),
