@@ -54,7 +54,7 @@ const SCHEMA: &[&str] = &["
     // Requests say by a word what is done with a long prompt, no longer whether it is cut.
     "
     UPDATE jobs SET task = json_remove(
-        json_set(task, '$.request.long', iif(json_extract(task, '$.request.truncate'), 'truncate', 'refuse')),
+        json_set(task, '$.request.long', CASE WHEN json_extract(task, '$.request.truncate') THEN 'truncate' ELSE 'refuse' END),
         '$.request.truncate'
     ) WHERE json_type(task, '$.request.truncate') IS NOT NULL;
 "];
