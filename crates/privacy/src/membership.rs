@@ -74,10 +74,10 @@ pub struct StrongestTest {
     pub auc: Estimate,
 }
 
-/// The strongest of several tests, in the direction in which it tells; of equal ones the first. None where every interval
+/// The strongest of several tests, in the direction in which it separates them; of equal ones the first. None where every interval
 /// holds 0.5.
 pub fn strongest(tests: &[(&'static str, Separation)]) -> Option<StrongestTest> {
-    let telling = tests.iter().filter_map(|&(score, Separation { auc, .. })| {
+    let separating = tests.iter().filter_map(|&(score, Separation { auc, .. })| {
         let lower = auc.high < 0.5;
         let auc = match lower {
             false => auc,
@@ -89,7 +89,7 @@ pub fn strongest(tests: &[(&'static str, Separation)]) -> Option<StrongestTest> 
         };
         (auc.low > 0.5).then_some(StrongestTest { score, lower, auc })
     });
-    telling.reduce(|best, test| match test.auc.value > best.auc.value {
+    separating.reduce(|best, test| match test.auc.value > best.auc.value {
         true => test,
         false => best,
     })

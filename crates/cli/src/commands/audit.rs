@@ -122,7 +122,7 @@ const DIFFERENCE: &str = "ln p(picture | caption) - ln p(picture)";
 /// What the membership tests come to.
 fn verdict(membership: &Membership) -> String {
     let Some(StrongestTest { score, lower, auc }) = membership.strongest else {
-        return "membership: no test tells training pictures from held-out ones (the intervals of all AUCs hold 0.5)"
+        return "membership: no test separates training pictures from held-out ones (the intervals of all AUCs hold 0.5)"
             .to_owned();
     };
     let score = match score {
