@@ -41,21 +41,24 @@ function showTool() {
 
 /** Opens a file. */
 export async function openFile(file) {
-  await show(URL.createObjectURL(file));
-  source = { image: await encoded(file) };
+  await show(URL.createObjectURL(file), async () => ({ image: await encoded(file) }));
 }
 
 /** Opens a picture of the gallery. */
 export async function openPicture(chosen) {
-  await show(address(chosen));
-  source = { picture: chosen.id };
-  $("edit-prompt").value = chosen.prompt;
+  if (await show(address(chosen), () => ({ picture: chosen.id }))) $("edit-prompt").value = chosen.prompt;
 }
 
-async function show(url) {
+let newest = null;
+/** Shows a picture and keeps what requests call it, unless another was opened while this one was read. */
+async function show(url, naming) {
   const image = new Image();
+  newest = image;
   image.src = url;
   await image.decode();
+  const named = await naming();
+  if (newest !== image) return false;
+  source = named;
   picture.width = mask.width = image.naturalWidth;
   picture.height = mask.height = image.naturalHeight;
   picture.getContext("2d").drawImage(image, 0, 0);
@@ -72,6 +75,7 @@ async function show(url) {
   $("edit-go").disabled = false;
   $("compare").hidden = true;
   showTool();
+  return true;
 }
 
 function place(event) {

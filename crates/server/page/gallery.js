@@ -46,13 +46,15 @@ export function start(given) {
     await refresh({ similar: picture.id });
   });
   act("viewer-caption", async (picture) => {
-    $("viewer-note").textContent = "…";
+    // The note of this view of the picture: the next one begins with another.
+    const note = make("span", {}, "…");
+    $("viewer-note").replaceChildren(note);
     const language = current();
     try {
       const { captions } = await call("POST", "/api/captions", { picture: picture.id, n: 3, language });
-      $("viewer-note").replaceChildren(...captions.map(({ text, log_likelihood }) =>
+      note.replaceChildren(...captions.map(({ text, log_likelihood }) =>
         make("span", { className: "caption" }, `${text} (${log_likelihood.toFixed(1)})`, make("br"))));
-    } catch (error) { $("viewer-note").textContent = error.message; }
+    } catch (error) { note.textContent = error.message; }
   });
   act("viewer-command", async (picture) => copy(await commandOf(picture)));
   act("viewer-curl", async (picture) => copy(await curlOf(picture)));
@@ -66,30 +68,45 @@ export function start(given) {
 /** Shows the first page again. */
 export async function refresh(asked) {
   if (asked !== undefined) search = asked.words ? asked : asked.similar ? asked : null;
-  try {
-    if (search?.words) {
-      shown = (await call("GET", `/api/pictures/search?limit=100&q=${encodeURIComponent(search.words)}`)).pictures;
-      if (favourites) shown = shown.filter((picture) => picture.favourite);
+  const only = favourites;
+  if (search?.words) {
+    await show(call("GET", `/api/pictures/search?limit=100&q=${encodeURIComponent(search.words)}`), (answer) => {
+      shown = only ? answer.pictures.filter((picture) => picture.favourite) : answer.pictures;
       last = null;
-    } else if (search?.similar) {
-      shown = (await call("POST", "/api/pictures/search", { picture: search.similar, limit: 60 })).pictures;
+    });
+  } else if (search?.similar) {
+    await show(call("POST", "/api/pictures/search", { picture: search.similar, limit: 60 }), (answer) => {
+      shown = answer.pictures;
       last = null;
-    } else {
-      const page = await call("GET", `/api/pictures?limit=60&favourites=${favourites}`);
-      shown = page.pictures;
-      $("gallery-count").textContent = favourites ? page.favourites : page.total;
-      last = page.pictures.length === 60 ? page.pictures.at(-1).id : null;
-    }
-    render();
-  } catch (error) { toast(error.message); }
+    });
+  } else {
+    await show(call("GET", `/api/pictures?limit=60&favourites=${only}`), (page) => {
+      shown = [];
+      $("gallery-count").textContent = only ? page.favourites : page.total;
+      append(page);
+    });
+  }
 }
 
 async function more() {
-  if (!last) return;
-  const page = await call("GET", `/api/pictures?limit=60&favourites=${favourites}&after=${last}`);
+  if (last) await show(call("GET", `/api/pictures?limit=60&favourites=${favourites}&after=${last}`), append);
+}
+
+function append(page) {
   shown.push(...page.pictures);
   last = page.pictures.length === 60 ? page.pictures.at(-1).id : null;
-  render();
+}
+
+let newest = null;
+/** Shows what a request answers, unless another was sent in the meantime: answers may arrive in any order. */
+async function show(request, take) {
+  newest = request;
+  try {
+    const answer = await request;
+    if (request !== newest) return;
+    take(answer);
+    render();
+  } catch (error) { if (request === newest) toast(error.message); }
 }
 
 export function tile(picture, list) {

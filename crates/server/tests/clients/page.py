@@ -12,6 +12,7 @@ import time
 import urllib.request
 
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -49,7 +50,9 @@ def all_of(css):
 
 
 def until(what, seconds=60):
-    return WebDriverWait(driver, seconds, 0.02).until(lambda _: what())
+    # What is looked at may be replaced while it is looked at: then it is looked for again.
+    ignored = [NoSuchElementException, StaleElementReferenceException]
+    return WebDriverWait(driver, seconds, 0.02, ignored).until(lambda _: what())
 
 
 def open_page(view="draw"):
@@ -146,6 +149,20 @@ find("#favourites").click()
 until(lambda: len(all_of("#pictures .tile")) == 1)
 find("#favourites").click()
 until(lambda: len(all_of("#pictures .tile")) >= 7)
+# Answers in another order than the questions: the last question counts.
+driver.execute_script("""
+    const real = window.fetch;
+    let late = 1;
+    window.lateAnswers = 0;
+    window.fetch = async (...given) => {
+      const answer = await real(...given);
+      if (late-- > 0) { await new Promise((go) => setTimeout(go, 600)); setTimeout(() => window.lateAnswers++, 100); }
+      return answer;
+    };""")
+find("#favourites").click()
+find("#favourites").click()
+until(lambda: driver.execute_script("return window.lateAnswers") == 1)
+assert len(all_of("#pictures .tile")) >= 7 and int(find("#gallery-count").text) >= 7
 shot("serve-gallery")
 check_axe("gallery")
 before = int(find("#gallery-count").text)
