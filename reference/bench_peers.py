@@ -184,10 +184,28 @@ class ClipTower:
 # prefill and training
 
 
+class Turn(nn.Module):
+    """Normalised heads, turned by their rotary positions in pairs (i, i + half)."""
+
+    def __init__(self, dim, length=320):
+        super().__init__()
+        self.norm = nn.RMSNorm(dim)
+        angles = torch.outer(torch.arange(length), 10000.0 ** (-torch.arange(dim // 2) / (dim // 2)))
+        self.register_buffer("cos", angles.cos())
+        self.register_buffer("sin", angles.sin())
+
+    def forward(self, x):
+        first, second = self.norm(x).chunk(2, -1)
+        return torch.cat([first * self.cos - second * self.sin, first * self.sin + second * self.cos], -1)
+
+
 class Block(nn.Module):
+    """Our `Block`: pre-RMSNorm, normalised and turned queries and keys, SwiGLU, no biases."""
+
     def __init__(self, width, heads, hidden):
         super().__init__()
         self.heads = heads
+        self.turns = nn.ModuleList([Turn(width // heads), Turn(width // heads)])
         self.norms = nn.ModuleList([nn.RMSNorm(width), nn.RMSNorm(width)])
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -198,6 +216,7 @@ class Block(nn.Module):
         batch, length, width = x.shape
         qkv = self.qkv(self.norms[0](x)).reshape(batch, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q, k = self.turns[0](q), self.turns[1](k)
         self.keep(k, v)
         seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(seen.transpose(1, 2).reshape(batch, length, width))

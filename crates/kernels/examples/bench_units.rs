@@ -49,7 +49,7 @@ fn main() {
         let y = || vec![0.0f32; m * n];
         let panels: Vec<Vec<u8>> = rows
             .iter()
-            .filter(|_| bf16::unit().is_some())
+            .filter(|_| !Unit::all().is_empty())
             .map(|rows| {
                 let mut panels = vec![0; Panels::bytes(k, n).expect("fits")];
                 Panels::pack(&bf16::Weights::new(k, n, rows), &mut panels);
@@ -75,10 +75,7 @@ fn main() {
                 bf16::product(x, &w, y, Output::Overwrite);
             }),
         ));
-        for unit in [Unit::Avx512Bf16, Unit::Amx] {
-            if !unit.is_available() {
-                continue;
-            }
+        for unit in Unit::all() {
             let mut result = y();
             paths.push((
                 format!("bf16 {unit:?}"),

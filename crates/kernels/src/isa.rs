@@ -59,6 +59,20 @@ pub fn has_vnni() -> bool {
     }
 }
 
+/// Whether this processor is Intel's.
+pub(crate) fn is_intel() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let leaf = std::arch::x86_64::__cpuid(0);
+        let name = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes);
+        name.as_flattened() == b"GenuineIntel"
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
 /// What this processor has of the extensions that matter to products, whether the kernels use them or not, and what
 /// the compiler's library can detect.
 pub fn extensions() -> Vec<&'static str> {
