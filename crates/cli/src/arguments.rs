@@ -304,10 +304,10 @@ pub struct LongCaptionFlags {
 impl LongCaptionFlags {
     /// As the library's option.
     pub fn what(&self) -> LongCaption {
-        if self.chunks {
-            LongCaption::Chunks
-        } else {
-            LongCaption::cut_if(self.truncate)
+        match (self.chunks, self.truncate) {
+            (true, _) => LongCaption::Chunks,
+            (false, true) => LongCaption::Truncate,
+            (false, false) => LongCaption::Refuse,
         }
     }
 }

@@ -10,13 +10,14 @@
 use impasto::checkpoint::ModelSource;
 use impasto::engine::{AutoregressiveModel, Input, Prompted, Rows};
 use impasto::families::{ModelFiles, open_native};
+use impasto::text::clip::LongCaption;
 use impasto::{Error, device};
 
 fn main() -> impasto::Result<()> {
     let (device, _) = device::select("cpu")?;
     let files = ModelFiles::find(&ModelSource::parse("impasto-styles")?)?;
     let model = open_native(&files, &device, None)?;
-    let text_ids = model.encode_caption("two red turtles", false)?;
+    let text_ids = model.encode_caption("two red turtles", LongCaption::Refuse)?;
     let prompt = model.net.read(&text_ids)?;
 
     let prompts = [Prompted {

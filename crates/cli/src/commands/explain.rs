@@ -13,10 +13,9 @@ use impasto::model::Model;
 use impasto::observer::Event;
 use impasto::provenance::{self, Settings};
 use impasto::request::{Explain, ExplainOutcome, Generate};
-use impasto::text::clip::LongCaption;
 use serde::Serialize;
 
-use crate::arguments::{ModelFlags, find_model, prompt, random_seed};
+use crate::arguments::{LongCaptionFlags, ModelFlags, find_model, prompt, random_seed};
 use crate::failure::Usage;
 use crate::terminal::{self, shown};
 use crate::{outputs, pictures};
@@ -47,9 +46,8 @@ pub struct Arguments {
     /// (`impasto-clip` is embedded; or a pulled one, or a folder or file)
     #[arg(long, value_name = "NAME|DIR")]
     clip: Option<String>,
-    /// Shorten a prompt that is too long for the model instead of refusing it
-    #[arg(long)]
-    truncate: bool,
+    #[command(flatten)]
+    long: LongCaptionFlags,
     /// The page (replaced if it exists), or a folder (ending with /) [default: a new file in the current folder]
     #[arg(short, long, value_name = "FILE|DIR")]
     output: Option<PathBuf>,
@@ -150,7 +148,7 @@ impl Arguments {
         Ok(Explain {
             prompt,
             method: self.method,
-            truncate: self.truncate,
+            long: self.long.what(),
             image_ids: Vec::new(),
             image: Some(Arc::new(image)),
         })
@@ -164,7 +162,7 @@ impl Arguments {
         let seed = self.seed.unwrap_or_else(random_seed);
         terminal::note(format_args!("seed: {seed}"));
         let request = Generate {
-            long: LongCaption::cut_if(self.truncate),
+            long: self.long.what(),
             ..Generate::new(prompt, seed)
         };
         let bar = terminal::bar(1, "tokens")?;
@@ -180,7 +178,7 @@ impl Arguments {
         let request = Explain {
             prompt: prompt.clone(),
             method: self.method,
-            truncate: self.truncate,
+            long: self.long.what(),
             image_ids,
             image: None,
         };
@@ -197,7 +195,7 @@ impl Arguments {
     ) -> Result<Reported> {
         let mut outcome = explained(model, request)?;
         if let Some(clip) = clip {
-            let found = clip_relevance(clip, &request.prompt, &outcome.picture, self.truncate)?;
+            let found = clip_relevance(clip, &request.prompt, &outcome.picture, request.long)?;
             outcome.explanation.clip = Some(found);
         }
         let html = page(model, &outcome.explanation, &outcome.picture)?;

@@ -110,7 +110,7 @@ pub struct Arguments {
     #[arg(long)]
     preview: bool,
     /// Also write a page beside each picture that shows which patches each word shaped: NAME.explain.html
-    #[arg(long, conflicts_with_all = ["grid", "text_only", "chunks"])]
+    #[arg(long, conflicts_with_all = ["grid", "text_only"])]
     explain: bool,
     /// Print one JSON document: paths, seeds, log-likelihoods (nats), timings (seconds)
     #[arg(long)]
@@ -501,7 +501,7 @@ impl Work<'_> {
             };
             let request = Explain {
                 prompt: made.prompt.clone(),
-                truncate: self.arguments.long() == LongCaption::Truncate,
+                long: self.arguments.long(),
                 image_ids: made.image.image_ids.clone(),
                 ..Explain::default()
             };

@@ -63,6 +63,9 @@ fn long_captions_are_read_in_chunks_and_others_as_without() {
         program.expect(&[&vary[..], &model].concat());
         let pair = ["likelihood", "in.png", "--caption", LONG];
         program.expect(&[&pair[..], &model].concat());
+        let explain = ["explain", "in.png", "--prompt", LONG, "-o", "why.html"];
+        program.expect(&[&explain[..], &model].concat());
+        assert!(program.path("why.html").exists(), "{set}");
     }
 }
 
@@ -90,8 +93,6 @@ fn chunks_are_refused_where_they_make_no_sense() {
         &amused,
     ];
     program.refuses(2, &both, &["cannot be used with"]);
-    let explained = ["generate", "a", "--chunks", "--explain", "--model", &amused];
-    program.refuses(2, &explained, &["cannot be used with"]);
     let endless = LONG.repeat(60);
     let draw = ["generate", endless.as_str(), "--chunks", "--model", &amused];
     program.refuses(1, &draw, &["but the model reads"]);

@@ -95,8 +95,11 @@ impl CaptionTokenizer {
             let framed = |piece: &[u32]| [&[text::BOS], piece, &[text::EOS]].concat();
             return Ok(ids.chunks(room).map(framed).collect());
         }
-        let truncate = long == LongCaption::Truncate;
-        Ok(vec![tokenizer.encode_caption(caption, limit, truncate)?])
+        Ok(vec![tokenizer.encode_caption(
+            caption,
+            limit,
+            long.truncates(),
+        )?])
     }
 
     /// For each of the words (byte ranges of the caption, in their order) its ids, numbered as in

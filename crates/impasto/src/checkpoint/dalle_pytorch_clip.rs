@@ -91,9 +91,8 @@ impl DallePytorchClipModel {
             let reason = format!("{} does not take captions in pieces", self.config.name);
             return Err(Error::invalid("caption", reason));
         }
-        let truncate = long == LongCaption::Truncate;
         let length = self.config.clip.text_length;
-        self.text.encode_caption(caption, length, truncate)
+        self.text.encode_caption(caption, length, long.truncates())
     }
 
     /// Embeddings of captions, of length one.

@@ -95,9 +95,12 @@ fn set_all<'a, M: Module>(
         let view = file.tensor(place.name).ok()?;
         progress::took(view.data().len());
         unused.remove(place.name);
-        value(&view, place, &memory, (name, formats))
-            .map_err(|reason| failure.get_or_insert(reason))
-            .ok()
+        let value = value(&view, place, &memory, formats);
+        // The check has read all of it; what is used in place comes again when it is used, and only that.
+        if view.data().len() > LARGE {
+            files::release_mapped(name);
+        }
+        value.map_err(|reason| failure.get_or_insert(reason)).ok()
     });
     if progress::is_stopped() {
         return Err(Error::Stopped);
@@ -120,7 +123,7 @@ fn value<'a>(
     view: &TensorView<'a>,
     place: &ParameterSlot<'_>,
     memory: &impl Fn(&'a [u8]) -> Memory<'a>,
-    (file, formats): (&Path, WeightPrecision),
+    formats: WeightPrecision,
 ) -> Result<Value, Reason> {
     let (name, bytes) = (place.name, view.data());
     if let (WeightFormat::Int8 | WeightFormat::Int4, true, &[inputs, outputs]) =
@@ -169,13 +172,7 @@ fn value<'a>(
         )
     })?;
     match not_finite(name, &values) {
-        None => {
-            let value = held(values, shape, place, formats.in_memory);
-            if bytes.len() > LARGE {
-                files::release_mapped(file);
-            }
-            Ok(value)
-        }
+        None => Ok(held(values, shape, place, formats.in_memory)),
         Some(reason) => Err(reason.into()),
     }
 }

@@ -9,6 +9,7 @@ use crate::model::Model;
 use crate::models::dalle::Order;
 use crate::observer::{Event, Observer};
 use crate::sampling::SamplingOptions;
+use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// What is drawn.
@@ -91,8 +92,13 @@ pub fn run(
         let specs: Vec<(&str, u64)> = (0..options.pictures as u64)
             .map(|i| (prompt.caption.as_str(), options.seed.wrapping_add(i)))
             .collect();
-        let sampled =
-            generator.sample(&specs, false, &options.sampling, options.order, &mut within)?;
+        let sampled = generator.sample(
+            &specs,
+            LongCaption::Refuse,
+            &options.sampling,
+            options.order,
+            &mut within,
+        )?;
         let ids: Vec<Vec<u32>> = sampled.into_iter().map(|image| image.image_ids).collect();
         drawn.push(distance_of(&model.image_tokenizer().decode(&ids)?));
         let others: Vec<Image> = (0..options.pictures as u64)

@@ -19,6 +19,7 @@ use crate::explain::{Method, clip_relevance, maps, resized_map, strongest, words
 use crate::image::Image;
 use crate::model::Model;
 use crate::observer::{Event, Observer};
+use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// What is measured.
@@ -255,12 +256,20 @@ fn things(
             vec![(0..positions).map(|_| random.random::<f64>()).collect()];
         for &method in &options.methods {
             let go_on = &mut |_: usize, _: usize| ControlFlow::Continue(());
-            let maps = maps(model, caption, &spans, &image_ids, method, false, go_on)?;
+            let maps = maps(
+                model,
+                caption,
+                &spans,
+                &image_ids,
+                method,
+                LongCaption::Refuse,
+                go_on,
+            )?;
             let sum = |position: usize| -> f64 { maps.iter().map(|map| map[position]).sum() };
             of_thing.push((0..positions).map(sum).collect());
         }
         if let Some(clip) = clip {
-            let found = clip_relevance(clip, &caption[name], picture, false)?;
+            let found = clip_relevance(clip, &caption[name], picture, LongCaption::Refuse)?;
             of_thing.push(resized_map(&found.patches, found.grid, grid));
         }
         let patch = picture.width / grid;

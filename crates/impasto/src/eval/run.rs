@@ -223,7 +223,13 @@ fn draw_each(
         let done = start + pictures.len() / tries;
         let mut observer = |_: &Event<'_>| observer.event(&items(done, options.prompts));
         let sampling = &options.sampling;
-        let sampled = generator.sample(specs, false, sampling, options.order, &mut observer)?;
+        let sampled = generator.sample(
+            specs,
+            LongCaption::Refuse,
+            sampling,
+            options.order,
+            &mut observer,
+        )?;
         let ids: Vec<Vec<u32>> = sampled.into_iter().map(|image| image.image_ids).collect();
         pictures.extend(model.image_tokenizer().decode(&ids)?);
     }

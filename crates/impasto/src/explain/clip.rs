@@ -58,8 +58,8 @@ pub fn load_clip(source: &ModelSource, device: &Device) -> Result<ClipModel> {
     ClipModel::load(source, device)
 }
 
-/// How much each patch and each word counts for a CLIP's similarity of picture and caption. A long caption is cut where
-/// `truncate` says so.
+/// How much each patch and each word counts for a CLIP's similarity of picture and caption. Of a caption
+/// that is read in chunks it is the first one.
 ///
 /// # Errors
 /// A caption that the CLIP can't read.
@@ -67,10 +67,9 @@ pub fn clip_relevance(
     clip: &ClipModel,
     caption: &str,
     picture: &Image,
-    truncate: bool,
+    long: LongCaption,
 ) -> Result<ClipExplanation> {
     let sizes = &clip.config.clip;
-    let long = LongCaption::cut_if(truncate);
     let rows = clip.text.encode_caption(caption, sizes.text_length, long)?;
     let pixels = clip.clip.pixels(std::slice::from_ref(picture))?;
     let pair = clip.clip.relevance(pixels, &rows[0])?;
@@ -166,8 +165,8 @@ mod tests {
         let source = ModelSource::parse(EMBEDDED_CLIP).unwrap();
         let clip = load_clip(&source, &Device::flex()).unwrap();
         let picture = Image::filled(40, 30, [200, 30, 30]);
-        let explain = |caption: &str, truncate| clip_relevance(&clip, caption, &picture, truncate);
-        let found = explain("a red apple, 红色的苹果", false).unwrap();
+        let explain = |caption: &str, long| clip_relevance(&clip, caption, &picture, long);
+        let found = explain("a red apple, 红色的苹果", LongCaption::Refuse).unwrap();
         let named: Vec<&str> = found.words.iter().map(|word| &word.word[..]).collect();
         assert_eq!(named, ["a", "red", "apple", "红色", "的", "苹果"]);
         assert!(
@@ -183,8 +182,10 @@ mod tests {
         let cosine: f32 = cosine.into_data().try_to_vec::<f32>().unwrap()[0];
         assert!((f64::from(cosine) - found.cosine).abs() < 1e-4);
         let long = "a red apple ".repeat(200);
-        assert!(explain(&long, false).is_err());
-        let cut = explain(&long, true).unwrap();
-        assert_eq!(cut.words.last().unwrap().relevance, 0.0);
+        assert!(explain(&long, LongCaption::Refuse).is_err());
+        for how in [LongCaption::Truncate, LongCaption::Chunks] {
+            let cut = explain(&long, how).unwrap();
+            assert_eq!(cut.words.last().unwrap().relevance, 0.0);
+        }
     }
 }

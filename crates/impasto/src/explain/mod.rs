@@ -223,7 +223,7 @@ pub fn explain(
     prompt: &str,
     image_ids: &[u32],
     method: Method,
-    truncate: bool,
+    long: LongCaption,
     watch: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Explanation> {
     method.check(model)?;
@@ -232,13 +232,13 @@ pub fn explain(
         let reason = format!("expected 1 to {MAX_WORDS} words, got {}", spans.len());
         return Err(Error::invalid("prompt", reason));
     }
-    let read = read(model, Some(prompt), truncate)?;
+    let read = read(model, Some(prompt), long)?;
     let order = raster(image_ids.len());
     let before = ImageContext::Before(&order);
     let predicted = read.predictions(Condition::Prompt, image_ids, before)?;
     let patches = patches(&predicted, image_ids);
     let log_likelihood = patches.iter().map(|patch| patch.probability.ln()).sum();
-    let maps = maps(model, prompt, &spans, image_ids, method, truncate, watch)?;
+    let maps = maps(model, prompt, &spans, image_ids, method, long, watch)?;
     let words = spans.into_iter().zip(maps).map(|(span, map)| WordMap {
         word: prompt[span.clone()].to_owned(),
         start: span.start,
@@ -260,12 +260,12 @@ pub fn explain(
 fn read<'a>(
     model: &'a Model,
     prompt: Option<&str>,
-    truncate: bool,
+    long: LongCaption,
 ) -> Result<Box<dyn Conditioned + 'a>> {
     model.generator()?.read(PromptText {
         prompt,
         negative: None,
-        long: LongCaption::cut_if(truncate),
+        long,
     })
 }
 
@@ -279,7 +279,7 @@ pub fn maps(
     spans: &[Range<usize>],
     image_ids: &[u32],
     method: Method,
-    truncate: bool,
+    long: LongCaption,
     watch: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Vec<Vec<f64>>> {
     method.check(model)?;
@@ -300,7 +300,7 @@ pub fn maps(
     let predict = |text: &str| -> Result<Vec<Predictions>> {
         // Without its only word a prompt is none.
         let prompt = (!text.trim().is_empty()).then_some(text);
-        let read = read(model, prompt, truncate)?;
+        let read = read(model, prompt, long)?;
         let under = |order: &Vec<u32>| {
             read.predictions(Condition::Prompt, image_ids, ImageContext::Before(order))
         };

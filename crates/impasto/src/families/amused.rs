@@ -14,7 +14,7 @@ use crate::import::amused as published;
 use crate::models::dalle::Order;
 use crate::models::{self, AmusedConfig};
 use crate::nn::Init;
-use crate::text::clip::ClipTokenizer;
+use crate::text::clip::{ClipTokenizer, LongCaption};
 use crate::{Error, Result};
 
 /// The family.
@@ -98,6 +98,7 @@ impl Family for Amused {
     const WEIGHTS: &'static str = "amused.safetensors";
     /// As the reference: every pass sees what is around the hole.
     const TRIES: usize = 1;
+    const READS_CHUNKS: bool = true;
 
     type Sizes = AmusedConfig;
     type Options = AmusedOptions;
@@ -116,19 +117,10 @@ impl Family for Amused {
         text: &ClipTokenizer,
         config: &FamilyConfig<Self>,
         caption: &str,
-        truncate: bool,
+        long: LongCaption,
     ) -> Result<Vec<u32>> {
         let (length, pad_id) = (config.sizes.text.length, config.options.pad_id);
-        padded::encode(text, caption, length, pad_id, truncate)
-    }
-
-    fn encode_chunks(
-        text: &ClipTokenizer,
-        config: &FamilyConfig<Self>,
-        caption: &str,
-    ) -> Result<Vec<u32>> {
-        let (length, pad_id) = (config.sizes.text.length, config.options.pad_id);
-        padded::encode_chunks(text, caption, length, pad_id)
+        padded::encode(text, caption, length, pad_id, long)
     }
 
     fn unconditional(

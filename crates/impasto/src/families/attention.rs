@@ -10,6 +10,7 @@ use crate::Result;
 use crate::engine::to_host;
 use crate::nn::recorded::LayerAttention;
 use crate::text::EOS;
+use crate::text::clip::LongCaption;
 
 /// How attention of all layers and heads becomes one number for each word and patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +50,7 @@ impl Attentive for NativeModel {
         image_ids: &[u32],
         rule: AttentionRule,
     ) -> Result<Vec<Vec<f64>>> {
-        let text_ids = self.encode_caption(prompt, true)?;
+        let text_ids = self.encode_caption(prompt, LongCaption::Truncate)?;
         let with_gradient = rule == AttentionRule::Gradient;
         let layers = self.net.attention(&text_ids, image_ids, with_gradient)?;
         let relevance = relevance(layers, rule)?;

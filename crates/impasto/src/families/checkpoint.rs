@@ -232,18 +232,21 @@ impl<F: Family> FamilyModel<F> {
     }
 
     /// The text ids of a caption, as the net reads them.
-    pub fn encode_caption(&self, caption: &str, truncate: bool) -> Result<Vec<u32>> {
-        self.text_ids(caption, LongCaption::cut_if(truncate))
-    }
-
-    /// The same with a choice of what is done with one that is too long.
-    pub fn text_ids(&self, caption: &str, long: LongCaption) -> Result<Vec<u32>> {
-        let encode = |truncate| F::encode(&self.text, &self.config, caption, truncate);
-        match long {
-            LongCaption::Refuse => encode(false),
-            LongCaption::Truncate => encode(true),
-            LongCaption::Chunks => F::encode_chunks(&self.text, &self.config, caption),
+    ///
+    /// # Errors
+    /// [`Error::CaptionTooLong`] where it may not be cut, and where only chunks would do and the family reads none.
+    pub fn encode_caption(&self, caption: &str, long: LongCaption) -> Result<Vec<u32>> {
+        if long == LongCaption::Chunks && !F::READS_CHUNKS {
+            return Err(Error::invalid(
+                "chunks",
+                format!(
+                    "{} is a {} model, whose transformer reads the caption itself: only captions of a CLIP or T5 text encoder can be read in chunks",
+                    self.config.name,
+                    F::TITLE
+                ),
+            ));
         }
+        F::encode(&self.text, &self.config, caption, long)
     }
 
     /// The text ids of no caption, for guidance beside one of these ids; without ids, of no caption at all.

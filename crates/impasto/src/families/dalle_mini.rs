@@ -12,6 +12,7 @@ use crate::models::dalle_bart::CaptionRows;
 use crate::models::{DalleBart, DalleBartConfig};
 use crate::nn::Init;
 use crate::text::bart::BartTokenizer;
+use crate::text::clip::LongCaption;
 use crate::text::normalizer::{TextNormalizer, WordFrequencies};
 use crate::{Error, Result, files};
 
@@ -147,14 +148,15 @@ impl Family for DalleMini {
         text: &DalleMiniText,
         config: &FamilyConfig<Self>,
         caption: &str,
-        truncate: bool,
+        long: LongCaption,
     ) -> Result<Vec<u32>> {
         let normalised = match &text.normalizer {
             Some(normalizer) => normalizer.normalize(caption),
             None => caption.to_owned(),
         };
         let length = config.sizes.text_length;
-        text.tokenizer.encode_caption(&normalised, length, truncate)
+        text.tokenizer
+            .encode_caption(&normalised, length, long.truncates())
     }
 
     fn unconditional(

@@ -17,6 +17,7 @@ use crate::import::dalle_pytorch as published;
 use crate::models::{self, DallePytorchConfig};
 use crate::nn::Init;
 use crate::sampling::SamplingOptions;
+use crate::text::clip::LongCaption;
 use crate::text::dalle_pytorch::DallePytorchTokenizer;
 
 /// The family.
@@ -101,9 +102,9 @@ impl Family for DallePytorch {
         text: &DallePytorchTokenizer,
         config: &FamilyConfig<Self>,
         caption: &str,
-        truncate: bool,
+        long: LongCaption,
     ) -> Result<Vec<u32>> {
-        text.encode_caption(caption, config.sizes.text_length, truncate)
+        text.encode_caption(caption, config.sizes.text_length, long.truncates())
     }
 
     /// The reference's: padding alone.

@@ -24,6 +24,7 @@ use crate::models::{self, JanusConfig, image_tokenizer};
 use crate::nn::Init;
 use crate::observer::Observer;
 use crate::sampling::SamplingOptions;
+use crate::text::clip::LongCaption;
 use crate::text::janus::{JanusTokenizer, Roles};
 
 /// The family.
@@ -117,10 +118,10 @@ impl Family for Janus {
         text: &JanusTokenizer,
         config: &FamilyConfig<Self>,
         caption: &str,
-        truncate: bool,
+        long: LongCaption,
     ) -> Result<Vec<u32>> {
         let limit = config.sizes.text_length;
-        text.encode_prompt(config.options.roles, caption, limit, truncate)
+        text.encode_prompt(config.options.roles, caption, limit, long.truncates())
     }
 
     /// As long as the caption: both are run side by side.

@@ -10,6 +10,7 @@ use crate::import::llamagen as published;
 use crate::models::llamagen::{LlamaGenCondition, LlamaGenPrompt, NEXT_CHUNK, NO_CAPTION};
 use crate::models::{self, LlamaGenConfig};
 use crate::nn::Init;
+use crate::text::clip::LongCaption;
 use crate::text::t5::T5Tokenizer;
 use crate::{Error, Result};
 
@@ -120,12 +121,22 @@ impl Family for LlamaGen {
         text: &LlamaGenText,
         config: &FamilyConfig<Self>,
         caption: &str,
-        truncate: bool,
+        long: LongCaption,
     ) -> Result<Vec<u32>> {
         match (text, &config.sizes.condition) {
-            (LlamaGenText::Caption(text), _) => {
-                text.encode_caption(caption, config.sizes.text_length(), truncate)
+            // Each chunk is a caption of its own to the text encoder, its end included; their states stand one after the
+            // other.
+            (LlamaGenText::Caption(text), _) if long == LongCaption::Chunks => {
+                let chunks = text.encode_chunks(caption, config.sizes.text_length())?;
+                Ok(chunks.join(&NEXT_CHUNK))
             }
+            (LlamaGenText::Caption(text), _) => {
+                text.encode_caption(caption, config.sizes.text_length(), long.truncates())
+            }
+            (LlamaGenText::Class, _) if long == LongCaption::Chunks => Err(Error::invalid(
+                "chunks",
+                "this model draws classes, not captions",
+            )),
             (LlamaGenText::Class, LlamaGenCondition::Classes { n_classes }) => {
                 let class = caption.trim().parse::<u32>().ok();
                 match class.filter(|&class| (class as usize) < *n_classes) {
@@ -144,22 +155,6 @@ impl Family for LlamaGen {
                 Err(Error::invalid("model", "has no text tokenizer"))
             }
         }
-    }
-
-    /// Each chunk is a caption of its own to the text encoder, its end included; their states stand one after the other.
-    fn encode_chunks(
-        text: &LlamaGenText,
-        config: &FamilyConfig<Self>,
-        caption: &str,
-    ) -> Result<Vec<u32>> {
-        let LlamaGenText::Caption(text) = text else {
-            return Err(Error::invalid(
-                "chunks",
-                "this model draws classes, not captions",
-            ));
-        };
-        let chunks = text.encode_chunks(caption, config.sizes.text_length())?;
-        Ok(chunks.join(&NEXT_CHUNK))
     }
 
     /// As long as the caption: the reference masks the rest. Beside a caption in chunks all of the learned places.

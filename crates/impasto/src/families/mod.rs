@@ -57,15 +57,16 @@ pub use rudalle::RuDalle;
 pub use sampling::{AnyModel, Condition, Conditioned, Generator, Infill, PromptText, RunningBatch};
 pub use vision::PictureEncoder;
 
+use crate::Result;
 use crate::canvas::Conditioning;
 use crate::checkpoint::WeightFormat;
 use crate::engine::AutoregressiveModel;
 use crate::files::FileAccess;
 use crate::models::dalle::Order;
 use crate::nn::{Adapt, Init};
+use crate::text::clip::LongCaption;
 #[cfg(doc)]
 use crate::text::clip::MAX_CHUNKS;
-use crate::{Error, Result};
 
 /// The sizes of a net: what a checkpoint's config says of it.
 pub trait NetSizes: Clone + Debug + Serialize + DeserializeOwned + Send + Sync {
@@ -146,37 +147,21 @@ pub trait Family: Copy + Debug + Send + Sync + 'static {
     /// Writes the text tokenizer into a folder.
     fn save_text(text: &Self::Text, dir: &Path) -> Result<()>;
 
-    /// The text ids of a caption, as the net reads them.
+    /// Whether captions of any length can be read in chunks, which the text encoder reads apart and whose states the net
+    /// attends to one after the other. For families whose text encoder is a CLIP or a T5, which the rest of the net was
+    /// trained on as it is.
+    const READS_CHUNKS: bool = false;
+
+    /// The text ids of a caption, as the net reads them; asked for chunks only with [`Self::READS_CHUNKS`].
     ///
     /// # Errors
-    /// [`crate::Error::CaptionTooLong`], unless it may be truncated.
+    /// [`crate::Error::CaptionTooLong`], unless it may be truncated, or has no more chunks than [`MAX_CHUNKS`].
     fn encode(
         text: &Self::Text,
         config: &FamilyConfig<Self>,
         caption: &str,
-        truncate: bool,
+        long: LongCaption,
     ) -> Result<Vec<u32>>;
-
-    /// The text ids of a caption of any length: those of [`Self::encode`] where it fits, else chunks that the text encoder
-    /// reads apart and whose states the net attends to one after the other. For families whose text encoder is a CLIP or a
-    /// T5, which the rest of the net was trained on as it is.
-    ///
-    /// # Errors
-    /// [`crate::Error::Invalid`] from all other families; [`crate::Error::CaptionTooLong`] from [`MAX_CHUNKS`] on.
-    fn encode_chunks(
-        _text: &Self::Text,
-        config: &FamilyConfig<Self>,
-        _caption: &str,
-    ) -> Result<Vec<u32>> {
-        Err(Error::invalid(
-            "chunks",
-            format!(
-                "{} is a {} model, whose transformer reads the caption itself: only captions of a CLIP or T5 text encoder can be read in chunks",
-                config.name,
-                Self::TITLE
-            ),
-        ))
-    }
 
     /// The text ids of no caption, for guidance beside a caption of these ids; without ids, of no caption at all.
     fn unconditional(text: &Self::Text, config: &FamilyConfig<Self>, caption: &[u32]) -> Vec<u32>;

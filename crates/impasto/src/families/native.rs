@@ -16,6 +16,7 @@ use crate::error::Reason;
 use crate::models::{Dalle, DalleConfig};
 use crate::nn::Init;
 use crate::sampling::SamplingOptions;
+use crate::text::clip::LongCaption;
 use crate::text::{BOS, EOS, PAD, TextTokenizer};
 use crate::{Error, Result};
 
@@ -132,9 +133,9 @@ impl Family for Native {
         text: &TextTokenizer,
         config: &NativeConfig,
         caption: &str,
-        truncate: bool,
+        long: LongCaption,
     ) -> Result<Vec<u32>> {
-        let mut ids = text.encode_caption(caption, config.sizes.text_length, truncate)?;
+        let mut ids = text.encode_caption(caption, config.sizes.text_length, long.truncates())?;
         if !config.sizes.padded_text {
             ids.retain(|&id| id != PAD);
         }

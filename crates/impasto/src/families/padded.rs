@@ -20,26 +20,15 @@ pub(super) fn load(folder: &Path, sizes: &ClipTextConfig, pad_id: u32) -> Result
     Ok(text)
 }
 
-/// The ids of a caption, padded.
+/// The ids of a caption, padded; of one in chunks, each padded, one after the other.
 pub(super) fn encode(
     text: &ClipTokenizer,
     caption: &str,
     length: usize,
     pad_id: u32,
-    truncate: bool,
+    long: LongCaption,
 ) -> Result<Vec<u32>> {
-    let rows = text.encode_caption(caption, length, LongCaption::cut_if(truncate))?;
-    Ok(padded(rows, length, pad_id))
-}
-
-/// The ids of a caption of any length: chunks, each padded, one after the other.
-pub(super) fn encode_chunks(
-    text: &ClipTokenizer,
-    caption: &str,
-    length: usize,
-    pad_id: u32,
-) -> Result<Vec<u32>> {
-    let rows = text.encode_caption(caption, length, LongCaption::Chunks)?;
+    let rows = text.encode_caption(caption, length, long)?;
     if rows.len() > MAX_CHUNKS {
         return Err(Error::CaptionTooLong {
             tokens: rows.iter().map(Vec::len).sum(),
@@ -47,16 +36,12 @@ pub(super) fn encode_chunks(
             caption: crate::text::shortened(caption),
         });
     }
-    Ok(padded(rows, length, pad_id))
-}
-
-fn padded(rows: Vec<Vec<u32>>, length: usize, pad_id: u32) -> Vec<u32> {
     let mut ids = Vec::with_capacity(rows.len() * length);
     for mut row in rows {
         row.resize(length, pad_id);
         ids.extend(row);
     }
-    ids
+    Ok(ids)
 }
 
 /// Those of a caption without words.

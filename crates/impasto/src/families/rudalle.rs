@@ -12,6 +12,7 @@ use crate::import::rudalle as published;
 use crate::models::rudalle::{BEGIN, END};
 use crate::models::{self, RuDalleConfig};
 use crate::nn::Init;
+use crate::text::clip::LongCaption;
 use crate::text::rudalle::RuDalleTokenizer;
 
 /// The family.
@@ -91,9 +92,9 @@ impl Family for RuDalle {
         text: &RuDalleTokenizer,
         config: &FamilyConfig<Self>,
         caption: &str,
-        truncate: bool,
+        long: LongCaption,
     ) -> Result<Vec<u32>> {
-        text.encode_caption(caption, config.sizes.text_length, truncate)
+        text.encode_caption(caption, config.sizes.text_length, long.truncates())
     }
 
     /// The empty caption. (The reference has no guidance, and its training no captions left out.)

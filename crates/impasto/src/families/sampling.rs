@@ -110,7 +110,7 @@ pub trait Generator: Sync {
     fn sample(
         &self,
         prompts: &[(&str, u64)],
-        truncate: bool,
+        long: LongCaption,
         sampling: &SamplingOptions,
         order: Order,
         observer: &mut dyn Observer,
@@ -256,7 +256,7 @@ impl<F: Family> Generator for FamilyModel<F> {
     }
 
     fn check_prompt(&self, prompt: &str, long: LongCaption) -> Result<()> {
-        self.text_ids(prompt, long).map(drop)
+        self.encode_caption(prompt, long).map(drop)
     }
 
     fn read<'a>(&'a self, text: PromptText<'_>) -> Result<Box<dyn Conditioned + 'a>> {
@@ -277,14 +277,14 @@ impl<F: Family> Generator for FamilyModel<F> {
     fn sample(
         &self,
         prompts: &[(&str, u64)],
-        truncate: bool,
+        long: LongCaption,
         sampling: &SamplingOptions,
         order: Order,
         observer: &mut dyn Observer,
     ) -> Result<Vec<SampledTokens>> {
         let specs = prompts.iter().map(|&(prompt, seed)| {
             Ok(SampleSpec {
-                text_ids: self.encode_caption(prompt, truncate)?,
+                text_ids: self.encode_caption(prompt, long)?,
                 seed,
             })
         });
@@ -300,7 +300,7 @@ impl<F: Family> Generator for FamilyModel<F> {
         image_ids: &[u32],
         long: LongCaption,
     ) -> Result<Likelihood> {
-        let prompt = self.net.read(&self.text_ids(caption, long)?)?;
+        let prompt = self.net.read(&self.encode_caption(caption, long)?)?;
         engine::likelihood(&self.net, &prompt, image_ids)
     }
 
@@ -321,7 +321,7 @@ struct PromptIds {
 
 impl PromptIds {
     fn of<F: Family>(model: &FamilyModel<F>, text: PromptText<'_>) -> Result<Self> {
-        let encode = |words| model.text_ids(words, text.long);
+        let encode = |words| model.encode_caption(words, text.long);
         let prompt = text.prompt.map(encode).transpose()?;
         let negative = text.negative.map(encode).transpose()?;
         let beside = prompt.as_deref().unwrap_or_default();

@@ -11,6 +11,7 @@ use super::{Family, FamilyConfig, FamilyLoss, ModelFiles, NoOptions, PublishedFo
 use crate::Result;
 use crate::engine::{AutoregressiveModel, Prompted};
 use crate::text::TextTokenizer;
+use crate::text::clip::LongCaption;
 use net::{ToyNet, ToySizes};
 
 /// The family.
@@ -40,9 +41,9 @@ impl Family for Toy {
         text: &TextTokenizer,
         config: &FamilyConfig<Self>,
         caption: &str,
-        truncate: bool,
+        long: LongCaption,
     ) -> Result<Vec<u32>> {
-        text.encode_caption(caption, config.sizes.text_length, truncate)
+        text.encode_caption(caption, config.sizes.text_length, long.truncates())
     }
 
     fn unconditional(

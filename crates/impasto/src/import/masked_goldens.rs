@@ -53,11 +53,17 @@ where
         } = self;
         let captions: Vec<String> = expected.metadata("captions");
         for (caption, ids) in captions.iter().zip(self.text_ids()) {
-            assert_eq!(model.encode_caption(caption, true).unwrap(), ids, "{set}");
+            assert_eq!(
+                model
+                    .encode_caption(caption, LongCaption::Truncate)
+                    .unwrap(),
+                ids,
+                "{set}"
+            );
         }
         let null = self.text_ids().pop().unwrap();
         assert_eq!(model.unconditional(&[]), null, "{set}");
-        let error = model.encode_caption(&"turtle ".repeat(20), false);
+        let error = model.encode_caption(&"turtle ".repeat(20), LongCaption::Refuse);
         assert!(error.is_err(), "{set}");
     }
 
@@ -113,17 +119,27 @@ where
         } = self;
         let long: String = chunks.metadata("caption");
         let ids: Vec<u32> = chunks.metadata("text_ids");
-        assert_eq!(model.text_ids(&long, LongCaption::Chunks).unwrap(), ids);
-        let error = model.text_ids(&long, LongCaption::Refuse).unwrap_err();
+        assert_eq!(
+            model.encode_caption(&long, LongCaption::Chunks).unwrap(),
+            ids
+        );
+        let error = model
+            .encode_caption(&long, LongCaption::Refuse)
+            .unwrap_err();
         assert!(matches!(error, Error::CaptionTooLong { .. }), "{error}");
-        let endless = model.text_ids(&long.repeat(40), LongCaption::Chunks);
+        let endless = model.encode_caption(&long.repeat(40), LongCaption::Chunks);
         let error = endless.unwrap_err();
         assert!(matches!(error, Error::CaptionTooLong { .. }), "{error}");
         let short: Vec<String> = expected.metadata("captions");
         for caption in &short[..2] {
-            let cut = model.text_ids(caption, LongCaption::Truncate).unwrap();
-            if model.encode_caption(caption, false).is_ok() {
-                assert_eq!(model.text_ids(caption, LongCaption::Chunks).unwrap(), cut);
+            let cut = model
+                .encode_caption(caption, LongCaption::Truncate)
+                .unwrap();
+            if model.encode_caption(caption, LongCaption::Refuse).is_ok() {
+                assert_eq!(
+                    model.encode_caption(caption, LongCaption::Chunks).unwrap(),
+                    cut
+                );
             }
         }
 

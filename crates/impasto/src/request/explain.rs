@@ -21,9 +21,9 @@ pub struct Explain {
     /// How the maps of words are computed; [`Method::best_of`] the model, if not given.
     #[serde(default)]
     pub method: Option<Method>,
-    /// Cut a prompt that is too long instead of refusing it.
+    /// What is done with a prompt that is too long for the model.
     #[serde(default)]
-    pub truncate: bool,
+    pub long: LongCaption,
     /// The picture's row-major ids, where it was drawn: exactly what the model drew. Empty for pictures from anywhere.
     #[serde(default)]
     pub image_ids: Vec<u32>,
@@ -57,9 +57,7 @@ impl Request<Model> for Explain {
     /// Reports words as [`Event::Items`].
     fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<ExplainOutcome> {
         let method = self.method.unwrap_or_else(|| Method::best_of(model));
-        model
-            .generator()?
-            .check_prompt(&self.prompt, LongCaption::cut_if(self.truncate))?;
+        model.generator()?.check_prompt(&self.prompt, self.long)?;
         let image_ids = match &self.image {
             Some(image) if self.image_ids.is_empty() => model.encode(image)?,
             _ => self.image_ids.clone(),
@@ -69,7 +67,7 @@ impl Request<Model> for Explain {
             &self.prompt,
             &image_ids,
             method,
-            self.truncate,
+            self.long,
             &mut |done, total| observer.event(&Event::Items { done, total }),
         )?;
         Ok(ExplainOutcome {

@@ -21,6 +21,7 @@ use crate::image::Image;
 use crate::model::{Model, OpenOptions};
 use crate::models::dalle::Order;
 use crate::observer::NoObserver;
+use crate::text::clip::LongCaption;
 use crate::{Error, Result, files};
 
 /// The `drawn` part of a training config.
@@ -144,7 +145,13 @@ impl SyntheticPairs {
             prompts.push((caption.as_str(), self.seed.wrapping_add(number)));
         }
         let sampling = generator.sampling();
-        let drawn = generator.sample(&prompts, true, sampling, Order::Raster, &mut NoObserver)?;
+        let drawn = generator.sample(
+            &prompts,
+            LongCaption::Truncate,
+            sampling,
+            Order::Raster,
+            &mut NoObserver,
+        )?;
         for (drawn, captions) in drawn.iter().zip(captions) {
             self.tokens.push(&drawn.image_ids, captions)?;
         }

@@ -14,6 +14,7 @@ use crate::families::{Family, FamilyModel, NetSizes};
 use crate::image::Image;
 use crate::models::ImageTokenizer;
 use crate::text::TextTokenizer;
+use crate::text::clip::LongCaption;
 use crate::{Error, Result, files};
 
 /// Pairs with their ids; a picture may have several captions.
@@ -64,11 +65,11 @@ impl Captions for Padded<'_> {
 
 impl<F: Family> Captions for FamilyModel<F> {
     fn ids(&self, caption: &str) -> Result<Vec<u32>> {
-        self.encode_caption(caption, true)
+        self.encode_caption(caption, LongCaption::Truncate)
     }
 
     fn is_cut(&self, caption: &str) -> Result<bool> {
-        match self.encode_caption(caption, false) {
+        match self.encode_caption(caption, LongCaption::Refuse) {
             Ok(_) => Ok(false),
             Err(Error::CaptionTooLong { .. }) => Ok(true),
             // What is refused for other reasons may be read all the same here.

@@ -15,6 +15,7 @@ use crate::checkpoint::ModelSource;
 use crate::engine::AutoregressiveModel;
 use crate::families::{Family, ModelFiles, Native as NativeFamily, NativeModel};
 use crate::observer;
+use crate::text::clip::LongCaption;
 use crate::train::config::TrainingPrecision;
 
 /// Stops after this many steps.
@@ -264,7 +265,7 @@ fn resumed_transformers_without_padding_equal_uninterrupted_ones() {
     let draws = |model: &str| {
         let files = ModelFiles::find(&ModelSource::Dir(dir.path().join(model))).unwrap();
         let model = NativeModel::load(&files, &Device::flex(), None).unwrap();
-        let ids = model.encode_caption("a cat", false).unwrap();
+        let ids = model.encode_caption("a cat", LongCaption::Refuse).unwrap();
         // With words and without.
         for ids in [&ids[..], &[]] {
             let null = NativeFamily::unconditional(&model.text, &model.config, ids);

@@ -13,6 +13,7 @@ use crate::import::goldens::{
 };
 use crate::import::masked_goldens::{Golden, schedules_are_those_of_the_reference};
 use crate::models::parameters::shapes;
+use crate::text::clip::LongCaption;
 
 const SETS: [&str; 3] = ["plain", "halved", "odd"];
 
@@ -118,8 +119,11 @@ fn a_folder_of_ours_says_the_same_as_the_published_files() {
         assert_eq!(ours.config.sizes, published.config.sizes);
         assert_eq!(ours.config.options, published.config.options);
         assert_eq!(
-            ours.encode_caption("a RED turtle", false).unwrap(),
-            published.encode_caption("a RED turtle", false).unwrap()
+            ours.encode_caption("a RED turtle", LongCaption::Refuse)
+                .unwrap(),
+            published
+                .encode_caption("a RED turtle", LongCaption::Refuse)
+                .unwrap()
         );
         let weights = std::fs::metadata(place.path().join("amused.safetensors")).unwrap();
         let numbers: usize = shapes(&published.net)

@@ -15,6 +15,7 @@ use crate::import::goldens::{self, Expected, assert_close, copied, numbers};
 use crate::models::dalle::Order;
 use crate::models::dalle_bart::CaptionRows;
 use crate::observer::NoObserver;
+use crate::text::clip::LongCaption;
 use crate::text::normalizer::TextNormalizer;
 
 fn golden(set: &str) -> PathBuf {
@@ -79,9 +80,15 @@ fn captions_become_the_reference_ids() {
         let captions: Vec<String> = expected.metadata("captions");
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
         for (caption, ids) in captions.iter().zip(text_ids) {
-            assert_eq!(model.encode_caption(caption, true).unwrap(), ids, "{set}");
+            assert_eq!(
+                model
+                    .encode_caption(caption, LongCaption::Truncate)
+                    .unwrap(),
+                ids,
+                "{set}"
+            );
         }
-        let long = model.encode_caption(&"turtle ".repeat(40), false);
+        let long = model.encode_caption(&"turtle ".repeat(40), LongCaption::Refuse);
         assert!(
             long.unwrap_err()
                 .to_string()
@@ -205,7 +212,9 @@ fn the_likelihood_of_a_picture_is_that_of_the_reference() {
     let chw: Vec<f32> = values.iter().map(|x| x / 127.5 - 1.0).collect();
     let picture = Image::from_chw(&chw, size, size).unwrap();
     let captions: Vec<String> = expected.metadata("captions");
-    let text_ids = model.encode_caption(&captions[0], true).unwrap();
+    let text_ids = model
+        .encode_caption(&captions[0], LongCaption::Truncate)
+        .unwrap();
     let prompt = model.net.encode(&text_ids).unwrap();
     let image_ids = model.image.encode(&[picture], &model.device).unwrap();
     let found = likelihood(&model.net, &prompt, &image_ids[0]).unwrap();

@@ -17,6 +17,7 @@ use crate::import::goldens::{
 use crate::models::dalle::Order;
 use crate::models::janus::{Conversation, Part};
 use crate::observer::{Event, NoObserver};
+use crate::text::clip::LongCaption;
 
 const SETS: [&str; 5] = ["pro", "sharded", "original", "old_roles", "one_bin"];
 
@@ -65,7 +66,11 @@ fn prompts_and_questions_become_the_reference_ids() {
         let text_ids: Vec<Vec<u32>> = expected.metadata("text_ids");
         let null_ids: Vec<Vec<u32>> = expected.metadata("null_ids");
         for ((caption, ids), null) in captions.iter().zip(text_ids).zip(null_ids) {
-            assert_eq!(model.encode_caption(caption, false).unwrap(), ids, "{set}");
+            assert_eq!(
+                model.encode_caption(caption, LongCaption::Refuse).unwrap(),
+                ids,
+                "{set}"
+            );
             assert_eq!(model.unconditional(&ids), null, "{set}");
         }
         let questions: Vec<String> = expected.metadata("questions");

@@ -72,11 +72,20 @@ fn captions_become_the_reference_ids() {
         let captions: Vec<String> = expected.metadata("captions");
         for (caption, ids) in captions.iter().zip(text_ids(&expected)) {
             // Where there are few places, the reference has cut one.
-            assert_eq!(model.encode_caption(caption, true).unwrap(), ids, "{set}");
+            assert_eq!(
+                model
+                    .encode_caption(caption, LongCaption::Truncate)
+                    .unwrap(),
+                ids,
+                "{set}"
+            );
         }
         if !set.starts_with("t2i") {
             for bad in ["a cat", "-1", "7", ""] {
-                let error = model.encode_caption(bad, false).unwrap_err().to_string();
+                let error = model
+                    .encode_caption(bad, LongCaption::Refuse)
+                    .unwrap_err()
+                    .to_string();
                 assert!(error.contains("the number of one, 0 to"), "{error}");
             }
             continue;
@@ -89,10 +98,18 @@ fn captions_become_the_reference_ids() {
         // A long caption is refused, or cut as the reference does.
         let long: String = expected.metadata("long");
         let ids: Vec<u32> = expected.metadata("long_ids");
-        assert_eq!(model.encode_caption(&long, true).unwrap(), ids, "{set}");
-        let error = model.encode_caption(&long, false).unwrap_err();
+        assert_eq!(
+            model.encode_caption(&long, LongCaption::Truncate).unwrap(),
+            ids,
+            "{set}"
+        );
+        let error = model
+            .encode_caption(&long, LongCaption::Refuse)
+            .unwrap_err();
         assert!(matches!(error, Error::CaptionTooLong { .. }), "{error}");
-        let error = model.encode_caption("红色的乌龟", false).unwrap_err();
+        let error = model
+            .encode_caption("红色的乌龟", LongCaption::Refuse)
+            .unwrap_err();
         assert!(error.to_string().contains("no Chinese"), "{error}");
     }
 }
@@ -146,7 +163,7 @@ fn captions_in_chunks_are_those_of_the_reference() {
     let chunks = Expected::of(&goldens::chunk_golden("llamagen", set));
     let long: String = chunks.metadata("caption");
     let rows: Vec<Vec<u32>> = chunks.metadata("text_ids");
-    let ids = model.text_ids(&long, LongCaption::Chunks).unwrap();
+    let ids = model.encode_caption(&long, LongCaption::Chunks).unwrap();
     assert_eq!(ids, rows.join(&NEXT_CHUNK));
     let prompt = model.net.read(&ids).unwrap();
     let images = expected.ids("image_ids");
@@ -157,8 +174,11 @@ fn captions_in_chunks_are_those_of_the_reference() {
         text_ids: text_ids.to_vec(),
         seed: 3,
     };
-    let short = model.text_ids("a hat", LongCaption::Chunks).unwrap();
-    assert_eq!(short, model.encode_caption("a hat", false).unwrap());
+    let short = model.encode_caption("a hat", LongCaption::Chunks).unwrap();
+    assert_eq!(
+        short,
+        model.encode_caption("a hat", LongCaption::Refuse).unwrap()
+    );
     let drawn = |specs: &[SampleSpec]| {
         let nothing = |ids: &[u32]| model.unconditional(ids);
         let sampling = &model.config.sampling;
@@ -178,18 +198,18 @@ fn captions_in_chunks_are_those_of_the_reference() {
         assert_eq!(drawn(&[spec])[0].image_ids, found.image_ids);
     }
     // A whole word longer than a chunk, one that ends with a chunk, and far too many.
-    let word = model.text_ids(&"turtlecat".repeat(20), LongCaption::Chunks);
+    let word = model.encode_caption(&"turtlecat".repeat(20), LongCaption::Chunks);
     let word = word.unwrap();
     assert!(
         word.split(|&id| id == NEXT_CHUNK)
             .all(|chunk| chunk.len() <= 24)
     );
     assert!(word.contains(&NEXT_CHUNK));
-    let error = model.text_ids(&"a hat ".repeat(900), LongCaption::Chunks);
+    let error = model.encode_caption(&"a hat ".repeat(900), LongCaption::Chunks);
     let error = error.unwrap_err();
     assert!(matches!(error, Error::CaptionTooLong { .. }), "{error}");
     let error = loaded("c2i")
-        .text_ids("3", LongCaption::Chunks)
+        .encode_caption("3", LongCaption::Chunks)
         .unwrap_err();
     assert!(error.to_string().contains("draws classes"), "{error}");
 }
@@ -203,7 +223,7 @@ fn a_text_encoder_without_tokenizer_json_is_read() {
     std::fs::write(of_text.join("spiece.model"), letters()).unwrap();
     let model = open(folder.path()).unwrap().model;
     let ids = model
-        .encode_caption("A red turtle on a hat", false)
+        .encode_caption("A red turtle on a hat", LongCaption::Refuse)
         .unwrap();
     // Letters and spaces, and the end.
     assert!(ids.len() == 23 && model.net.read(&ids).is_ok());

@@ -19,6 +19,7 @@ use crate::models::dalle::Order;
 use crate::models::masked::{Masked, logits};
 use crate::models::parameters::shapes;
 use crate::observer::NoObserver;
+use crate::text::clip::LongCaption;
 
 const SETS: [&str; 3] = ["plain", "halved", "odd"];
 /// Its other parts are those of `halved`.
@@ -211,8 +212,11 @@ fn a_folder_of_ours_says_the_same_as_the_published_files() {
         assert_eq!(ours.config.sizes, published.config.sizes);
         assert_eq!(ours.config.options, published.config.options);
         assert_eq!(
-            ours.encode_caption("a RED turtle", false).unwrap(),
-            published.encode_caption("a RED turtle", false).unwrap()
+            ours.encode_caption("a RED turtle", LongCaption::Refuse)
+                .unwrap(),
+            published
+                .encode_caption("a RED turtle", LongCaption::Refuse)
+                .unwrap()
         );
         let weights = std::fs::metadata(place.path().join("meissonic.safetensors")).unwrap();
         let numbers: usize = shapes(&published.net)

@@ -25,6 +25,7 @@ use crate::import::goldens::{
 use crate::models::dalle::Order;
 use crate::models::rudalle::RuDalleVersion;
 use crate::observer::NoObserver;
+use crate::text::clip::LongCaption;
 
 const SETS: [&str; 3] = ["v3", "v2", "plain"];
 
@@ -98,18 +99,34 @@ fn captions_become_the_reference_ids() {
         let expected = expected(set);
         let captions: Vec<String> = expected.metadata("captions");
         for (caption, ids) in captions.iter().zip(text_ids(&expected)) {
-            assert_eq!(model.encode_caption(caption, true).unwrap(), ids, "{set}");
+            assert_eq!(
+                model
+                    .encode_caption(caption, LongCaption::Truncate)
+                    .unwrap(),
+                ids,
+                "{set}"
+            );
         }
         let nothing: Vec<u32> = expected.metadata("nothing");
         assert_eq!(model.unconditional(&[]), nothing, "{set}");
         let long: String = expected.metadata("long");
         let ids: Vec<u32> = expected.metadata("long_ids");
-        assert_eq!(model.encode_caption(&long, true).unwrap(), ids, "{set}");
-        let error = model.encode_caption(&long, false).unwrap_err();
+        assert_eq!(
+            model.encode_caption(&long, LongCaption::Truncate).unwrap(),
+            ids,
+            "{set}"
+        );
+        let error = model
+            .encode_caption(&long, LongCaption::Refuse)
+            .unwrap_err();
         assert!(matches!(error, Error::CaptionTooLong { .. }), "{error}");
-        let error = model.encode_caption("红色的乌龟", false).unwrap_err();
+        let error = model
+            .encode_caption("红色的乌龟", LongCaption::Refuse)
+            .unwrap_err();
         assert!(error.to_string().contains("no character"), "{error}");
-        model.encode_caption("红色的乌龟", true).unwrap();
+        model
+            .encode_caption("红色的乌龟", LongCaption::Truncate)
+            .unwrap();
     }
 }
 

@@ -62,13 +62,9 @@ pub enum LongCaption {
 pub const MAX_CHUNKS: usize = 16;
 
 impl LongCaption {
-    /// Cut or refused.
-    pub fn cut_if(truncate: bool) -> Self {
-        if truncate {
-            LongCaption::Truncate
-        } else {
-            LongCaption::Refuse
-        }
+    /// Whether it is cut before its end.
+    pub fn truncates(self) -> bool {
+        self == LongCaption::Truncate
     }
 }
 
