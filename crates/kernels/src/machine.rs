@@ -248,3 +248,16 @@ fn chains(steps: usize) -> f32 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_for_bfloat16_is_quicker_than_f32() {
+        if let Some(halves) = bf16_operations() {
+            let floats = operations();
+            assert!(halves > floats, "{halves:e} against {floats:e} a second");
+        }
+    }
+}

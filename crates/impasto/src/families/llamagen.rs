@@ -93,6 +93,7 @@ impl Family for LlamaGen {
     const TITLE: &'static str = "LlamaGen";
     const SIZES: &'static str = "llamagen";
     const WEIGHTS: &'static str = "llamagen.safetensors";
+    const READS_CHUNKS: bool = true;
 
     type Sizes = LlamaGenConfig;
     type Options = NoOptions;
