@@ -184,8 +184,8 @@ class ClipTower:
 # prefill and training
 
 
-class Turn(nn.Module):
-    """Normalised heads, turned by their rotary positions in pairs (i, i + half)."""
+class QkNormRope(nn.Module):
+    """Normalised heads, rotated by their positions in pairs (i, i + half)."""
 
     def __init__(self, dim, length=320):
         super().__init__()
@@ -200,12 +200,12 @@ class Turn(nn.Module):
 
 
 class Block(nn.Module):
-    """Our `Block`: pre-RMSNorm, normalised and turned queries and keys, SwiGLU, no biases."""
+    """Our `Block`: pre-RMSNorm, normalised and rotated queries and keys, SwiGLU, no biases."""
 
     def __init__(self, width, heads, hidden):
         super().__init__()
         self.heads = heads
-        self.turns = nn.ModuleList([Turn(width // heads), Turn(width // heads)])
+        self.qk_norm_rope = nn.ModuleList([QkNormRope(width // heads), QkNormRope(width // heads)])
         self.norms = nn.ModuleList([nn.RMSNorm(width), nn.RMSNorm(width)])
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -216,7 +216,7 @@ class Block(nn.Module):
         batch, length, width = x.shape
         qkv = self.qkv(self.norms[0](x)).reshape(batch, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        q, k = self.turns[0](q), self.turns[1](k)
+        q, k = self.qk_norm_rope[0](q), self.qk_norm_rope[1](k)
         self.keep(k, v)
         seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(seen.transpose(1, 2).reshape(batch, length, width))

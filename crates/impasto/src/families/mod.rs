@@ -152,7 +152,7 @@ pub trait Family: Copy + Debug + Send + Sync + 'static {
     /// trained on as it is.
     const READS_CHUNKS: bool = false;
 
-    /// The text ids of a caption, as the net reads them; asked for chunks only with [`Self::READS_CHUNKS`].
+    /// The text ids of a caption, as the net reads them. `long` is [`LongCaption::Chunks`] only where [`Self::READS_CHUNKS`] is true.
     ///
     /// # Errors
     /// [`crate::Error::CaptionTooLong`], unless it may be truncated, or has no more chunks than [`MAX_CHUNKS`].
