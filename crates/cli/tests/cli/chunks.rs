@@ -66,6 +66,8 @@ fn long_captions_are_read_in_chunks_and_others_as_without() {
         let explain = ["explain", "in.png", "--prompt", LONG, "-o", "why.html"];
         program.expect(&[&explain[..], &model].concat());
         assert!(program.path("why.html").exists(), "{set}");
+        drawn(LONG, &["--chunks", "--explain"], "shown.png");
+        assert!(program.path("shown.explain.html").exists(), "{set}");
     }
 }
 
