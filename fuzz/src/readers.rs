@@ -558,6 +558,17 @@ pub const READERS: &[Kind] = &[
         },
     },
     Kind {
+        name: "sentencepiece",
+        make: |_| {
+            let folders = ["t5", "bytes"].map(|set| format!("text/sentencepiece_goldens/{set}"));
+            let seeds = folders.iter().flat_map(|folder| goldens(folder, "model"));
+            Reader::new(seeds.collect(), |bytes| {
+                T5Tokenizer::from_sentencepiece(bytes, 5)
+                    .is_ok_and(|text| text.encode_caption(TEXT, 64, true).is_ok())
+            })
+        },
+    },
+    Kind {
         name: "upscaler",
         make: |folder| {
             let set = "upscaler/goldens/compact_x3";

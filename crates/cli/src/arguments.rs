@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use impasto::checkpoint::{ModelSource, WeightFormat, adapter};
+use impasto::checkpoint::{EMBEDDED_CLIP, EMBEDDED_NAME, ModelSource, WeightFormat, adapter};
 use impasto::data::scenes::{Sources, World};
 use impasto::device::{self, Device};
 use impasto::families::ModelFiles;
 use impasto::files::FileAccess;
+use impasto::judges::model_judges;
 use impasto::model::{Model, OpenOptions};
 use impasto::observer::Event;
 use impasto::provenance::{Settings, Upscaled};
@@ -28,7 +29,7 @@ use crate::terminal;
 #[derive(Args)]
 pub struct ModelFlags {
     /// Name of the embedded or of a pulled model, or a checkpoint folder: impasto's or a published one
-    #[arg(long, value_name = "NAME|DIR", default_value = impasto::checkpoint::EMBEDDED_NAME)]
+    #[arg(long, value_name = "NAME|DIR", default_value = EMBEDDED_NAME)]
     pub model: String,
     /// Precision of linear layers in memory: f32, bf16, int8 or int4. Lower precision: less memory, faster on the CPU,
     /// slightly less accurate [default: as stored]
@@ -42,6 +43,52 @@ pub struct ModelFlags {
     pub no_mmap: bool,
     #[command(flatten)]
     pub device: DeviceFlags,
+}
+
+/// Which CLIP has a say in which of several pictures are best.
+#[derive(Args)]
+pub struct ChoosingClip {
+    /// CLIP that has a say in which pictures are best: a name, or a folder written by `train clip` or `import`; none: no
+    /// CLIP [default: the embedded one for models that do not caption, else none]
+    #[arg(long, value_name = "NAME|DIR")]
+    clip: Option<String>,
+}
+
+/// The value of --clip that means none.
+pub const NO_CLIP: &str = "none";
+
+/// A [`ChoosingClip`] that is there.
+pub enum FoundClip {
+    /// It was named.
+    Named(ModelSource),
+    /// None was wanted.
+    None,
+    /// It depends on the model.
+    Usual,
+}
+
+impl ChoosingClip {
+    /// Finds it, before anything is loaded.
+    pub fn find(&self) -> Result<FoundClip> {
+        Ok(match self.clip.as_deref() {
+            Some(NO_CLIP) => FoundClip::None,
+            Some(name) => FoundClip::Named(find_model(name)?),
+            None => FoundClip::Usual,
+        })
+    }
+}
+
+impl FoundClip {
+    /// Loads what has a say beside a model.
+    pub fn load(self, model: &Model) -> Result<Option<Ranker>> {
+        let source = match self {
+            FoundClip::Named(source) => source,
+            FoundClip::None => return Ok(None),
+            FoundClip::Usual if model_judges(model) => return Ok(None),
+            FoundClip::Usual => find_model(EMBEDDED_CLIP)?,
+        };
+        Ok(Some(Ranker::load(&source, model.device())?))
+    }
 }
 
 /// A model by its name or folder; pulled models have names, too.

@@ -61,6 +61,7 @@ enum Command {
 
 fn main() -> ExitCode {
     std::panic::set_hook(impasto::panics::hook(std::panic::take_hook()));
+    impasto::device::keep_freed_memory();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return failure::usage(&error),

@@ -123,9 +123,15 @@ pub fn allow_tf32(allowed: bool) {
     impasto_torch::allow_tf32(allowed);
 }
 
-/// Keeps the memory that a step frees for the next one, instead of giving it back to the system: on glibc,
-/// large blocks are otherwise mapped and zeroed anew each time. For programs to call once, before training;
+/// Keeps the memory that a layer or a step frees for the next one, instead of giving it back to the system: on glibc,
+/// large blocks are otherwise mapped and zeroed anew each time. For programs to call once, at their start;
 /// it holds for the whole process.
 pub fn keep_freed_memory() {
     impasto_kernels::memory::keep_freed();
+}
+
+/// Gives back to the system what [`keep_freed_memory`] has kept: for programs that go on after they are done with a
+/// model.
+pub fn give_back_freed_memory() {
+    impasto_kernels::memory::give_back_freed();
 }

@@ -110,6 +110,7 @@ pub mod explain;
 pub mod model;
 pub mod request;
 
+pub mod judges;
 pub mod memory;
 pub mod provenance;
 pub mod rank;

@@ -57,6 +57,8 @@ pub struct GeneratedImage {
     pub image_ids: Vec<u32>,
     /// ln p of the sampled ids given the prompt, in nats.
     pub log_likelihood: f64,
+    /// −ln p(prompt | image) per text id, in nats, where the model had a say in which image is best.
+    pub caption_nats: Option<f64>,
     /// Cosine of image and prompt, where a CLIP chose.
     pub clip_score: Option<f32>,
 }

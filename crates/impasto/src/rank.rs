@@ -245,20 +245,24 @@ impl Scores {
     }
 }
 
-/// Indices of things that two numbers speak for, the best first: by the sum of their ranks, so that the numbers
-/// need no common scale; of equals the one that the first numbers prefer.
-pub fn rank_sum(first: &[f64], second: &[f32]) -> Vec<usize> {
+/// Indices of things that several judges have scored, the best first: by the sum of their ranks, so that the scores
+/// need no common scale; of equals the one that the first judge prefers. All have scored the same things.
+pub fn rank_sum(judges: &[Vec<f64>]) -> Vec<usize> {
+    let Some(first) = judges.first() else {
+        return Vec::new();
+    };
     let mut sums = vec![0; first.len()];
-    let by_first = best(first.len(), |index| first[index]);
-    let by_second = best(second.len(), |index| f64::from(second[index]));
-    for order in [&by_first, &by_second] {
-        for (rank, &index) in order.iter().enumerate() {
+    for scores in judges {
+        for (rank, index) in best(scores.len(), |index| scores[index])
+            .into_iter()
+            .enumerate()
+        {
             sums[index] += rank;
         }
     }
-    let mut rank_sum = by_first;
-    rank_sum.sort_by_key(|&index| sums[index]);
-    rank_sum
+    let mut order = best(first.len(), |index| first[index]);
+    order.sort_by_key(|&index| sums[index]);
+    order
 }
 
 /// Indices in the order of their scores, the highest first; equal ones in their order.
@@ -299,14 +303,17 @@ mod tests {
     }
 
     #[test]
-    fn two_rankings_agree_by_the_sum_of_ranks() {
+    fn rankings_agree_by_the_sum_of_ranks() {
+        let first = vec![9.0, 5.0, 2.0, 1.0];
+        let second = vec![0.1, 0.9, 0.8, 0.2];
+        assert_eq!(rank_sum(std::slice::from_ref(&first)), [0, 1, 2, 3]);
         // Ranks 0 1 2 3 and 3 0 1 2.
-        assert_eq!(
-            rank_sum(&[9.0, 5.0, 2.0, 1.0], &[0.1, 0.9, 0.8, 0.2]),
-            [1, 0, 2, 3]
-        );
-        assert_eq!(rank_sum(&[1.0, 2.0], &[0.5, 0.5]), [1, 0]);
-        assert!(rank_sum(&[], &[]).is_empty());
+        assert_eq!(rank_sum(&[first.clone(), second.clone()]), [1, 0, 2, 3]);
+        // And 3 2 1 0: sums 6 3 4 5.
+        let third = vec![-3.0, -2.0, -1.0, 0.0];
+        assert_eq!(rank_sum(&[first, second, third]), [1, 2, 3, 0]);
+        assert_eq!(rank_sum(&[vec![1.0, 2.0], vec![0.5, 0.5]]), [1, 0]);
+        assert!(rank_sum(&[]).is_empty());
     }
 
     #[test]

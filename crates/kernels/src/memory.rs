@@ -158,7 +158,7 @@ mod mapping {
 }
 
 /// Asks the C library's allocator to keep freed memory, instead of giving each large block back to the
-/// system: a training step frees and wants the same hundreds of MiB again, and the system's zeroing of
+/// system: a layer frees and wants the same hundreds of MiB again, and the system's zeroing of
 /// fresh pages takes longer than most kernels need to fill them. For programs to call once at their start;
 /// affects the whole process. Does nothing where the allocator is not glibc's.
 pub fn keep_freed() {
@@ -173,6 +173,20 @@ pub fn keep_freed() {
         unsafe {
             mallopt(MMAP_THRESHOLD, 1 << 30);
             mallopt(TRIM_THRESHOLD, i32::MAX);
+        }
+    }
+}
+
+/// Gives freed memory back to the system that was [kept](keep_freed). Does nothing where the allocator is not glibc's.
+pub fn give_back_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> i32;
+        }
+        // SAFETY: a function of glibc that is safe to call at any time.
+        unsafe {
+            malloc_trim(0);
         }
     }
 }

@@ -225,7 +225,7 @@ async fn txt2img(
         n: request.n()?,
         sampling: request.sampling(),
         order: request.order()?,
-        long: LongCaption::Truncate,
+        long: LongCaption::Fit,
         negative_prompt: request.negative_prompt(),
         ..Generate::new(request.prompt().unwrap_or_default(), request.seed()?)
     };
@@ -270,7 +270,7 @@ async fn img2img(
                 n: request.n()?,
                 sampling: request.sampling(),
                 order: request.order()?,
-                long: LongCaption::Truncate,
+                long: LongCaption::Fit,
                 negative_prompt: request.negative_prompt(),
                 image: None,
                 ..Edit::new((&nothing).into(), Region::Transparent, request.seed()?)
@@ -290,7 +290,7 @@ async fn img2img(
                 n: request.n()?,
                 sampling: request.sampling(),
                 order: request.order()?,
-                long: LongCaption::Truncate,
+                long: LongCaption::Fit,
                 negative_prompt: request.negative_prompt(),
                 image: None,
                 ..Vary::new(

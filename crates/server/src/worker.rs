@@ -90,6 +90,7 @@ fn decode(app: &App, hosted: &Arc<Hosted>, results: &SyncSender<Finished>) {
             hosted.set_busy(false);
             let idle = idle_since.elapsed() > app.config.idle_time || hosted.is_to_unload();
             if idle && model.take().is_some() {
+                impasto::device::give_back_freed_memory();
                 hosted.unloaded();
                 crate::log::note(format_args!("model {} unloaded", hosted.card.id));
             }
@@ -317,7 +318,18 @@ impl<'a> Decoder<'a> {
             return;
         };
         let part = self.parts.remove(place);
-        match self.session.take(ticket) {
+        let taken = self.session.take(ticket).and_then(|outcome| {
+            let mut outcome = outcome;
+            // What the model says of each does not wait for the others.
+            if let (Some(outcome), Task::Generate { request }) =
+                (&mut outcome, &part.job.record.task)
+                && request.best_of.is_some()
+            {
+                request.ask_model(self.model, &mut outcome.images)?;
+            }
+            Ok(outcome)
+        });
+        match taken {
             Ok(Some(outcome)) => self.send(Finished::Images {
                 job: part.job,
                 first: part.first,
@@ -415,10 +427,6 @@ impl<'a> Decoder<'a> {
                 request.image = Some(Arc::new(input("image")?));
                 if *mask {
                     request.region = edit::Region::Mask(edit::Mask::of(&input("mask")?));
-                }
-                // The embedded CLIP has a say where there is a prompt, as in the command.
-                if request.prompt.is_some() && model.name() == impasto::checkpoint::EMBEDDED_NAME {
-                    request.ranker = Some(self.app.clip()?);
                 }
                 let outcome =
                     model.run(&request, &mut |event: &Event<'_>| self.beside(job, event))?;
@@ -535,7 +543,7 @@ impl Finisher {
                     let made_by = (&self.model[..], self.licence.as_deref());
                     let settings = outcome.settings(request, candidate, made_by, &original);
                     let drawn = (original, Some(&*outcome));
-                    let log_likelihood = candidate.edited.log_likelihood;
+                    let log_likelihood = candidate.edited.likelihood.map(|of| of.given);
                     self.write(&job, place, drawn, (settings, log_likelihood))?;
                 }
                 self.end_with(&job);
@@ -548,7 +556,7 @@ impl Finisher {
                         ..self.settings(&job.record.task, image, &outcome.sampling, outcome.order)
                     };
                     let drawn = (Original::from(&image.picture), None);
-                    self.write(&job, place, drawn, (settings, image.log_likelihood))?;
+                    self.write(&job, place, drawn, (settings, Some(image.log_likelihood)))?;
                 }
                 self.end_with(&job);
                 Ok(())
@@ -604,9 +612,13 @@ impl Finisher {
             (true, false) => return Ok(()),
             (true, true) => {
                 let all = self.collected.remove(&job.record.id).unwrap_or_default();
+                let images: Vec<GeneratedImage> = all.into_iter().flatten().collect();
                 let mut request = request.clone();
-                request.ranker = Some(self.app.clip()?);
-                let kept = request.kept(all.into_iter().flatten().collect())?;
+                // As in the command.
+                if images.iter().any(|image| image.caption_nats.is_none()) {
+                    request.ranker = Some(self.app.clip()?);
+                }
+                let kept = request.kept(images)?;
                 kept.into_iter().enumerate().collect()
             }
             (false, _) => {
@@ -624,7 +636,12 @@ impl Finisher {
         for (place, image) in &listed {
             let settings = self.settings(&job.record.task, image, sampling, order);
             let drawn = Original::from(&image.picture);
-            self.write(job, *place, (drawn, None), (settings, image.log_likelihood))?;
+            self.write(
+                job,
+                *place,
+                (drawn, None),
+                (settings, Some(image.log_likelihood)),
+            )?;
         }
         if complete {
             self.end_with(job);
@@ -679,7 +696,7 @@ impl Finisher {
         job: &Job,
         place: usize,
         (drawn, edit): (Original, Option<&EditOutcome>),
-        (settings, log_likelihood): (Settings, f64),
+        (settings, log_likelihood): (Settings, Option<f64>),
     ) -> Result<(), ServeError> {
         if job
             .state()
@@ -723,7 +740,7 @@ impl Finisher {
             }
         };
         let picture = Picture {
-            log_likelihood: Some(log_likelihood),
+            log_likelihood,
             width: shown.width(),
             height: shown.height(),
             ..self.picture(job, place, &settings, settings.parameters())

@@ -102,8 +102,6 @@ pub fn run(arguments: Arguments) -> Result<()> {
             .build_global()
             .context("the thread pool can't be started")?;
     }
-    // As training does: what a step frees the next one wants again.
-    impasto::device::keep_freed_memory();
     if let Some(device) = &arguments.pictures_on {
         return arguments.draw(device);
     }

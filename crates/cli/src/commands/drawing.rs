@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 use impasto::canvas::Conditioning;
-use impasto::checkpoint::{EMBEDDED_CLIP, EMBEDDED_NAME};
+use impasto::checkpoint::EMBEDDED_CLIP;
 use impasto::edit::{Area, Canvassed, Region};
 use impasto::files;
 use impasto::image::{Format, MAX_FILE_BYTES, Original};
@@ -19,20 +19,16 @@ use impasto::rank::Ranker;
 use impasto::request::Edit;
 use impasto::safety::{Action, Verdict};
 use impasto::sampling::SamplingOptions;
-use impasto::text::clip::LongCaption;
 use serde::Serialize;
 
 use crate::arguments::{
-    FoundUpscaler, LongCaptionFlags, ModelFlags, SamplingFlags, UpscaleFlags, find_model,
+    FoundUpscaler, LongCaptionFlags, ModelFlags, NO_CLIP, SamplingFlags, UpscaleFlags, find_model,
     random_seed,
 };
 use crate::failure::Usage;
 use crate::provenance::{self, ProvenanceFlags};
 use crate::safety::SafetyFlags;
 use crate::{outputs, terminal};
-
-/// The value of --clip that means none.
-const NO_CLIP: &str = "none";
 
 /// How candidates are drawn and where they go.
 #[derive(Args)]
@@ -46,8 +42,7 @@ pub struct DrawingFlags {
     /// Write only this many candidates, the likeliest [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep: Option<u32>,
-    /// Also rank tries and candidates by a CLIP's similarity of picture and prompt (sum of both ranks); or none
-    /// [default: impasto-clip for impasto-styles, none for other models]
+    /// Also rank tries and candidates by a CLIP's similarity of picture and prompt (sum of both ranks) [default: none]
     #[arg(long, value_name = "NAME|DIR", num_args = 0..=1, default_missing_value = EMBEDDED_CLIP)]
     clip: Option<String>,
     /// Seed of the first candidate [default: random, printed to stderr]
@@ -126,9 +121,13 @@ struct Candidate {
     #[serde(serialize_with = "outputs::lossy")]
     path: Option<PathBuf>,
     seed: u64,
-    log_likelihood: f64,
-    /// The rank criterion: log-likelihood with guidance.
-    score: f64,
+    /// None where nothing was compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_likelihood: Option<f64>,
+    /// The rank criterion: log-likelihood with guidance, or, by a model that captions, that per image id and that of the
+    /// prompt per text id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<f64>,
     /// The second criterion, if there is a CLIP: cosine of picture and prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     clip_score: Option<f32>,
@@ -175,10 +174,6 @@ impl DrawingFlags {
                     "give --prompt, or leave --clip out",
                 )
                 .into());
-            }
-            // It was not requested: no reason to refuse a prompt that the model can read.
-            (None, Some(_)) if self.model.model == EMBEDDED_NAME => {
-                (EMBEDDED_CLIP, LongCaption::Truncate)
             }
             (None, _) => return Ok(None),
         };
@@ -309,8 +304,8 @@ impl DrawingFlags {
             candidates.push(Candidate {
                 path,
                 seed: edited.seed,
-                log_likelihood: edited.log_likelihood,
-                score: edited.score,
+                log_likelihood: edited.likelihood.map(|likelihood| likelihood.given),
+                score: edited.likelihood.map(|likelihood| likelihood.score),
                 clip_score: candidate.clip_score,
                 tokens: edited.tokens,
                 safety,

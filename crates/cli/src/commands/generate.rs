@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Args;
-use impasto::checkpoint::{EMBEDDED_CLIP, ModelSource};
 use impasto::explain::page;
 use impasto::files;
 use impasto::image::{Format, Image};
@@ -14,7 +13,6 @@ use impasto::model::Model;
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
 use impasto::provenance::{Encoding, Policy, Settings};
-use impasto::rank::Ranker;
 use impasto::request::{Explain, Generate, GeneratedImage, Timings};
 use impasto::safety::{Action, Verdict};
 use impasto::sampling::SamplingOptions;
@@ -24,8 +22,8 @@ use serde::Serialize;
 use super::explain::explained;
 use super::words::Finishing;
 use crate::arguments::{
-    Enlarging, FoundUpscaler, LongCaptionFlags, ModelFlags, SamplingFlags, UpscaleFlags,
-    find_model, prompt, random_seed,
+    ChoosingClip, Enlarging, FoundClip, FoundUpscaler, LongCaptionFlags, ModelFlags, SamplingFlags,
+    UpscaleFlags, prompt, random_seed,
 };
 use crate::failure::Usage;
 use crate::provenance::{self, ProvenanceFlags};
@@ -53,12 +51,11 @@ pub struct Arguments {
     /// Print completed prompts (without a prompt: whole captions by the model) and draw nothing
     #[arg(long, conflicts_with_all = ["finish", "best_of", "begin_with", "output", "grid", "format", "preview"])]
     text_only: bool,
-    /// Draw this many pictures per prompt and keep the ones that a CLIP ranks highest
+    /// Draw this many pictures per prompt and keep the best, as the model says where it captions, and a CLIP
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     best_of: Option<u32>,
-    /// The CLIP that ranks: a name, or a folder written by `train clip` or `import`
-    #[arg(long, value_name = "NAME|DIR", default_value = EMBEDDED_CLIP)]
-    clip: String,
+    #[command(flatten)]
+    clip: ChoosingClip,
     /// Seed of the first picture of each prompt [default: random, printed to stderr]
     #[arg(long, allow_negative_numbers = true)]
     seed: Option<u64>,
@@ -142,7 +139,10 @@ struct ReportedPicture {
         skip_serializing_if = "Option::is_none"
     )]
     page: Option<PathBuf>,
-    /// Cosine of picture and prompt, if a CLIP ranked.
+    /// −ln p(prompt | picture) per text id, if the model had a say in which is best.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caption_nats: Option<f64>,
+    /// Cosine of picture and prompt, if a CLIP had a say.
     #[serde(skip_serializing_if = "Option::is_none")]
     clip_score: Option<f32>,
     /// What was found in it.
@@ -221,8 +221,8 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         )
         .into());
     }
-    let ranker = chooser.map(|source| Ranker::load(&source, model.device()).map(Arc::new));
-    let ranker = ranker.transpose()?;
+    let ranker = chooser.map(|clip| clip.load(&model)).transpose()?.flatten();
+    let ranker = ranker.map(Arc::new);
     let prefix_ids = arguments.prefix_ids(&model)?;
     let requests = arguments.prompts.iter().map(|prompt| Generate {
         n: arguments.n as usize,
@@ -337,8 +337,8 @@ impl Arguments {
         Ok(())
     }
 
-    /// The CLIP that ranks for --best-of.
-    fn chooser(&self) -> Result<Option<ModelSource>> {
+    /// The CLIP that has a say for --best-of.
+    fn chooser(&self) -> Result<Option<FoundClip>> {
         match self.best_of {
             None => Ok(None),
             Some(drawn) if drawn < self.n => Err(Usage::new(
@@ -349,14 +349,14 @@ impl Arguments {
                 "draw as many as are kept, or more",
             )
             .into()),
-            Some(_) => Ok(Some(find_model(&self.clip)?)),
+            Some(_) => Ok(Some(self.clip.find()?)),
         }
     }
 }
 
 impl Work<'_> {
-    /// Draws all prompts. Pictures are written as soon as the model has made them, unless they go into a grid or a
-    /// CLIP has to see all of a prompt's.
+    /// Draws all prompts. Pictures are written as soon as the model has made them, unless they go into a grid or the
+    /// best of a prompt's are kept.
     fn draw(&self, mut screen: Option<&mut preview::Screen>) -> Result<(Vec<Made>, Timings)> {
         let tokens = self.model.grid().pow(2);
         let drawn: usize = self.requests.iter().map(Generate::sampled).sum();
@@ -585,6 +585,7 @@ impl Work<'_> {
             seed: made.image.seed,
             log_likelihood: made.image.log_likelihood,
             page: made.page,
+            caption_nats: made.image.caption_nats,
             clip_score: made.image.clip_score,
             safety: made.safety,
         };

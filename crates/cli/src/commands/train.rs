@@ -156,7 +156,6 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 fn start(flags: &RunFlags) -> Result<impasto::device::Device> {
-    impasto::device::keep_freed_memory();
     let device = flags.device.select()?;
     terminal::catch_interrupts()?;
     Ok(device)

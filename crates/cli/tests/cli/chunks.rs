@@ -84,7 +84,7 @@ fn chunks_are_refused_where_they_make_no_sense() {
     }
     let classes = published("llamagen/goldens/c2i");
     let draw = ["generate", "3", "--chunks", "--model", &classes];
-    program.refuses(1, &draw, &["draws classes"]);
+    program.refuses(1, &draw, &["without a CLIP or T5"]);
     let amused = published(SETS[0]);
     let both = [
         "generate",

@@ -120,21 +120,45 @@ fn the_best_of_many_are_kept_and_say_their_score() {
     let kept = drawn(&["--best-of", "6", "-n", "2", "--clip", clip()]);
     let kept = kept["pictures"].as_array().unwrap();
     assert_eq!(kept.len(), 2);
-    // Scored one by one, the same two come first.
-    let all = drawn(&["-n", "6"]);
-    let paths: Vec<String> = all["pictures"]
-        .as_array()
-        .unwrap()
+    // Judged one by one, the same two have the best sum of ranks by the model and by the CLIP.
+    let all = drawn(&["--best-of", "6", "-n", "6", "--clip", clip()]);
+    let all = all["pictures"].as_array().unwrap();
+    let paths = all.iter().map(|picture| picture["path"].as_str().unwrap());
+    let paths: Vec<&str> = paths.collect();
+    let number = |value: &serde_json::Value| value.as_f64().unwrap();
+    let positions = program.json(
+        &[
+            &["tokens", "encode", "--model", model(), "--json"],
+            &paths[..1],
+        ]
+        .concat(),
+    );
+    let positions = positions["image_ids"].as_array().unwrap().len() as f64;
+    let agreement: Vec<f64> = all
         .iter()
-        .map(|picture| picture["path"].as_str().unwrap().to_owned())
+        .map(|of| number(&of["log_likelihood"]) / positions - number(&of["caption_nats"]))
         .collect();
-    let mut arguments = vec!["score", "a cat", "--clip", clip(), "--json"];
-    arguments.extend(paths.iter().map(String::as_str));
-    let scored = program.json(&arguments);
-    for (kept, scored) in kept.iter().zip(scored["scores"].as_array().unwrap()) {
-        let difference = kept["clip_score"].as_f64().unwrap() - scored["cosine"].as_f64().unwrap();
-        assert!(difference.abs() < 1e-5);
+    let scored =
+        program.json(&[&["score", "a cat", "--clip", clip(), "--json"], &paths[..]].concat());
+    let scored = scored["scores"].as_array().unwrap();
+    let cosine = |path: &str| {
+        let of = scored.iter().find(|of| of["what"] == path).unwrap();
+        number(&of["cosine"])
+    };
+    let cosines: Vec<f64> = paths.iter().map(|path| cosine(path)).collect();
+    let order = impasto::rank::rank_sum(&[agreement.clone(), cosines]);
+    assert_eq!(order, [0, 1, 2, 3, 4, 5], "the best comes first");
+    // Without a CLIP the model chooses alone.
+    let alone = drawn(&["--best-of", "6", "-n", "1"]);
+    let best = impasto::rank::rank_sum(&[agreement])[0];
+    assert_eq!(alone["pictures"][0]["seed"], all[best]["seed"]);
+    assert!(alone["pictures"][0]["clip_score"].is_null());
+    for (kept, of_all) in kept.iter().zip(all) {
+        assert_eq!(kept["seed"], of_all["seed"]);
         let path = program.path(kept["path"].as_str().unwrap());
+        assert!(
+            (number(&kept["clip_score"]) - cosine(of_all["path"].as_str().unwrap())).abs() < 1e-5
+        );
         let text = impasto::provenance::read_parameters(&std::fs::read(path).unwrap()).unwrap();
         assert!(text.contains("CLIP score: "), "{text}");
     }

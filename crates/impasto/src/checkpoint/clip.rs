@@ -86,7 +86,7 @@ impl CaptionTokenizer {
             CaptionTokenizer::ByteLevel(tokenizer) => tokenizer,
         };
         let ids = match long {
-            LongCaption::Chunks => tokenizer.encode(caption)?,
+            LongCaption::Chunks | LongCaption::Fit => tokenizer.encode(caption)?,
             _ => Vec::new(),
         };
         // The start and the end of each piece.

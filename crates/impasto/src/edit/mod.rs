@@ -26,10 +26,11 @@ use crate::canvas::{Canvas, Conditioning};
 use crate::engine::{FillOptions, SampledTokens};
 use crate::families::{Condition, Conditioned, Infill, PromptText};
 use crate::image::{Image, Original};
+use crate::judges::{self, Judgement};
 use crate::model::Model;
 use crate::models::dalle::Order;
 use crate::observer::{Event, Observer};
-use crate::rank::{Ranker, best, rank_sum};
+use crate::rank::Ranker;
 use crate::sampling::SamplingOptions;
 use crate::text::clip::LongCaption;
 use crate::{Error, Result};
@@ -51,7 +52,7 @@ pub struct EditRequest<'a> {
     pub order: Order,
     /// How known ids condition the model; see [`crate::families::Generator::conditioning`].
     pub conditioning: Conditioning,
-    /// Fillings of each window for each candidate, of which the best is taken ([`Edited::score`]); 1 or more.
+    /// Fillings of each window for each candidate, of which the best is taken ([`crate::judges`]); 1 or more.
     pub tries: usize,
     /// Has a say in that, with the same weight as the likelihood, where there is a prompt. One that is too long for it
     /// is cut.
@@ -71,16 +72,30 @@ pub struct Edited {
     pub picture: Image,
     /// Its seed.
     pub seed: u64,
-    /// ln p of all windows' ids given the caption, in raster order, in nats: what was drawn and what was
-    /// known, so it says how well they go together.
-    pub log_likelihood: f64,
-    /// The same with guidance, as ids are drawn: how far the caption speaks for it counts more.
-    pub score: f64,
+    /// Of several candidates or tries, how likely it is.
+    pub likelihood: Option<EditLikelihood>,
     /// Ids that were drawn.
     pub tokens: usize,
 }
 
+/// How likely a candidate is, by which it was compared with others.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EditLikelihood {
+    /// ln p of all windows' ids given the caption, in raster order, in nats: what was drawn and what was
+    /// known, so it says how well they go together.
+    pub given: f64,
+    /// What candidates are compared by, the higher, the better: the same with guidance, as ids are drawn, so that how far
+    /// the caption speaks for it counts more. By a model that predicts captions after images, where there is one, their
+    /// [agreement](judges::agreement).
+    pub score: f64,
+}
+
 impl Edited {
+    /// What candidates are ordered by; the same for all where there is only one.
+    pub fn score(&self) -> f64 {
+        self.likelihood.map_or(0.0, |likelihood| likelihood.score)
+    }
+
     /// Puts the candidate into its picture: pixels that the mask does not ask for stay as they are.
     pub fn apply(&self, original: &mut Original, mask: &Mask) {
         original.paint(self.area.x, self.area.y, &self.picture, |x, y| {
@@ -149,7 +164,7 @@ pub fn edit(
         // All that the windows see, of each candidate.
         let mut pictures = vec![untouched.clone(); rows];
         let mut open = mask.crop(region);
-        let mut likelihoods = vec![(0.0, 0.0); rows];
+        let mut likelihoods = vec![None; rows];
         let mut tokens = 0;
         for (number, window) in windows.iter().enumerate() {
             let within = Area {
@@ -177,8 +192,13 @@ pub fn edit(
                 pictures.iter_mut().zip(&drawn).zip(&mut likelihoods)
             {
                 paste(picture, within, &drawn.picture);
-                likelihood.0 += drawn.log_likelihood;
-                likelihood.1 += drawn.score;
+                *likelihood = drawn.likelihood.map(|of_window| {
+                    let before: EditLikelihood = likelihood.unwrap_or_default();
+                    EditLikelihood {
+                        given: before.given + of_window.given,
+                        score: before.score + of_window.score,
+                    }
+                });
             }
             tokens += drawn.first().map_or(0, |drawn| drawn.tokens);
             for y in within.y..within.y + within.height {
@@ -191,18 +211,16 @@ pub fn edit(
             ..area
         };
         for ((picture, seed), likelihood) in pictures.iter().zip(seeds).zip(likelihoods) {
-            let (log_likelihood, score) = likelihood;
             candidates.push(Edited {
                 area,
                 picture: cut(picture, of_mask),
                 seed,
-                log_likelihood,
-                score,
+                likelihood,
                 tokens,
             });
         }
     }
-    candidates.sort_by(|a, b| b.score.total_cmp(&a.score));
+    candidates.sort_by(|a, b| b.score().total_cmp(&a.score()));
     Ok(Edits {
         candidates,
         windows,
@@ -246,8 +264,7 @@ type Progress<'a> = dyn FnMut(usize, &[&[Option<u32>]]) -> ControlFlow<()> + Sen
 /// A window drawn.
 struct DrawnWindow {
     picture: Image,
-    log_likelihood: f64,
-    score: f64,
+    likelihood: Option<EditLikelihood>,
     tokens: usize,
 }
 
@@ -337,8 +354,7 @@ impl Window<'_> {
                 let drawn = picture.resize(side, side)?;
                 Ok(DrawnWindow {
                     picture: seam::close(view, &drawn, &self.open, feather),
-                    log_likelihood: best.log_likelihood,
-                    score: best.score,
+                    likelihood: best.likelihood,
                     tokens: asked.len(),
                 })
             })
@@ -349,72 +365,71 @@ impl Window<'_> {
 /// The best attempt at a window.
 struct Best {
     image_ids: Vec<u32>,
-    log_likelihood: f64,
-    score: f64,
+    likelihood: Option<EditLikelihood>,
 }
 
 impl Window<'_> {
-    /// Of each candidate's attempts the one with the highest score.
+    /// Of each candidate's attempts the best.
     fn best(&self, drawn: Vec<SampledTokens>, tries: usize) -> Result<Vec<Best>> {
         let ids: Vec<Vec<u32>> = drawn.into_iter().map(|drawn| drawn.image_ids).collect();
-        let scores = Scores::of(self.words, &ids)?;
-        let cosines = match (self.request.ranker, &self.request.prompt) {
-            (Some(ranker), Some(prompt)) if tries > 1 => {
-                let pictures = self.model.image_tokenizer().decode(&ids)?;
-                let prompt = std::slice::from_ref(prompt);
-                let scored = ranker.score(prompt, &pictures, LongCaption::Truncate)?;
-                Some(
-                    (0..ids.len())
-                        .map(|at| scored.cosine(at, 0))
-                        .collect::<Vec<f32>>(),
-                )
-            }
-            _ => None,
-        };
-        let mut chosen = Vec::new();
-        for attempts in (0..ids.len()).collect::<Vec<_>>().chunks(tries) {
-            let guided: Vec<f64> = attempts.iter().map(|&at| scores.guided[at]).collect();
-            let order = match &cosines {
-                Some(cosines) => {
-                    let cosines: Vec<f32> = attempts.iter().map(|&at| cosines[at]).collect();
-                    rank_sum(&guided, &cosines)
-                }
-                None => best(guided.len(), |at| guided[at]),
-            };
-            if let Some(&first) = order.first() {
-                let best = attempts[first];
-                chosen.push(Best {
-                    image_ids: ids[best].clone(),
-                    log_likelihood: scores.given[best],
-                    score: scores.guided[best],
-                });
-            }
+        if tries == 1 && self.request.n == 1 {
+            // Nothing is compared: no passes for it.
+            let all = ids.into_iter().map(|image_ids| Best {
+                image_ids,
+                likelihood: None,
+            });
+            return Ok(all.collect());
         }
-        Ok(chosen)
+        let mut likelihoods = self.words.likelihoods(&ids)?;
+        let mut cosines = None;
+        let (model, ranker) = (self.model, self.request.ranker.filter(|_| tries > 1));
+        let asked = judges::model_judges(model) || ranker.is_some();
+        if let (Some(prompt), true) = (&self.request.prompt, asked) {
+            let pictures = model.image_tokenizer().decode(&ids)?;
+            let nats = judges::caption_nats(model, prompt, self.request.long, &pictures)?;
+            for (likelihood, nats) in likelihoods.iter_mut().zip(nats.into_iter().flatten()) {
+                let positions = model.grid().pow(2);
+                likelihood.score = judges::agreement(nats, likelihood.score, positions);
+            }
+            let of = |ranker| judges::cosines(ranker, prompt, LongCaption::Truncate, &pictures);
+            cosines = ranker.map(of).transpose()?;
+        }
+        let scores = likelihoods.iter().map(|likelihood| likelihood.score);
+        let judgement = Judgement {
+            model: Some(scores.collect()),
+            cosines,
+        };
+        let attempts: Vec<usize> = (0..ids.len()).collect();
+        let best = attempts.chunks(tries).filter_map(|attempts| {
+            let best = *judgement.order(attempts).first()?;
+            Some(Best {
+                image_ids: ids[best].clone(),
+                likelihood: Some(likelihoods[best]),
+            })
+        });
+        Ok(best.collect())
     }
 }
 
-/// ln p of pictures given the prompt, and the same with guidance.
-struct Scores {
-    given: Vec<f64>,
-    guided: Vec<f64>,
-}
-
-impl Scores {
-    fn of(words: &Words, ids: &[Vec<u32>]) -> Result<Self> {
-        let given = words.read.log_likelihoods(Condition::Prompt, ids)?;
-        if !words.sampling.needs_unconditional() {
-            let guided = given.clone();
-            return Ok(Scores { given, guided });
+impl Words<'_> {
+    /// How likely pictures are, given the prompt, and with guidance.
+    fn likelihoods(&self, ids: &[Vec<u32>]) -> Result<Vec<EditLikelihood>> {
+        let given = self.read.log_likelihoods(Condition::Prompt, ids)?;
+        if !self.sampling.needs_unconditional() {
+            let both = given.into_iter().map(|given| EditLikelihood {
+                given,
+                score: given,
+            });
+            return Ok(both.collect());
         }
-        let scale = f64::from(words.sampling.guidance_scale);
-        let alone = words.read.log_likelihoods(Condition::Unconditional, ids)?;
-        let guided = given.iter().zip(alone);
-        let guided = guided.map(|(given, alone)| alone + (given - alone) * scale);
-        Ok(Scores {
-            guided: guided.collect(),
+        let scale = f64::from(self.sampling.guidance_scale);
+        let alone = self.read.log_likelihoods(Condition::Unconditional, ids)?;
+        let both = given.into_iter().zip(alone);
+        let both = both.map(|(given, alone)| EditLikelihood {
             given,
-        })
+            score: alone + (given - alone) * scale,
+        });
+        Ok(both.collect())
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{Scores, Words, own_seed};
+use super::{Words, own_seed};
 use crate::canvas::{Canvas, Conditioning};
 use crate::engine::{FillOptions, SampledTokens};
 use crate::families::{Infill, PromptText};
@@ -148,6 +148,7 @@ pub fn vary(
                 seed,
                 image_ids: ids.image_ids,
                 log_likelihood: ids.log_likelihood,
+                caption_nats: None,
                 clip_score: None,
             };
             if observer.event(&Event::Image(&image)).is_break() {
@@ -166,7 +167,8 @@ fn likeliest(
     tries: usize,
 ) -> Result<Vec<SampledTokens>> {
     let ids: Vec<Vec<u32>> = filled.iter().map(|ids| ids.image_ids.clone()).collect();
-    let scores = Scores::of(words, &ids)?.guided;
+    let likelihoods = words.likelihoods(&ids)?.into_iter();
+    let scores = likelihoods.map(|likelihood| likelihood.score);
     let scored: Vec<(SampledTokens, f64)> = filled.into_iter().zip(scores).collect();
     let best = scored.chunks(tries).filter_map(|tries| {
         let best = tries.iter().reduce(|best, next| match next.1 > best.1 {

@@ -68,7 +68,7 @@ pub fn image_log_likelihoods<M: AutoregressiveModel>(
 }
 
 /// The log-likelihoods of this many rows from −ln p of all their ids.
-pub(super) fn sums(nll: Tensor<1>, rows: usize) -> Result<Vec<f64>> {
+pub(crate) fn sums(nll: Tensor<1>, rows: usize) -> Result<Vec<f64>> {
     let nll = to_host(nll)?;
     let of_row = |nll: &[f32]| {
         let sum: f64 = nll.iter().map(|&nats| f64::from(nats)).sum();

@@ -25,6 +25,7 @@ pub use batch::{
 pub use confidence::MaskSchedule;
 #[cfg(test)]
 pub(crate) use confidence::confidence_passes;
+pub(crate) use likelihood::sums;
 pub use likelihood::{Likelihood, entropies, image_log_likelihoods, likelihood};
 pub(crate) use logits::to_host;
 pub use model::{

@@ -6,6 +6,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::batch::{WEIGHED, pass_sizes};
 use super::drafts::tests::drafts_change_nothing;
+use super::likelihood::sums;
 use super::*;
 use crate::canvas::{Canvas, Conditioning};
 use crate::models::dalle::{DalleBatch, Order, Part, image_part, raster};
@@ -17,6 +18,7 @@ use crate::nn::block::AttentionMask;
 use crate::observer::{Event, NoObserver};
 use crate::random::RandomStream;
 use crate::sampling::SamplingOptions;
+use crate::text::{BOS, EOS, PAD};
 use crate::{Error, Result};
 
 const CODES: usize = 24;
@@ -128,6 +130,48 @@ fn an_image_does_not_depend_on_its_batch_or_on_threads() {
             .build()
             .unwrap();
         assert_eq!(pool.install(|| all(&orders)), together, "{threads} threads");
+    }
+}
+
+/// What a model says of a caption is what it was sampled with, filled up or not, whatever else is in the batch.
+#[test]
+fn a_caption_after_an_image_is_as_likely_as_when_it_was_sampled() {
+    let options = SamplingOptions {
+        guidance_scale: 1.0,
+        ..guided()
+    };
+    for padded in [true, false] {
+        let model = dalle_with(padded);
+        let sizes = model.sizes();
+        let length = model.text_sizes().length + 1;
+        let image: Vec<u32> = (0..sizes.positions as u32).map(|i| i * 5 % 7).collect();
+        let other: Vec<u32> = image.iter().rev().copied().collect();
+        let seeds = [1, 2, 3, 4];
+        let sampled = sample_texts(
+            &model,
+            Some(&image[..]),
+            &[],
+            &seeds,
+            &options,
+            None,
+            &mut unwatched,
+        );
+        for text in sampled.unwrap() {
+            let mut ids = [&[BOS], &text.text_ids[..]].concat();
+            if text.ended {
+                ids.push(EOS);
+            }
+            if padded {
+                ids.resize(length, PAD);
+            }
+            let images = [other.clone(), image.clone()];
+            let (nll, counted) = model.caption_nll(&images, &[&ids, &ids]);
+            let found = sums(nll, 2).unwrap();
+            assert!((found[1] - text.log_likelihood).abs() < 2e-4, "{found:?}");
+            assert!((found[0] - found[1]).abs() > 1e-3, "{found:?}");
+            let counted = counted.into_iter().filter(|&counts| counts).count();
+            assert_eq!(counted, 2 * text.tokens);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use super::scenes::{Accuracy, Prompt, PromptKind, Scores, Tally, score};
 use crate::data::scenes::{Glyphs, World, render};
 use crate::image::Image;
 use crate::image::metrics::{psnr, ssim};
+use crate::judges::{self, Judgement};
 use crate::model::Model;
 use crate::models::dalle::Order;
 use crate::observer::{Event, Observer};
@@ -21,7 +22,7 @@ use crate::{Error, Result};
 pub struct Options {
     /// Number of prompts; one picture each.
     pub prompts: usize,
-    /// Pictures drawn of each prompt, of which the CLIP that chooses takes one; 1 without it.
+    /// Pictures drawn of each prompt, of which the best is taken.
     pub best_of: usize,
     /// Seed of the prompts; pictures are drawn with the seeds from `seed` on, `best_of` of them for each.
     pub seed: u64,
@@ -42,7 +43,7 @@ pub struct ScenesReport {
     pub world: String,
     /// The settings.
     pub options: Options,
-    /// With a CLIP that chose among `best_of` pictures: what it chose from.
+    /// Where the best of several pictures was taken: what it was chosen from.
     pub choice: Option<Choice>,
     /// Another CLIP that compared each picture with its prompt, and the mean cosine.
     pub judged_by: Option<(String, f64)>,
@@ -60,11 +61,11 @@ pub struct ScenesReport {
     pub code_usage: f64,
 }
 
-/// What a CLIP chose from, and whether its choice was worth the drawing.
+/// What was chosen from, and whether the choice was worth the drawing.
 #[derive(Clone, Debug, Serialize)]
 pub struct Choice {
-    /// The CLIP's name.
-    pub by: String,
+    /// The names of the model, where it says how well captions describe pictures, and of the CLIP.
+    pub by: Vec<String>,
     /// The first picture of each prompt: what would have been drawn without a choice.
     pub first: Tally,
     /// Prompts with a picture of which all is right.
@@ -81,7 +82,7 @@ const BATCH: usize = 16;
 /// CLIPs beside the detector.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clips<'a> {
-    /// Chooses among pictures of one prompt.
+    /// Has a say which of several pictures of one prompt is best.
     pub chooser: Option<&'a Ranker>,
     /// Only compares; not the one that chooses, whose liking is what the choice was made for.
     pub judge: Option<&'a Ranker>,
@@ -101,7 +102,8 @@ pub fn run(
     if options.prompts == 0 {
         return Err(Error::invalid("prompts", "expected 1 or more, got 0"));
     }
-    if options.best_of == 0 || (options.best_of > 1 && clips.chooser.is_none()) {
+    let nobody = clips.chooser.is_none() && !judges::model_judges(model);
+    if options.best_of == 0 || (options.best_of > 1 && nobody) {
         let reason = format!(
             "expected 1, or more and a CLIP that chooses, got {}",
             options.best_of
@@ -116,13 +118,7 @@ pub fn run(
         model: model.name().to_owned(),
         world: world.name.clone(),
         options: options.clone(),
-        choice: clips.chooser.map(|clip| Choice {
-            by: clip.model.name().to_owned(),
-            first: Tally::default(),
-            any: Accuracy::default(),
-            mended: 0,
-            spoilt: 0,
-        }),
+        choice: (options.best_of > 1).then(|| Choice::by(model, clips.chooser)),
         judged_by: clips.judge.map(|clip| (clip.model.name().to_owned(), 0.0)),
         drawn: Tally::default(),
         reconstructed: Tally::default(),
@@ -133,12 +129,25 @@ pub fn run(
     };
     let mut all_ids = Vec::with_capacity(prompts.len());
     for (start, prompts) in (0..).step_by(BATCH).zip(prompts.chunks(BATCH)) {
-        let mut drawn = draw_each(model, prompts, start, options, observer)?;
-        if let (Some(chooser), Some(choice)) = (clips.chooser, &mut report.choice) {
+        let (mut drawn, likelihoods) = draw_each(model, prompts, start, options, observer)?;
+        if let Some(choice) = &mut report.choice {
             let of = |prompt: &Prompt, picture: &Image| {
                 Ok(score(world, &prompt.scene, &detector.detect(picture)?))
             };
-            drawn = choice.add(chooser, prompts, &drawn, &of)?;
+            let drawings = prompts.iter().zip(drawn.chunks(options.best_of));
+            let mut chosen = Vec::with_capacity(prompts.len());
+            for ((prompt, pictures), likelihoods) in
+                drawings.zip(likelihoods.chunks(options.best_of))
+            {
+                let order = best_first(model, clips.chooser, prompt, (pictures, likelihoods))?;
+                let judged: Result<Vec<Scores>> = pictures
+                    .par_iter()
+                    .map(|picture| of(prompt, picture))
+                    .collect();
+                choice.add(prompt, &judged?, order[0]);
+                chosen.push(pictures[order[0]].clone());
+            }
+            drawn = chosen;
         }
         if let (Some(judge), Some((_, mean))) = (clips.judge, &mut report.judged_by) {
             for (prompt, picture) in prompts.iter().zip(&drawn) {
@@ -201,14 +210,15 @@ pub(super) fn check_size(model: &Model, world: &World) -> Result<()> {
     Err(Error::invalid("world", reason))
 }
 
-/// As many pictures of each prompt as are wanted, one prompt's after another's; the first prompt is number `start`.
+/// As many pictures of each prompt as are wanted, one prompt's after another's, and their ln p(picture | prompt); the
+/// first prompt is number `start`.
 fn draw_each(
     model: &Model,
     prompts: &[Prompt],
     start: usize,
     options: &Options,
     observer: &mut dyn Observer,
-) -> Result<Vec<Image>> {
+) -> Result<(Vec<Image>, Vec<f64>)> {
     let generator = model.generator()?;
     let tries = options.best_of;
     let mut specs = Vec::with_capacity(prompts.len() * tries);
@@ -219,6 +229,7 @@ fn draw_each(
         }
     }
     let mut pictures = Vec::with_capacity(specs.len());
+    let mut likelihoods = Vec::with_capacity(specs.len());
     for specs in specs.chunks(BATCH) {
         let done = start + pictures.len() / tries;
         let mut observer = |_: &Event<'_>| observer.event(&items(done, options.prompts));
@@ -230,10 +241,34 @@ fn draw_each(
             options.order,
             &mut observer,
         )?;
+        likelihoods.extend(sampled.iter().map(|image| image.log_likelihood));
         let ids: Vec<Vec<u32>> = sampled.into_iter().map(|image| image.image_ids).collect();
         pictures.extend(model.image_tokenizer().decode(&ids)?);
     }
-    Ok(pictures)
+    Ok((pictures, likelihoods))
+}
+
+/// The pictures of a prompt by number, the best first, as [`Generate::kept`](crate::Generate::kept) orders them.
+fn best_first(
+    model: &Model,
+    ranker: Option<&Ranker>,
+    prompt: &Prompt,
+    (pictures, likelihoods): (&[Image], &[f64]),
+) -> Result<Vec<usize>> {
+    let nats = judges::caption_nats(model, &prompt.caption, LongCaption::Refuse, pictures)?;
+    let positions = model.grid().pow(2);
+    let agreement = |nats: Vec<f64>| {
+        let both = nats.into_iter().zip(likelihoods);
+        let both = both.map(|(nats, &likelihood)| judges::agreement(nats, likelihood, positions));
+        both.collect()
+    };
+    let cosines = |ranker| judges::cosines(ranker, &prompt.caption, LongCaption::Refuse, pictures);
+    let judgement = Judgement {
+        model: nats.map(agreement),
+        cosines: ranker.map(cosines).transpose()?,
+    };
+    let all: Vec<usize> = (0..pictures.len()).collect();
+    Ok(judgement.order(&all))
 }
 
 fn items<'a>(done: usize, total: usize) -> Event<'a> {
@@ -241,35 +276,24 @@ fn items<'a>(done: usize, total: usize) -> Event<'a> {
 }
 
 impl Choice {
-    /// Chooses among the same number of pictures of each prompt. `judge` is the detector's.
-    fn add(
-        &mut self,
-        chooser: &Ranker,
-        prompts: &[Prompt],
-        pictures: &[Image],
-        judge: &(dyn Fn(&Prompt, &Image) -> Result<Scores> + Sync),
-    ) -> Result<Vec<Image>> {
-        let mut best = Vec::with_capacity(prompts.len());
-        let attempts = pictures.chunks(pictures.len() / prompts.len());
-        for (prompt, attempts) in prompts.iter().zip(attempts) {
-            let caption = std::slice::from_ref(&prompt.caption);
-            let scores = chooser.score(caption, attempts, LongCaption::Refuse)?;
-            let judged: Result<Vec<Scores>> = attempts
-                .par_iter()
-                .map(|picture| judge(prompt, picture))
-                .collect();
-            let judged = judged?;
-            let (Some(&chosen), Some(first)) = (scores.best_pictures(0).first(), judged.first())
-            else {
-                continue;
-            };
-            self.first.add(&prompt.scene, first);
-            self.any.count(Some(judged.iter().any(Scores::all)));
-            let (first, chosen_is) = (first.all(), judged[chosen].all());
-            self.mended += u64::from(!first && chosen_is);
-            self.spoilt += u64::from(first && !chosen_is);
-            best.push(attempts[chosen].clone());
+    fn by(model: &Model, ranker: Option<&Ranker>) -> Self {
+        let model = judges::model_judges(model).then(|| model.name());
+        let clip = ranker.map(|ranker| ranker.model.name());
+        Choice {
+            by: model.into_iter().chain(clip).map(str::to_owned).collect(),
+            first: Tally::default(),
+            any: Accuracy::default(),
+            mended: 0,
+            spoilt: 0,
         }
-        Ok(best)
+    }
+
+    /// Counts what was `chosen` of a prompt's pictures, which were `judged` by the detector.
+    fn add(&mut self, prompt: &Prompt, judged: &[Scores], chosen: usize) {
+        let (first, chosen) = (&judged[0], judged[chosen].all());
+        self.first.add(&prompt.scene, first);
+        self.any.count(Some(judged.iter().any(Scores::all)));
+        self.mended += u64::from(!first.all() && chosen);
+        self.spoilt += u64::from(first.all() && !chosen);
     }
 }

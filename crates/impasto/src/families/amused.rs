@@ -98,7 +98,6 @@ impl Family for Amused {
     const WEIGHTS: &'static str = "amused.safetensors";
     /// As the reference: every pass sees what is around the hole.
     const TRIES: usize = 1;
-    const READS_CHUNKS: bool = true;
 
     type Sizes = AmusedConfig;
     type Options = AmusedOptions;
@@ -111,6 +110,10 @@ impl Family for Amused {
 
     fn save_text(text: &ClipTokenizer, dir: &Path) -> Result<()> {
         text.save(dir)
+    }
+
+    fn reads_chunks(_text: &ClipTokenizer) -> bool {
+        true
     }
 
     fn encode(

@@ -8,16 +8,18 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::{Family, FamilyConfig, FamilyModel, Language};
 use crate::engine::{
     Allowed, AutoregressiveModel, SampledText, TextModel, beam_search, image_log_likelihoods,
-    likelihood, sample_texts,
+    likelihood, sample_texts, sums,
 };
 use crate::image::Image;
 use crate::observer::{Event, Observer};
 use crate::sampling::SamplingOptions;
+use crate::text::clip::LongCaption;
 use crate::{Error, Result};
 
 /// How captions are found.
@@ -104,6 +106,22 @@ pub trait Captioner {
         language: Option<Language>,
         observer: &mut dyn Observer,
     ) -> Result<Vec<GeneratedCaption>>;
+
+    /// Whether it says of an image how well a caption describes it ([`Captioner::caption_nats`]).
+    fn judges_captions(&self) -> bool {
+        false
+    }
+
+    /// −ln p(caption | image) per text id, the caption's end included, in nats, of each of some images of any size; none
+    /// by a model that does not predict captions after images.
+    fn caption_nats(
+        &self,
+        _caption: &str,
+        _long: LongCaption,
+        _images: &[Image],
+    ) -> Result<Option<Vec<f64>>> {
+        Ok(None)
+    }
 }
 
 /// A family whose models write captions.
@@ -120,6 +138,19 @@ pub trait TextFamily: Family<Net: TextModel<Seen = [u32]>> {
     /// A generated text as the ids of a caption, as the net reads them.
     fn caption_ids(config: &FamilyConfig<Self>, generated: &SampledText) -> Vec<u32>;
 
+    /// −ln p of each id of a caption after its first, of padding 0, after each of some images, and how many ids of the
+    /// caption count, by a net that predicts captions after images: `[images · (ids − 1)]`.
+    ///
+    /// # Shapes
+    /// - `image_ids`: `[images][positions]`, row-major
+    fn caption_nll(
+        _net: &Self::Net,
+        _caption: &[u32],
+        _image_ids: &[Vec<u32>],
+    ) -> Option<(Tensor<1>, usize)> {
+        None
+    }
+
     /// The words of ids.
     fn decode(text: &Self::Text, ids: &[u32]) -> Result<String>;
 
@@ -134,6 +165,10 @@ impl<F: TextFamily> Captioner for FamilyModel<F> {
 
     fn ranks_captions(&self) -> bool {
         !F::AFTER_IMAGE
+    }
+
+    fn judges_captions(&self) -> bool {
+        F::AFTER_IMAGE
     }
 
     fn continue_text(
@@ -174,6 +209,29 @@ impl<F: TextFamily> Captioner for FamilyModel<F> {
             true => self.captions_after(image_ids, n, search, allowed.as_deref(), observer),
             false => self.captions_before(image_ids, n, search, allowed.as_deref(), observer),
         }
+    }
+
+    /// Of the ids that the image tokenizer reads in the images' middle squares.
+    fn caption_nats(
+        &self,
+        caption: &str,
+        long: LongCaption,
+        images: &[Image],
+    ) -> Result<Option<Vec<f64>>> {
+        let caption = self.encode_caption(caption, long)?;
+        let side = self.image.config().picture_size();
+        let mut nats = Vec::with_capacity(images.len());
+        for images in images.chunks(self.net.nll_rows().max(1)) {
+            let squares: Result<Vec<Image>> =
+                images.iter().map(|image| image.fit_square(side)).collect();
+            let image_ids = self.image.encode(&squares?, &self.device)?;
+            let Some((nll, tokens)) = F::caption_nll(&self.net, &caption, &image_ids) else {
+                return Ok(None);
+            };
+            let likelihoods = sums(nll, images.len())?.into_iter();
+            nats.extend(likelihoods.map(|likelihood| -likelihood / tokens.max(1) as f64));
+        }
+        Ok(Some(nats))
     }
 }
 

@@ -236,16 +236,18 @@ impl<F: Family> FamilyModel<F> {
     /// # Errors
     /// [`Error::CaptionTooLong`] where it may not be cut, and where only chunks would do and the family reads none.
     pub fn encode_caption(&self, caption: &str, long: LongCaption) -> Result<Vec<u32>> {
-        if long == LongCaption::Chunks && !F::READS_CHUNKS {
-            return Err(Error::invalid(
-                "chunks",
-                format!(
-                    "{} is a {} model, whose transformer reads the caption itself: only captions of a CLIP or T5 text encoder can be read in chunks",
+        let long = match (long, F::reads_chunks(&self.text)) {
+            (LongCaption::Fit, true) => LongCaption::Chunks,
+            (LongCaption::Chunks, false) => {
+                let reason = format!(
+                    "{} is a {} model without a CLIP or T5 text encoder, by which alone captions can be read in chunks",
                     self.config.name,
                     F::TITLE
-                ),
-            ));
-        }
+                );
+                return Err(Error::invalid("chunks", reason));
+            }
+            (long, _) => long,
+        };
         F::encode(&self.text, &self.config, caption, long)
     }
 

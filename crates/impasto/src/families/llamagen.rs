@@ -93,7 +93,6 @@ impl Family for LlamaGen {
     const TITLE: &'static str = "LlamaGen";
     const SIZES: &'static str = "llamagen";
     const WEIGHTS: &'static str = "llamagen.safetensors";
-    const READS_CHUNKS: bool = true;
 
     type Sizes = LlamaGenConfig;
     type Options = NoOptions;
@@ -116,6 +115,10 @@ impl Family for LlamaGen {
         }
     }
 
+    fn reads_chunks(text: &LlamaGenText) -> bool {
+        matches!(text, LlamaGenText::Caption(_))
+    }
+
     /// # Errors
     /// Also where a model of classes gets words.
     fn encode(
@@ -134,10 +137,6 @@ impl Family for LlamaGen {
             (LlamaGenText::Caption(text), _) => {
                 text.encode_caption(caption, config.sizes.text_length(), long.truncates())
             }
-            (LlamaGenText::Class, _) if long == LongCaption::Chunks => Err(Error::invalid(
-                "chunks",
-                "this model draws classes, not captions",
-            )),
             (LlamaGenText::Class, LlamaGenCondition::Classes { n_classes }) => {
                 let class = caption.trim().parse::<u32>().ok();
                 match class.filter(|&class| (class as usize) < *n_classes) {

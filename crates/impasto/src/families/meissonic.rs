@@ -95,7 +95,6 @@ impl Family for Meissonic {
     const WEIGHTS: &'static str = "meissonic.safetensors";
     /// As the reference: every pass sees what is around the hole.
     const TRIES: usize = 1;
-    const READS_CHUNKS: bool = true;
 
     type Sizes = MeissonicConfig;
     type Options = MeissonicOptions;
@@ -108,6 +107,10 @@ impl Family for Meissonic {
 
     fn save_text(text: &ClipTokenizer, dir: &Path) -> Result<()> {
         text.save(dir)
+    }
+
+    fn reads_chunks(_text: &ClipTokenizer) -> bool {
+        true
     }
 
     fn encode(

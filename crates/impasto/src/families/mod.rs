@@ -150,9 +150,12 @@ pub trait Family: Copy + Debug + Send + Sync + 'static {
     /// Whether captions of any length can be read in chunks, which the text encoder reads apart and whose states the net
     /// attends to one after the other. For families whose text encoder is a CLIP or a T5, which the rest of the net was
     /// trained on as it is.
-    const READS_CHUNKS: bool = false;
+    fn reads_chunks(_text: &Self::Text) -> bool {
+        false
+    }
 
-    /// The text ids of a caption, as the net reads them. `long` is [`LongCaption::Chunks`] only where [`Self::READS_CHUNKS`] is true.
+    /// The text ids of a caption, as the net reads them. `long` is [`LongCaption::Chunks`] only where
+    /// [`Self::reads_chunks`], and [`LongCaption::Fit`] only elsewhere.
     ///
     /// # Errors
     /// [`crate::Error::CaptionTooLong`], unless it may be truncated, or has no more chunks than [`MAX_CHUNKS`].

@@ -229,6 +229,17 @@ impl TextFamily for Native {
         ids
     }
 
+    fn caption_nll(
+        net: &Dalle,
+        caption: &[u32],
+        image_ids: &[Vec<u32>],
+    ) -> Option<(Tensor<1>, usize)> {
+        let rows = image_ids.len().max(1);
+        let (nll, counted) = net.caption_nll(image_ids, &vec![caption; rows]);
+        let counted = counted.into_iter().filter(|&counts| counts).count();
+        Some((nll, counted / rows))
+    }
+
     fn decode(text: &TextTokenizer, ids: &[u32]) -> Result<String> {
         text.decode(ids)
     }

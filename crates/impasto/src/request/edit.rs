@@ -231,7 +231,7 @@ impl EditOutcome {
     /// Orders the candidates by the sum of their ranks by score and by what the CLIP says.
     fn rank(&mut self, ranker: &Ranker, prompt: &str) -> Result<()> {
         let prompt = [prompt.to_owned()];
-        let mut cosines = Vec::with_capacity(self.candidates.len());
+        let mut cosines: Vec<f32> = Vec::with_capacity(self.candidates.len());
         for candidate in &self.candidates {
             // One by one: a photograph of each would take much memory.
             let picture = self.image(candidate);
@@ -242,9 +242,9 @@ impl EditOutcome {
         let scores = self
             .candidates
             .iter()
-            .map(|candidate| candidate.edited.score);
+            .map(|candidate| candidate.edited.score());
         let scores: Vec<f64> = scores.collect();
-        let best = rank::rank_sum(&scores, &cosines);
+        let best = rank::rank_sum(&[scores, cosines.iter().copied().map(f64::from).collect()]);
         let candidates = best.into_iter().map(|index| EditCandidate {
             clip_score: Some(cosines[index]),
             ..self.candidates[index].clone()

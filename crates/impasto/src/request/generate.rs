@@ -11,6 +11,7 @@ use crate::canvas::{Canvas, Conditioning};
 use crate::engine::FillOptions;
 use crate::families::{Generator, Infill, PromptText};
 use crate::image::Image;
+use crate::judges::{self, Judgement};
 use crate::model::Model;
 use crate::models::dalle::Order;
 use crate::observer::{Event, GeneratedImage, Observer};
@@ -29,7 +30,8 @@ pub struct Generate {
     /// Images. Number i has the seed `seed + i`.
     #[serde(default = "one")]
     pub n: usize,
-    /// Sample this many and keep the `n` that a CLIP finds nearest to the prompt; `n`, if not given.
+    /// Sample this many and keep the `n` best of the prompt, as the model itself says where it captions
+    /// ([`crate::judges`]), and `ranker`, if there is one; `n`, if not given.
     #[serde(default)]
     pub best_of: Option<usize>,
     /// Seed of the first image.
@@ -52,7 +54,7 @@ pub struct Generate {
     /// How many times as large finished images become; needs an `upscaler`.
     #[serde(default)]
     pub upscale: Option<usize>,
-    /// The CLIP that chooses among `best_of`.
+    /// The CLIP that has a say among `best_of`, and that chooses alone where the model does not caption.
     #[serde(skip)]
     pub ranker: Option<Arc<Ranker>>,
     /// The network that enlarges finished images.
@@ -80,7 +82,7 @@ pub struct Timings {
 /// What came of a [`Generate`].
 #[derive(Clone, Debug)]
 pub struct GenerateOutcome {
-    /// The images by their seeds; where a CLIP chose, the best first.
+    /// The images by their seeds; where some of them were chosen, the best first.
     pub images: Vec<GeneratedImage>,
     /// The sampling options that were used.
     pub sampling: SamplingOptions,
@@ -112,9 +114,10 @@ impl Generate {
         }
     }
 
-    /// Returns an error that says why the model, or the CLIP, can't read the prompt.
+    /// Returns an error that says why the model, or the CLIP, can't read the prompt, or that nobody can choose.
     pub fn check_prompt(&self, model: &Model) -> Result<()> {
         let generator = model.generator()?;
+        self.check_choice(model)?;
         generator.check_prompt(&self.prompt, self.long)?;
         if let Some(negative) = &self.negative_prompt {
             generator.check_prompt(negative, self.long)?;
@@ -123,6 +126,18 @@ impl Generate {
             Some(ranker) => ranker.check_caption(&self.prompt, self.long),
             None => Ok(()),
         }
+    }
+
+    /// Returns an error where the best images are wanted and nobody says which they are.
+    pub(super) fn check_choice(&self, model: &Model) -> Result<()> {
+        if self.best_of.is_none() || self.ranker.is_some() || judges::model_judges(model) {
+            return Ok(());
+        }
+        let reason = format!(
+            "{} does not say how well a caption describes a picture: expected a CLIP that chooses",
+            model.name()
+        );
+        Err(Error::invalid("best of", reason))
     }
 
     /// How many images are sampled.
@@ -138,17 +153,12 @@ impl Request<Model> for Generate {
         if self.n == 0 {
             return Err(Error::invalid("n", "expected 1 or more pictures, got 0"));
         }
-        if let Some(best_of) = self.best_of {
-            if best_of < self.n {
-                let reason = format!(
-                    "expected {} (the images kept) or more, got {best_of}",
-                    self.n
-                );
-                return Err(Error::invalid("best of", reason));
-            }
-            if self.ranker.is_none() {
-                return Err(Error::invalid("best of", "expected a CLIP that chooses"));
-            }
+        if let Some(best_of) = self.best_of.filter(|&best_of| best_of < self.n) {
+            let reason = format!(
+                "expected {} (the images kept) or more, got {best_of}",
+                self.n
+            );
+            return Err(Error::invalid("best of", reason));
         }
         upscale::check(self.upscale, self.upscaler.as_deref())?;
         self.sampling.validate()
@@ -156,6 +166,7 @@ impl Request<Model> for Generate {
 
     fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<GenerateOutcome> {
         let generator = model.generator()?;
+        self.check_choice(model)?;
         let mut timings = Timings {
             load: model.load_time().as_secs_f64(),
             ..Timings::default()
@@ -200,6 +211,7 @@ impl Request<Model> for Generate {
                     seed: infill.seed,
                     image_ids: image.image_ids,
                     log_likelihood: image.log_likelihood,
+                    caption_nats: None,
                     clip_score: None,
                 };
                 images.push(match self.best_of {
@@ -209,6 +221,7 @@ impl Request<Model> for Generate {
             }
         }
         if self.best_of.is_some() {
+            self.ask_model(model, &mut images)?;
             let kept = self.kept(images)?.into_iter();
             let finished = kept.map(|image| self.finish(image, observer));
             images = finished.collect::<Result<_>>()?;
@@ -273,25 +286,43 @@ impl Generate {
         }
     }
 
-    /// Of sampled images those that are kept: all of them, or the `n` that the CLIP finds nearest to the prompt, the
-    /// best first.
+    /// Of sampled images those that are kept: all of them, or the `n` best of the prompt, the best first. The model has
+    /// a say where it was [asked](Self::ask_model).
     pub fn kept(&self, images: Vec<GeneratedImage>) -> Result<Vec<GeneratedImage>> {
-        let (Some(_), Some(ranker)) = (self.best_of, &self.ranker) else {
+        if self.best_of.is_none() {
             return Ok(images);
+        }
+        let of_model = images.iter().map(|image| {
+            let positions = image.image_ids.len();
+            let nats = image.caption_nats?;
+            Some(judges::agreement(nats, image.log_likelihood, positions))
+        });
+        let pictures = || {
+            let pictures = images.iter().map(|image| image.picture.clone());
+            pictures.collect::<Vec<Image>>()
         };
-        let pictures: Vec<Image> = images.iter().map(|image| image.picture.clone()).collect();
-        let caption = std::slice::from_ref(&self.prompt);
-        let scores = ranker.score(caption, &pictures, self.long)?;
-        let mut images: Vec<Option<GeneratedImage>> = images.into_iter().map(Some).collect();
-        let best = scores.best_pictures(0);
-        let kept = best.into_iter().take(self.n).filter_map(|index| {
-            let image = images.get_mut(index).and_then(Option::take)?;
-            Some(GeneratedImage {
-                clip_score: Some(scores.cosine(index, 0)),
-                ..image
-            })
+        let cosines = |ranker| judges::cosines(ranker, &self.prompt, self.long, &pictures());
+        let judgement = Judgement {
+            model: of_model.collect(),
+            cosines: self.ranker.as_deref().map(cosines).transpose()?,
+        };
+        let all: Vec<usize> = (0..images.len()).collect();
+        let kept = judgement.order(&all).into_iter().take(self.n);
+        let kept = kept.map(|at| GeneratedImage {
+            clip_score: judgement.cosines.as_ref().map(|cosines| cosines[at]),
+            ..images[at].clone()
         });
         Ok(kept.collect())
+    }
+
+    /// Asks a model that captions how well the prompt describes each of some images.
+    pub fn ask_model(&self, model: &Model, images: &mut [GeneratedImage]) -> Result<()> {
+        let pictures: Vec<Image> = images.iter().map(|image| image.picture.clone()).collect();
+        let nats = judges::caption_nats(model, &self.prompt, self.long, &pictures)?;
+        for (image, nats) in images.iter_mut().zip(nats.into_iter().flatten()) {
+            image.caption_nats = Some(nats);
+        }
+        Ok(())
     }
 }
 

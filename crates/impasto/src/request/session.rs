@@ -72,6 +72,7 @@ impl<'m> Session<'m> {
     /// What [`Model::run`] refuses. Other requests continue.
     pub fn join(&mut self, request: &Generate) -> Result<Ticket> {
         request.validate()?;
+        request.check_choice(self.model)?;
         let mut timings = Timings {
             load: self.model.load_time().as_secs_f64(),
             ..Timings::default()
@@ -157,9 +158,14 @@ impl<'m> Session<'m> {
             seed,
             image_ids: sampled.image_ids,
             log_likelihood: sampled.log_likelihood,
+            caption_nats: None,
             clip_score: None,
         });
-        let mut images = joined.request.kept(images.collect())?;
+        let mut images: Vec<GeneratedImage> = images.collect();
+        if joined.request.best_of.is_some() {
+            joined.request.ask_model(self.model, &mut images)?;
+            images = joined.request.kept(images)?;
+        }
         let upscaler = joined.request.upscaler.as_deref();
         for image in &mut images {
             upscale::enlarge(image, (joined.request.upscale, upscaler), &mut NoObserver)?;

@@ -4,14 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use impasto::checkpoint::EMBEDDED_CLIP;
 use impasto::eval::run::{Clips, Options, ScenesReport, run as evaluate};
 use impasto::models::dalle::Order;
 use impasto::observer::Event;
 use impasto::rank::Ranker;
 
 use super::{PromptFlags, SceneFlags, cell, prepare, split_name, write};
-use crate::arguments::{ModelFlags, SamplingFlags, find_model};
+use crate::arguments::{ChoosingClip, ModelFlags, SamplingFlags, find_model};
 use crate::terminal;
 
 /// See [`super::What`].
@@ -27,12 +26,11 @@ pub(super) struct Flags {
     prompts: u32,
     #[command(flatten)]
     kind: PromptFlags,
-    /// Draw this many pictures per prompt, and judge the one that a CLIP ranks highest
+    /// Draw this many pictures per prompt, and judge the one that `generate --best-of` keeps
     #[arg(long, value_name = "K", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
     best_of: u32,
-    /// The CLIP that ranks
-    #[arg(long, value_name = "NAME|DIR", default_value = EMBEDDED_CLIP)]
-    clip: String,
+    #[command(flatten)]
+    clip: ChoosingClip,
     /// Second CLIP: print the mean cosine of its embeddings of pictures and prompts
     #[arg(long, value_name = "NAME|DIR")]
     judge: Option<String>,
@@ -61,7 +59,10 @@ pub(super) fn run(flags: &Flags) -> Result<()> {
     };
     let load =
         |clip: &str| -> Result<Ranker> { Ok(Ranker::load(&find_model(clip)?, model.device())?) };
-    let chooser = (flags.best_of > 1).then(|| load(&flags.clip)).transpose()?;
+    let chooser = match flags.best_of {
+        1 => None,
+        _ => flags.clip.find()?.load(&model)?,
+    };
     let judge = flags.judge.as_deref().map(load).transpose()?;
     let clips = Clips {
         chooser: chooser.as_ref(),
@@ -104,7 +105,11 @@ fn table(report: &ScenesReport) -> String {
     let options = &report.options;
     let sampling = &options.sampling;
     let best = report.choice.as_ref().map_or_else(String::new, |choice| {
-        format!(", the best of {} by {}", options.best_of, choice.by)
+        format!(
+            ", the best of {} by {}",
+            options.best_of,
+            choice.by.join(" and ")
+        )
     });
     let mut text = format!(
         "{} on {} {} prompts of world {}, seed {}, {}, guidance {}, temperature {}, top-k {}, top-p {}{best}\n",

@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor, TensorData, activation};
 use serde::{Deserialize, Serialize};
 
-use super::{Dalle, Part, image_part};
+use super::{Dalle, Part, image_part, raster};
 use crate::nn::block::AttentionMask;
 use crate::nn::ops;
 use crate::text::{EOS, PAD};
@@ -93,17 +93,8 @@ impl Dalle {
         let (mut caption, mut contrastive) = (None, None);
         if batch.captioned > 0 {
             let n = batch.captioned;
-            let image = image_part(
-                &batch.image_ids[..n],
-                &batch.orders[..n],
-                self.config.codebook_size,
-                true,
-            );
-            let text = Part::Text {
-                ids: text_ids[..n].concat(),
-                start: 0,
-            };
-            let states = self.forward(&[image, text], n, None, AttentionMask::Causal);
+            let (image_ids, orders) = (&batch.image_ids[..n], &batch.orders[..n]);
+            let states = self.caption_states(image_ids, orders, &text_ids[..n]);
             let image_states = states.clone().narrow(1, 0, positions + 1);
             let loss = self.text_mean(states.narrow(1, positions + 1, text_length), &text_ids[..n]);
             total = total + loss.clone().mul_scalar(weights.caption);
@@ -183,6 +174,38 @@ impl Dalle {
             ops::cross_entropy(self.text_logits(states), targets) * mask,
             counted,
         )
+    }
+
+    /// −log p of each following text id after an image in raster order, zero where it is padding, and which are not
+    /// padding: `[images · (length − 1)]` each.
+    ///
+    /// # Shapes
+    /// - `text_ids`: `[images][length]`
+    pub fn caption_nll(
+        &self,
+        image_ids: &[Vec<u32>],
+        text_ids: &[&[u32]],
+    ) -> (Tensor<1>, Vec<bool>) {
+        let (rows, positions) = (image_ids.len(), self.config.image_length());
+        let orders = vec![raster(positions); rows];
+        let states = self.caption_states(image_ids, &orders, text_ids);
+        let length = text_ids.first().map_or(0, |ids| ids.len());
+        self.text_nll(states.narrow(1, positions + 1, length), text_ids)
+    }
+
+    /// States of images and of the texts after them: `[rows, positions + 1 + length, width]`.
+    fn caption_states(
+        &self,
+        image_ids: &[Vec<u32>],
+        orders: &[Vec<u32>],
+        text_ids: &[&[u32]],
+    ) -> Tensor<3> {
+        let image = image_part(image_ids, orders, self.config.codebook_size, true);
+        let text = Part::Text {
+            ids: text_ids.concat(),
+            start: 0,
+        };
+        self.forward(&[image, text], text_ids.len(), None, AttentionMask::Causal)
     }
 
     fn text_mean(&self, states: Tensor<3>, text_ids: &[&[u32]]) -> Tensor<1> {

@@ -56,15 +56,17 @@ pub enum LongCaption {
     /// Cut into chunks at the ends of words, each with its start and end: embeddings are averaged; models that draw read
     /// the states of one chunk after the other.
     Chunks,
+    /// In chunks where they can be read, else cut.
+    Fit,
 }
 
 /// The most chunks that models draw from: more text than any caption has.
 pub const MAX_CHUNKS: usize = 16;
 
 impl LongCaption {
-    /// Whether it is cut before its end.
+    /// Whether it is cut before its end where there is one row for it.
     pub fn truncates(self) -> bool {
-        self == LongCaption::Truncate
+        matches!(self, LongCaption::Truncate | LongCaption::Fit)
     }
 }
 
@@ -381,8 +383,8 @@ impl ClipTokenizer {
         String::from_utf8_lossy(&bytes).trim_end().to_owned()
     }
 
-    /// Start, ids and end, of at most `limit` ids: one row, or with [`LongCaption::Chunks`] as many as it
-    /// takes.
+    /// Start, ids and end, of at most `limit` ids: one row, or with [`LongCaption::Chunks`] and
+    /// [`LongCaption::Fit`] as many as it takes.
     pub fn encode_caption(
         &self,
         caption: &str,
@@ -406,7 +408,7 @@ impl ClipTokenizer {
                 });
             }
             LongCaption::Truncate => vec![&ids[..room]],
-            LongCaption::Chunks => self.pieces(&ids, room),
+            LongCaption::Chunks | LongCaption::Fit => self.pieces(&ids, room),
         };
         let framed = |piece: &[u32]| [&[self.start], piece, &[self.end]].concat();
         Ok(pieces.into_iter().map(framed).collect())
