@@ -236,19 +236,22 @@ impl<F: Family> FamilyModel<F> {
     /// # Errors
     /// [`Error::CaptionTooLong`] where it may not be cut, and where only chunks would do and the family reads none.
     pub fn encode_caption(&self, caption: &str, long: LongCaption) -> Result<Vec<u32>> {
-        let long = match (long, F::reads_chunks(&self.text)) {
-            (LongCaption::Fit, true) => LongCaption::Chunks,
+        let encode = |long| F::encode(&self.text, &self.config, caption, long);
+        match (long, F::reads_chunks(&self.text)) {
+            (LongCaption::Fit, true) => match encode(LongCaption::Chunks) {
+                Err(Error::CaptionTooLong { .. }) => encode(LongCaption::Truncate),
+                read => read,
+            },
             (LongCaption::Chunks, false) => {
                 let reason = format!(
                     "{} is a {} model without a CLIP or T5 text encoder, by which alone captions can be read in chunks",
                     self.config.name,
                     F::TITLE
                 );
-                return Err(Error::invalid("chunks", reason));
+                Err(Error::invalid("chunks", reason))
             }
-            (long, _) => long,
-        };
-        F::encode(&self.text, &self.config, caption, long)
+            (long, _) => encode(long),
+        }
     }
 
     /// The text ids of no caption, for guidance beside one of these ids; without ids, of no caption at all.

@@ -31,7 +31,8 @@ pub(super) fn encode(
     let rows = text.encode_caption(caption, length, long)?;
     if rows.len() > MAX_CHUNKS {
         return Err(Error::CaptionTooLong {
-            tokens: rows.iter().map(Vec::len).sum(),
+            // A chunk that ends with a word before its last place has no room for more.
+            tokens: rows.len() * length,
             limit: MAX_CHUNKS * length,
             caption: crate::text::shortened(caption),
         });

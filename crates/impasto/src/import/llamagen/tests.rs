@@ -207,8 +207,25 @@ fn captions_in_chunks_are_those_of_the_reference() {
     assert!(word.contains(&NEXT_CHUNK));
     let error = model.encode_caption(&"a hat ".repeat(900), LongCaption::Chunks);
     let error = error.unwrap_err();
-    assert!(matches!(error, Error::CaptionTooLong { .. }), "{error}");
-    let error = loaded("c2i")
+    let beyond = |tokens, limit| tokens > limit && limit == 16 * 24;
+    assert!(
+        matches!(error, Error::CaptionTooLong { tokens, limit, .. } if beyond(tokens, limit)),
+        "{error}"
+    );
+    // Whatever fits: chunks where they are read and not too many, else the start.
+    let (some, endless) = ("a hat ".repeat(30), "a hat ".repeat(900));
+    for (caption, as_read) in [
+        ("a hat", LongCaption::Refuse),
+        (&some, LongCaption::Chunks),
+        (&endless, LongCaption::Truncate),
+    ] {
+        let fit = model.encode_caption(caption, LongCaption::Fit).unwrap();
+        assert_eq!(fit, model.encode_caption(caption, as_read).unwrap());
+    }
+    let of_classes = loaded("c2i");
+    let class = of_classes.encode_caption("3", LongCaption::Fit).unwrap();
+    assert_eq!(class, [3]);
+    let error = of_classes
         .encode_caption("3", LongCaption::Chunks)
         .unwrap_err();
     assert!(

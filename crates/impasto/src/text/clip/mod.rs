@@ -56,7 +56,7 @@ pub enum LongCaption {
     /// Cut into chunks at the ends of words, each with its start and end: embeddings are averaged; models that draw read
     /// the states of one chunk after the other.
     Chunks,
-    /// In chunks where they can be read, else cut.
+    /// In chunks where they can be read and are not too many, else cut.
     Fit,
 }
 

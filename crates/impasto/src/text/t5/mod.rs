@@ -161,7 +161,8 @@ impl T5Tokenizer {
             0 => Ok(vec![vec![self.end]]),
             1..=MAX_CHUNKS => Ok(chunks),
             _ => Err(Error::CaptionTooLong {
-                tokens: ids.len() + chunks.len(),
+                // A chunk that ends with a word before its last place has no room for more.
+                tokens: chunks.len() * limit,
                 limit: MAX_CHUNKS * limit,
                 caption: super::shortened(caption),
             }),
