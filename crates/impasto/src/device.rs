@@ -130,8 +130,8 @@ pub fn keep_freed_memory() {
     impasto_kernels::memory::keep_freed();
 }
 
-/// Gives back to the system what [`keep_freed_memory`] has kept: for programs that go on after they are done with a
-/// model.
+/// Returns the freed memory that [`keep_freed_memory`] holds to the operating system: for programs that keep running after
+/// they have unloaded a model.
 pub fn give_back_freed_memory() {
     impasto_kernels::memory::give_back_freed();
 }

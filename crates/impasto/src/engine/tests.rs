@@ -133,7 +133,8 @@ fn an_image_does_not_depend_on_its_batch_or_on_threads() {
     }
 }
 
-/// What a model says of a caption is what it was sampled with, filled up or not, whatever else is in the batch.
+/// The likelihood of a caption after an image is the one that it was sampled with, padded or not, whatever else is in the
+/// batch.
 #[test]
 fn a_caption_after_an_image_is_as_likely_as_when_it_was_sampled() {
     let options = SamplingOptions {
