@@ -1,6 +1,6 @@
 //! Products of few rows against the machine's streaming bandwidth: how fast the weights go by, as a
 //! fraction of how fast the same threads read memory in the same moments (so that other work on the
-//! machine slows both): `cargo run --release --example bench_streaming`
+//! machine slows both): `cargo run --release --example bench_streaming`, with `-- layers` for the first part alone.
 //!
 //! Weights are taken in turn from a ring of copies that no cache holds, as the layers of a model are.
 //! Every figure is the best of many alternating runs.
@@ -8,29 +8,11 @@ use std::time::Instant;
 
 use impasto_kernels::bf16;
 use impasto_kernels::gemm::{Matrix, MatrixMut, Output, gemm};
+use impasto_kernels::machine;
 use impasto_kernels::quantised::{self, Activations, Format};
-use rayon::prelude::*;
 
-/// Bytes of copies of a weight: several last-level caches.
-const RING: usize = 256 << 20;
-
-/// Reads a buffer on all threads.
-fn read(buffer: &[u64]) -> u64 {
-    let each = buffer.len().div_ceil(4 * rayon::current_num_threads());
-    buffer
-        .par_chunks(each)
-        .map(|chunk| {
-            let (lines, _) = chunk.as_chunks::<32>();
-            let mut sums = [0u64; 32];
-            for line in lines {
-                for (sum, x) in sums.iter_mut().zip(line) {
-                    *sum ^= x;
-                }
-            }
-            sums.iter().fold(0, |sum, x| sum ^ x)
-        })
-        .reduce(|| 0, |a, b| a ^ b)
-}
+/// Bytes of copies of a weight: several last-level caches, of which the largest servers' have hundreds of MiB.
+const RING: usize = 1 << 30;
 
 fn seconds(work: impl FnOnce()) -> f64 {
     let begin = Instant::now();
@@ -39,19 +21,18 @@ fn seconds(work: impl FnOnce()) -> f64 {
 }
 
 /// Times `product(copy)` against reading as many bytes, for half a second.
-fn measure(name: &str, bytes: usize, buffer: &[u64], mut product: impl FnMut(usize)) {
+fn measure(name: &str, bytes: usize, buffer: &[f32], mut product: impl FnMut(usize)) {
     let copies = (RING / bytes).max(1);
     let (mut best, mut stream) = (f64::MAX, f64::MAX);
     let begin = Instant::now();
-    let (mut turn, mut sum) = (0, 0);
+    let mut turn = 0;
     while turn < 10 || begin.elapsed().as_secs_f64() < 0.5 {
         best = best.min(seconds(|| product(turn % copies)));
-        let part = bytes / 8;
+        let part = bytes / 4;
         let from = turn % (buffer.len() / part) * part;
-        stream = stream.min(seconds(|| sum ^= read(&buffer[from..][..part])));
+        stream = stream.min(seconds(|| machine::read(&buffer[from..][..part])));
         turn += 1;
     }
-    std::hint::black_box(sum);
     let rate = |seconds: f64| bytes as f64 / seconds / 1e9;
     println!(
         "{name:<34} {:>7.1} GB/s of {:>5.1} {:>6.0} %",
@@ -61,9 +42,73 @@ fn measure(name: &str, bytes: usize, buffer: &[u64], mut product: impl FnMut(usi
     );
 }
 
+/// Inputs and outputs of the products of a layer of Janus-Pro-1B.
+const LAYER: [(usize, usize); 4] = [(2048, 6144), (2048, 2048), (2048, 11264), (5632, 2048)];
+
+/// Layer after layer, as a token goes through them.
+fn layers(bytes: &[u8], floats: &[f32]) {
+    let numbers: usize = LAYER.iter().map(|(k, n)| k * n).sum();
+    for rows in [1, 2, 4, 8, 16] {
+        let x: Vec<f32> = (0..rows * 5632).map(|i| (i % 13) as f32 - 6.0).collect();
+        let mut y = vec![0.0; rows * 11264];
+        measure(
+            &format!("f32 {rows} x layer of 2048"),
+            4 * numbers,
+            floats,
+            |copy| {
+                let mut from = copy * numbers;
+                for (k, n) in LAYER {
+                    let w = Matrix::new(&floats[from..][..k * n], k, n);
+                    let x = Matrix::new(&x[..rows * k], rows, k);
+                    let y = MatrixMut::new(&mut y[..rows * n], rows, n);
+                    gemm(x, w, y, Output::Overwrite);
+                    from += k * n;
+                }
+            },
+        );
+        measure(
+            &format!("bf16 {rows} x layer of 2048"),
+            2 * numbers,
+            floats,
+            |copy| {
+                let mut from = copy * 2 * numbers;
+                for (k, n) in LAYER {
+                    let w = bf16::Weights::new(k, n, &bytes[from..][..2 * k * n]);
+                    let x = Matrix::new(&x[..rows * k], rows, k);
+                    let y = MatrixMut::new(&mut y[..rows * n], rows, n);
+                    bf16::product(x, &w, y, Output::Overwrite);
+                    from += 2 * k * n;
+                }
+            },
+        );
+    }
+    for format in [Format::Int8, Format::Int4] {
+        let sizes = LAYER.map(|(k, n)| format.bytes(k, n).expect("fits"));
+        let size: usize = sizes.iter().sum();
+        for rows in [1, 2, 4, 8, 16, 32] {
+            let x: Vec<f32> = (0..rows * 5632).map(|i| (i % 13) as f32 - 6.0).collect();
+            let mut y = vec![0.0; rows * 11264];
+            measure(
+                &format!("{format:?} {rows} x layer of 2048"),
+                size,
+                floats,
+                |copy| {
+                    let mut from = copy * size;
+                    for ((k, n), size) in LAYER.into_iter().zip(sizes) {
+                        let w = quantised::Weights::new(format, k, n, &bytes[from..][..size]);
+                        let x = Matrix::new(&x[..rows * k], rows, k);
+                        let y = MatrixMut::new(&mut y[..rows * n], rows, n);
+                        quantised::product(x, &w, y, Output::Overwrite, Activations::Int8);
+                        from += size;
+                    }
+                },
+            );
+        }
+    }
+}
+
 fn main() {
     impasto_kernels::memory::keep_freed();
-    let buffer: Vec<u64> = (0..RING as u64 / 8).collect();
     // Bytes that are modest numbers in every format: bfloat16s of 0.5, also as scales.
     let bytes: Vec<u8> = [0x00, 0x3F].repeat(RING / 2);
     let floats: Vec<f32> = (0..RING / 4).map(|i| (i % 251) as f32 - 125.0).collect();
@@ -71,19 +116,23 @@ fn main() {
         "{:<34} {:>12} {:>8} {:>8}",
         "rows x inputs x outputs", "weights", "memory", "fraction"
     );
+    layers(&bytes, &floats);
+    if std::env::args().any(|argument| argument == "layers") {
+        return;
+    }
     for (k, n) in [(768, 768), (768, 3072), (1024, 2730), (1024, 50_000)] {
         for rows in [1, 2, 8, 16] {
             let x: Vec<f32> = (0..rows * k).map(|i| (i % 13) as f32 - 6.0).collect();
             let x = Matrix::new(&x, rows, k);
             let mut y = vec![0.0; rows * n];
             let shape = format!("{rows:>2} x {k} x {n}");
-            measure(&format!("f32 {shape}"), 4 * k * n, &buffer, |copy| {
+            measure(&format!("f32 {shape}"), 4 * k * n, &floats, |copy| {
                 let w = Matrix::new(&floats[copy * k * n..], k, n);
                 let y = MatrixMut::new(&mut y, rows, n);
                 gemm(x, w, y, Output::Overwrite);
             });
             let size = 2 * k * n;
-            measure(&format!("bf16 {shape}"), size, &buffer, |copy| {
+            measure(&format!("bf16 {shape}"), size, &floats, |copy| {
                 let w = bf16::Weights::new(k, n, &bytes[copy * size..][..size]);
                 let y = MatrixMut::new(&mut y, rows, n);
                 bf16::product(x, &w, y, Output::Overwrite);
@@ -92,7 +141,7 @@ fn main() {
                 let size = format.bytes(k, n).expect("fits");
                 for activations in [Activations::Float, Activations::Int8] {
                     let name = format!("{format:?}, {activations:?} {shape}");
-                    measure(&name, size, &buffer, |copy| {
+                    measure(&name, size, &floats, |copy| {
                         let part = &bytes[copy * size..][..size];
                         let w = quantised::Weights::new(format, k, n, part);
                         let y = MatrixMut::new(&mut y, rows, n);

@@ -12,33 +12,71 @@ use crate::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{Kernel, Portable, Vector};
+use crate::team;
 
 /// Runs of multiply-adds, of which the quickest counts.
 const RUNS: usize = 32;
 
-/// Bytes a second that as many bytes are read with, one after the other, in each of `passes` passes after one that
-/// does not count. What a cache holds of them is read from there, as a program that reads so much again and again does.
+/// Bytes a second that as many bytes are read with in each of `passes` passes after one that does not count. What a
+/// cache holds of them is read from there, as a program that reads so much again and again does.
 pub fn bandwidths(passes: usize, bytes: usize) -> Vec<f64> {
-    let buffer: Vec<u64> = (0..bytes as u64 / 8).collect();
-    let each = buffer.len().div_ceil(4 * rayon::current_num_threads());
-    let mut rates = rates(passes + 1, || {
-        buffer
-            .par_chunks(each)
-            .map(|chunk| {
-                let (lines, _) = chunk.as_chunks::<32>();
-                let mut sums = [0u64; 32];
-                for line in lines {
-                    for (sum, x) in sums.iter_mut().zip(line) {
-                        *sum ^= x;
+    let buffer = vec![1.0; bytes / 4];
+    let mut rates = rates(passes + 1, || read(&buffer));
+    rates.remove(0);
+    let bytes = (buffer.len() * 4) as f64;
+    rates.iter().map(|rate| rate * bytes).collect()
+}
+
+/// Reads modest numbers once, as fast as the threads can: by the widest registers, from some places at a time in each
+/// thread, and asking for what comes next.
+pub fn read(numbers: &[f32]) {
+    let each = numbers.len().div_ceil(4 * rayon::current_num_threads());
+    let parts: Vec<&[f32]> = numbers.chunks(each.max(1)).collect();
+    team::for_each(parts.len(), |part| {
+        black_box(on_this(Reading(parts[part])));
+    });
+}
+
+/// Sums numbers.
+struct Reading<'a>(&'a [f32]);
+
+/// Places in memory that a thread reads from by turns.
+const STREAMS: usize = 4;
+
+/// Floats of a cache line.
+const LINE: usize = 16;
+
+impl Kernel for Reading<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) -> f32 {
+        let Self(numbers) = self;
+        let lines = numbers.len() / LINE / STREAMS;
+        let mut lanes = [0.0f32; LINE];
+        // SAFETY: the caller's; each stream has that many lines; no register has more lanes than a line has floats.
+        let sum = unsafe {
+            let one = V::splat(1.0);
+            let mut sums = [V::splat(0.0); STREAMS];
+            for line in 0..lines {
+                for (stream, sum) in sums.iter_mut().enumerate() {
+                    let at = numbers.as_ptr().add((stream * lines + line) * LINE);
+                    V::prefetch(at.wrapping_add(32 * LINE).cast());
+                    for lane in (0..LINE).step_by(V::LANES) {
+                        *sum = one.multiply_add(V::load(at.add(lane)), *sum);
                     }
                 }
-                sums.iter().fold(0, |sum, x| sum ^ x)
-            })
-            .reduce(|| 0, |a, b| a ^ b)
-    });
-    rates.remove(0);
-    let read = (buffer.len() / 32 * 32 * 8) as f64;
-    rates.iter().map(|rate| rate * read).collect()
+            }
+            let mut total = V::splat(0.0);
+            for sum in sums {
+                total = one.multiply_add(sum, total);
+            }
+            total.store(lanes.as_mut_ptr());
+            lanes
+        };
+        let rest = &numbers[lines * LINE * STREAMS..];
+        sum.iter().chain(rest).sum()
+    }
 }
 
 /// Multiply-adds of `f32` in registers, two operations each, a second.
@@ -234,7 +272,11 @@ impl Kernel for Chains {
 }
 
 fn chains(steps: usize) -> f32 {
-    let kernel = Chains { steps };
+    on_this(Chains { steps })
+}
+
+/// With the instructions of this processor.
+fn on_this<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: `isa` has looked.
     unsafe {
         match isa() {
@@ -252,6 +294,15 @@ fn chains(steps: usize) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_number_is_read() {
+        for length in [0, 1, 15, 16, 63, 64, 65, 200, 1000] {
+            let numbers: Vec<f32> = (0..length).map(|i| i as f32).collect();
+            let expected: f32 = numbers.iter().sum();
+            assert_eq!(on_this(Reading(&numbers)), expected, "{length}");
+        }
+    }
 
     #[test]
     fn what_is_taken_for_bfloat16_is_quicker_than_f32() {

@@ -16,16 +16,18 @@ use crate::team;
 /// Rows of `A` up to which sweeping beats packing `B`.
 pub(crate) const MAX_ROWS: usize = 16;
 
-/// Most columns of a task: long rows of B for few rows of C; with eight rows of C, 16 KiB.
-fn most_columns(rows: usize) -> usize {
-    if rows <= 2 { 1024 } else { 512 }
-}
+/// Most bytes of a row of B in a task: memory is quickest with long ones, and the sums, up to 128 KiB, stay in the L2
+/// cache.
+const MOST_BYTES: usize = 8192;
 
 /// Floats between two rows of sums: a cache line, so that rows lie in different sets of the cache.
 const GAP: usize = 16;
 
 /// Rows of `B` in one sweep: as many streams as the processor follows.
 const DEPTH: usize = 8;
+
+/// Bytes of a row between what is multiplied and what is requested meanwhile.
+const AHEAD: usize = 1024;
 
 /// How the elements of `B` are stored.
 pub(crate) trait Element: Sync {
@@ -122,7 +124,7 @@ pub(crate) fn run<E: Element>(
             1
         };
         // As many columns for each thread, in whole cache lines.
-        let tasks = n.div_ceil(most_columns(m)).next_multiple_of(threads);
+        let tasks = n.div_ceil(MOST_BYTES / E::SIZE).next_multiple_of(threads);
         let columns = n.div_ceil(tasks).next_multiple_of(32);
         let task = |index: usize| {
             let j0 = index * columns;
@@ -190,8 +192,8 @@ fn most_rows(isa: Isa) -> usize {
 struct SweepOperands {
     n: usize,
     depth: usize,
-    /// Whether the next rows of B are requested meanwhile: each of them begins in another page, where the
-    /// processor does not look ahead by itself.
+    /// Whether what comes next of B is requested meanwhile: each row begins in another page, where the processor does
+    /// not look ahead by itself.
     prefetch: bool,
     a: *const f32,
     lda: usize,
@@ -200,6 +202,17 @@ struct SweepOperands {
     c: *mut f32,
     ldc: usize,
     load: bool,
+}
+
+impl SweepOperands {
+    /// Bytes between column `j` of B and what is requested with it: [`AHEAD`], and at the end of a row the next sweep's.
+    fn ahead<E: Element>(&self, j: usize) -> usize {
+        if j * E::SIZE + AHEAD < self.n * E::SIZE {
+            AHEAD
+        } else {
+            (DEPTH * self.ldb + AHEAD).wrapping_sub(self.n * E::SIZE)
+        }
+    }
 }
 
 /// `c[r][j] += Σ_p a[r][p] · b[p][j]` for some rows, `p` ascending.
@@ -277,11 +290,11 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Sweep<E, R, N> {
         // SAFETY: the caller's, see `sweep`.
         unsafe {
             while j + N * V::LANES <= n {
-                tile::<V, E, R, N, true>(at(j));
+                tile::<V, E, R, N, true>(at(j), self.place.ahead::<E>(j));
                 j += N * V::LANES;
             }
             while j < n {
-                tile::<V, E, R, 1, false>(at(j));
+                tile::<V, E, R, 1, false>(at(j), self.place.ahead::<E>(j));
                 j += V::LANES;
             }
         }
@@ -317,6 +330,7 @@ unsafe fn along<V: Vector, E: Element, const R: usize>(place: SweepOperands) {
                     (true, false) => V::load_first(at, n - j),
                 }
             });
+            let ahead = place.ahead::<E>(j);
             for p in 0..DEPTH {
                 let at = b.add(p * ldb + j * E::SIZE);
                 let w = if whole {
@@ -325,7 +339,7 @@ unsafe fn along<V: Vector, E: Element, const R: usize>(place: SweepOperands) {
                     E::load_first::<V>(at, n - j)
                 };
                 if place.prefetch && (j * E::SIZE).is_multiple_of(64) {
-                    V::prefetch(at.wrapping_add(DEPTH * ldb));
+                    V::prefetch(at.wrapping_add(ahead));
                 }
                 for r in 0..R {
                     acc[r] = x[r][p].multiply_add(w, acc[r]);
@@ -344,10 +358,11 @@ unsafe fn along<V: Vector, E: Element, const R: usize>(place: SweepOperands) {
     }
 }
 
-/// `R` rows and `N` registers of columns, all of them there if `WHOLE`.
+/// `R` rows and `N` registers of columns, all of them there if `WHOLE`; what is `ahead` bytes further on is requested.
 #[inline(always)]
 unsafe fn tile<V: Vector, E: Element, const R: usize, const N: usize, const WHOLE: bool>(
     place: SweepOperands,
+    ahead: usize,
 ) {
     let SweepOperands { n, c, ldc, lda, .. } = place;
     // SAFETY: the caller's, see `sweep`.
@@ -380,7 +395,7 @@ unsafe fn tile<V: Vector, E: Element, const R: usize, const N: usize, const WHOL
             });
             if place.prefetch {
                 for at in (0..N * V::LANES * E::SIZE).step_by(64) {
-                    V::prefetch(b.wrapping_add(DEPTH * place.ldb + at));
+                    V::prefetch(b.wrapping_add(ahead + at));
                 }
             }
             for (r, row) in acc.iter_mut().enumerate() {

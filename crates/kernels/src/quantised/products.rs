@@ -48,12 +48,13 @@ struct Ahead {
 }
 
 /// Calls `work(row, panels, place)` for all panels, [`TOGETHER`] at a time where there are as many;
-/// `work` returns how many rows it has done.
+/// `work` returns how many rows it has done, and with `requests` asks for the weights of the next moment by itself.
 pub(super) fn for_panels(
     parallel: bool,
     w: &Weights,
     out: Out,
     rows_at_once: usize,
+    requests: bool,
     work: impl Fn(usize, usize, PanelCall) -> usize + Sync,
 ) {
     let panels = w.outputs().div_ceil(PANEL);
@@ -68,10 +69,10 @@ pub(super) fn for_panels(
     // All rows are multiplied with some panels before the next ones are read, so memory would have nothing to do for all
     // but the first of them.
     let rounds = out.rows.div_ceil(rows_at_once).max(1);
-    let lines = match (w.format(), out.rows) {
-        // Keeps memory busy by itself.
-        (Format::Int8, 1) => 0,
-        _ => w.format().block_bytes().div_ceil(LINE * rounds),
+    let lines = if requests && rounds == 1 {
+        0
+    } else {
+        w.format().block_bytes().div_ceil(LINE * rounds)
     };
     let task = |index: usize| {
         for group in index * each..((index + 1) * each).min(groups) {
@@ -127,6 +128,23 @@ impl PanelCall {
             },
             ..self
         }
+    }
+
+    /// Bytes between a block of some panels that are taken together and what they request with it: blocks of theirs, and
+    /// at their ends the first ones of the panels after them. The processor looks ahead by itself, but not far enough
+    /// for memory to be busy all the time.
+    #[inline(always)]
+    fn soon(&self, block: usize, panels: usize, format: Format) -> usize {
+        let blocks = match format {
+            Format::Int8 => 2,
+            Format::Int4 => 4,
+        };
+        let others = if block + blocks < self.blocks {
+            0
+        } else {
+            (panels - 1) * self.panel_bytes
+        };
+        blocks * format.block_bytes() + others
     }
 
     /// Asks for the part of a block of what comes next.
@@ -187,7 +205,7 @@ pub(super) fn with_floats(isa: Isa, parallel: bool, x: Matrix, w: &Weights, out:
             x.copy_row(row, line);
         }
         let lines = &*lines;
-        for_panels(parallel, w, out, rows, |row, panels, place| {
+        for_panels(parallel, w, out, rows, false, |row, panels, place| {
             let args = Floats {
                 x: lines[row * inputs..].as_ptr(),
                 inputs,
@@ -390,7 +408,8 @@ pub(super) fn rows_together(isa: Isa) -> fn(usize) -> usize {
 pub(super) fn with_integers(isa: Isa, parallel: bool, x: Integers, w: &Weights, out: Out) {
     debug_assert_eq!((x.rows, x.inputs), (out.rows, w.padded_inputs()));
     let together = rows_together(isa);
-    for_panels(parallel, w, out, together(x.rows), |row, panels, place| {
+    let at_once = together(x.rows);
+    for_panels(parallel, w, out, at_once, true, |row, panels, place| {
         let args = Bytes {
             words: x.words[row * x.stride..].as_ptr(),
             starts: x.starts[row * x.inputs / 32..].as_ptr(),
@@ -401,23 +420,23 @@ pub(super) fn with_integers(isa: Isa, parallel: bool, x: Integers, w: &Weights, 
         unsafe {
             match (isa, together(x.rows - row)) {
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx512, 8) => args.run::<Avx512, 8, 1>(panels, place),
+                (Isa::Avx512, 8) => args.run::<Avx512, 8, 2, 1>(panels, place),
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx512, 4) => args.run::<Avx512, 4, 1>(panels, place),
+                (Isa::Avx512, 4) => args.run::<Avx512, 4, 2, 1>(panels, place),
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx512, 2) => args.run::<Avx512, 2, 1>(panels, place),
+                (Isa::Avx512, 2) => args.run::<Avx512, 2, 4, 1>(panels, place),
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx512, _) => args.run::<Avx512, 1, 1>(panels, place),
+                (Isa::Avx512, _) => args.run::<Avx512, 1, 4, 1>(panels, place),
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx2, 2) => args.run::<Avx2, 2, 2>(panels, place),
+                (Isa::Avx2, 2) => args.run::<Avx2, 2, 2, 2>(panels, place),
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx2, _) => args.run::<Avx2, 1, 2>(panels, place),
+                (Isa::Avx2, _) => args.run::<Avx2, 1, 2, 2>(panels, place),
                 #[cfg(target_arch = "aarch64")]
-                (Isa::Neon, 2) => args.run::<Neon, 2, 4>(panels, place),
+                (Isa::Neon, 2) => args.run::<Neon, 2, 1, 4>(panels, place),
                 #[cfg(target_arch = "aarch64")]
-                (Isa::Neon, _) => args.run::<Neon, 1, 4>(panels, place),
-                (_, 2) => args.run::<Portable, 2, 2>(panels, place),
-                _ => args.run::<Portable, 1, 2>(panels, place),
+                (Isa::Neon, _) => args.run::<Neon, 1, 1, 4>(panels, place),
+                (_, 2) => args.run::<Portable, 2, 1, 2>(panels, place),
+                _ => args.run::<Portable, 1, 1, 2>(panels, place),
             }
         }
     });
@@ -433,24 +452,36 @@ struct Bytes {
 }
 
 impl Bytes {
-    /// `R` rows; returns `R`.
+    /// `R` rows, `P` panels at a time; returns `R`.
     ///
     /// # Safety
     /// As for [`Floats::run`].
     #[inline(always)]
-    unsafe fn run<V: Vector, const R: usize, const H: usize>(
+    unsafe fn run<V: Vector, const R: usize, const P: usize, const H: usize>(
         self,
         panels: usize,
         place: PanelCall,
     ) -> usize {
-        for index in 0..panels {
-            let (args, place) = (self, place.panel(index));
+        let mut done = 0;
+        while done < panels {
+            let (args, place) = (self, place.panel(done));
             // SAFETY: the caller's.
             unsafe {
-                if self.format == Format::Int4 {
-                    V::enter_with_byte_products(ByteProduct::<R, H, true> { args, place });
+                let int4 = self.format == Format::Int4;
+                if done + P <= panels {
+                    done += P;
+                    if int4 {
+                        V::enter_with_byte_products(ByteProduct::<R, P, H, true> { args, place });
+                    } else {
+                        V::enter_with_byte_products(ByteProduct::<R, P, H, false> { args, place });
+                    }
                 } else {
-                    V::enter_with_byte_products(ByteProduct::<R, H, false> { args, place });
+                    done += 1;
+                    if int4 {
+                        V::enter_with_byte_products(ByteProduct::<R, 1, H, true> { args, place });
+                    } else {
+                        V::enter_with_byte_products(ByteProduct::<R, 1, H, false> { args, place });
+                    }
                 }
             }
         }
@@ -458,13 +489,15 @@ impl Bytes {
     }
 }
 
-/// [`Bytes`] for a panel.
-struct ByteProduct<const R: usize, const H: usize, const INT4: bool> {
+/// [`Bytes`] for a panel or more.
+struct ByteProduct<const R: usize, const P: usize, const H: usize, const INT4: bool> {
     args: Bytes,
     place: PanelCall,
 }
 
-impl<const R: usize, const H: usize, const INT4: bool> Kernel for ByteProduct<R, H, INT4> {
+impl<const R: usize, const P: usize, const H: usize, const INT4: bool> Kernel
+    for ByteProduct<R, P, H, INT4>
+{
     type Output = ();
 
     #[inline(always)]
@@ -473,48 +506,62 @@ impl<const R: usize, const H: usize, const INT4: bool> Kernel for ByteProduct<R,
         let Self { args, place } = self;
         // SAFETY: the caller's, see `Bytes::run`.
         unsafe {
-            let mut acc: [[V; H]; R] = std::array::from_fn(|r| place.begin(r));
+            let mut acc: [[[V; H]; P]; R] =
+                std::array::from_fn(|r| std::array::from_fn(|p| place.panel(p).begin(r)));
             let mut at = place.weights;
             for block in 0..place.blocks {
-                place.look_ahead::<V>(block);
+                let soon = place.soon(block, P, if INT4 { Format::Int4 } else { Format::Int8 });
+                for p in 0..P {
+                    place.panel(p).look_ahead::<V>(block);
+                    V::prefetch(at.wrapping_add(p * place.panel_bytes + soon));
+                }
                 let scales_at = at;
                 at = at.add(LINE);
                 for half in 0..2 {
                     let group = 2 * block + half;
-                    let mut dots: [[V::Words; H]; R] = std::array::from_fn(|r| {
+                    let mut dots: [[[V::Words; H]; P]; R] = std::array::from_fn(|r| {
                         let start = V::splat_words(*args.starts.add(group * R + r));
-                        [start; H]
+                        [[start; H]; P]
                     });
                     let x = args.words.add(8 * group * R);
                     for line in 0..if INT4 { 4 } else { 8 } {
-                        for h in 0..H {
-                            let w = V::load_words(at.add(4 * h * V::LANES));
-                            for r in 0..R {
-                                let dot = &mut dots[r][h];
-                                if INT4 {
-                                    let x = x.add(2 * line * R + r);
-                                    *dot = V::dot_nibbles(*dot, V::low_nibbles(w), *x);
-                                    *dot = V::dot_nibbles(*dot, V::high_nibbles(w), *x.add(R));
-                                } else {
-                                    *dot = V::dot_bytes(*dot, w, *x.add(line * R + r));
+                        for p in 0..P {
+                            let at = at.add(p * place.panel_bytes);
+                            V::prefetch(at.wrapping_add(soon));
+                            for h in 0..H {
+                                let w = V::load_words(at.add(4 * h * V::LANES));
+                                for r in 0..R {
+                                    let dot = &mut dots[r][p][h];
+                                    if INT4 {
+                                        let x = x.add(2 * line * R + r);
+                                        *dot = V::dot_nibbles(*dot, V::low_nibbles(w), *x);
+                                        *dot = V::dot_nibbles(*dot, V::high_nibbles(w), *x.add(R));
+                                    } else {
+                                        *dot = V::dot_bytes(*dot, w, *x.add(line * R + r));
+                                    }
                                 }
                             }
                         }
                         at = at.add(LINE);
                     }
-                    for h in 0..H {
-                        let first = half * PANEL + h * V::LANES;
-                        let scale = V::load_bf16(scales_at.add(2 * first));
-                        for r in 0..R {
-                            let x_scale = V::splat(*args.scales.add(group * R + r));
-                            let dot = V::floats(dots[r][h]).times(scale);
-                            acc[r][h] = x_scale.multiply_add(dot, acc[r][h]);
+                    for p in 0..P {
+                        for h in 0..H {
+                            let first = half * PANEL + h * V::LANES;
+                            let scale =
+                                V::load_bf16(scales_at.add(p * place.panel_bytes + 2 * first));
+                            for r in 0..R {
+                                let x_scale = V::splat(*args.scales.add(group * R + r));
+                                let dot = V::floats(dots[r][p][h]).times(scale);
+                                acc[r][p][h] = x_scale.multiply_add(dot, acc[r][p][h]);
+                            }
                         }
                     }
                 }
             }
-            for (r, y) in acc.into_iter().enumerate() {
-                place.end(r, y);
+            for (r, row) in acc.into_iter().enumerate() {
+                for (p, y) in row.into_iter().enumerate() {
+                    place.panel(p).end(r, y);
+                }
             }
         }
     }

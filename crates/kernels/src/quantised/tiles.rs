@@ -26,7 +26,7 @@ pub(super) fn offset(format: Format) -> i32 {
 /// [`amx::has_int8`].
 pub(super) unsafe fn multiply(parallel: bool, x: Integers, w: &Weights, out: Out) {
     debug_assert_eq!((x.rows, x.inputs), (out.rows, w.padded_inputs()));
-    for_panels(parallel, w, out, TILE_ROWS, |row, panels, place| {
+    for_panels(parallel, w, out, TILE_ROWS, false, |row, panels, place| {
         let rows = TILE_ROWS.min(x.rows - row);
         let groups = x.inputs / DEPTH;
         let args = Rows {

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
+
 use burn::tensor::TensorData;
 use safetensors::SafeTensors;
 use serde::de::DeserializeOwned;
@@ -13,7 +15,7 @@ use crate::families::{self, AnyModel, DalleMini, FamilyLoss};
 use crate::image::Image;
 use crate::import::goldens::copied;
 use crate::models::parameters::Parameters;
-use crate::models::{DalleBart, DallePytorch, LlamaGen, RuDalle};
+use crate::models::{DalleBart, DallePytorch, Janus, LlamaGen, RuDalle};
 use crate::text::clip::LongCaption;
 use crate::train::optimizer::{NamedGradients, Optimizer};
 use crate::train::tests::{NEVER, StopAfter, assert_same_files};
@@ -128,11 +130,24 @@ fn ten_steps<M: Module>(
     }
 }
 
+/// What the names of a set's tensors that have no gradient begin with.
+fn without_gradient(set: &str) -> &'static [&'static str] {
+    match set {
+        // What reads the captions is not trained.
+        "llamagen" => &["caption.text.", "caption.nothing"],
+        // What sees and speaks has no part in pictures.
+        "janus" => &["text_head.", "vision"],
+        // Angles of places are no weights.
+        _ => &["rotary"],
+    }
+}
+
 fn same_gradients(set: &str, found: &NamedGradients, expected: &Parameters) {
     for (name, reference) in expected {
-        // Angles of places are no weights, what reads LlamaGen's captions is not trained: both have no gradient.
-        let untrained = ["rotary", "caption.text.", "caption.nothing"];
-        if untrained.iter().any(|start| name.starts_with(start)) {
+        if without_gradient(set)
+            .iter()
+            .any(|start| name.starts_with(start))
+        {
             assert!(!found.by_name.contains_key(name), "{name}");
             continue;
         }
@@ -290,9 +305,43 @@ fn ten_steps_of_llamagen_are_those_of_pytorch() {
     adapts_like_pytorch("llamagen", llamagen_net(None), loss);
 }
 
+/// The model of an importer's golden, or what `reference/write_janus_fine_tuning_goldens.py` has in place of some of its
+/// tensors.
+fn janus_net(file: Option<&str>) -> Janus {
+    let folder = copied(&published("janus/goldens/pro"));
+    if let Some(file) = file {
+        let path = folder.path().join("model.safetensors");
+        let (whole, some) = (
+            std::fs::read(&path).unwrap(),
+            std::fs::read(golden("janus").join(file)).unwrap(),
+        );
+        let tensors = |bytes| SafeTensors::deserialize(bytes).unwrap();
+        let (whole, some) = (tensors(&whole), tensors(&some));
+        let mut merged: BTreeMap<_, _> = whole.iter().collect();
+        for (name, tensor) in some.iter() {
+            assert!(merged.insert(name, tensor).is_some(), "{name}");
+        }
+        let bytes = safetensors::serialize(merged, None).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    }
+    net::<families::Janus>(folder.path())
+}
+
+#[test]
+fn ten_steps_of_janus_are_those_of_pytorch() {
+    let loss: Loss<Janus> = |model, expected| {
+        type Family = families::Janus;
+        Family::loss(model, &expected.captions, &expected.image_ids, 1.0).unwrap()
+    };
+    let gradients = janus_net(Some("gradients.safetensors"));
+    trains_like_pytorch("janus", janus_net(None), &gradients, loss);
+    adapts_like_pytorch("janus", janus_net(None), loss);
+}
+
 const PYTORCH: &str = "dalle_pytorch/goldens/rotary/dalle.pt";
 const MINI: &str = "dalle_mini/goldens/flax_stacked";
 const RUDALLE: &str = "rudalle/goldens/v3";
+const JANUS: &str = "janus/goldens/pro";
 
 fn source(path: &str) -> ModelFiles {
     let source = ModelSource::parse(published(path).to_str().unwrap());
@@ -409,6 +458,7 @@ fn what_can_not_be_trained_is_refused() {
     for (change, model, part) in [
         (lora(2, "attention.z"), PYTORCH, "feed_forward.gate"),
         (lora(2, "attention.z"), MINI, "decoder.caption_attention.k"),
+        (lora(2, "text_head"), JANUS, "image_head.inner"),
         (lora(0, "q"), MINI, "rank is 0"),
         (lora(99, "attention.q"), MINI, "expected 1 to 36"),
         (
@@ -493,7 +543,7 @@ fn a_new_adapter_changes_no_bit_of_a_model() {
 
 #[test]
 fn merged_models_are_as_unmerged_ones() {
-    for model in [PYTORCH, MINI, RUDALLE] {
+    for model in [PYTORCH, MINI, RUDALLE, JANUS] {
         let dir = tempfile::tempdir().unwrap();
         let adapter = tune(&config(lora()), model, dir.path(), false, NEVER).unwrap();
         let (source, device) = (source(model), Device::flex());
