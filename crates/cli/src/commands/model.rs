@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use impasto::checkpoint::{EMBEDDED_NAME, ModelSource, WeightFormat};
-use impasto::families::{self, ModelFiles, ModelInfo};
+use impasto::families::{self, MachineSpeeds, ModelFiles, ModelInfo};
 use serde::Serialize;
 
 use crate::arguments::find_model;
@@ -57,10 +57,19 @@ pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Info { model, json } => {
             let info = families::info(&ModelFiles::find(&find_model(&model)?)?)?;
+            let machine = info.drawing.as_ref().map(|_| MachineSpeeds::measure());
+            let expected = match (&info.drawing, &machine) {
+                (Some(work), Some(machine)) => Some((work.seconds(machine), machine.bandwidth)),
+                _ => None,
+            };
             if json {
-                return terminal::json(&info);
+                return terminal::json(&Expected {
+                    info: &info,
+                    expected_seconds: expected.map(|(seconds, _)| seconds),
+                    bandwidth: expected.map(|(_, bandwidth)| bandwidth),
+                });
             }
-            terminal::result(describe(&info))
+            terminal::result(describe(&info, expected))
         }
         Command::Merge {
             model,
@@ -74,7 +83,18 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
 }
 
-fn describe(info: &ModelInfo) -> String {
+/// What a model is, and what is expected of it on this machine.
+#[derive(Serialize)]
+struct Expected<'a> {
+    #[serde(flatten)]
+    info: &'a ModelInfo,
+    /// Seconds of drawing a picture on the CPU, loading left out.
+    expected_seconds: Option<f64>,
+    /// Bytes a second that this machine's memory was read with for that.
+    bandwidth: Option<f64>,
+}
+
+fn describe(info: &ModelInfo, expected: Option<(f64, f64)>) -> String {
     let image = &info.image_tokenizer;
     let size = image.picture_size();
     let mut rows = vec![
@@ -140,6 +160,20 @@ fn describe(info: &ModelInfo) -> String {
             mebibytes(many)
         ),
     ));
+    if let Some((seconds, bandwidth)) = expected {
+        // Small models take longer than their weights.
+        let seconds = match seconds {
+            ..1.0 => "about a second".to_owned(),
+            seconds => format!("about {seconds:.0} s"),
+        };
+        rows.push((
+            "time",
+            format!(
+                "{seconds} for one picture on this CPU, whose memory gives {:.0} GB/s",
+                bandwidth / 1e9
+            ),
+        ));
+    }
     let lines: Vec<String> = rows
         .iter()
         .map(|(name, value)| format!("{name:<16} {value}"))

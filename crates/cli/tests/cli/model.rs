@@ -13,6 +13,7 @@ fn info_shows_architecture_parameters_licence_and_memory() {
         "2 layers x 16",
         "4x4 grid, 32 codes",
         "peak memory",
+        "time             about a second for one picture",
     ] {
         assert!(text.contains(part), "no {part:?} in {text}");
     }
@@ -26,6 +27,11 @@ fn info_shows_architecture_parameters_licence_and_memory() {
         "{parameters} {bytes}"
     );
     assert!(info["peak_memory_bytes"].as_u64().unwrap() > bytes);
+    assert_eq!(info["drawing"]["passes"], 16);
+    let seconds = info["expected_seconds"].as_f64().unwrap();
+    assert!(seconds > 0.0 && seconds < 1.0, "{seconds}");
+    let bandwidth = info["bandwidth"].as_f64().unwrap();
+    assert!((1e8..1e13).contains(&bandwidth), "{bandwidth}");
 }
 
 #[test]

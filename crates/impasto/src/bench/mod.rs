@@ -17,6 +17,7 @@ mod pictures;
 mod sizes;
 
 pub use pictures::{Painter, PictureOptions, pictures};
+pub(crate) use sizes::linear_sizes;
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -111,7 +112,7 @@ pub struct Peaks {
 }
 
 impl Peaks {
-    fn measure() -> Self {
+    pub(crate) fn measure() -> Self {
         Peaks {
             f32: machine::operations(),
             bf16: machine::bf16_operations(),
@@ -120,7 +121,7 @@ impl Peaks {
     }
 
     /// Of products with weights in a format.
-    fn of(&self, format: WeightFormat) -> f64 {
+    pub(crate) fn of(&self, format: WeightFormat) -> f64 {
         let own = match format {
             WeightFormat::F32 => None,
             WeightFormat::Bf16 => self.bf16,

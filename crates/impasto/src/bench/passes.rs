@@ -11,7 +11,6 @@ use crate::checkpoint::WeightFormat;
 use crate::engine::{AutoregressiveModel, Input, ParallelPasses, Prompted};
 use crate::models::Dalle;
 use crate::models::dalle::{DalleBatch, LossWeights, raster};
-use crate::models::parameters::shapes;
 use crate::models::{ImageTokenizer, ImageTokenizerConfig};
 use crate::nn::Init;
 use crate::nn::precision::{ComputePrecision, convolutions_in_bf16, in_bf16};
@@ -64,7 +63,7 @@ impl Bench<'_> {
 
     pub(super) fn pixels(&mut self, format: WeightFormat) -> Result<()> {
         let config = pixels_config();
-        let (size, grid) = (config.picture_size, config.grid());
+        let grid = config.grid();
         let tokenizer = ImageTokenizerConfig::TamingVqgan(config);
         let empty = tokenizer.init(&mut Init::empty(&self.device));
         let model: ImageTokenizer = random(empty, WeightFormat::F32);
@@ -72,24 +71,7 @@ impl Bench<'_> {
             WeightFormat::Bf16 => convolutions_in_bf16(model),
             _ => model,
         };
-        // Each convolution at the size of its level; attention, which is little, is left out.
-        let operations: f64 = shapes(&model)
-            .iter()
-            .filter(|(name, shape)| name.contains("decoder.") && shape.len() == 4)
-            .map(|(name, shape)| {
-                let level = name.split("up.").nth(1).and_then(|rest| {
-                    let level: usize = rest.split('.').next()?.parse().ok()?;
-                    let finer = usize::from(rest.contains("upsample"));
-                    Some(level - finer)
-                });
-                let side = match level {
-                    Some(level) => size >> level,
-                    None if name.contains("conv_out") => size,
-                    None => grid,
-                };
-                (2 * shape.iter().product::<usize>() * side * side) as f64
-            })
-            .sum();
+        let operations = ImageTokenizer::decoding_operations(&model) as f64;
         let ids: Vec<Vec<u32>> = vec![(0..(grid * grid) as u32).collect()];
         let seconds = self.timed(|| model.decode(&ids).map(drop))?;
         let of = Of {

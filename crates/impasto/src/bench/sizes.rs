@@ -130,7 +130,7 @@ pub(super) fn random<M: Module>(module: M, format: WeightFormat) -> M {
 }
 
 /// Numbers of the weights of linear layers whose names `counts`.
-pub(super) fn linear_sizes<M: Module>(
+pub(crate) fn linear_sizes<M: Module>(
     module: &M,
     counts: impl Fn(&str) -> bool,
 ) -> Vec<[usize; 2]> {

@@ -193,11 +193,10 @@ pub fn held(
     }
     if let (false, true, &[rows, width]) = (format.is_f32(), place.is_table, &shape[..])
         && place.shape == shape
+        && packed::can_hold(place.device)
+        && !values.is_empty()
     {
-        let bytes = packed::pack(&values, [rows, width], WeightFormat::Bf16).unwrap_or_default();
-        if packed::can_hold(place.device) && !bytes.is_empty() {
-            return Value::Packed(packed::table(Memory::Lent(&bytes), [rows, width]));
-        }
+        return Value::Packed(packed::table_of(&values, [rows, width]));
     }
     if let (false, true, &[inputs, outputs]) = (format.is_f32(), place.is_linear, &shape[..]) {
         let shape = [inputs, outputs];
@@ -205,10 +204,11 @@ pub fn held(
             return Value::Misshapen(shape.to_vec());
         }
         // Finite numbers can always be packed.
-        if let Ok(bytes) = packed::pack(&values, shape, format) {
-            if packed::can_hold(place.device) {
-                return Value::Packed(packed::weight(Memory::Lent(&bytes), shape, format));
+        if packed::can_hold(place.device) {
+            if let Ok(weight) = packed::weight_of(&values, shape, format) {
+                return Value::Packed(weight);
             }
+        } else if let Ok(bytes) = packed::pack(&values, shape, format) {
             return Value::Data(TensorData::new(
                 packed::unpack(&bytes, shape, format),
                 shape,

@@ -172,6 +172,27 @@ impl<'a> StoredTensor<'a> {
         values
     }
 
+    /// Writes its numbers, rows of `length`, as columns of a matrix with `width` columns, from column `start` on.
+    pub fn transpose_into(&self, length: usize, matrix: &mut [f32], width: usize, start: usize) {
+        let count = self.shape.iter().product::<usize>();
+        let bytes = count * self.element.bytes();
+        if !self.is_contiguous() || !matches!(self.element, Element::F32 | Element::Bf16) {
+            return transpose(&self.floats(), |x| x, length, matrix, width, start);
+        }
+        progress::took(bytes);
+        let bytes = &self.bytes[..bytes];
+        match self.element {
+            Element::Bf16 => {
+                let halves = bytes.as_chunks().0;
+                transpose(halves, from_bf16, length, matrix, width, start);
+            }
+            _ => {
+                let words = bytes.as_chunks().0;
+                transpose(words, f32::from_le_bytes, length, matrix, width, start);
+            }
+        }
+    }
+
     /// Whether its numbers lie in their order, without gaps.
     fn is_contiguous(&self) -> bool {
         let mut step = 1;
@@ -188,13 +209,10 @@ impl<'a> StoredTensor<'a> {
 
     /// Numbers in a row; those of most files the fast way.
     fn all(&self, bytes: &[u8]) -> Vec<f32> {
-        let (words, halves) = (bytes.as_chunks().0.iter(), bytes.as_chunks().0.iter());
         match self.element {
-            Element::F32 => words.map(|&word| f32::from_le_bytes(word)).collect(),
+            Element::F32 => each(bytes.as_chunks().0, f32::from_le_bytes),
             Element::F16 => widened(bytes.as_chunks().0),
-            Element::Bf16 => halves
-                .map(|&half| bf16::from_le_bytes(half).to_f32())
-                .collect(),
+            Element::Bf16 => each(bytes.as_chunks().0, from_bf16),
             _ => {
                 let numbers = bytes.chunks_exact(self.element.bytes());
                 numbers.map(|number| self.number(number)).collect()
@@ -220,6 +238,47 @@ impl<'a> StoredTensor<'a> {
             Element::Bool => f32::from(u8::from(a != 0)),
         }
     }
+}
+
+fn from_bf16(half: [u8; 2]) -> f32 {
+    bf16::from_le_bytes(half).to_f32()
+}
+
+/// Numbers as they are stored as floats, on all threads.
+fn each<T: Copy + Sync>(stored: &[T], float: impl Fn(T) -> f32 + Sync) -> Vec<f32> {
+    stored
+        .par_iter()
+        .with_min_len(1 << 14)
+        .map(|&x| float(x))
+        .collect()
+}
+
+/// Writes rows of `length` numbers as columns of a matrix with `width` columns, from column `start` on, on all threads;
+/// square by square, as one of the two is always walked across memory.
+pub fn transpose<T: Copy + Sync>(
+    rows: &[T],
+    float: impl Fn(T) -> f32 + Sync,
+    length: usize,
+    matrix: &mut [f32],
+    width: usize,
+    start: usize,
+) {
+    const SIDE: usize = 32;
+    let count = rows.len() / length.max(1);
+    if count == 0 {
+        return;
+    }
+    let squares = matrix.par_chunks_mut(SIDE * width).enumerate();
+    squares.for_each(|(square, matrix)| {
+        let left = square * SIDE;
+        for first in (0..count).step_by(SIDE) {
+            for (column, to) in (left..length).zip(matrix.chunks_exact_mut(width)) {
+                for row in first..(first + SIDE).min(count) {
+                    to[start + row] = float(rows[row * length + column]);
+                }
+            }
+        }
+    });
 }
 
 /// 16-bit floats as 32-bit ones, on all threads and with the processor's own instructions.
@@ -312,4 +371,44 @@ pub fn safetensors<'a>(name: &Path, bytes: &'a [u8]) -> Result<Vec<(String, Stor
     }
     tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(tensors)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Rows of every type, in order and in steps, stand as columns between those that were there.
+    #[test]
+    fn rows_become_columns() {
+        let (rows, length, width, start) = (45, 70, 100, 20);
+        let numbers: Vec<f32> = (0..rows * length).map(|i| (i % 251) as f32).collect();
+        let stored = |element, x: f32| match element {
+            Element::F64 => f64::from(x).to_le_bytes().to_vec(),
+            Element::F16 => f16::from_f32(x).to_le_bytes().to_vec(),
+            Element::Bf16 => bf16::from_f32(x).to_le_bytes().to_vec(),
+            _ => x.to_le_bytes().to_vec(),
+        };
+        let check =
+            |element, strides: [usize; 2], bytes: &[u8], of: &dyn Fn(usize, usize) -> f32| {
+                let shape = vec![rows, length];
+                let tensor = StoredTensor::new(element, shape, strides.to_vec(), bytes).unwrap();
+                let mut matrix = vec![-1.0; length * width];
+                tensor.transpose_into(length, &mut matrix, width, start);
+                for (column, line) in matrix.chunks(width).enumerate() {
+                    for (at, &found) in line.iter().enumerate() {
+                        let row = at.wrapping_sub(start);
+                        let expected = if row < rows { of(row, column) } else { -1.0 };
+                        assert_eq!(found, expected, "{element:?}: {column}, {at}");
+                    }
+                }
+            };
+        let in_order = |row: usize, column: usize| numbers[row * length + column];
+        for element in [Element::F32, Element::F64, Element::F16, Element::Bf16] {
+            let bytes: Vec<u8> = numbers.iter().flat_map(|&x| stored(element, x)).collect();
+            check(element, [length, 1], &bytes, &in_order);
+            let across = |row: usize, column: usize| numbers[column * rows + row];
+            check(element, [1, rows], &bytes, &across);
+        }
+    }
 }

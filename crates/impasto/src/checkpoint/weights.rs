@@ -15,7 +15,7 @@ pub use super::loading::{WeightPrecision, held, load, load_into};
 pub use super::saving::write as write_held;
 use crate::error::Reason;
 use crate::models::parameters::{self, Parameters};
-use crate::nn::ops::packed::WeightFormat;
+use crate::nn::ops::packed::{self, WeightFormat};
 use crate::{Error, Result, files, progress};
 
 /// How numbers are stored.
@@ -223,7 +223,7 @@ pub fn load_lazily<M: Module>(
 }
 
 pub(super) fn not_finite(name: &str, values: &[f32]) -> Option<String> {
-    let at = values.iter().position(|value| !value.is_finite())?;
+    let at = packed::first_not_finite(values)?;
     let value = values[at];
     Some(format!(
         "tensor for {name} holds {value} at index {at}, expected finite numbers"

@@ -72,6 +72,14 @@ impl NetSizes for AmusedConfig {
         4 * (caption + blocks + logits) as u64
     }
 
+    fn is_read_each_pass(&self, name: &str) -> bool {
+        !name.starts_with("text.")
+    }
+
+    fn tokens_each_pass(&self) -> usize {
+        self.image_length() / if self.halved { 4 } else { 1 }
+    }
+
     fn describe(&self) -> Transformer {
         Transformer {
             layers: format!(

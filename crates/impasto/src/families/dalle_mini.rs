@@ -101,6 +101,10 @@ impl NetSizes for DalleBartConfig {
         (4 * position * self.text_length + of_image) as u64
     }
 
+    fn is_read_each_pass(&self, name: &str) -> bool {
+        !name.starts_with("encoder.")
+    }
+
     fn describe(&self) -> Transformer {
         Transformer {
             layers: format!(

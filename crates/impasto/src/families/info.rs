@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::checkpoint::{config_path, weight_bytes};
+use super::expected::DrawingWork;
 use super::files::ModelKind;
 use super::{Family, FamilyConfig, FamilyVisitor, ModelFiles, NetSizes, visit};
 use crate::checkpoint::{IMAGE_TOKENIZER, ModelSource, WeightFormat, image_tokenizer};
@@ -44,6 +45,8 @@ pub struct ModelInfo {
     pub peak_memory_bytes_of_16: u64,
     /// The same of any larger number: they are drawn 16 at a time.
     pub peak_memory_bytes_of_many: u64,
+    /// What drawing a picture takes; none for an image tokenizer alone.
+    pub drawing: Option<DrawingWork>,
     /// The transformer; none for an image tokenizer alone.
     #[serde(skip)]
     pub transformer: Option<Transformer>,
@@ -101,6 +104,7 @@ pub fn info(files: &ModelFiles) -> Result<ModelInfo> {
                 peak_memory_bytes_of_16: drawing.peak(memory::BATCH),
                 peak_memory_bytes_of_many: drawing.peak(memory::BATCH + 1),
                 formats: stored.formats,
+                drawing: None,
                 transformer: None,
                 image_tokenizer: image,
                 sampling: None,
@@ -149,6 +153,7 @@ fn of_family<F: Family>(files: &ModelFiles) -> Result<ModelInfo> {
         peak_memory_bytes_of_16: drawing.peak(memory::BATCH),
         peak_memory_bytes_of_many: drawing.peak(memory::BATCH + 1),
         formats: stored.formats,
+        drawing: Some(DrawingWork::of::<F>(&config, &mut empty())),
         transformer: Some(config.sizes.describe()),
         image_tokenizer: image,
         sampling: Some(config.sampling.clone()),

@@ -75,6 +75,10 @@ impl NetSizes for JanusConfig {
         (format.cache_width() * 2 * self.n_layers * positions * self.width) as u64
     }
 
+    fn is_read_each_pass(&self, name: &str) -> bool {
+        !name.starts_with("text_head.") && !name.starts_with("vision")
+    }
+
     fn describe(&self) -> Transformer {
         Transformer {
             layers: format!(

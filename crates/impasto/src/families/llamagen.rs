@@ -65,6 +65,10 @@ impl NetSizes for LlamaGenConfig {
         (format.cache_width() * 2 * self.n_layers * positions * self.width) as u64
     }
 
+    fn is_read_each_pass(&self, name: &str) -> bool {
+        !name.starts_with("caption.")
+    }
+
     fn describe(&self) -> Transformer {
         let own = format!(
             "{} layers x {}, {} heads",

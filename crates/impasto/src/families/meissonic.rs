@@ -70,6 +70,14 @@ impl NetSizes for MeissonicConfig {
         4 * (logits + 10 * tokens * MeissonicConfig::width(self)) as u64
     }
 
+    fn is_read_each_pass(&self, name: &str) -> bool {
+        !name.starts_with("text.")
+    }
+
+    fn tokens_each_pass(&self) -> usize {
+        self.image_length() / if self.halved { 4 } else { 1 } + self.text.length
+    }
+
     fn describe(&self) -> Transformer {
         Transformer {
             layers: format!(

@@ -13,6 +13,7 @@ mod captions;
 mod checkpoint;
 mod dalle_mini;
 mod dalle_pytorch;
+mod expected;
 mod files;
 mod info;
 mod janus;
@@ -44,6 +45,7 @@ pub use captions::{Captioner, ContinueRequest, GeneratedCaption, Search, TextFam
 pub use checkpoint::{FamilyConfig, FamilyModel, NetworkReport, SaveAs};
 pub use dalle_mini::{DalleMini, DalleMiniOptions, DalleMiniText};
 pub use dalle_pytorch::{DallePytorch, NoOptions};
+pub use expected::{DrawingWork, MachineSpeeds};
 pub use files::{ModelFiles, ModelKind};
 pub(crate) use info::json as config_json;
 pub use info::{ModelInfo, Transformer, info};
@@ -96,6 +98,17 @@ pub trait NetSizes: Clone + Debug + Serialize + DeserializeOwned + Send + Sync {
 
     /// Bytes of the keys and values of one row, where linear layers are in `format`.
     fn cache_bytes(&self, format: WeightFormat) -> u64;
+
+    /// Whether each pass of drawing goes through the linear layer of this name; not where captions or pictures that are
+    /// given go through it once.
+    fn is_read_each_pass(&self, name: &str) -> bool {
+        !name.starts_with("text_head.")
+    }
+
+    /// Tokens of a row that each pass of drawing computes: one where ids are drawn one after the other.
+    fn tokens_each_pass(&self) -> usize {
+        1
+    }
 
     /// What [`crate::families::info`] reports of it.
     fn describe(&self) -> Transformer;

@@ -7,7 +7,7 @@ use burn::module::Module;
 use serde::Serialize;
 
 use super::weights::Tensors;
-use crate::checkpoint::stored::StoredTensor;
+use crate::checkpoint::stored::{StoredTensor, transpose};
 use crate::checkpoint::weights::{self, LazyTensor, Precision};
 use crate::hub::edit_distance;
 use crate::models::parameters;
@@ -83,29 +83,6 @@ fn nearest<'a>(name: &str, among: &'a [String]) -> Option<&'a str> {
     let near = among.map(|other| (edit_distance(other, name), other.as_str()));
     let (distance, other) = near.min()?;
     (distance <= name.len() / 4).then_some(other)
-}
-
-/// Writes rows as columns of a matrix with `width` columns, from column `start` on; square by square, as one
-/// of the two is always walked across memory.
-pub(super) fn transpose(
-    rows: &[f32],
-    length: usize,
-    matrix: &mut [f32],
-    width: usize,
-    start: usize,
-) {
-    const SIDE: usize = 32;
-    let count = rows.len() / length.max(1);
-    for first in (0..count).step_by(SIDE) {
-        for left in (0..length).step_by(SIDE) {
-            for column in left..(left + SIDE).min(length) {
-                let to = &mut matrix[column * width + start..];
-                for row in first..(first + SIDE).min(count) {
-                    to[row] = rows[row * length + column];
-                }
-            }
-        }
-    }
 }
 
 fn more(count: usize, what: &str) -> String {
@@ -194,7 +171,7 @@ impl<'a> Mapping<'a> {
             self.set(ours, expected, move || {
                 let mut whole = vec![0.0f32; rows * outputs];
                 for (i, tensor) in parts.iter().enumerate() {
-                    transpose(&tensor.floats(), rows, &mut whole, outputs, i * part);
+                    tensor.transpose_into(rows, &mut whole, outputs, i * part);
                 }
                 whole
             });
@@ -222,7 +199,7 @@ impl<'a> Mapping<'a> {
                 });
                 let sorted: Vec<f32> = sorted.collect();
                 let mut whole = vec![0.0f32; rows * outputs];
-                transpose(&sorted, rows, &mut whole, outputs, 0);
+                transpose(&sorted, |x| x, rows, &mut whole, outputs, 0);
                 whole
             });
         }
@@ -268,8 +245,9 @@ impl<'a> Mapping<'a> {
                 let mut whole = vec![0.0f32; inputs * outputs];
                 let floats = tensor.floats();
                 let (first, second) = floats.split_at(inputs * (outputs / 2));
-                transpose(second, inputs, &mut whole, outputs, 0);
-                transpose(first, inputs, &mut whole, outputs, outputs - outputs / 2);
+                transpose(second, |x| x, inputs, &mut whole, outputs, 0);
+                let half = outputs - outputs / 2;
+                transpose(first, |x| x, inputs, &mut whole, outputs, half);
                 whole
             });
         }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::discrete_vae::{DiscreteVae, DiscreteVaeConfig};
 use super::dvae::{Dvae, DvaeConfig};
+use super::parameters::shapes;
 use super::taming_vqgan::{TamingVqgan, TamingVqganConfig};
 use super::vqgan::{Vqgan, VqganConfig};
 use crate::error::Reason;
@@ -127,6 +128,32 @@ const GPU_BATCH: usize = 256;
 const TAMING_GPU_BATCH: usize = 8;
 
 impl ImageTokenizer {
+    /// Operations of decoding a picture, two for each multiply-add of its convolutions; counted for
+    /// [`super::taming_vqgan`] alone, 0 for the others. Attention, which is little, is left out.
+    pub fn decoding_operations(&self) -> u64 {
+        let ImageTokenizer::TamingVqgan(model) = self else {
+            return 0;
+        };
+        let (size, grid) = (model.config().picture_size, model.config().grid());
+        shapes(self)
+            .iter()
+            .filter(|(name, shape)| name.contains("decoder.") && shape.len() == 4)
+            .map(|(name, shape)| {
+                // Each convolution at the size of its level.
+                let level = name.split("up.").nth(1).and_then(|rest| {
+                    let level: usize = rest.split('.').next()?.parse().ok()?;
+                    level.checked_sub(usize::from(rest.contains("upsample")))
+                });
+                let side = match level {
+                    Some(level) => size >> level,
+                    None if name.contains("conv_out") => size,
+                    None => grid,
+                };
+                2 * (shape.iter().product::<usize>() * side * side) as u64
+            })
+            .sum()
+    }
+
     /// Which autoencoder, and its sizes.
     pub fn config(&self) -> ImageTokenizerConfig {
         match self {

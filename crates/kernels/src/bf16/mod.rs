@@ -25,12 +25,15 @@ pub use unit::{
 };
 pub(crate) use unit::{gemm_serial, with_packed};
 
+use rayon::prelude::*;
+
 use crate::gemm::pack::Columns;
 use crate::gemm::skinny::{self, Element, Rows};
 use crate::gemm::{Matrix, MatrixMut, Output, by_blocks};
 use crate::isa::{Isa, isa};
 use crate::shared::fresh;
 use crate::simd::Vector;
+use crate::vector::vectorised;
 
 /// Weights `[inputs, outputs]`, row-major, two bytes each, little endian, with any alignment.
 #[derive(Clone, Copy, Debug)]
@@ -73,10 +76,36 @@ impl<'a> Weights<'a> {
 
 /// The nearest bfloat16s, ties to even, two bytes each, little endian. NaN stays NaN.
 pub fn round(floats: &[f32]) -> Vec<u8> {
-    floats
-        .iter()
-        .flat_map(|&x| nearest(x).to_le_bytes())
-        .collect()
+    let mut bytes = vec![0; 2 * floats.len()];
+    round_into(floats, &mut bytes);
+    bytes
+}
+
+/// [`round`] into memory that is there, on all threads of the current rayon pool.
+///
+/// # Panics
+/// If there are not two bytes for each number.
+pub fn round_into(floats: &[f32], bytes: &mut [u8]) {
+    const AT_ONCE: usize = 1 << 14;
+    assert_eq!(
+        bytes.len(),
+        2 * floats.len(),
+        "bytes of the rounded numbers"
+    );
+    let parts = bytes.par_chunks_mut(2 * AT_ONCE);
+    parts
+        .zip(floats.par_chunks(AT_ONCE))
+        .for_each(|(bytes, floats)| round_part(bytes, floats));
+}
+
+vectorised! {
+    fn round_part(bytes: &mut [u8], floats: &[f32]) {
+        let _ = FUSED;
+        let (pairs, _) = bytes.as_chunks_mut::<2>();
+        for (pair, &x) in pairs.iter_mut().zip(floats) {
+            *pair = nearest(x).to_le_bytes();
+        }
+    }
 }
 
 /// The bits of the nearest bfloat16; see [`round`].

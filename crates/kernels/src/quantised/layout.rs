@@ -271,8 +271,14 @@ impl std::error::Error for NotFinite {}
 /// The first weight that is not finite, by output, then by input.
 pub fn quantise(w: Matrix, format: Format) -> Result<Vec<u8>, NotFinite> {
     let (inputs, outputs) = (w.rows(), w.cols());
-    for output in 0..outputs {
-        for input in 0..inputs {
+    let finite = |input: usize| {
+        (0..outputs).fold(true, |finite, output| {
+            finite & w.at(input, output).is_finite()
+        })
+    };
+    if !(0..inputs).into_par_iter().all(finite) {
+        let places = (0..outputs).flat_map(|output| (0..inputs).map(move |input| (input, output)));
+        for (input, output) in places {
             if !w.at(input, output).is_finite() {
                 return Err(NotFinite { input, output });
             }

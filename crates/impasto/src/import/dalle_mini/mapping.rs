@@ -8,7 +8,6 @@ use super::flax::FlaxArray;
 use crate::checkpoint::stored::{Element, StoredTensor};
 use crate::checkpoint::weights::{LazyTensor, Precision};
 use crate::error::Reason;
-use crate::import::mapping::transpose;
 use crate::import::{ImportReport, Misshapen};
 
 /// The tensors of one of the two forms.
@@ -182,11 +181,11 @@ fn side_by_side(parts: &[StoredTensor<'_>], inputs: usize, outputs: usize, flax:
     let mut whole = vec![0.0; inputs * outputs];
     let part = outputs / parts.len().max(1);
     for (i, tensor) in parts.iter().enumerate() {
-        let values = tensor.floats();
         if !flax {
-            transpose(&values, inputs, &mut whole, outputs, i * part);
+            tensor.transpose_into(inputs, &mut whole, outputs, i * part);
             continue;
         }
+        let values = tensor.floats();
         let rows = whole.chunks_exact_mut(outputs.max(1));
         for (row, values) in rows.zip(values.chunks_exact(part.max(1))) {
             row[i * part..][..part].copy_from_slice(values);

@@ -15,6 +15,7 @@ use burn::tensor::quantization::{QuantScheme, QuantValue};
 use burn::tensor::{AllocationProperty, Bytes, DType, Device, Shape, Tensor, TensorData};
 use impasto_kernels::gemm::Matrix;
 use impasto_kernels::{self as kernels, bf16, quantised};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Reason;
@@ -172,13 +173,24 @@ pub fn pack(
     };
     match format.quantised() {
         None if format.is_f32() => Ok(bytemuck::cast_slice(values).to_vec()),
-        None => match values.iter().find(|value| !value.is_finite()) {
-            Some(value) => Err(not_finite(value.to_string())),
+        None => match first_not_finite(values) {
+            Some(at) => Err(not_finite(values[at].to_string())),
             None => Ok(bf16::round(values)),
         },
         Some(format) => quantised::quantise(Matrix::new(values, inputs, outputs), format)
             .map_err(|e| not_finite(e.to_string())),
     }
+}
+
+/// Where the first number is that is none.
+pub fn first_not_finite(values: &[f32]) -> Option<usize> {
+    const AT_ONCE: usize = 1 << 14;
+    // A part without an exit in its middle is many numbers at a time.
+    let finite = |part: &[f32]| part.iter().fold(true, |all, value| all & value.is_finite());
+    let parts = values.par_chunks(AT_ONCE);
+    let part = AT_ONCE * parts.position_first(|part| !finite(part))?;
+    let within = values[part..].iter().position(|value| !value.is_finite())?;
+    Some(part + within)
 }
 
 /// The weights that [`pack`] wrote, as floats.
@@ -259,6 +271,27 @@ pub fn weight(memory: Memory<'_>, shape: [usize; 2], format: WeightFormat) -> Te
     Tensor::from_primitive::<Flex>(FlexTensor::new(bytes, layout, dtype))
 }
 
+/// [`weight`] of numbers, which are packed where they stay if that can be.
+///
+/// # Errors
+/// If one is not finite.
+pub fn weight_of(values: &[f32], shape: [usize; 2], format: WeightFormat) -> Result<Tensor<2>> {
+    let in_rows = format == WeightFormat::Bf16 && bf16::unit().is_none();
+    if in_rows && first_not_finite(values).is_none() {
+        return Ok(table_of(values, shape));
+    }
+    let bytes = pack(values, shape, format)?;
+    Ok(weight(Memory::Lent(&bytes), shape, format))
+}
+
+/// [`table`] of finite numbers.
+pub fn table_of(values: &[f32], shape: [usize; 2]) -> Tensor<2> {
+    rows_in_bf16(
+        aligned(2 * values.len(), |to| bf16::round_into(values, to)),
+        shape,
+    )
+}
+
 /// A table `[rows, width]` in bfloat16, row by row on every processor: its rows are looked up, not multiplied.
 ///
 /// # Panics
@@ -271,8 +304,14 @@ pub fn table(memory: Memory<'_>, shape: [usize; 2]) -> Tensor<2> {
         Memory::Shared(bytes) => (Bytes::from_shared(bytes, AllocationProperty::File), 0),
         Memory::Lent(bytes) => aligned(length, |to| to.copy_from_slice(bytes)),
     };
+    rows_in_bf16((bytes, start), shape)
+}
+
+/// Rows that begin at a byte.
+fn rows_in_bf16((bytes, start): (Bytes, usize), shape: [usize; 2]) -> Tensor<2> {
     let layout = Layout::new(Shape::from(shape), vec![shape[1] as isize, 1], start / 2);
-    Tensor::from_primitive::<Flex>(FlexTensor::new(bytes, layout, format.dtype()))
+    let tensor = FlexTensor::new(bytes, layout, WeightFormat::Bf16.dtype());
+    Tensor::from_primitive::<Flex>(tensor)
 }
 
 /// Memory that begins where a line of the cache does, and how many bytes lie before it.
@@ -497,6 +536,17 @@ mod tests {
         let packed = weight(Memory::Shared(bytes.clone()), shape, WeightFormat::Int8);
         let place = with_bytes(&packed, |found| found.as_ptr());
         assert_eq!(place, Some(bytes.as_ptr()));
+    }
+
+    #[test]
+    fn the_first_number_that_is_none_is_found() {
+        let mut values = vec![1.0; 40_000];
+        assert_eq!(first_not_finite(&values), None);
+        for at in [39_999, 20_000, 16_384, 16_383, 0] {
+            values[at] = f32::INFINITY;
+            assert_eq!(first_not_finite(&values), Some(at));
+        }
+        assert_eq!(first_not_finite(&[]), None);
     }
 
     #[test]
