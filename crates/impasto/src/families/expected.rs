@@ -1,4 +1,4 @@
-//! How long drawing takes, told before a model is loaded.
+//! How long drawing takes, estimated before a model is loaded.
 
 use impasto_kernels::machine;
 use serde::Serialize;
