@@ -6,7 +6,7 @@
 //! Every figure is the best of many alternating runs.
 use std::time::Instant;
 
-use impasto_kernels::bf16;
+use impasto_kernels::bf16::{self, Panels, Unit};
 use impasto_kernels::gemm::{Matrix, MatrixMut, Output, gemm};
 use impasto_kernels::machine;
 use impasto_kernels::quantised::{self, Activations, Format};
@@ -45,64 +45,80 @@ fn measure(name: &str, bytes: usize, buffer: &[f32], mut product: impl FnMut(usi
 /// Inputs and outputs of the products of a layer of Janus-Pro-1B.
 const LAYER: [(usize, usize); 4] = [(2048, 6144), (2048, 2048), (2048, 11264), (5632, 2048)];
 
+/// What weights of a layer are held as, and how many bytes they take.
+#[derive(Clone, Copy, Debug)]
+enum Held {
+    F32,
+    Bf16,
+    /// In panels for AMX: few rows are multiplied by vectors, on processors without it, too.
+    Panels,
+    Quantised(Format),
+}
+
+impl Held {
+    fn bytes(self, k: usize, n: usize) -> usize {
+        match self {
+            Held::F32 => 4 * k * n,
+            Held::Bf16 => 2 * k * n,
+            Held::Panels => Panels::bytes(k, n).expect("fits"),
+            Held::Quantised(format) => format.bytes(k, n).expect("fits"),
+        }
+    }
+
+    /// The product with the weights that begin with byte `from`.
+    fn multiply(
+        self,
+        x: Matrix,
+        n: usize,
+        y: MatrixMut,
+        bytes: &[u8],
+        floats: &[f32],
+        from: usize,
+    ) {
+        let k = x.cols();
+        let w = &bytes[from..][..self.bytes(k, n)];
+        match self {
+            Held::F32 => {
+                let w = Matrix::new(&floats[from / 4..][..k * n], k, n);
+                gemm(x, w, y, Output::Overwrite);
+            }
+            Held::Bf16 => bf16::product(x, &bf16::Weights::new(k, n, w), y, Output::Overwrite),
+            Held::Panels => {
+                let w = Panels::new(k, n, w);
+                bf16::multiply_with_unit(Unit::Amx, x, &w, y, Output::Overwrite);
+            }
+            Held::Quantised(format) => {
+                let w = quantised::Weights::new(format, k, n, w);
+                quantised::product(x, &w, y, Output::Overwrite, Activations::Int8);
+            }
+        }
+    }
+}
+
 /// Layer after layer, as a token goes through them.
 fn layers(bytes: &[u8], floats: &[f32]) {
-    let numbers: usize = LAYER.iter().map(|(k, n)| k * n).sum();
-    for rows in [1, 2, 4, 8, 16] {
-        let x: Vec<f32> = (0..rows * 5632).map(|i| (i % 13) as f32 - 6.0).collect();
-        let mut y = vec![0.0; rows * 11264];
-        measure(
-            &format!("f32 {rows} x layer of 2048"),
-            4 * numbers,
-            floats,
-            |copy| {
-                let mut from = copy * numbers;
-                for (k, n) in LAYER {
-                    let w = Matrix::new(&floats[from..][..k * n], k, n);
-                    let x = Matrix::new(&x[..rows * k], rows, k);
-                    let y = MatrixMut::new(&mut y[..rows * n], rows, n);
-                    gemm(x, w, y, Output::Overwrite);
-                    from += k * n;
-                }
-            },
-        );
-        measure(
-            &format!("bf16 {rows} x layer of 2048"),
-            2 * numbers,
-            floats,
-            |copy| {
-                let mut from = copy * 2 * numbers;
-                for (k, n) in LAYER {
-                    let w = bf16::Weights::new(k, n, &bytes[from..][..2 * k * n]);
-                    let x = Matrix::new(&x[..rows * k], rows, k);
-                    let y = MatrixMut::new(&mut y[..rows * n], rows, n);
-                    bf16::product(x, &w, y, Output::Overwrite);
-                    from += 2 * k * n;
-                }
-            },
-        );
-    }
-    for format in [Format::Int8, Format::Int4] {
-        let sizes = LAYER.map(|(k, n)| format.bytes(k, n).expect("fits"));
-        let size: usize = sizes.iter().sum();
+    let formats = [Format::Int8, Format::Int4].map(Held::Quantised);
+    for held in [Held::F32, Held::Bf16, Held::Panels]
+        .into_iter()
+        .chain(formats)
+    {
+        let size: usize = LAYER.iter().map(|&(k, n)| held.bytes(k, n)).sum();
         for rows in [1, 2, 4, 8, 16, 32] {
+            if matches!(held, Held::Panels) && !Unit::Amx.multiplies(rows) {
+                continue;
+            }
             let x: Vec<f32> = (0..rows * 5632).map(|i| (i % 13) as f32 - 6.0).collect();
             let mut y = vec![0.0; rows * 11264];
-            measure(
-                &format!("{format:?} {rows} x layer of 2048"),
-                size,
-                floats,
-                |copy| {
-                    let mut from = copy * size;
-                    for ((k, n), size) in LAYER.into_iter().zip(sizes) {
-                        let w = quantised::Weights::new(format, k, n, &bytes[from..][..size]);
-                        let x = Matrix::new(&x[..rows * k], rows, k);
-                        let y = MatrixMut::new(&mut y[..rows * n], rows, n);
-                        quantised::product(x, &w, y, Output::Overwrite, Activations::Int8);
-                        from += size;
-                    }
-                },
-            );
+            let name = format!("{held:?} {rows} x layer of 2048");
+            measure(&name, size, floats, |copy| {
+                let mut from = copy * size;
+                for (k, n) in LAYER {
+                    let x = Matrix::new(&x[..rows * k], rows, k);
+                    let y = MatrixMut::new(&mut y[..rows * n], rows, n);
+                    held.multiply(x, n, y, bytes, floats, from);
+                    from += held.bytes(k, n);
+                }
+            });
         }
     }
 }

@@ -11,6 +11,8 @@
 //! only up to rounding. Numbers below 2⁻¹²⁶ count as zero in both.
 
 #[cfg(target_arch = "x86_64")]
+mod few_rows;
+#[cfg(target_arch = "x86_64")]
 mod products;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,8 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::Unit;
-use super::tiles::{LINES, Order, Source, Tiles};
+use super::few_rows::{self, Call, Sums};
+use super::tiles::{LINES, Order, Source, Tiles, mask16};
 use crate::amx::{self, Shapes, TILE};
 use crate::gemm::{MatrixMut, Output};
 use crate::isa::caches;
@@ -172,12 +173,26 @@ impl Plan {
         let together = even(kept / 2 / plan.tiles).min(plan.columns);
         Plan { together, ..plan }
     }
+
+    /// The cuts for few rows of a first factor and a second one in tiles: panels are read once, from end to end.
+    fn of_few_rows(threads: usize, columns: usize, depth: usize) -> Self {
+        let tasks = if threads > 1 { 4 * threads } else { 1 };
+        let columns = columns
+            .div_ceil(tasks)
+            .next_multiple_of(few_rows::MOST_PANELS);
+        Plan {
+            rows: 1,
+            tiles: depth,
+            columns,
+            together: columns,
+        }
+    }
 }
 
 /// `y = a·b` or `y += a·b`; the shapes match and none is zero.
 ///
 /// # Safety
-/// The unit is available.
+/// The processor [multiplies](Unit::multiplies) so many rows.
 pub(super) unsafe fn multiply(
     unit: Unit,
     parallel: bool,
@@ -193,7 +208,7 @@ pub(super) unsafe fn multiply(
 /// [`multiply`] with an L2 cache of so many bytes a core.
 ///
 /// # Safety
-/// The unit is available.
+/// The processor [multiplies](Unit::multiplies) so many rows.
 pub(super) unsafe fn multiply_within(
     l2: usize,
     unit: Unit,
@@ -220,7 +235,12 @@ pub(super) unsafe fn multiply_within(
         1
     };
     let (rows, columns, depth) = (a.panels(), b.panels(), a.depth());
-    let plan = Plan::new(threads, rows, columns, depth, l2);
+    let plan = match (unit, b) {
+        (Unit::Amx, Operand::Tiles(_)) if result.rows <= few_rows::MOST => {
+            Plan::of_few_rows(threads, columns, depth)
+        }
+        _ => Plan::new(threads, rows, columns, depth, l2),
+    };
     let row_tasks = rows.div_ceil(plan.rows);
     let column_tasks = columns.div_ceil(plan.columns);
     // SAFETY: the unit is the caller's promise; parts are disjoint and lie within the result.
@@ -250,7 +270,7 @@ pub(super) unsafe fn multiply_within(
 /// A task.
 ///
 /// # Safety
-/// The unit is available; no one else has this part of the result.
+/// The processor [multiplies](Unit::multiplies) so many rows; no one else has this part of the result.
 unsafe fn multiply_part(
     unit: Unit,
     a: Operand,
@@ -278,6 +298,9 @@ unsafe fn multiply_part(
                     // SAFETY: the caller's; the pieces have these tiles.
                     unsafe {
                         match unit {
+                            Unit::Amx if result.rows <= few_rows::MOST => {
+                                with_few_rows(a, b, depth, part, result);
+                            }
                             Unit::Amx => with_amx(a, b, depth, part, result),
                             Unit::Avx512Bf16 => with_vectors(a, b, depth, part, result),
                         }
@@ -448,6 +471,50 @@ unsafe fn multiply_tiles(place: TileCall, panels: [usize; 2]) {
             ["4", "a0"] ["5", "a1"]; ["6", "b0"] ["7", "b1"];
             ["0", "4", "6"] ["1", "4", "7"] ["2", "5", "6"] ["3", "5", "7"]
         ),
+    }
+}
+
+/// As the tile unit multiplies, of all rows of a result of up to [`few_rows::MOST`].
+///
+/// # Safety
+/// The processor has AVX-512, the pieces as many tiles of each panel, and the result this part.
+#[target_feature(enable = "avx512f")]
+unsafe fn with_few_rows(a: Piece, b: Piece, tiles: usize, part: Part, result: Result) {
+    let rows = result.rows;
+    let together = few_rows::panels(rows);
+    for column in part.columns.clone().step_by(together) {
+        let panels = together.min(part.columns.end - column);
+        let first = column - part.columns.start;
+        let call = Call {
+            tiles,
+            a: a.panel(0),
+            b: std::array::from_fn(|p| b.panel(first + p.min(panels - 1))),
+            next: together * b.panel - tiles * TILE,
+        };
+        let lanes = |p: usize| mask16(result.columns - (column + p) * LINES);
+        // SAFETY: the element exists.
+        let y = unsafe { result.y.get().add(column * LINES) };
+        let mut sums = Sums([[0.0; LINES]; 8]);
+        // SAFETY: the caller's; masked lanes are not touched.
+        unsafe {
+            if result.load {
+                for r in 0..rows {
+                    for p in 0..panels {
+                        let at = y.wrapping_add(r * result.stride + p * LINES);
+                        let sum = _mm512_maskz_loadu_ps(lanes(p), at);
+                        _mm512_store_ps(sums.0[r * together + p].as_mut_ptr(), sum);
+                    }
+                }
+            }
+            call.add(rows, &mut sums);
+            for r in 0..rows {
+                for p in 0..panels {
+                    let at = y.wrapping_add(r * result.stride + p * LINES);
+                    let sum = _mm512_load_ps(sums.0[r * together + p].as_ptr());
+                    _mm512_mask_storeu_ps(at, lanes(p), sum);
+                }
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::shared::{SharedPtr, for_rows, fresh, rows_mut};
 
 #[cfg(target_arch = "x86_64")]
 use super::{
+    few_rows,
     products::{self, Operand},
     tiles::{self, Order, Source, Tiles},
 };
@@ -19,7 +20,8 @@ use super::{
 pub enum Unit {
     /// AVX-512 BF16: each sum is one chain over all inputs, odd ones before even ones.
     Avx512Bf16,
-    /// Intel AMX: for each 32 inputs the sum of the even ones and that of the odd ones, added to what was before.
+    /// Intel AMX: for each 32 inputs the sum of the even ones and that of the odd ones, added to what was before. Few
+    /// rows are multiplied by vectors in the same order.
     Amx,
 }
 
@@ -52,6 +54,17 @@ impl Unit {
             Unit::Avx512Bf16 => !crate::isa::is_intel(),
             Unit::Amx => true,
         }
+    }
+
+    /// Whether this processor can multiply so many rows as the unit does: [`Unit::Amx`] leaves few of them to vectors, whose
+    /// results are the same.
+    pub fn multiplies(self, rows: usize) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if self == Unit::Amx && rows <= few_rows::MOST && Unit::Avx512Bf16.is_available() {
+            return true;
+        }
+        let _ = rows;
+        self.is_available()
     }
 
     /// All of this processor, quick or not.
@@ -366,7 +379,7 @@ fn run(
     output: Output,
 ) {
     assert!(
-        unit.is_available(),
+        unit.multiplies(a.rows()),
         "{unit:?} is not offered by this processor"
     );
     assert_eq!(a.cols(), inner, "columns of A against rows of B");
@@ -380,7 +393,7 @@ fn run(
     let work = a.rows() * inner * columns;
     let parallel = parallel && rayon::current_num_threads() > 1 && work >= PARALLEL_FROM;
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the unit is available, as was asserted above.
+    // SAFETY: the unit multiplies so many rows, as was asserted above.
     unsafe {
         products::multiply(
             unit,
