@@ -58,7 +58,10 @@ pub fn write_model(folder: &Path) {
             image_tokenizer: image_tokenizer.clone(),
             sizes: dalle.clone(),
             sampling: SamplingOptions::default(),
-            options: NativeOptions { any_order: true },
+            options: NativeOptions {
+                any_order: true,
+                captions_images: true,
+            },
             precision: WeightFormat::F32,
         },
         text,

@@ -184,7 +184,10 @@ pub fn model() -> &'static str {
             image_tokenizer: image_tokenizer.clone(),
             sizes: dalle.clone(),
             sampling: SamplingOptions::default(),
-            options: NativeOptions { any_order: true },
+            options: NativeOptions {
+                any_order: true,
+                captions_images: true,
+            },
             precision: WeightFormat::F32,
         };
         let model = NativeModel {

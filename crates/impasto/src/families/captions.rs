@@ -131,6 +131,11 @@ pub trait TextFamily: Family<Net: TextModel<Seen = [u32]>> {
     /// Whether its models are trained on several languages; others know one, whichever is requested.
     const MULTILINGUAL: bool;
 
+    /// Whether a model was trained to write captions of images; else it only goes on with texts.
+    fn captions_images(_config: &FamilyConfig<Self>) -> bool {
+        true
+    }
+
     /// The ids that a text starts with.
     fn prefix_ids(text: &Self::Text, config: &FamilyConfig<Self>, prefix: &str)
     -> Result<Vec<u32>>;
@@ -168,7 +173,7 @@ impl<F: TextFamily> Captioner for FamilyModel<F> {
     }
 
     fn judges_captions(&self) -> bool {
-        F::AFTER_IMAGE
+        F::AFTER_IMAGE && F::captions_images(&self.config)
     }
 
     fn continue_text(
@@ -193,6 +198,14 @@ impl<F: TextFamily> Captioner for FamilyModel<F> {
         language: Option<Language>,
         observer: &mut dyn Observer,
     ) -> Result<Vec<GeneratedCaption>> {
+        if !F::captions_images(&self.config) {
+            let reason = format!(
+                "{} cannot caption images: it was trained without captions after images (captioning_share 0); train it \
+                 with a share of them, or take another model",
+                self.config.name
+            );
+            return Err(Error::invalid("model", reason));
+        }
         let square = image.fit_square(self.image.config().picture_size())?;
         let image_ids = self.image.encode(&[square], &self.device)?.swap_remove(0);
         let image_ids = image_ids.as_slice();

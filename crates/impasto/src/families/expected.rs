@@ -7,7 +7,6 @@ use super::{Family, FamilyConfig, NetSizes, Order};
 use crate::bench::{Peaks, linear_sizes};
 use crate::checkpoint::WeightFormat;
 use crate::models::ImageTokenizer;
-use crate::nn::Init;
 
 /// What one picture takes: reading and computing, pass after pass, and the pixels.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -51,10 +50,14 @@ impl MachineSpeeds {
 const SHARE: f64 = 0.7;
 
 impl DrawingWork {
-    pub(super) fn of<F: Family>(config: &FamilyConfig<F>, init: &mut Init) -> Self {
+    /// By the nets of a config, whose values do not matter.
+    pub(super) fn of<F: Family>(
+        config: &FamilyConfig<F>,
+        net: &F::Net,
+        image: &ImageTokenizer,
+    ) -> Self {
         let sizes = &config.sizes;
-        let net = sizes.init(init);
-        let weights = linear_sizes(&net, |name| sizes.is_read_each_pass(name));
+        let weights = linear_sizes(net, |name| sizes.is_read_each_pass(name));
         let numbers: u64 = weights.iter().map(|[i, o]| (i * o) as u64).sum();
         let stored = weights.iter().filter_map(|&w| config.precision.bytes(w));
         let rows = if config.sampling.needs_unconditional() {
@@ -69,12 +72,11 @@ impl DrawingWork {
             // Half of them, on average.
             _ => (positions, rows * sizes.cache_bytes(config.precision) / 2),
         };
-        let image = config.image_tokenizer.init(init);
         DrawingWork {
             passes,
             bytes_of_a_pass: stored.sum::<usize>() as u64 + cached,
             operations_of_a_pass: 2 * numbers * rows * tokens,
-            operations_of_pixels: ImageTokenizer::decoding_operations(&image),
+            operations_of_pixels: image.decoding_operations(),
             precision: config.precision,
         }
     }

@@ -120,8 +120,8 @@ fn of_family<F: Family>(files: &ModelFiles) -> Result<ModelInfo> {
         _ => (FamilyConfig::<F>::of(files)?, weight_bytes::<F>(files)?),
     };
     let image = config.image_tokenizer.clone();
-    let image_tokenizer_parameters = count(&image.init(&mut empty()));
-    let dalle_parameters = count(&config.sizes.init(&mut empty()));
+    let (image_net, net) = (image.init(&mut empty()), config.sizes.init(&mut empty()));
+    let (image_tokenizer_parameters, dalle_parameters) = (count(&image_net), count(&net));
     // What a published model has in lower precision is in memory as it is stored.
     let (converted, linear) = match config.precision.is_f32() {
         true => (dalle_parameters + image_tokenizer_parameters, 0),
@@ -153,7 +153,7 @@ fn of_family<F: Family>(files: &ModelFiles) -> Result<ModelInfo> {
         peak_memory_bytes_of_16: drawing.peak(memory::BATCH),
         peak_memory_bytes_of_many: drawing.peak(memory::BATCH + 1),
         formats: stored.formats,
-        drawing: Some(DrawingWork::of::<F>(&config, &mut empty())),
+        drawing: Some(DrawingWork::of::<F>(&config, &net, &image_net)),
         transformer: Some(config.sizes.describe()),
         image_tokenizer: image,
         sampling: Some(config.sampling.clone()),

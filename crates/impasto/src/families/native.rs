@@ -35,12 +35,15 @@ pub type NativeModel = FamilyModel<Native>;
 pub struct NativeOptions {
     /// Whether the model was trained on random orders of the image ids. One that knows raster order only is edited by
     /// teacher forcing.
-    #[serde(default = "any_order")]
+    #[serde(default = "yes")]
     pub any_order: bool,
+    /// Whether the model was trained to predict captions after images.
+    #[serde(default = "yes")]
+    pub captions_images: bool,
 }
 
-/// Models from before the field were all trained on mixed orders.
-fn any_order() -> bool {
+/// Models from before the fields were all trained on mixed orders, and on captions after images.
+fn yes() -> bool {
     true
 }
 
@@ -198,6 +201,10 @@ pub(super) fn weighted(text: Tensor<1>, image: Tensor<1>, weight: f64) -> Family
 impl TextFamily for Native {
     const AFTER_IMAGE: bool = true;
     const MULTILINGUAL: bool = true;
+
+    fn captions_images(config: &NativeConfig) -> bool {
+        config.options.captions_images
+    }
 
     fn prefix_ids(text: &TextTokenizer, config: &NativeConfig, prefix: &str) -> Result<Vec<u32>> {
         // An empty text has no ids of its own.

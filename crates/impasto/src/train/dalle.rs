@@ -106,6 +106,7 @@ pub fn run(
         sampling: config.sampling.clone(),
         options: NativeOptions {
             any_order: config.raster_share < 1.0,
+            captions_images: config.captioned() > 0,
         },
         precision: WeightFormat::F32,
     };
@@ -298,7 +299,7 @@ impl Batches {
             text_ids: Vec::with_capacity(size),
             image_ids: Vec::with_capacity(size),
             orders: Vec::with_capacity(size),
-            captioned: (size as f64 * self.config.captioning_share).round() as usize,
+            captioned: self.config.captioned(),
         };
         for (row, (captions, image_ids)) in self.rows(pass)?.into_iter().enumerate() {
             let choice = rng.random_range(0..captions.len());
@@ -386,9 +387,8 @@ impl Task for DalleTask {
         if !self.model_config.sizes.padded_text {
             return None;
         }
-        let batch = self.config.run.batch_size as f64;
-        let captioned = (batch * self.config.captioning_share).round();
-        Some((batch + captioned) * self.model_config.sizes.training_operations())
+        let rows = self.config.run.batch_size + self.config.captioned();
+        Some(rows as f64 * self.model_config.sizes.training_operations())
     }
 
     fn describe_pass(&self, pass: u64) -> String {

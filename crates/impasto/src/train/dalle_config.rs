@@ -55,7 +55,7 @@ pub struct DalleTrainingConfig {
     /// Share of the captions dropped, for guidance.
     #[serde(default = "default_caption_dropout")]
     pub caption_dropout: f64,
-    /// Share of each batch that also trains captioning.
+    /// Share of each batch that also trains captioning: at least one row of it, unless the share is 0.
     #[serde(default = "default_captioning_share")]
     pub captioning_share: f64,
     /// What the finished model's `generate` uses by default, and the samples drawn on the way.
@@ -98,6 +98,14 @@ fn default_raster_share() -> f64 {
 
 fn default_caption_dropout() -> f64 {
     0.1
+}
+
+impl DalleTrainingConfig {
+    /// Rows of each batch that are also trained with the picture first and the caption last.
+    pub(super) fn captioned(&self) -> usize {
+        let rows = (self.run.batch_size as f64 * self.captioning_share).round() as usize;
+        rows.max(usize::from(self.captioning_share > 0.0))
+    }
 }
 
 fn default_captioning_share() -> f64 {

@@ -13,7 +13,9 @@ use super::*;
 use crate::Error;
 use crate::checkpoint::ModelSource;
 use crate::engine::AutoregressiveModel;
-use crate::families::{Family, ModelFiles, Native as NativeFamily, NativeModel};
+use crate::families::{Family, ModelFiles, Native as NativeFamily, NativeModel, Search};
+use crate::image::Image;
+use crate::model::{Model, OpenOptions};
 use crate::observer;
 use crate::text::clip::LongCaption;
 use crate::train::config::TrainingPrecision;
@@ -188,6 +190,8 @@ fn a_model_is_trained_on() {
     config.run.warmup_steps = 0;
     config.run.weight_decay = 0.0;
     config.run.learning_rate = 1e-7;
+    // No row of the batch, were it not at least one.
+    config.captioning_share = 0.01;
     let second = train(&config, "second").unwrap();
     let load = |path: PathBuf| {
         let files = ModelFiles::find(&ModelSource::Dir(path)).unwrap();
@@ -199,8 +203,26 @@ fn a_model_is_trained_on() {
         // A step of next to nothing from the same weights.
         before.assert_approx_eq::<f32>(&weights[&name], burn::tensor::Tolerance::absolute(1e-5));
     }
+    config.captioning_share = 0.0;
+    train(&config, "third").unwrap();
+    for (folder, captions) in [("second", true), ("third", false)] {
+        let path = dir.path().join(folder).join("model");
+        let model = Model::open(path.to_str().unwrap(), &device, &OpenOptions::default()).unwrap();
+        assert_eq!(crate::judges::model_judges(&model), captions, "{folder}");
+        let search = Search::Beam { width: 1 };
+        let picture = Image::filled(16, 16, [9; 3]);
+        let captioner = model.captioner().unwrap();
+        let found = captioner.captions(&picture, 1, &search, None, &mut StopAfter::steps(NEVER));
+        match (found, captions) {
+            (Ok(found), true) => assert_eq!(found.len(), 1),
+            (Err(error), false) => {
+                assert!(error.to_string().contains("without captions"), "{error}")
+            }
+            (found, _) => panic!("{folder}: {found:?}"),
+        }
+    }
     config.from = None;
-    let error = train(&config, "third").unwrap_err().to_string();
+    let error = train(&config, "fourth").unwrap_err().to_string();
     assert!(error.contains("or `from`, a model to train on"), "{error}");
 }
 

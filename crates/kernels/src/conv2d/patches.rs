@@ -98,7 +98,7 @@ impl Columns for Patches<'_> {
             let (panel, lane) = ((from - j0) / width, (from - j0) % width);
             runs.push((panel * kc * width + lane, start, len));
         });
-        // Some taps at a time, each a stream of memory that is read on; the next ones are requested meanwhile.
+        // Some taps at a time, each a stream of memory that is read on; the next ones are prefetched meanwhile.
         let place = |p: usize| if p < kc { self.tap(k0 + p) } else { 0 };
         let mut next: [usize; STREAMS] = std::array::from_fn(place);
         for first in (0..kc).step_by(STREAMS) {

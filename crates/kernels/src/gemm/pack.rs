@@ -47,7 +47,7 @@ fn pack(target: &mut [f32], width: usize, x: Matrix, i0: usize, rows: usize, k0:
     if x.row_stride == 1 {
         // Neighbours of a step are contiguous. Some steps at a time: as many streams as the processor follows, and a
         // panel's part of them is written in order. Each step begins in another page, where the processor does not
-        // look ahead by itself, so that the next ones are requested meanwhile.
+        // look ahead by itself, so that the next ones are prefetched meanwhile.
         let whole = rows / width;
         for first in (0..kc).step_by(STREAMS) {
             let steps = first..kc.min(first + STREAMS);
@@ -94,13 +94,13 @@ fn pack(target: &mut [f32], width: usize, x: Matrix, i0: usize, rows: usize, k0:
 /// Steps that are packed at a time.
 pub(crate) const STREAMS: usize = 8;
 
-/// Asks for some floats from an index on, which may lie outside.
+/// Prefetches some floats from an index on, which may lie outside.
 #[inline(always)]
 pub(crate) fn prefetch(x: &[f32], from: usize, count: usize) {
     #[cfg(target_arch = "x86_64")]
     for at in (0..count).step_by(16) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: SSE is part of x86-64, and any address may be requested.
+        // SAFETY: SSE is part of x86-64, and any address may be prefetched.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(from + at).cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]

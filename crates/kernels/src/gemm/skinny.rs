@@ -26,7 +26,7 @@ const GAP: usize = 16;
 /// Rows of `B` in one sweep: as many streams as the processor follows.
 const DEPTH: usize = 8;
 
-/// Bytes of a row between what is multiplied and what is requested meanwhile.
+/// Bytes of a row between what is multiplied and what is prefetched meanwhile.
 const AHEAD: usize = 1024;
 
 /// How the elements of `B` are stored.
@@ -192,7 +192,7 @@ fn most_rows(isa: Isa) -> usize {
 struct SweepOperands {
     n: usize,
     depth: usize,
-    /// Whether what comes next of B is requested meanwhile: each row begins in another page, where the processor does
+    /// Whether what comes next of B is prefetched meanwhile: each row begins in another page, where the processor does
     /// not look ahead by itself.
     prefetch: bool,
     a: *const f32,
@@ -205,7 +205,7 @@ struct SweepOperands {
 }
 
 impl SweepOperands {
-    /// Bytes between column `j` of B and what is requested with it: [`AHEAD`], and at the end of a row the next sweep's.
+    /// Bytes between column `j` of B and what is prefetched with it: [`AHEAD`], and at the end of a row the next sweep's.
     fn ahead<E: Element>(&self, j: usize) -> usize {
         if j * E::SIZE + AHEAD < self.n * E::SIZE {
             AHEAD
@@ -358,7 +358,7 @@ unsafe fn along<V: Vector, E: Element, const R: usize>(place: SweepOperands) {
     }
 }
 
-/// `R` rows and `N` registers of columns, all of them there if `WHOLE`; what is `ahead` bytes further on is requested.
+/// `R` rows and `N` registers of columns, all of them there if `WHOLE`; what is `ahead` bytes further on is prefetched.
 #[inline(always)]
 unsafe fn tile<V: Vector, E: Element, const R: usize, const N: usize, const WHOLE: bool>(
     place: SweepOperands,

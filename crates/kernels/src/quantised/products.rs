@@ -48,13 +48,13 @@ struct Ahead {
 }
 
 /// Calls `work(row, panels, place)` for all panels, [`TOGETHER`] at a time where there are as many;
-/// `work` returns how many rows it has done, and with `requests` asks for the weights of the next moment by itself.
+/// `work` returns how many rows it has done; `prefetches` says that it prefetches the weights of the next moment itself.
 pub(super) fn for_panels(
     parallel: bool,
     w: &Weights,
     out: Out,
     rows_at_once: usize,
-    requests: bool,
+    prefetches: bool,
     work: impl Fn(usize, usize, PanelCall) -> usize + Sync,
 ) {
     let panels = w.outputs().div_ceil(PANEL);
@@ -69,7 +69,7 @@ pub(super) fn for_panels(
     // All rows are multiplied with some panels before the next ones are read, so memory would have nothing to do for all
     // but the first of them.
     let rounds = out.rows.div_ceil(rows_at_once).max(1);
-    let lines = if requests && rounds == 1 {
+    let lines = if prefetches && rounds == 1 {
         0
     } else {
         w.format().block_bytes().div_ceil(LINE * rounds)
@@ -130,7 +130,7 @@ impl PanelCall {
         }
     }
 
-    /// Bytes between a block of some panels that are taken together and what they request with it: blocks of theirs, and
+    /// Bytes between a block of some panels that are taken together and what they prefetch with it: blocks of theirs, and
     /// at their ends the first ones of the panels after them. The processor looks ahead by itself, but not far enough
     /// for memory to be busy all the time.
     #[inline(always)]
@@ -147,7 +147,7 @@ impl PanelCall {
         blocks * format.block_bytes() + others
     }
 
-    /// Asks for the part of a block of what comes next.
+    /// Prefetches the part of a block of what comes next.
     #[inline(always)]
     pub(super) fn look_ahead<V: Vector>(&self, block: usize) {
         let at = self.ahead.at.wrapping_add(block * self.ahead.lines * LINE);

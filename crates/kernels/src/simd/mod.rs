@@ -107,7 +107,7 @@ pub(crate) trait Vector: Copy {
     /// `x` in every lane.
     unsafe fn splat_words(x: i32) -> Self::Words;
 
-    /// Asks for the cache line at an address, which may be any.
+    /// Prefetches the cache line at an address, which may be any.
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
         let _ = at;
