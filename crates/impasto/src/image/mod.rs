@@ -9,9 +9,9 @@ use std::io::Cursor;
 use std::path::Path;
 use std::str::FromStr;
 
-use fast_image_resize as fir;
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageFormat, ImageReader, Limits};
+use impasto_resize::Layout;
 
 use crate::error::Reason;
 use crate::{Error, Result, files};
@@ -218,29 +218,14 @@ impl Image {
         if (width, height) == (self.width, self.height) {
             return Ok(self.clone());
         }
-        let bad = |reason: Reason| Error::invalid("picture", reason);
-        let kind = fir::PixelType::U8x3;
-        if width == 0 || height == 0 || self.rgb.is_empty() {
-            let (from_width, from_height) = (self.width, self.height);
-            return Err(bad(format!(
-                "{from_width}x{from_height} can't be scaled to {width}x{height}"
-            )
-            .into()));
-        }
-        let from =
-            fir::images::ImageRef::new(self.width as u32, self.height as u32, &self.rgb, kind)
-                .map_err(|e| bad(Reason::of(e)))?;
-        let mut to = fir::images::Image::new(width as u32, height as u32, kind);
-        let options = fir::ResizeOptions::new()
-            .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Lanczos3));
-        fir::Resizer::new()
-            .resize(&from, &mut to, &options)
-            .map_err(|e| bad(Reason::of(e)))?;
-        Ok(Image {
-            width,
-            height,
-            rgb: to.into_vec(),
-        })
+        let layout = Layout {
+            channels: 3,
+            wide: false,
+        };
+        let sides = [self.width, self.height];
+        let rgb = impasto_resize::lanczos(&self.rgb, layout, sides, [width, height])
+            .map_err(|e| Error::invalid("picture", Reason::of(e)))?;
+        Ok(Image { width, height, rgb })
     }
 
     /// Channel after channel, −1..1.

@@ -115,12 +115,12 @@ pub enum Value {
 /// Sets each parameter of `module` to what `parameter` gives for it, one after the other.
 pub fn load_each<M: Module>(
     module: M,
-    parameter: impl FnMut(&ParameterSlot<'_>) -> Option<Value>,
+    mut parameter: impl FnMut(&ParameterSlot<'_>) -> Option<Value>,
 ) -> (M, LoadReport) {
     let mut mapper = Load {
         path: Vec::new(),
         containers: Vec::new(),
-        parameter,
+        parameter: &mut parameter,
         report: LoadReport::default(),
     };
     let module = module.map(&mut mapper);
@@ -180,14 +180,48 @@ pub fn matrix<const D: usize>(tensor: &Tensor<D>) -> Option<Tensor<2>> {
     (D == 2).then(|| Tensor::from_dispatch(tensor.clone().into_dispatch()))
 }
 
-struct Load<F> {
+/// What gives parameters is no type parameter: the walk is compiled once for each module, not for each caller.
+struct Load<'a> {
     path: Vec<String>,
     containers: Vec<String>,
-    parameter: F,
+    parameter: &'a mut dyn FnMut(&ParameterSlot<'_>) -> Option<Value>,
     report: LoadReport,
 }
 
-impl<F: FnMut(&ParameterSlot<'_>) -> Option<Value>> ModuleMapper for Load<F> {
+impl Load<'_> {
+    /// The value of the parameter where the walk is, if there is one that fits.
+    fn value(&mut self, expected: &[usize], device: &Device) -> Option<Value> {
+        let name = self.path.join(".");
+        let is_weight_of = |container: &str| {
+            self.containers.last().is_some_and(|of| of == container)
+                && self.path.last().is_some_and(|name| name == "weight")
+        };
+        let place = ParameterSlot {
+            name: &name,
+            shape: expected,
+            device,
+            is_linear: is_weight_of(LINEAR),
+            is_table: is_weight_of(TABLE),
+        };
+        let Some(value) = (self.parameter)(&place) else {
+            self.report.missing.push(name);
+            return None;
+        };
+        let found: Vec<usize> = match &value {
+            Value::Data(data) => data.shape().to_vec(),
+            Value::Packed(weight) => weight.dims().to_vec(),
+            Value::Misshapen(found) => found.clone(),
+        };
+        if found != expected || matches!(value, Value::Misshapen(_)) {
+            self.report.misshapen.push((name, expected.to_vec(), found));
+            return None;
+        }
+        self.report.applied += 1;
+        Some(value)
+    }
+}
+
+impl ModuleMapper for Load<'_> {
     fn enter_module(&mut self, name: &str, container_type: &str) {
         self.path.push(name.to_owned());
         self.containers.push(container_type.to_owned());
@@ -199,34 +233,11 @@ impl<F: FnMut(&ParameterSlot<'_>) -> Option<Value>> ModuleMapper for Load<F> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let name = self.path.join(".");
         let old = param.val();
-        let (expected, device) = (old.dims(), old.device());
-        let is_weight_of = |container: &str| {
-            self.containers.last().is_some_and(|of| of == container)
-                && self.path.last().is_some_and(|name| name == "weight")
-        };
-        let place = ParameterSlot {
-            name: &name,
-            shape: &expected,
-            device: &device,
-            is_linear: is_weight_of(LINEAR),
-            is_table: is_weight_of(TABLE),
-        };
-        let Some(value) = (self.parameter)(&place) else {
-            self.report.missing.push(name);
+        let device = old.device();
+        let Some(value) = self.value(&old.dims(), &device) else {
             return param;
         };
-        let found: Vec<usize> = match &value {
-            Value::Data(data) => data.shape().to_vec(),
-            Value::Packed(weight) => weight.dims().to_vec(),
-            Value::Misshapen(found) => found.clone(),
-        };
-        let (true, value) = (found == expected, value) else {
-            self.report.misshapen.push((name, expected.to_vec(), found));
-            return param;
-        };
-        self.report.applied += 1;
         param.map(|old| {
             let tensor = match value {
                 Value::Data(data) => {

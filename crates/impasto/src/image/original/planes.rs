@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use fast_image_resize as fir;
 use image::{DynamicImage, ImageBuffer, Pixel};
+use impasto_resize::Layout;
 
 use super::Original;
 use crate::error::Reason;
@@ -187,35 +187,19 @@ impl Original {
         if (width, height) == (self.width(), self.height()) {
             return Ok(self.clone());
         }
-        let bad = |e: &dyn std::fmt::Display| {
-            let reason = format!("can't be scaled to {width}x{height}: {e}");
-            Error::invalid("picture", Reason::from(reason))
-        };
         let mut scaled = self.of_size(width, height)?;
         let colour = self.image.color();
         let wide = colour.bytes_per_pixel() / colour.channel_count() == 2;
-        let kind = match (colour.channel_count(), wide) {
-            (1, false) => fir::PixelType::U8,
-            (2, false) => fir::PixelType::U8x2,
-            (3, false) => fir::PixelType::U8x3,
-            (_, false) => fir::PixelType::U8x4,
-            (1, true) => fir::PixelType::U16,
-            (2, true) => fir::PixelType::U16x2,
-            (3, true) => fir::PixelType::U16x3,
-            (_, true) => fir::PixelType::U16x4,
+        let layout = Layout {
+            channels: colour.channel_count().into(),
+            wide,
         };
-        let sides = [self.width() as u32, self.height() as u32];
-        let from = fir::images::ImageRef::new(sides[0], sides[1], self.image.as_bytes(), kind)
-            .map_err(|e| bad(&e))?;
-        let mut to = fir::images::Image::new(width as u32, height as u32, kind);
-        let options = fir::ResizeOptions::new()
-            .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Lanczos3));
-        fir::Resizer::new()
-            .resize(&from, &mut to, &options)
-            .map_err(|e| bad(&e))?;
+        let sides = [self.width(), self.height()];
+        let found = impasto_resize::lanczos(self.image.as_bytes(), layout, sides, [width, height])
+            .map_err(|e| Error::invalid("picture", Reason::of(e)))?;
         each_kind!(&mut scaled.image, buffer => {
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(buffer);
-            bytes.copy_from_slice(to.buffer());
+            bytes.copy_from_slice(&found);
         });
         Ok(scaled)
     }
