@@ -19,8 +19,6 @@ use crate::{Error, Result, progress};
 const TEMPORARY: &str = ".impasto-";
 /// And of temporary folders.
 const TEMPORARY_FOLDER: &str = ".impasto-folder-";
-/// What is locked in a temporary folder.
-const FOLDER_LOCK: &str = ".lock";
 
 /// Opens a file for reading.
 ///
@@ -274,7 +272,6 @@ pub fn write_folder<T, E: From<Error> + 'static>(
     } else {
         std::fs::rename(temporary.path(), folder).map_err(Error::io("write", folder))?;
         let _ = temporary.keep();
-        std::fs::remove_file(folder.join(FOLDER_LOCK)).map_err(Error::io("write", folder))?;
     }
     drop(lock);
     sync_folder(parent);
@@ -284,7 +281,6 @@ pub fn write_folder<T, E: From<Error> + 'static>(
 fn move_files(from: &Path, to: &Path) -> std::io::Result<()> {
     let entries = std::fs::read_dir(from)?.collect::<std::io::Result<Vec<_>>>()?;
     let mut names: Vec<_> = entries.iter().map(std::fs::DirEntry::file_name).collect();
-    names.retain(|name| name != FOLDER_LOCK);
     // Whoever finds the config finds the rest.
     names.sort_by_key(|name| name == "config.json");
     for name in names {
@@ -293,8 +289,9 @@ fn move_files(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A new temporary folder with a file in it that this process holds the lock of.
-fn temporary_folder(parent: &Path) -> std::io::Result<(tempfile::TempDir, File)> {
+/// A new temporary folder that this process holds the lock of: of the folder itself, so that it is whole as soon as it
+/// has its name. None where folders have no locks; nothing is taken for stale there.
+fn temporary_folder(parent: &Path) -> std::io::Result<(tempfile::TempDir, Option<File>)> {
     loop {
         let mut builder = tempfile::Builder::new();
         builder.prefix(TEMPORARY_FOLDER);
@@ -303,12 +300,16 @@ fn temporary_folder(parent: &Path) -> std::io::Result<(tempfile::TempDir, File)>
         #[cfg(unix)]
         builder.permissions(permissions);
         let folder = builder.tempdir_in(parent).map_err(plain)?;
-        match File::create(folder.path().join(FOLDER_LOCK)) {
-            Ok(lock) => {
-                let _ = lock.try_lock();
-                return Ok((folder, lock));
-            }
-            // Someone who clears took the empty folder for a stale one.
+        if !cfg!(unix) {
+            return Ok((folder, None));
+        }
+        match File::open(folder.path()) {
+            Ok(lock) => match lock.try_lock() {
+                // Someone who clears takes the empty folder for a stale one, or took it.
+                Err(TryLockError::WouldBlock) => {}
+                _ if !folder.path().is_dir() => {}
+                _ => return Ok((folder, Some(lock))),
+            },
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
@@ -413,15 +414,10 @@ fn remove_unlocked(path: &Path) {
 }
 
 fn remove_unlocked_folder(path: &Path) {
-    match File::open(path.join(FOLDER_LOCK)) {
-        Ok(lock) if lock.try_lock().is_ok() => {
-            let _ = std::fs::remove_dir_all(path);
-        }
-        Ok(_) => {}
-        // Not locked yet, or cleared by another; one that is not empty stays.
-        Err(_) => {
-            let _ = std::fs::remove_dir(path);
-        }
+    if let Ok(lock) = File::open(path)
+        && lock.try_lock().is_ok()
+    {
+        let _ = std::fs::remove_dir_all(path);
     }
 }
 
@@ -639,10 +635,15 @@ mod tests {
         // Left by a program that was killed.
         let stale = there.join(".impasto-folder-killed");
         std::fs::create_dir(&stale).unwrap();
-        std::fs::write(stale.join(FOLDER_LOCK), b"").unwrap();
         std::fs::write(stale.join("weights"), b"half").unwrap();
         assert!(is_empty(&there).unwrap());
-        write_folder(&there, fill).unwrap();
+        write_folder(&there, |folder| {
+            fill(folder)?;
+            // Another program does not clear what is being written.
+            clear_stale(&there);
+            fill(folder)
+        })
+        .unwrap();
         assert_eq!(names(&there), ["config.json", "weights"]);
         assert_eq!(names(dir.path()), ["new", "there"]);
     }

@@ -348,7 +348,6 @@ fn a_killed_quantize_is_started_over() {
         let parent = program.path(output).parent().unwrap().to_path_buf();
         let stale = parent.join(".impasto-folder-killed");
         fs::create_dir_all(&stale).unwrap();
-        fs::write(stale.join(".lock"), "").unwrap();
         fs::write(stale.join("dalle.safetensors"), "half").unwrap();
         program.expect(&["quantize", model(), "--to", "int8", "-o", output]);
         assert!(!stale.exists());
