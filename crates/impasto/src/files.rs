@@ -199,6 +199,11 @@ pub fn release_mapped(path: &Path) {
     impasto_kernels::memory::release(path);
 }
 
+/// [`release_mapped`] of all files.
+pub fn release_all_mapped() {
+    impasto_kernels::memory::release_all();
+}
+
 /// Like [`write_atomic`], with a file that `write` fills at the path it is given.
 pub fn write_atomic_with(
     path: impl AsRef<Path>,

@@ -55,6 +55,14 @@ pub fn release(path: &Path) {
     let _ = path;
 }
 
+/// [`release`] of all files that are mapped. For after a part of a model that is not needed again.
+pub fn release_all() {
+    #[cfg(all(unix, target_pointer_width = "64"))]
+    for entry in mapping::mapped().iter() {
+        entry.release();
+    }
+}
+
 #[cfg(all(unix, target_pointer_width = "64"))]
 use mapping::Mapping;
 

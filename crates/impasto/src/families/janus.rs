@@ -186,6 +186,8 @@ impl FamilyModel<Janus> {
         if let Some(image) = image {
             let (_, seen) = self.net.see(self.seen(std::slice::from_ref(image))?);
             parts.push(Part::Image(seen));
+            // The answer does without the vision encoder; the rest is read again with its first word.
+            crate::files::release_all_mapped();
         }
         parts.push(Part::Text(ids.after));
         Ok(Conversation { parts })
