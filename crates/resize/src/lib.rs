@@ -39,7 +39,7 @@ pub enum Error {
 /// A picture of `from` pixels (width and height) scaled to `to`.
 ///
 /// # Errors
-/// Sides of zero or above 2³² − 1, or bytes that are not so many pixels.
+/// Sides of zero or above 2³² − 1, or bytes of another number of pixels.
 pub fn lanczos(
     bytes: &[u8],
     layout: Layout,

@@ -131,7 +131,7 @@ pub trait TextFamily: Family<Net: TextModel<Seen = [u32]>> {
     /// Whether its models are trained on several languages; others know one, whichever is requested.
     const MULTILINGUAL: bool;
 
-    /// Whether a model was trained to write captions of images; else it only goes on with texts.
+    /// Whether a model was trained to write captions of images; otherwise it only continues texts.
     fn captions_images(_config: &FamilyConfig<Self>) -> bool {
         true
     }

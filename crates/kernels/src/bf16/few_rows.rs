@@ -1,6 +1,6 @@
 //! Products of few rows in the tile unit's order of sums, by vectors: tiles of up to [`MOST`] rows are mostly empty, and
-//! loading them does not keep memory busy. The results are the same bits as the tile unit's, which ignores the control
-//! register, rounds to nearest, and takes numbers below 2⁻¹²⁶ for zero (Intel, Software Developer's Manual, volume 2,
+//! loading them does not keep memory busy. The results are the same bits as the tile unit's, which ignores MXCSR, rounds
+//! to nearest, and flushes subnormals to zero (Intel, Software Developer's Manual, volume 2,
 //! `TDPBF16PS`).
 
 use super::tiles::LINES;
@@ -33,7 +33,7 @@ pub(super) struct Call {
     pub(super) a: *const u8,
     /// Those of [`panels`] panels; where there are fewer, one of them again.
     pub(super) b: [*const u8; MOST_PANELS],
-    /// Bytes from each panel's end to where its reader goes on in the next call.
+    /// Bytes from a panel's end to the panel that the next call reads in its place.
     pub(super) next: usize,
 }
 
@@ -140,20 +140,19 @@ macro_rules! sum {
     };
 }
 
-/// A method for a number of rows. All of it is assembly, as code of the compiler's may not run with other rules for small
-/// numbers than the usual.
+/// A method for a number of rows. All of it is assembly, as compiled code may not run with subnormals flushed to zero.
 macro_rules! for_rows {
     ($name:ident; $($chain:literal)*; $($row:expr)*; $($panel:expr)*; $($sum:expr)*) => {
         #[target_feature(enable = "avx512f")]
         unsafe fn $name(self, ahead: usize, sums: &mut Sums) {
             let mut control = [0u32; 2];
             let [b0, b1, b2, b3] = self.b;
-            // SAFETY: the caller's; the control register is as before in the end.
+            // SAFETY: the caller's; MXCSR is restored in the end.
             unsafe {
                 std::arch::asm!(
                     "stmxcsr dword ptr [{control}]",
                     "mov {step:e}, dword ptr [{control}]",
-                    // Small results, and small factors, are zero.
+                    // Flush to zero, denormals are zero.
                     "or {step:e}, 0x8040",
                     "mov dword ptr [{control} + 4], {step:e}",
                     "ldmxcsr dword ptr [{control} + 4]",

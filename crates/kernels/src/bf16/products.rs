@@ -192,7 +192,7 @@ impl Plan {
 /// `y = a·b` or `y += a·b`; the shapes match and none is zero.
 ///
 /// # Safety
-/// The processor [multiplies](Unit::multiplies) so many rows.
+/// The unit [can multiply](Unit::multiplies) this number of rows.
 pub(super) unsafe fn multiply(
     unit: Unit,
     parallel: bool,
@@ -208,7 +208,7 @@ pub(super) unsafe fn multiply(
 /// [`multiply`] with an L2 cache of so many bytes a core.
 ///
 /// # Safety
-/// The processor [multiplies](Unit::multiplies) so many rows.
+/// The unit [can multiply](Unit::multiplies) this number of rows.
 pub(super) unsafe fn multiply_within(
     l2: usize,
     unit: Unit,
@@ -270,7 +270,7 @@ pub(super) unsafe fn multiply_within(
 /// A task.
 ///
 /// # Safety
-/// The processor [multiplies](Unit::multiplies) so many rows; no one else has this part of the result.
+/// The unit [can multiply](Unit::multiplies) this number of rows; no one else has this part of the result.
 unsafe fn multiply_part(
     unit: Unit,
     a: Operand,

@@ -102,7 +102,7 @@ fn packed(w: &Weights) -> Vec<u8> {
     panels
 }
 
-/// The units whose products of so many rows this processor can compute.
+/// The units whose products of this number of rows this processor can compute.
 fn units(rows: usize) -> impl Iterator<Item = Unit> {
     let all = [Unit::Amx, Unit::Avx512Bf16];
     all.into_iter().filter(move |unit| unit.multiplies(rows))
@@ -338,7 +338,7 @@ fn the_tile_unit_sums_as_documented() {
             }
         }
     }
-    // Other code goes on with small numbers as before.
+    // Elsewhere subnormals are kept.
     assert_eq!(std::hint::black_box(1e-30_f32) * 1e-10, 1e-40);
 }
 

@@ -56,8 +56,8 @@ impl Unit {
         }
     }
 
-    /// Whether this processor can multiply so many rows as the unit does: [`Unit::Amx`] leaves few of them to vectors, whose
-    /// results are the same.
+    /// Whether this processor can compute the unit's products of this number of rows. [`Unit::Amx`] computes those of few
+    /// rows with AVX-512, to the same bits, so that they need no AMX.
     pub fn multiplies(self, rows: usize) -> bool {
         #[cfg(target_arch = "x86_64")]
         if self == Unit::Amx && rows <= few_rows::MOST && Unit::Avx512Bf16.is_available() {
@@ -393,7 +393,7 @@ fn run(
     let work = a.rows() * inner * columns;
     let parallel = parallel && rayon::current_num_threads() > 1 && work >= PARALLEL_FROM;
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the unit multiplies so many rows, as was asserted above.
+    // SAFETY: the unit can multiply this number of rows, as was asserted above.
     unsafe {
         products::multiply(
             unit,
