@@ -289,24 +289,36 @@ const PARALLEL_FROM: usize = 1 << 19;
 /// How much is packed at a time, by the caches of one core.
 #[derive(Clone, Copy, Debug)]
 struct Blocks {
-    /// Rows of `k` of a packed panel of `B`, two thirds of the L1 cache.
+    /// Rows of `k` of a packed panel of `B`: as many as an eighth of the L2 cache holds, in equal parts. (Tiles read both
+    /// factors from that cache in time; C, which may be in none, they read and write once for each part.)
     kc: usize,
     /// Rows of `A` that are taken together: with `kc`, a quarter of the L2 cache.
     mc: usize,
     /// Floats of `B` that are packed at a time: half of the L2 cache.
     packed_b: usize,
+    /// Whether a set of the L1 cache holds a line of each row of a tile, where rows are whole pages apart. (It has as
+    /// many sets as a page has lines: so it can be looked up before the page is known.)
+    holds_rows: bool,
 }
 
 impl Blocks {
-    fn of(caches: Caches, mr: usize, nr: usize) -> Self {
-        let kc = (caches.l1 / 4 * 2 / 3 / nr / 16 * 16).clamp(64, 512);
+    fn of(caches: Caches, mr: usize, nr: usize, a: &Matrix) -> Self {
+        let k = a.cols;
+        // Rows of A that have to be gathered are the quicker to read the more of them are taken together.
+        let part = if a.col_stride == 1 { 8 } else { 32 };
+        let most = (caches.l2 / part / size_of::<f32>() / nr / 16 * 16).clamp(64, 2048);
+        let kc = k.div_ceil(k.div_ceil(most)).next_multiple_of(16);
         Self {
             kc,
             mc: (caches.l2 / 16 / kc / mr).clamp(4, 40) * mr,
             packed_b: (caches.l2 / 8).max(kc * nr),
+            holds_rows: mr <= caches.l1 / PAGE,
         }
     }
 }
+
+/// Bytes of a page.
+const PAGE: usize = 4096;
 
 /// Panels of `B` that a task has at least, where there are as many: so that long rows of memory are read on.
 const PANELS: usize = 4;
@@ -315,7 +327,7 @@ const PANELS: usize = 4;
 /// each other and for the last cache if they packed together.
 fn blocked<T: Tile>(parallel: bool, a: Matrix, b: &impl Columns, c: MatrixMut, output: Output) {
     let (m, n) = (a.rows, c.cols);
-    let blocks = Blocks::of(caches(), T::MR, T::NR);
+    let blocks = Blocks::of(caches(), T::MR, T::NR, &a);
     let target = Target {
         data: SharedPtr::new(c.data),
         stride: c.row_stride,
@@ -365,10 +377,11 @@ unsafe fn rectangle<T: Tile>(
 ) {
     let (k, ldc) = (a.cols, c.stride);
     let kc = blocks.kc;
-    // Rows of A that are contiguous are read in place, unless pages apart: those would push each other
-    // out of the cache, and are copied closer together.
+    // Rows of A that are contiguous are read in place, unless they would push each other out of the L1 cache; then they
+    // are copied closer together.
     let contiguous = a.col_stride == 1;
-    let in_place = contiguous && (!a.row_stride.is_multiple_of(1024) || columns.len() <= T::NR);
+    let apart = !a.row_stride.is_multiple_of(PAGE / size_of::<f32>());
+    let in_place = contiguous && (apart || blocks.holds_rows || columns.len() <= T::NR);
     let copied = kc + 16;
     // Columns at a time: all of them, unless a single block of k would already be too much.
     let nc = (blocks.packed_b / kc.min(k) / T::NR).max(1) * T::NR;
