@@ -7,11 +7,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use crate::isa::{Isa, isa};
-#[cfg(target_arch = "aarch64")]
-use crate::simd::Neon;
-#[cfg(target_arch = "x86_64")]
-use crate::simd::{Avx2, Avx512};
-use crate::simd::{Kernel, Portable, Vector};
+use crate::simd::{Kernel, Vector, with};
 use crate::team;
 
 /// Runs of multiply-adds, of which the quickest counts.
@@ -33,7 +29,8 @@ pub fn read(numbers: &[f32]) {
     let each = numbers.len().div_ceil(4 * rayon::current_num_threads());
     let parts: Vec<&[f32]> = numbers.chunks(each.max(1)).collect();
     team::for_each(parts.len(), |part| {
-        black_box(on_this(Reading(parts[part])));
+        // SAFETY: it reads a slice.
+        black_box(unsafe { with(isa(), Reading(parts[part])) });
     });
 }
 
@@ -272,23 +269,8 @@ impl Kernel for Chains {
 }
 
 fn chains(steps: usize) -> f32 {
-    on_this(Chains { steps })
-}
-
-/// With the instructions of this processor.
-fn on_this<K: Kernel>(kernel: K) -> K::Output {
-    // SAFETY: `isa` has looked.
-    unsafe {
-        match isa() {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => Avx512::enter(kernel),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => Avx2::enter(kernel),
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon => Neon::enter(kernel),
-            _ => Portable::enter(kernel),
-        }
-    }
+    // SAFETY: it touches no memory.
+    unsafe { with(isa(), Chains { steps }) }
 }
 
 #[cfg(test)]
@@ -300,7 +282,9 @@ mod tests {
         for length in [0, 1, 15, 16, 63, 64, 65, 200, 1000] {
             let numbers: Vec<f32> = (0..length).map(|i| i as f32).collect();
             let expected: f32 = numbers.iter().sum();
-            assert_eq!(on_this(Reading(&numbers)), expected, "{length}");
+            // SAFETY: it reads a slice.
+            let sum = unsafe { with(isa(), Reading(&numbers)) };
+            assert_eq!(sum, expected, "{length}");
         }
     }
 

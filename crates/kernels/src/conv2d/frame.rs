@@ -16,6 +16,16 @@ pub(super) struct Framed<'a> {
     pub(super) step: usize,
 }
 
+/// [`Framed`] with pixels beside each other.
+pub(super) struct Dense<'a> {
+    /// `[planes, height, width]`.
+    pub(super) x: Cow<'a, [f32]>,
+    /// Height and width.
+    pub(super) size: [usize; 2],
+    /// Where the first pixel lies.
+    pub(super) at: [usize; 2],
+}
+
 impl<'a> Framed<'a> {
     /// Planes with a border of zeros.
     pub(super) fn padded(x: &'a [f32], size: [usize; 2], padding: usize) -> Self {
@@ -52,6 +62,22 @@ impl<'a> Framed<'a> {
             }
         });
         Cow::Owned(out)
+    }
+
+    /// The same planes, pixel beside pixel: as they are, or in frames of a size.
+    pub(super) fn dense(&self, planes: usize, framed: [usize; 2]) -> Dense<'a> {
+        match self.step {
+            1 => Dense {
+                x: Cow::Borrowed(self.x),
+                size: self.size,
+                at: self.at,
+            },
+            _ => Dense {
+                x: self.fill(planes, framed),
+                size: framed,
+                at: [0; 2],
+            },
+        }
     }
 
     fn fill_row(&self, to: &mut [f32], x: &[f32]) {

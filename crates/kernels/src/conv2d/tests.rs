@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::gemm::tests::numbers;
+use crate::isa::{Isa, isas};
 
 /// Output, and gradients of input, weight and bias, by the definition in `f64`.
 fn reference(x: &[f32], w: &[f32], bias: &[f32], dy: &[f32], c: &Conv2d) -> [Vec<f64>; 4] {
@@ -245,6 +246,44 @@ fn winograds_way_is_half_as_exact_as_the_direct_one() {
         assert!(winograd < 2.5e-6, "{conv:?}: {winograd}");
         if inputs >= 32 {
             assert!(winograd < 3.0 * direct, "{conv:?}: {winograd} {direct}");
+        }
+    }
+}
+
+#[test]
+fn winograds_way_is_the_same_on_all_registers() {
+    for (batch, inputs, outputs, height, width, padding) in [
+        (2, 3, 5, 37, 90, 1),
+        (1, 20, 17, 12, 11, 2),
+        (3, 2, 2, 9, 3, 0),
+    ] {
+        let (x, w) = (
+            numbers(batch * inputs * height * width, 1),
+            numbers(outputs * inputs * 9, 2),
+        );
+        let bias = numbers(outputs, 3);
+        let conv = Conv2d {
+            batch,
+            inputs,
+            outputs,
+            height: height + 2 * padding,
+            width: width + 2 * padding,
+            kernel: [3, 3],
+            stride: 1,
+            padding: 0,
+        };
+        let x = Framed::padded(&x, [height, width], padding);
+        let best = winograd::convolve(&x, &w, Some(&bias), &conv);
+        for isa in isas() {
+            // SAFETY: `isas` lists what this processor has.
+            let y = unsafe { winograd::convolve_with(isa, &x, &w, Some(&bias), &conv) };
+            if isa == Isa::Portable {
+                // Multiply-adds that may be rounded twice.
+                let best: Vec<f64> = best.iter().map(|&y| y.into()).collect();
+                close("output", &y, &best, &conv);
+            } else {
+                assert_eq!(y, best, "{isa:?}");
+            }
         }
     }
 }

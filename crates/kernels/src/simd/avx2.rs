@@ -17,6 +17,21 @@ unsafe fn mask(n: usize) -> __m256i {
     }
 }
 
+/// Both halves as matrices of 4×4, transposed.
+#[inline(always)]
+unsafe fn transposed([a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
+    unsafe {
+        let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let (next_low, next_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        [
+            _mm256_shuffle_ps::<0b01_00_01_00>(low, next_low),
+            _mm256_shuffle_ps::<0b11_10_11_10>(low, next_low),
+            _mm256_shuffle_ps::<0b01_00_01_00>(high, next_high),
+            _mm256_shuffle_ps::<0b11_10_11_10>(high, next_high),
+        ]
+    }
+}
+
 #[target_feature(enable = "avx2,fma")]
 unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the caller's.
@@ -65,6 +80,49 @@ impl Vector for Avx2 {
             let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
             Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_fourths(at: *const f32) -> [Self; 4] {
+        unsafe {
+            let x: [__m256; 4] = std::array::from_fn(|i| _mm256_loadu_ps(at.add(8 * i)));
+            // Four elements each: the first and the fifth, the second and the sixth, …
+            let fours = [
+                _mm256_permute2f128_ps::<0x20>(x[0], x[2]),
+                _mm256_permute2f128_ps::<0x31>(x[0], x[2]),
+                _mm256_permute2f128_ps::<0x20>(x[1], x[3]),
+                _mm256_permute2f128_ps::<0x31>(x[1], x[3]),
+            ];
+            transposed(fours).map(Self)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_fourths(fourths: [Self; 4], at: *mut f32) {
+        unsafe {
+            let [a, b, c, d] = transposed(fourths.map(|x| x.0));
+            for (i, line) in [
+                _mm256_permute2f128_ps::<0x20>(a, b),
+                _mm256_permute2f128_ps::<0x20>(c, d),
+                _mm256_permute2f128_ps::<0x31>(a, b),
+                _mm256_permute2f128_ps::<0x31>(c, d),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                _mm256_storeu_ps(at.add(8 * i), line);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        Self(unsafe { _mm256_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn minus(self, other: Self) -> Self {
+        Self(unsafe { _mm256_sub_ps(self.0, other.0) })
     }
 
     #[inline(always)]

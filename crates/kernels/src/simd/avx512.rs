@@ -85,6 +85,72 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_fourths(at: *const f32) -> [Self; 4] {
+        unsafe {
+            let x: [__m512; 4] = std::array::from_fn(|i| _mm512_loadu_ps(at.add(16 * i)));
+            let halves = |first: i32| {
+                let (f, s) = (first, first + 1);
+                let places = _mm512_setr_epi32(
+                    f,
+                    f + 4,
+                    f + 8,
+                    f + 12,
+                    f + 16,
+                    f + 20,
+                    f + 24,
+                    f + 28,
+                    s,
+                    s + 4,
+                    s + 8,
+                    s + 12,
+                    s + 16,
+                    s + 20,
+                    s + 24,
+                    s + 28,
+                );
+                let low = _mm512_permutex2var_ps(x[0], places, x[1]);
+                let high = _mm512_permutex2var_ps(x[2], places, x[3]);
+                [
+                    _mm512_shuffle_f32x4::<0b01_00_01_00>(low, high),
+                    _mm512_shuffle_f32x4::<0b11_10_11_10>(low, high),
+                ]
+            };
+            let ([a, b], [c, d]) = (halves(0), halves(2));
+            [a, b, c, d].map(Self)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_fourths([a, b, c, d]: [Self; 4], at: *mut f32) {
+        unsafe {
+            let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+            let pairs = |x: Self, y: Self| {
+                [low, high].map(|places| _mm512_castps_pd(_mm512_permutex2var_ps(x.0, places, y.0)))
+            };
+            let (first, last) = (pairs(a, b), pairs(c, d));
+            let low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+            let high = _mm512_add_epi64(low, _mm512_set1_epi64(4));
+            for half in 0..2 {
+                for (i, places) in [low, high].into_iter().enumerate() {
+                    let line = _mm512_permutex2var_pd(first[half], places, last[half]);
+                    _mm512_storeu_ps(at.add(32 * half + 16 * i), _mm512_castpd_ps(line));
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        Self(unsafe { _mm512_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn minus(self, other: Self) -> Self {
+        Self(unsafe { _mm512_sub_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
     unsafe fn times(self, other: Self) -> Self {
         Self(unsafe { _mm512_mul_ps(self.0, other.0) })
     }

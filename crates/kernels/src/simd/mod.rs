@@ -27,6 +27,8 @@ pub(crate) use avx512::{Avx512, has_byte_products};
 pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
 
+use crate::isa::Isa;
+
 /// A kernel's arguments and body.
 pub(crate) trait Kernel {
     /// What it returns.
@@ -37,6 +39,25 @@ pub(crate) trait Kernel {
     /// # Safety
     /// The processor has `V`'s instruction set; else what the kernel asks for.
     unsafe fn run<V: Vector>(self) -> Self::Output;
+}
+
+/// Runs a kernel on the registers of an instruction set.
+///
+/// # Safety
+/// The processor has it; else what the kernel asks for.
+pub(crate) unsafe fn with<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    // SAFETY: the caller's.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => Avx512::enter(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Avx2::enter(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Neon::enter(kernel),
+            _ => Portable::enter(kernel),
+        }
+    }
 }
 
 /// A register of floats. "Words" are as many 32-bit integers; a word's bytes are in ascending order.
@@ -94,6 +115,18 @@ pub(crate) trait Vector: Copy {
             Self::load_bf16(line.as_ptr())
         }
     }
+
+    /// Reads four times [`Self::LANES`] elements: those at 0, 4, 8 and so on, those at 1, 5, 9, …
+    unsafe fn load_fourths(at: *const f32) -> [Self; 4];
+
+    /// Writes what [`Self::load_fourths`] reads.
+    unsafe fn store_fourths(fourths: [Self; 4], at: *mut f32);
+
+    /// `self + other`.
+    unsafe fn plus(self, other: Self) -> Self;
+
+    /// `self − other`.
+    unsafe fn minus(self, other: Self) -> Self;
 
     /// `self · other`.
     unsafe fn times(self, other: Self) -> Self;

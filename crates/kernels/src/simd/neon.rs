@@ -79,6 +79,27 @@ impl Vector for Neon {
     }
 
     #[inline(always)]
+    unsafe fn load_fourths(at: *const f32) -> [Self; 4] {
+        let float32x4x4_t(a, b, c, d) = unsafe { vld4q_f32(at) };
+        [a, b, c, d].map(Self)
+    }
+
+    #[inline(always)]
+    unsafe fn store_fourths([a, b, c, d]: [Self; 4], at: *mut f32) {
+        unsafe { vst4q_f32(at, float32x4x4_t(a.0, b.0, c.0, d.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        Self(unsafe { vaddq_f32(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn minus(self, other: Self) -> Self {
+        Self(unsafe { vsubq_f32(self.0, other.0) })
+    }
+
+    #[inline(always)]
     unsafe fn times(self, other: Self) -> Self {
         Self(unsafe { vmulq_f32(self.0, other.0) })
     }

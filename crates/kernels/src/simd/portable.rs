@@ -73,6 +73,29 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn load_fourths(at: *const f32) -> [Self; 4] {
+        let lines = unsafe { at.cast::<[[f32; 4]; 8]>().read_unaligned() };
+        std::array::from_fn(|j| Self(lines.map(|line| line[j])))
+    }
+
+    #[inline(always)]
+    unsafe fn store_fourths(fourths: [Self; 4], at: *mut f32) {
+        let lines: [[f32; 4]; 8] =
+            std::array::from_fn(|lane| std::array::from_fn(|j| fourths[j].0[lane]));
+        unsafe { at.cast::<[[f32; 4]; 8]>().write_unaligned(lines) }
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] + other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn minus(self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] - other.0[i]))
+    }
+
+    #[inline(always)]
     unsafe fn times(self, other: Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i] * other.0[i]))
     }

@@ -169,19 +169,46 @@ fn first_lanes_are_read_and_written_and_no_others() {
             let mut y = vec![7.0; lanes + 1];
             let kernel = First(&x, &mut y);
             // SAFETY: `isas` lists what this processor has.
-            unsafe {
-                match isa {
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx512 => Avx512::enter(kernel),
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2 => Avx2::enter(kernel),
-                    #[cfg(target_arch = "aarch64")]
-                    Isa::Neon => Neon::enter(kernel),
-                    _ => Portable::enter(kernel),
-                }
-            }
+            unsafe { with(isa, kernel) };
             assert_eq!(y[..n], x);
             assert!(y[n..].iter().all(|&y| y == 7.0));
         }
+    }
+}
+
+/// Reads fourths, writes them elsewhere and back as fourths; sums and differences of the first two.
+struct Fourths<'a>(&'a [f32; 64], &'a mut [[f32; 16]; 6], &'a mut [f32; 64]);
+
+impl Kernel for Fourths<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        for first in (0..16).step_by(V::LANES) {
+            // SAFETY: four times sixteen floats are there to read and to write.
+            unsafe {
+                let [a, b, c, d] = V::load_fourths(self.0.as_ptr().add(4 * first));
+                for (to, x) in self.1.iter_mut().zip([a, b, c, d, a.plus(b), a.minus(b)]) {
+                    x.store(to.as_mut_ptr().add(first));
+                }
+                V::store_fourths([a, b, c, d], self.2.as_mut_ptr().add(4 * first));
+            }
+        }
+    }
+}
+
+#[test]
+fn fourths_are_every_fourth_element() {
+    let x: [f32; 64] = numbers(64, 1).try_into().unwrap();
+    for isa in isas() {
+        let (mut lines, mut back) = ([[0.0; 16]; 6], [0.0; 64]);
+        // SAFETY: `isas` lists what this processor has.
+        unsafe { with(isa, Fourths(&x, &mut lines, &mut back)) };
+        for (lane, x) in x.as_chunks::<4>().0.iter().enumerate() {
+            let [a, b, c, d] = *x;
+            let found = lines.map(|line| line[lane]);
+            assert_eq!(found, [a, b, c, d, a + b, a - b], "{isa:?}");
+        }
+        assert_eq!(back, x, "{isa:?}");
     }
 }
