@@ -11,7 +11,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::ids::{check_ids, ids as rows_of};
-use crate::nn::{Embedding, Init, Linear, RmsNorm, VocabularyEmbedding, ops};
+use crate::nn::{Embedding, Init, Linear, RmsNorm, VocabularyEmbedding, heads, ops};
 use crate::{Error, Result};
 
 /// The sizes of a [`T5Encoder`].
@@ -171,24 +171,14 @@ impl T5Encoder {
 
     fn layer(&self, layer: &T5Layer, x: Tensor<3>, bias: &Tensor<4>) -> Tensor<3> {
         let config = &self.config;
-        let [batch, n, _] = x.dims();
         let normal = |norm: &RmsNorm, x: &Tensor<3>| {
             ops::rms_norm(x.clone(), norm.weight.val(), config.norm_epsilon)
         };
         let qkv = layer.qkv.forward(normal(&layer.attention_norm, &x));
-        let part = |i: usize| {
-            qkv.clone()
-                .narrow(2, i * config.inner(), config.inner())
-                .reshape([batch, n, config.n_heads, config.head_width])
-                .swap_dims(1, 2)
-        };
+        let [q, k, v] = [0, 1, 2].map(|part| heads::split(&qkv, [part, 3], config.n_heads));
         // The scale is in the weights.
-        let scores = part(0).matmul(part(1).swap_dims(2, 3)) + bias.clone();
-        let seen =
-            softmax(scores, 3)
-                .matmul(part(2))
-                .swap_dims(1, 2)
-                .reshape([batch, n, config.inner()]);
+        let scores = q.matmul(k.swap_dims(2, 3)) + bias.clone();
+        let seen = heads::join(softmax(scores, 3).matmul(v));
         let x = x + layer.attention_out.forward(seen);
         let inner = layer.gate_up.forward(normal(&layer.mlp_norm, &x));
         let gate = ops::tanh_gelu(inner.clone().narrow(2, 0, config.hidden));

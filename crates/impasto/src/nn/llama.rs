@@ -7,7 +7,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use super::{Adaptable, CacheRows, Init, Linear, RmsNorm, extend_groups, ops};
+use super::{Adaptable, CacheRows, Init, Linear, RmsNorm, extend_groups, heads, ops};
 
 /// The rotations of the places of a sequence.
 pub use super::ops::Turns as Rotation;
@@ -149,16 +149,7 @@ impl LlamaBlock {
     }
 
     fn attend(&self, qkv: Tensor<3>) -> Tensor<3> {
-        let [batch, seq, joint] = qkv.dims();
-        let width = joint / 3;
-        let part = |i: usize| {
-            qkv.clone()
-                .narrow(2, i * width, width)
-                .reshape([batch, seq, self.n_heads, width / self.n_heads])
-                .swap_dims(1, 2)
-        };
-        ops::attention(part(0), part(1), part(2), true)
-            .swap_dims(1, 2)
-            .reshape([batch, seq, width])
+        let [q, k, v] = [0, 1, 2].map(|part| heads::split(&qkv, [part, 3], self.n_heads));
+        heads::join(ops::attention(q, k, v, true))
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod block;
 pub mod conv;
+pub mod heads;
 pub mod init;
 pub mod layer_norm;
 pub mod linear;

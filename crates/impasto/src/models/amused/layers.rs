@@ -7,7 +7,7 @@ use burn::tensor::activation::silu;
 
 use super::AmusedConfig;
 use crate::models::masked::layers::{Of, STD, part};
-use crate::nn::{Adaptable, Init, Linear, RmsNorm, ops};
+use crate::nn::{Adaptable, Init, Linear, RmsNorm, heads, ops};
 
 /// What is added to mean squares in the norms before the attentions of [`CrossBlock`], whatever the config says
 /// (`SkipFFTransformerBlock`).
@@ -35,19 +35,6 @@ fn modulate(x: Tensor<3>, rows: &[Of<'_, Tensor<2>>]) -> Tensor<3> {
     x * scale.add_scalar(1.0) + shift
 }
 
-/// A part of the last dimension, split into heads.
-///
-/// # Shapes
-/// - `x`: `[batch, seq, parts · width]`
-/// - returns: `[batch, n_heads, seq, width / n_heads]`
-fn heads_of(x: &Tensor<3>, part: usize, width: usize, n_heads: usize) -> Tensor<4> {
-    let [batch, seq, _] = x.dims();
-    x.clone()
-        .narrow(2, part * width, width)
-        .reshape([batch, seq, n_heads, width / n_heads])
-        .swap_dims(1, 2)
-}
-
 /// Attention of each row to the keys and values of its prompt. Rows of one prompt are one row of queries: none sees
 /// another's.
 ///
@@ -61,18 +48,11 @@ fn cross_attention(q: Tensor<3>, rows: &[Of<'_, Tensor<3>>], n_heads: usize) -> 
     for group in rows {
         let own = q.clone().narrow(0, first, group.rows);
         first += group.rows;
-        let q = heads_of(
-            &own.reshape([1, group.rows * seq, width]),
-            0,
-            width,
-            n_heads,
-        );
-        let (k, v) = (
-            heads_of(group.prompt, 0, width, n_heads),
-            heads_of(group.prompt, 1, width, n_heads),
-        );
-        let attended = ops::attention(q, k, v, false);
-        seen.push(attended.swap_dims(1, 2).reshape([group.rows, seq, width]));
+        let own = own.reshape([1, group.rows * seq, width]);
+        let q = heads::split(&own, [0, 1], n_heads);
+        let [k, v] = [0, 1].map(|part| heads::split(group.prompt, [part, 2], n_heads));
+        let attended = heads::join(ops::attention(q, k, v, false));
+        seen.push(attended.reshape([group.rows, seq, width]));
     }
     Tensor::cat(seen, 0)
 }
@@ -186,7 +166,7 @@ impl TransformerLayer {
     /// # Shapes
     /// - `x`: `[batch, seq, width]`
     pub fn forward(&self, x: Tensor<3>, rows: &[Of<'_, LayerPrompt>]) -> Tensor<3> {
-        let [batch, seq, width] = x.dims();
+        let [_, _, width] = x.dims();
         let normal = |norm: &Adaptive, x: &Tensor<3>, number: usize| {
             let weight = norm.norm.weight.val();
             let x = x.clone();
@@ -200,10 +180,8 @@ impl TransformerLayer {
             modulate(normal, &part(rows, |prompt| &prompt.modulations[number]))
         };
         let qkv = self.qkv.forward(normal(&self.norm1, &x, 0));
-        let of = |i: usize| heads_of(&qkv, i, width, self.n_heads);
-        let seen = ops::attention(of(0), of(1), of(2), false)
-            .swap_dims(1, 2)
-            .reshape([batch, seq, width]);
+        let [q, k, v] = [0, 1, 2].map(|part| heads::split(&qkv, [part, 3], self.n_heads));
+        let seen = heads::join(ops::attention(q, k, v, false));
         let x = x + self.attention_out.forward(seen);
         let keys_values = part(rows, |prompt| &prompt.keys_values);
         let x = x.clone() + self.cross.forward(normal(&self.norm2, &x, 1), &keys_values);

@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use super::{Activation, ClipImageConfig, ClipTextConfig, TowerConfig};
 use crate::nn::layer_norm::EPSILON;
 use crate::nn::recorded::{self, Recorded};
-use crate::nn::{Embedding, Init, LayerNorm, Linear, ops};
+use crate::nn::{Embedding, Init, LayerNorm, Linear, heads, ops};
 use crate::{Error, Result};
 
 /// Pictures to embeddings.
@@ -306,16 +306,10 @@ impl Block {
         x: Tensor<3>,
         attention: impl FnOnce(Tensor<4>, Tensor<4>, Tensor<4>) -> (Tensor<4>, T),
     ) -> (Tensor<3>, T) {
-        let [batch, seq, width] = x.dims();
-        let heads = self.n_heads;
-        let qkv = self
-            .qkv
-            .forward(self.attention_norm.forward(x.clone()))
-            .reshape([batch, seq, 3 * heads, width / heads]);
-        let part = |i: usize| qkv.clone().narrow(2, i * heads, heads).swap_dims(1, 2);
-        let (seen, more) = attention(part(0), part(1), part(2));
-        let seen = seen.swap_dims(1, 2).reshape([batch, seq, width]);
-        let x = x + self.attention_out.forward(seen);
+        let qkv = self.qkv.forward(self.attention_norm.forward(x.clone()));
+        let [q, k, v] = [0, 1, 2].map(|part| heads::split(&qkv, [part, 3], self.n_heads));
+        let (seen, more) = attention(q, k, v);
+        let x = x + self.attention_out.forward(heads::join(seen));
         let inner = self.up.forward(self.mlp_norm.forward(x.clone()));
         let inner = match self.activation {
             Activation::QuickGelu => ops::quick_gelu(inner),

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use super::StackConfig;
 use crate::nn::layer_norm::EPSILON;
-use crate::nn::{Adaptable, CacheRows, Init, LayerNorm, Linear, extend_groups, ops};
+use crate::nn::{Adaptable, CacheRows, Init, LayerNorm, Linear, extend_groups, heads, ops};
 
 /// A layer norm before a product, which makes its scale superfluous: the published models leave it out.
 #[derive(Module, Debug)]
@@ -75,9 +75,8 @@ impl SelfAttention {
     }
 
     fn attend(&self, qkv: Tensor<3>, causal: bool) -> Tensor<3> {
-        let width = qkv.dims()[2] / 3;
-        let part = |i: usize| heads(qkv.clone().narrow(2, i * width, width), self.n_heads);
-        joined(ops::attention(part(0), part(1), part(2), causal))
+        let [q, k, v] = [0, 1, 2].map(|part| heads::split(&qkv, [part, 3], self.n_heads));
+        heads::join(ops::attention(q, k, v, causal))
     }
 
     fn finish(&self, seen: Tensor<3>) -> Tensor<3> {
@@ -129,12 +128,12 @@ impl CaptionAttention {
                 .narrow(0, first, rows)
                 .reshape([1, rows * n, width]);
             let answer = ops::attention(
-                heads(query, self.n_heads),
+                heads::split(&query, [0, 1], self.n_heads),
                 keys.clone(),
                 values.clone(),
                 false,
             );
-            seen.push(joined(answer).reshape([rows, n, width]));
+            seen.push(heads::join(answer).reshape([rows, n, width]));
             first += rows;
         }
         self.norm.forward(self.out.forward(one(seen, 0)))
@@ -251,9 +250,8 @@ impl DecoderLayer {
     /// Keys and values of the encoder's states.
     pub(super) fn cross_attention_kv(&self, states: Tensor<3>) -> (Tensor<4>, Tensor<4>) {
         let attention = &self.caption_attention;
-        let [_, _, width] = states.dims();
         let both = attention.key_value.forward(states);
-        let part = |i: usize| heads(both.clone().narrow(2, i * width, width), attention.n_heads);
+        let part = |i: usize| heads::split(&both, [i, 2], attention.n_heads);
         (part(0), part(1))
     }
 
@@ -267,19 +265,6 @@ impl DecoderLayer {
         let x = x.clone() + self.caption_attention.forward(x, captions);
         x.clone() + self.glu.forward(x)
     }
-}
-
-/// `[batch, n, width]` → `[batch, heads, n, head_width]`.
-fn heads(x: Tensor<3>, n_heads: usize) -> Tensor<4> {
-    let [batch, n, width] = x.dims();
-    x.reshape([batch, n, n_heads, width / n_heads])
-        .swap_dims(1, 2)
-}
-
-/// The inverse of [`heads`].
-fn joined(x: Tensor<4>) -> Tensor<3> {
-    let [batch, n_heads, n, head_width] = x.dims();
-    x.swap_dims(1, 2).reshape([batch, n, n_heads * head_width])
 }
 
 /// The parts as one tensor.

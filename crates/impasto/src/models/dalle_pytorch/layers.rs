@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use super::DallePytorchConfig;
 use super::attention::{AttentionKind, RotaryAngles};
 use super::shift::Shift;
-use crate::nn::{Adaptable, Init, KvCache, LayerNorm, Linear, ops};
+use crate::nn::{Adaptable, Init, KvCache, LayerNorm, Linear, heads, ops};
 
 /// How many times wider the feed-forward part is inside.
 const WIDER: usize = 4;
@@ -184,16 +184,8 @@ impl Layer {
     pub fn encode(&self, x: Tensor<3>) -> Tensor<3> {
         let part = &self.attention;
         let qkv = part.qkv.forward(part.around.norm.forward(x.clone()));
-        let [batch, n, joint] = qkv.dims();
-        let inner = joint / 3;
-        let heads = |i: usize| {
-            let part = qkv.clone().narrow(2, i * inner, inner);
-            part.reshape([batch, n, self.n_heads, inner / self.n_heads])
-                .swap_dims(1, 2)
-        };
-        let seen = ops::attention(heads(0), heads(1), heads(2), false)
-            .swap_dims(1, 2)
-            .reshape([batch, n, inner]);
+        let [q, k, v] = [0, 1, 2].map(|part| heads::split(&qkv, [part, 3], self.n_heads));
+        let seen = heads::join(ops::attention(q, k, v, false));
         let x = x + part.around.behind(part.out.forward(seen));
         let part = &self.feed_forward;
         let fed = part.gated(part.around.norm.forward(x.clone()));
@@ -210,27 +202,21 @@ impl Layer {
         let part = &self.attention;
         let x = part.around.before(x, place, &mut state.attention_shift);
         let qkv = part.qkv.forward(x);
-        let [batch, n, joint] = qkv.dims();
-        let inner = joint / 3;
-        let heads = |i: usize| {
-            let part = qkv.clone().narrow(2, i * inner, inner);
-            let part = part
-                .reshape([batch, n, self.n_heads, inner / self.n_heads])
-                .swap_dims(1, 2);
+        let [query, k, v] = [0, 1, 2].map(|part| {
+            let part = heads::split(&qkv, [part, 3], self.n_heads);
             match place.turn {
                 Some(turn) => turn.apply(part),
                 None => part,
             }
-        };
-        let query = heads(0);
-        let (keys, values) = state.cache.append(heads(1), heads(2));
+        });
+        let (keys, values) = state.cache.append(k, v);
         let seen = if place.is_text {
             ops::attention(query, keys, values, true)
         } else {
             let places = [place.prefix, place.n_before, place.grid];
             self.kind.of_image(query, keys, values, places)
         };
-        let seen = seen.swap_dims(1, 2).reshape([batch, n, inner]);
+        let seen = heads::join(seen);
         part.around.behind(part.out.forward(seen))
     }
 

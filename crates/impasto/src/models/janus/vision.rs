@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::nn::{Conv2d, Embedding, Init, LayerNorm, Linear, ops};
+use crate::nn::{Conv2d, Embedding, Init, LayerNorm, Linear, heads, ops};
 use crate::{Error, Result};
 
 /// The sizes of a [`VisionEncoder`].
@@ -135,17 +135,9 @@ impl EncoderLayer {
     }
 
     fn forward(&self, x: Tensor<3>, epsilon: f64) -> Tensor<3> {
-        let [batch, seq, width] = x.dims();
         let qkv = self.qkv.forward(normal(&self.attention_norm, &x, epsilon));
-        let part = |i: usize| {
-            qkv.clone()
-                .narrow(2, i * width, width)
-                .reshape([batch, seq, self.n_heads, width / self.n_heads])
-                .swap_dims(1, 2)
-        };
-        let seen = ops::attention(part(0), part(1), part(2), false)
-            .swap_dims(1, 2)
-            .reshape([batch, seq, width]);
+        let [q, k, v] = [0, 1, 2].map(|part| heads::split(&qkv, [part, 3], self.n_heads));
+        let seen = heads::join(ops::attention(q, k, v, false));
         let x = x + self.attention_out.forward(seen);
         let inner = self.up.forward(normal(&self.mlp_norm, &x, epsilon));
         x + self.down.forward(ops::gelu(inner))

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::models::visibility::Visibility;
-use crate::nn::{Adaptable, Init, KvCache, LayerNorm, Linear, ops};
+use crate::nn::{Adaptable, Init, KvCache, LayerNorm, Linear, heads, ops};
 
 /// How many times wider the feed-forward part is inside.
 const WIDER: usize = 4;
@@ -62,16 +62,10 @@ impl Layer {
     /// - `x`: `[batch, n, width]`, the tokens after those in `cache`
     /// - returns: `[batch, n, width]`
     pub fn forward(&self, x: Tensor<3>, visible: &Visibility, cache: &mut KvCache) -> Tensor<3> {
-        let [batch, n, width] = x.dims();
         let qkv = self.qkv.forward(self.attention_norm.forward(x.clone()));
-        let heads = |i: usize| {
-            let part = qkv.clone().narrow(2, i * width, width);
-            part.reshape([batch, n, self.n_heads, width / self.n_heads])
-                .swap_dims(1, 2)
-        };
-        let (keys, values) = cache.append(heads(1), heads(2));
-        let seen = visible.attention(heads(0), keys, values);
-        let seen = seen.swap_dims(1, 2).reshape([batch, n, width]);
+        let [q, k, v] = [0, 1, 2].map(|part| heads::split(&qkv, [part, 3], self.n_heads));
+        let (keys, values) = cache.append(k, v);
+        let seen = heads::join(visible.attention(q, keys, values));
         let attended = self.attention_out.forward(seen).clamp(-LARGEST, LARGEST);
         let x = x + behind(attended, self.attention_norm_out.as_ref());
         let inner = ops::tanh_gelu(self.up.forward(self.mlp_norm.forward(x.clone())));
