@@ -81,7 +81,9 @@ pub(super) unsafe fn convolve_with(
     let mut y = fresh(conv.batch * outputs * height * width);
     let out = SharedPtr::new(y.as_mut_ptr());
     let tiles = conv.batch * all.per_picture;
-    let strip = (STRIP / (POSITIONS * (inputs + outputs)) / LANES * LANES).max(4 * LANES);
+    // Whole panels of the widest tile of a product.
+    let strip = STRIP / (POSITIONS * (inputs + outputs));
+    let strip = strip.next_multiple_of(2 * LANES).max(4 * LANES);
     for first in (0..tiles).step_by(strip) {
         let count = strip.min(tiles - first);
         // Whole registers; what is beyond the strip's tiles is some numbers that no output takes.
