@@ -254,14 +254,27 @@ pub(crate) fn by_blocks(
     c: MatrixMut,
     output: Output,
 ) {
+    by_blocks_within(caches(), isa, parallel, a, b, c, output);
+}
+
+/// [`by_blocks`] as on a core with these caches.
+fn by_blocks_within(
+    caches: Caches,
+    isa: Isa,
+    parallel: bool,
+    a: Matrix,
+    b: &impl Columns,
+    c: MatrixMut,
+    output: Output,
+) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => blocked::<Avx512>(parallel, a, b, c, output),
+        Isa::Avx512 => blocked::<Avx512>(caches, parallel, a, b, c, output),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => blocked::<Avx2>(parallel, a, b, c, output),
+        Isa::Avx2 => blocked::<Avx2>(caches, parallel, a, b, c, output),
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => blocked::<Neon>(parallel, a, b, c, output),
-        _ => blocked::<Portable>(parallel, a, b, c, output),
+        Isa::Neon => blocked::<Neon>(caches, parallel, a, b, c, output),
+        _ => blocked::<Portable>(caches, parallel, a, b, c, output),
     }
 }
 
@@ -325,9 +338,16 @@ const PANELS: usize = 4;
 
 /// A rectangle of C is a task; each packs what it takes of `B` into its own cache, where the threads would wait for
 /// each other and for the last cache if they packed together.
-fn blocked<T: Tile>(parallel: bool, a: Matrix, b: &impl Columns, c: MatrixMut, output: Output) {
+fn blocked<T: Tile>(
+    caches: Caches,
+    parallel: bool,
+    a: Matrix,
+    b: &impl Columns,
+    c: MatrixMut,
+    output: Output,
+) {
     let (m, n) = (a.rows, c.cols);
-    let blocks = Blocks::of(caches(), T::MR, T::NR, &a);
+    let blocks = Blocks::of(caches, T::MR, T::NR, &a);
     let target = Target {
         data: SharedPtr::new(c.data),
         stride: c.row_stride,

@@ -32,7 +32,7 @@ fn reference(a: Matrix, b: Matrix, start: &[f32]) -> Vec<f64> {
 }
 
 /// Shapes around the edges of tiles and blocks.
-const SHAPES: [(usize, usize, usize); 18] = [
+const SHAPES: [(usize, usize, usize); 19] = [
     (1, 1, 1),
     (1, 70, 33),
     (2, 16, 8),
@@ -51,6 +51,7 @@ const SHAPES: [(usize, usize, usize); 18] = [
     (64, 1500, 1031),
     (33, 4200, 300),
     (50, 200, 1024),
+    (25, 70, 4500),
 ];
 
 #[test]
@@ -154,6 +155,39 @@ fn vector_paths_agree_bit_for_bit() {
         });
         let last = results[1].split_off(0);
         assert_eq!(results[0], last);
+    }
+}
+
+/// Small caches cut each sum into many blocks, and have rows copied that are pages apart.
+#[test]
+fn caches_do_not_change_the_result() {
+    for isa in isas() {
+        for (m, n, k) in [(61, 150, 700), (40, 70, 1024), (30, 200, 5000)] {
+            let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+            let start = numbers(m * n, 3);
+            for a in [Matrix::new(&a, m, k), Matrix::new(&a, k, m).transposed()] {
+                let product = |caches: Caches, parallel: bool| {
+                    let mut c = start.clone();
+                    let to = MatrixMut::new(&mut c, m, n);
+                    let b = Matrix::new(&b, k, n);
+                    by_blocks_within(caches, isa, parallel, a, &b, to, Output::Accumulate);
+                    c
+                };
+                let whole = product(
+                    Caches {
+                        l1: 1 << 16,
+                        l2: 1 << 24,
+                    },
+                    false,
+                );
+                for (l1, l2) in [(1 << 13, 1 << 13), (1 << 15, 1 << 18), (48 << 10, 1 << 20)] {
+                    for parallel in [false, true] {
+                        let found = product(Caches { l1, l2 }, parallel);
+                        assert_eq!(found, whole, "{isa:?} {m}x{n}x{k}, {l1} and {l2}");
+                    }
+                }
+            }
+        }
     }
 }
 
