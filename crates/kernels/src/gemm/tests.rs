@@ -164,13 +164,19 @@ fn caches_do_not_change_the_result() {
     for isa in isas() {
         for (m, n, k) in [(61, 150, 700), (40, 70, 1024), (30, 200, 5000)] {
             let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
-            let start = numbers(m * n, 3);
-            for a in [Matrix::new(&a, m, k), Matrix::new(&a, k, m).transposed()] {
+            let rows = [Matrix::new(&a, m, k), Matrix::new(&a, k, m).transposed()];
+            for (a, output) in rows
+                .into_iter()
+                .zip([Output::Overwrite, Output::Accumulate])
+            {
                 let product = |caches: Caches, parallel: bool| {
-                    let mut c = start.clone();
+                    let mut c = match output {
+                        Output::Overwrite => vec![f32::NAN; m * n],
+                        Output::Accumulate => numbers(m * n, 3),
+                    };
                     let to = MatrixMut::new(&mut c, m, n);
                     let b = Matrix::new(&b, k, n);
-                    by_blocks_within(caches, isa, parallel, a, &b, to, Output::Accumulate);
+                    by_blocks_within(caches, isa, parallel, a, &b, to, output);
                     c
                 };
                 let whole = product(
