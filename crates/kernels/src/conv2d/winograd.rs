@@ -154,8 +154,8 @@ pub(super) unsafe fn convolve_with(
     y
 }
 
-/// From one position to the next where each has so many floats: neighbours lie in different sets of the caches, as one
-/// number of every position is written at a time.
+/// The stride of positions that have this many floats each. Neighbouring positions start in different sets of the caches,
+/// since a tile writes one number to every position.
 fn apart(floats: usize) -> usize {
     floats.next_multiple_of(LANES) + LANES
 }
@@ -207,10 +207,11 @@ fn kernels(w: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
                 // SAFETY: each task has an output of its own.
                 unsafe {
                     let to = to.get().add(at);
-                    match <&[[f32; 9]; LANES]>::try_from(w) {
+                    if w.len() == LANES {
                         // Without a call to `memcpy`.
-                        Ok(_) => to.cast::<[f32; LANES]>().write_unaligned(*lanes),
-                        Err(_) => to.copy_from_nonoverlapping(lanes.as_ptr(), w.len()),
+                        to.cast::<[f32; LANES]>().write_unaligned(*lanes);
+                    } else {
+                        to.copy_from_nonoverlapping(lanes.as_ptr(), w.len());
                     }
                 }
             }
